@@ -1,0 +1,290 @@
+//! The configuration as the server uses it: parsed, checked, with units.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::mail::{Address, Domain};
+
+/// Every setting. The names are those of the file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Our name: greeting, EHLO, `Received:`, Reporting-MTA.
+    pub hostname: Domain,
+    /// Gets double bounces, and mail to `postmaster` without a domain.
+    pub postmaster: Address,
+    /// How long a stop waits for what is in flight.
+    pub shutdown_grace: Duration,
+    /// The system user to become once the ports are bound; empty: stay.
+    pub user: String,
+    /// `[spool]`
+    pub spool: Spool,
+    /// `[[listener]]`
+    pub listeners: Vec<Listener>,
+    /// `[auth]`
+    pub auth: Auth,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[[domain]]`
+    pub domains: Vec<LocalDomain>,
+    /// `[relay]`
+    pub relay: Relay,
+    /// `[[route]]`, in order.
+    pub routes: Vec<Route>,
+    /// `[remote]`
+    pub remote: Remote,
+    /// `[queue]`
+    pub queue: Queue,
+    /// `[retry]`
+    pub retry: Retry,
+    /// `[dns]`
+    pub dns: Dns,
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// `[spool]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spool {
+    /// The spool folder.
+    pub path: PathBuf,
+    /// Less than this many bytes free on its disk: new mail is refused with 452.
+    pub min_free: u64,
+    /// Bytes of a log segment.
+    pub segment_size: u64,
+    /// Memory of the index's cache, bytes.
+    pub index_cache: u64,
+}
+
+/// `[[listener]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// What is spoken there.
+    pub service: Service,
+}
+
+/// What a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Port 25: mail from other servers and relay clients.
+    Mx,
+}
+
+/// `[auth]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Auth {
+    /// The users file: the mailboxes of this machine.
+    pub users: PathBuf,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Octets of a message's content.
+    pub message_size: u64,
+    /// Recipients of a message.
+    pub recipients: usize,
+    /// Connections at a time, all listeners together.
+    pub connections: usize,
+    /// Connections at a time from one client address.
+    pub connections_per_client: usize,
+    /// Bad commands in a session before 421.
+    pub errors: u32,
+    /// How long a client may take for a command.
+    pub command_timeout: Duration,
+    /// How long a client may take for the content.
+    pub data_timeout: Duration,
+    /// `Received:` fields; more is a loop.
+    pub hops: usize,
+}
+
+/// `[[domain]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct LocalDomain {
+    /// The domain.
+    pub name: Domain,
+    /// Where its mail goes.
+    pub store: MailStore,
+    /// What separates a user from a tag; empty: nothing does.
+    pub subaddress: String,
+    /// Takes mail for users that don't exist.
+    pub catch_all: Option<Address>,
+    /// The aliases file.
+    pub aliases: Option<PathBuf>,
+}
+
+/// Where a local domain's mail goes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MailStore {
+    /// A Maildir for each user; `{domain}` and `{user}` are filled in.
+    Maildir(String),
+    /// An LMTP server.
+    Lmtp(LmtpAddress),
+}
+
+/// An LMTP server's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LmtpAddress {
+    /// `unix:/path`
+    Unix(PathBuf),
+    /// `127.0.0.1:2424`
+    Tcp(SocketAddr),
+}
+
+/// `[relay]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Relay {
+    /// Clients that may relay.
+    pub networks: Vec<IpNet>,
+    /// Domains relayed for anyone.
+    pub domains: Vec<Domain>,
+}
+
+/// `[[route]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// Which domains.
+    pub domain: DomainPattern,
+    /// Tried in order.
+    pub hosts: Vec<HostPort>,
+}
+
+/// `partner.test`, `*.partner.test` or `*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DomainPattern {
+    /// Exactly this domain.
+    Exact(Domain),
+    /// Every domain below this one, not itself.
+    Below(Domain),
+    /// Every domain.
+    Any,
+}
+
+impl DomainPattern {
+    /// Whether the domain is meant.
+    pub fn matches(&self, domain: &Domain) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(exact) => exact == domain,
+            Self::Below(parent) => domain.as_str().strip_suffix(parent.as_str()).is_some_and(|head| head.ends_with('.')),
+        }
+    }
+}
+
+/// A host to call: a name or an address, with a port or without.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// A host name, or an address literal for an IP address.
+    pub host: Domain,
+    /// The port; none: `remote.port`.
+    pub port: Option<u16>,
+}
+
+/// `[remote]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Remote {
+    /// The port MX hosts are called on.
+    pub port: u16,
+    /// Connections to one destination at the most.
+    pub concurrency: usize,
+    /// For one connection to come about.
+    pub connect_timeout: Duration,
+    /// For one reply; the final dot's gets twice this.
+    pub reply_timeout: Duration,
+    /// Whether MX hosts with loopback, private or our own addresses may be called.
+    pub special_addresses: SpecialAddresses,
+}
+
+/// What is done with MX hosts that resolve to special or own addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpecialAddresses {
+    /// They are left out.
+    Refuse,
+    /// They are called.
+    Allow,
+}
+
+/// `[queue]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Queue {
+    /// Start with delivery paused.
+    pub paused: bool,
+    /// Attempts in flight at a time, all destinations together.
+    pub attempts: usize,
+    /// Messages that the scheduler holds in memory; the rest waits in the index.
+    pub active: usize,
+}
+
+/// `[retry]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    /// Wait after the first failure.
+    pub first: Duration,
+    /// Each wait is the last times this.
+    pub factor: f64,
+    /// And never longer than this.
+    pub max: Duration,
+    /// Plus or minus this share, 0 to 1.
+    pub jitter: f64,
+    /// After this the recipient bounces.
+    pub lifetime: Duration,
+    /// The same for messages with null reverse-path.
+    pub bounce_lifetime: Duration,
+    /// Ages at which the sender is told of a delay, ascending.
+    pub delay_notice: Vec<Duration>,
+}
+
+/// `[dns]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dns {
+    /// Name servers; empty: the system's.
+    pub servers: Vec<SocketAddr>,
+    /// For one question to one server.
+    pub timeout: Duration,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    /// The control socket.
+    pub socket: PathBuf,
+    /// Where /healthz, /readyz and /metrics are served; none: nowhere.
+    pub http: Option<SocketAddr>,
+    /// Certificate chain and key (PEM files) that turn `http` into HTTPS.
+    pub tls: Option<KeyPair>,
+}
+
+/// A certificate chain and its private key, PEM files.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeyPair {
+    /// The chain, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `time event id=… field=…`
+    Text,
+    /// One JSON document.
+    Json,
+    /// As text, without the time, with the syslog priority in front: systemd reads it so from standard error.
+    Journald,
+}

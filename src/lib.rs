@@ -1,0 +1,8 @@
+//! Posthouse, a store-and-forward mail transfer agent.
+//!
+//! The modules in the order in which a message meets them. A module imports only from those that ARCHITECTURE.md's layer
+//! table allows; `tests/tidy.rs` checks it.
+
+pub mod config;
+pub mod mail;
+pub mod system;

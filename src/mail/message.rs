@@ -1,0 +1,223 @@
+//! An accepted message as the spool keeps it and the queue plans it: envelope, times, a state for each recipient.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Address, Cause, EnhancedCode, QueueId, ReversePath, Timestamp};
+
+/// What MAIL's BODY parameter declared (RFC 6152).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum BodyType {
+    /// No octet above 127 was announced.
+    #[default]
+    SevenBit,
+    /// `BODY=8BITMIME`.
+    EightBitMime,
+}
+
+/// Everything about an accepted message except its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Its name here.
+    pub id: QueueId,
+    /// When it was accepted.
+    pub arrived: Timestamp,
+    /// Octets of content, our `Received:` field included.
+    pub size: u64,
+    /// Where notices go.
+    pub reverse_path: ReversePath,
+    /// What the sender declared about the content.
+    pub body: BodyType,
+    /// An admin stopped it: no attempt, no expiry, until released.
+    pub held: bool,
+    /// How many of the configured `delay_notice` ages are done with.
+    pub delays_noticed: u32,
+    /// In the order of RCPT; expansion adds at the end, so an index names a recipient for ever.
+    pub recipients: Vec<Recipient>,
+}
+
+/// What a whole message is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MessageState {
+    /// A recipient waits for its first attempt.
+    Active,
+    /// Every open recipient was tried and waits for the next attempt.
+    Deferred,
+    /// An admin stopped it.
+    Held,
+}
+
+/// One recipient of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipient {
+    /// Where it goes.
+    pub address: Address,
+    /// The address the sender gave, where an alias led here from that.
+    pub original: Option<Address>,
+    /// How far it has come.
+    pub status: RecipientStatus,
+}
+
+/// How far a recipient has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecipientState {
+    /// No attempt has ended yet.
+    Pending,
+    /// Tried, and to be tried again.
+    Deferred,
+    /// Done: the next hop or the mailbox has it.
+    Delivered,
+    /// Done: failed, and told to whom it concerns.
+    Bounced,
+    /// Done: an alias, replaced by recipients further down.
+    Expanded,
+    /// Done: an admin removed it; nobody is told.
+    Removed,
+}
+
+/// State, times and last result of a recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecipientStatus {
+    /// The state.
+    pub state: RecipientState,
+    /// Attempts that ended.
+    pub attempts: u32,
+    /// Not before this time; meaningless once the state is final.
+    pub next_attempt: Timestamp,
+    /// Code of the last result.
+    pub last_status: Option<EnhancedCode>,
+    /// Source of the last result.
+    pub last_cause: Option<Cause>,
+    /// Words of the last result: the remote's whole reply, or ours. Empty before the first.
+    pub last_reply: String,
+    /// Who was spoken to last; empty before the first.
+    pub next_hop: String,
+}
+
+impl RecipientState {
+    /// Whether nothing remains to be done for the recipient.
+    pub fn is_final(self) -> bool {
+        !matches!(self, Self::Pending | Self::Deferred)
+    }
+}
+
+impl Recipient {
+    /// A recipient to be tried at once.
+    pub fn new(address: Address, original: Option<Address>, now: Timestamp) -> Self {
+        let status = RecipientStatus {
+            state: RecipientState::Pending,
+            attempts: 0,
+            next_attempt: now,
+            last_status: None,
+            last_cause: None,
+            last_reply: String::new(),
+            next_hop: String::new(),
+        };
+        Self { address, original, status }
+    }
+
+    /// Whether it still waits for delivery.
+    pub fn is_open(&self) -> bool {
+        !self.status.state.is_final()
+    }
+}
+
+/// A change to a message that is already in the spool: one State record. What is `None` or absent stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    /// Which message.
+    pub id: QueueId,
+    /// Hold or release.
+    pub held: Option<bool>,
+    /// Delay notices done with.
+    pub delays_noticed: Option<u32>,
+    /// New statuses by recipient index.
+    pub statuses: Vec<(u32, RecipientStatus)>,
+    /// Recipients that an alias brought in; appended in this order.
+    pub added: Vec<Recipient>,
+}
+
+impl Update {
+    /// A change that changes nothing yet.
+    pub fn new(id: QueueId) -> Self {
+        Self { id, held: None, delays_noticed: None, statuses: Vec::new(), added: Vec::new() }
+    }
+}
+
+impl Message {
+    /// Carries out a change. Indexes beyond the recipients are ignored: they can't come from this spool.
+    pub fn apply(&mut self, update: &Update) {
+        debug_assert_eq!(self.id, update.id);
+        if let Some(held) = update.held {
+            self.held = held;
+        }
+        if let Some(noticed) = update.delays_noticed {
+            self.delays_noticed = noticed;
+        }
+        for (index, status) in &update.statuses {
+            if let Some(recipient) = self.recipients.get_mut(*index as usize) {
+                recipient.status = status.clone();
+            }
+        }
+        self.recipients.extend(update.added.iter().cloned());
+    }
+
+    /// What it is doing.
+    pub fn state(&self) -> MessageState {
+        if self.held {
+            MessageState::Held
+        } else if self.recipients.iter().any(|r| r.status.state == RecipientState::Pending) {
+            MessageState::Active
+        } else {
+            MessageState::Deferred
+        }
+    }
+
+    /// Whether nothing remains to be done: the spool may forget it.
+    pub fn is_done(&self) -> bool {
+        self.recipients.iter().all(|r| !r.is_open())
+    }
+
+    /// The earliest time at which an open recipient wants an attempt; `NEVER` when none is open.
+    pub fn next_attempt(&self) -> Timestamp {
+        let open = self.recipients.iter().filter(|r| r.is_open());
+        open.map(|r| r.status.next_attempt).min().unwrap_or(Timestamp::NEVER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_done_when_no_recipient_is_open() {
+        let now = Timestamp::from_millis(1000);
+        let to = |text: &str| Recipient::new(Address::parse(text).unwrap(), None, now);
+        let mut message = Message {
+            id: QueueId(1),
+            arrived: now,
+            size: 3,
+            reverse_path: ReversePath::Null,
+            body: BodyType::SevenBit,
+            held: false,
+            delays_noticed: 0,
+            recipients: vec![to("a@x.test")],
+        };
+        let mut expanded = message.recipients[0].status.clone();
+        expanded.state = RecipientState::Expanded;
+        let update = Update {
+            statuses: vec![(0, expanded.clone()), (9, expanded)],
+            added: vec![to("b@x.test")],
+            ..Update::new(QueueId(1))
+        };
+        message.apply(&update);
+        assert!(!message.is_done());
+        assert_eq!(message.next_attempt(), now);
+        let mut delivered = message.recipients[1].status.clone();
+        delivered.state = RecipientState::Delivered;
+        message.apply(&Update { statuses: vec![(1, delivered)], ..Update::new(QueueId(1)) });
+        assert!(message.is_done());
+        assert_eq!(message.next_attempt(), Timestamp::NEVER);
+    }
+}

@@ -1,0 +1,26 @@
+//! A message's bytes, wherever they lie: read in pieces, so that no message is ever whole in memory.
+
+use std::io;
+
+use super::BoxFuture;
+
+/// Content that stays readable as long as this is held, even when the message leaves the spool meanwhile.
+pub trait Content: Send + Sync {
+    /// Octets in all.
+    fn size(&self) -> u64;
+    /// At most `size_max` octets from `offset` on; empty at the end.
+    fn read_at(&self, offset: u64, size_max: usize) -> BoxFuture<'_, io::Result<Vec<u8>>>;
+}
+
+/// Content in memory: notices before they are spooled, and tests.
+impl Content for Vec<u8> {
+    fn size(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, size_max: usize) -> BoxFuture<'_, io::Result<Vec<u8>>> {
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.len());
+        let to = from.saturating_add(size_max).min(self.len());
+        Box::pin(async move { Ok(self[from..to].to_vec()) })
+    }
+}

@@ -1,0 +1,41 @@
+//! The seams: everything that is not deterministic. Clock, disk, network, DNS, randomness and threads, a trait and its real
+//! version each; `sim` has the simulated ones.
+//!
+//! Nothing above this module may call the operating system for these things directly.
+
+mod clock;
+mod content;
+mod disk;
+mod dns;
+mod entropy;
+mod net;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+mod workers;
+
+use std::sync::Arc;
+
+pub use clock::{Clock, SystemClock};
+pub use content::Content;
+pub use disk::{Disk, DiskFile, OpenMode, SystemDisk};
+pub use dns::{Dns, DnsError, MxRecord, SystemDns};
+pub use entropy::{Entropy, SystemEntropy};
+pub use net::{BoxStream, Endpoint, Listener, Net, Stream, SystemNet};
+pub use workers::{BoxFuture, Workers};
+
+/// The world as Posthouse sees it: cheap to clone, handed down from `daemon`.
+#[derive(Clone)]
+pub struct System {
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Files.
+    pub disk: Arc<dyn Disk>,
+    /// Name look-ups.
+    pub dns: Arc<dyn Dns>,
+    /// Connections, both ways.
+    pub net: Arc<dyn Net>,
+    /// Random numbers.
+    pub entropy: Arc<dyn Entropy>,
+    /// Where blocking work runs.
+    pub workers: Workers,
+}

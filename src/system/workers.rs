@@ -1,0 +1,48 @@
+//! Where blocking work runs: threads in the real world, the one runtime thread in the simulated one.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+
+/// A future on the heap: what the object-safe seams return.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Runs blocking closures and long-lived loops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// Blocking work goes to tokio's blocking pool, a dedicated loop to a thread of its own.
+    Threads,
+    /// All in the caller's thread: deterministic, for simulation.
+    Inline,
+}
+
+impl Workers {
+    /// Runs a short blocking closure (disk) without holding up the runtime.
+    pub async fn blocking<T, F>(self, work: F) -> io::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> io::Result<T> + Send + 'static,
+    {
+        match self {
+            Self::Inline => work(),
+            Self::Threads => tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error))),
+        }
+    }
+
+    /// Runs a loop that may block between its awaits: on a thread of its own, or as a task in simulation.
+    pub fn dedicated<F>(self, name: &str, run: F) -> io::Result<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        match self {
+            Self::Inline => {
+                tokio::spawn(run);
+            }
+            Self::Threads => {
+                let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+                std::thread::Builder::new().name(name.to_owned()).spawn(move || runtime.block_on(run))?;
+            }
+        }
+        Ok(())
+    }
+}
