@@ -5,4 +5,5 @@
 
 pub mod config;
 pub mod mail;
+pub mod queue;
 pub mod system;
