@@ -1,0 +1,116 @@
+//! Drives one server session over one connection: carries bytes in and out, and questions to those who can answer.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+
+use super::transaction::Transaction;
+use super::{Reception, Rules};
+use crate::smtp::server::{Session, Step};
+use crate::system::BoxStream;
+
+/// An idle session costs this much buffer; one that sends much gets more.
+const BUFFER_SIZE_MIN: usize = 4 * 1024;
+const BUFFER_SIZE_MAX: usize = 64 * 1024;
+
+/// Runs the session to its end. A lost connection is an end like another.
+pub async fn drive(reception: &Reception, rules: &Arc<Rules>, stream: BoxStream, client: IpAddr, stop: watch::Receiver<bool>) {
+    let clock = Arc::clone(&reception.system.clock);
+    let session = Session::new(clock.monotonic(), Arc::clone(&rules.settings));
+    let transaction = Transaction::new(reception, rules, client);
+    let stopped = *stop.borrow();
+    let mut connection = Connection { reception, rules, stream, session, stop, stopped, buffer: vec![0; BUFFER_SIZE_MIN] };
+    if stopped {
+        connection.session.stop();
+    }
+    // Whatever ended it, a draft that was not committed goes with the transaction.
+    let _ = connection.run(transaction).await;
+}
+
+struct Connection<'a> {
+    reception: &'a Reception,
+    rules: &'a Rules,
+    stream: BoxStream,
+    session: Session,
+    stop: watch::Receiver<bool>,
+    stopped: bool,
+    buffer: Vec<u8>,
+}
+
+/// The client went away.
+struct Lost;
+
+impl Connection<'_> {
+    async fn run(&mut self, mut transaction: Transaction<'_>) -> Result<(), Lost> {
+        loop {
+            match self.session.next() {
+                Step::Send(bytes) => self.send(&bytes).await?,
+                Step::Ask(question) => {
+                    let answer = transaction.answer(question).await;
+                    self.session.answer(self.now(), answer);
+                }
+                Step::Body(chunk) => transaction.body(&chunk).await,
+                Step::Discard => transaction.discard(),
+                Step::NeedInput => self.input().await?,
+                Step::Close => {
+                    let _ = tokio::time::timeout(self.rules.settings.command_timeout, self.stream.shutdown()).await;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.reception.system.clock.monotonic()
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), Lost> {
+        let write = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        match tokio::time::timeout(self.rules.settings.command_timeout, write).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(Lost),
+        }
+    }
+
+    /// Waits for bytes, the session's deadline, or the server's stop.
+    async fn input(&mut self) -> Result<(), Lost> {
+        let wait = self.session.deadline().map_or(Duration::MAX, |deadline| deadline.saturating_sub(self.now()));
+        tokio::select! {
+            biased;
+            read = self.stream.read(&mut self.buffer) => match read {
+                Ok(0) | Err(_) => return Err(Lost),
+                Ok(size) => {
+                    let now = self.now();
+                    self.session.receive(now, &self.buffer[..size]);
+                    self.fit_buffer(size);
+                }
+            },
+            () = tokio::time::sleep(wait) => {
+                let now = self.now();
+                self.session.tick(now);
+            }
+            _ = self.stop.wait_for(|stop| *stop), if !self.stopped => {
+                self.stopped = true;
+                self.session.stop();
+            }
+        }
+        Ok(())
+    }
+
+    /// A read that filled the buffer announces more; a small one lets the memory go again.
+    fn fit_buffer(&mut self, size: usize) {
+        let current = self.buffer.len();
+        if size == current && current < BUFFER_SIZE_MAX {
+            self.buffer.resize(current * 4, 0);
+        } else if size < BUFFER_SIZE_MIN / 2 && current > BUFFER_SIZE_MIN {
+            self.buffer.truncate(BUFFER_SIZE_MIN);
+            self.buffer.shrink_to_fit();
+        }
+    }
+}

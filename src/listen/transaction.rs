@@ -1,0 +1,202 @@
+//! One session's current mail transaction: carries the machine's questions to policy and spool, and streams the content in.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{Reception, Rules};
+use crate::event::Event;
+use crate::mail::{
+    Address, BodyType, EnhancedCode, HeaderScan, Message, Protocol, Recipient, Reply, ReversePath, TraceField,
+};
+use crate::policy::Client;
+use crate::smtp::server::{Answer, ForwardPath, Question};
+use crate::spool::{Accept, Draft, SpoolError};
+
+/// As much of a header block is looked at; octets.
+const HEADER_SIZE_MAX: usize = 256 * 1024;
+
+/// What the session has said and got accepted so far.
+pub struct Transaction<'a> {
+    reception: &'a Reception,
+    rules: &'a Arc<Rules>,
+    client: Client,
+    envelope: Envelope,
+    content: Option<Incoming>,
+}
+
+struct Envelope {
+    reverse_path: ReversePath,
+    body: BodyType,
+    recipients: Vec<Address>,
+}
+
+/// Content on its way in. After a failed write it only remembers why.
+struct Incoming {
+    draft: Option<Draft>,
+    header: HeaderScan,
+    failure: Option<Reply>,
+}
+
+impl<'a> Transaction<'a> {
+    pub fn new(reception: &'a Reception, rules: &'a Arc<Rules>, address: IpAddr) -> Self {
+        let client = Client { address, helo: String::new(), extended: false };
+        let envelope = Envelope { reverse_path: ReversePath::Null, body: BodyType::SevenBit, recipients: Vec::new() };
+        Self { reception, rules, client, envelope, content: None }
+    }
+
+    /// Answers one question of the session.
+    pub async fn answer(&mut self, question: Question) -> Answer {
+        let (answer, about) = match question {
+            Question::Connect => {
+                self.reception.events.report(Event::Connected { client: self.client.address });
+                return Answer::Accept;
+            }
+            Question::Hello { name, extended } => {
+                self.client.helo = name;
+                self.client.extended = extended;
+                (self.rules.policy.hello(&self.client), String::new())
+            }
+            Question::Sender { path, size, body } => {
+                let about = format!("<{path}>");
+                (self.sender(path, size, body).await, about)
+            }
+            Question::Recipient(path) => (self.recipient(&path), recipient_text(&path)),
+            Question::Begin => (self.begin().await, String::new()),
+            Question::Commit => match self.commit().await {
+                Ok(message) => return Answer::Committed(message.id),
+                Err(reply) => (Err(reply), String::new()),
+            },
+        };
+        match answer {
+            Ok(()) => Answer::Accept,
+            Err(reply) => {
+                self.refused(&reply, about);
+                Answer::Refuse(reply)
+            }
+        }
+    }
+
+    fn refused(&self, reply: &Reply, to: String) {
+        self.reception.events.report(Event::Refused {
+            client: self.client.address,
+            helo: self.client.helo.clone(),
+            from: self.envelope.reverse_path.clone(),
+            to,
+            reply: reply.to_string(),
+        });
+    }
+
+    async fn sender(&mut self, path: ReversePath, size: Option<u64>, body: BodyType) -> Result<(), Reply> {
+        self.content = None;
+        self.envelope = Envelope { reverse_path: path, body, recipients: Vec::new() };
+        self.rules.policy.sender(&self.client, &self.envelope.reverse_path, size)?;
+        self.reception.spool.space(size.unwrap_or(0)).map_err(|error| spool_reply(&error))
+    }
+
+    fn recipient(&mut self, path: &ForwardPath) -> Result<(), Reply> {
+        let already = self.envelope.recipients.len();
+        let address = self.rules.policy.recipient(&self.client, &self.envelope.reverse_path, path, already)?;
+        // The same recipient twice is one delivery.
+        if !self.envelope.recipients.contains(&address) {
+            self.envelope.recipients.push(address);
+        }
+        Ok(())
+    }
+
+    /// Opens a draft and puts our trace field on top of it.
+    async fn begin(&mut self) -> Result<(), Reply> {
+        let mut draft = self.reception.spool.begin().map_err(|error| spool_reply(&error))?;
+        let trace = self.trace_field(&draft);
+        draft.write(trace.as_bytes()).await.map_err(|error| spool_reply(&error))?;
+        self.content = Some(Incoming { draft: Some(draft), header: HeaderScan::new(HEADER_SIZE_MAX), failure: None });
+        Ok(())
+    }
+
+    fn trace_field(&self, draft: &Draft) -> String {
+        let recipient = match &self.envelope.recipients[..] {
+            [only] => Some(only),
+            _ => None,
+        };
+        let field = TraceField {
+            helo: &self.client.helo,
+            client: self.client.address,
+            hostname: &self.rules.config.hostname,
+            protocol: if self.client.extended { Protocol::Esmtp } else { Protocol::Smtp },
+            id: draft.id(),
+            recipient,
+            at: self.reception.system.clock.now(),
+        };
+        field.to_header()
+    }
+
+    /// Takes the next piece of content. What can't be kept is told at the end, when the client listens again.
+    pub async fn body(&mut self, chunk: &[u8]) {
+        let Some(content) = &mut self.content else { return };
+        content.header.receive(chunk);
+        let Some(draft) = &mut content.draft else { return };
+        if let Err(error) = draft.write(chunk).await {
+            content.failure = Some(spool_reply(&error));
+            content.draft = None;
+        }
+    }
+
+    /// Forgets the content: too large, or malformed.
+    pub fn discard(&mut self) {
+        self.content = None;
+    }
+
+    async fn commit(&mut self) -> Result<Message, Reply> {
+        let Some(content) = self.content.take() else {
+            return Err(Reply::new(451, EnhancedCode(4, 3, 0), "No message to keep"));
+        };
+        self.rules.policy.message(&content.header)?;
+        let draft = match (content.draft, content.failure) {
+            (Some(draft), None) => draft,
+            (_, failure) => {
+                return Err(failure.unwrap_or_else(|| Reply::new(451, EnhancedCode(4, 3, 0), "The message could not be kept")));
+            }
+        };
+        let arrived = self.reception.system.clock.now();
+        let recipients = std::mem::take(&mut self.envelope.recipients);
+        let accept = Accept {
+            arrived,
+            reverse_path: self.envelope.reverse_path.clone(),
+            body: self.envelope.body,
+            recipients: recipients.into_iter().map(|address| Recipient::new(address, None, arrived)).collect(),
+            updates: Vec::new(),
+        };
+        let message = draft.commit(accept).await.map_err(|error| spool_reply(&error))?;
+        self.committed(&message);
+        Ok(message)
+    }
+
+    fn committed(&self, message: &Message) {
+        self.reception.events.report(Event::Accepted {
+            id: message.id,
+            client: self.client.address,
+            helo: self.client.helo.clone(),
+            from: message.reverse_path.clone(),
+            recipients: message.recipients.len(),
+            size: message.size,
+        });
+        // When the queue is busy the message waits in the index: memory stays bounded.
+        if self.reception.accepted.try_send(message.clone()).is_err() {
+            self.reception.spool.park(message.id, message.arrived);
+        }
+    }
+}
+
+fn recipient_text(path: &ForwardPath) -> String {
+    match path {
+        ForwardPath::Address(address) => format!("<{address}>"),
+        ForwardPath::Postmaster => "<postmaster>".to_owned(),
+    }
+}
+
+/// What a client is told when the spool can't keep its mail: always to try again.
+fn spool_reply(error: &SpoolError) -> Reply {
+    match error {
+        SpoolError::Full => Reply::new(452, EnhancedCode(4, 3, 1), "Not enough disk space, try again later"),
+        _ => Reply::new(451, EnhancedCode(4, 3, 0), "The message could not be stored, try again later"),
+    }
+}
