@@ -5,4 +5,5 @@
 
 pub mod config;
 pub mod mail;
+pub mod spool;
 pub mod system;
