@@ -8,4 +8,5 @@ pub mod event;
 pub mod mail;
 pub mod smtp;
 pub mod queue;
+pub mod spool;
 pub mod system;
