@@ -4,5 +4,6 @@
 //! table allows; `tests/tidy.rs` checks it.
 
 pub mod config;
+pub mod directory;
 pub mod mail;
 pub mod system;
