@@ -6,4 +6,5 @@
 pub mod config;
 pub mod directory;
 pub mod mail;
+pub mod smtp;
 pub mod system;
