@@ -6,5 +6,6 @@
 pub mod config;
 pub mod directory;
 pub mod mail;
+pub mod policy;
 pub mod smtp;
 pub mod system;

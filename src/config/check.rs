@@ -31,6 +31,7 @@ impl Findings<'_> {
 /// Every problem between settings.
 pub(super) fn together(config: &Config, settings: &Settings) -> Vec<Problem> {
     let mut findings = Findings { settings, problems: Vec::new() };
+    postmaster(config, &mut findings);
     listeners(config, &mut findings);
     domains(config, &mut findings);
     relay(config, &mut findings);
@@ -40,6 +41,16 @@ pub(super) fn together(config: &Config, settings: &Settings) -> Vec<Problem> {
     }
     admin(config, &mut findings);
     findings.problems
+}
+
+fn postmaster(config: &Config, findings: &mut Findings<'_>) {
+    let domain = config.postmaster.domain();
+    let local = local_domains(config).contains(domain);
+    let routed = config.routes.iter().any(|route| route.domain.matches(domain));
+    if domain == &config.hostname && !local && !routed {
+        let what = format!("{domain} is this host, but no local domain: the mail would come back to us");
+        findings.add("postmaster", what, "name an address of a [[domain]], or elsewhere");
+    }
 }
 
 fn listeners(config: &Config, findings: &mut Findings<'_>) {
