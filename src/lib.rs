@@ -5,7 +5,9 @@
 
 pub mod config;
 pub mod event;
+pub mod directory;
 pub mod mail;
+pub mod policy;
 pub mod smtp;
 pub mod queue;
 pub mod spool;
