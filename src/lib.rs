@@ -4,5 +4,7 @@
 //! table allows; `tests/tidy.rs` checks it.
 
 pub mod config;
+pub mod deliver;
 pub mod mail;
+pub mod smtp;
 pub mod system;

@@ -1,0 +1,3 @@
+//! SMTP and LMTP as pure machines: bytes and time in, steps out.
+
+pub mod client;
