@@ -11,4 +11,7 @@ pub mod policy;
 pub mod smtp;
 pub mod queue;
 pub mod spool;
+pub mod deliver;
+pub mod mail;
+pub mod smtp;
 pub mod system;
