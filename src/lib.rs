@@ -5,5 +5,6 @@
 
 pub mod config;
 pub mod mail;
+pub mod notice;
 pub mod queue;
 pub mod system;
