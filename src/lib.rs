@@ -9,6 +9,7 @@ pub mod directory;
 pub mod mail;
 pub mod policy;
 pub mod smtp;
+pub mod notice;
 pub mod queue;
 pub mod spool;
 pub mod deliver;
