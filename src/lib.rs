@@ -4,6 +4,7 @@
 //! table allows; `tests/tidy.rs` checks it.
 
 pub mod config;
+pub mod control;
 pub mod event;
 pub mod mail;
 pub mod system;
