@@ -7,4 +7,5 @@ pub mod config;
 pub mod control;
 pub mod event;
 pub mod mail;
+pub mod spool;
 pub mod system;
