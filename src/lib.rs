@@ -8,4 +8,5 @@ pub mod control;
 pub mod event;
 pub mod mail;
 pub mod spool;
+pub mod queue;
 pub mod system;
