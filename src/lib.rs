@@ -7,6 +7,6 @@ pub mod config;
 pub mod control;
 pub mod event;
 pub mod mail;
-pub mod spool;
 pub mod queue;
+pub mod spool;
 pub mod system;

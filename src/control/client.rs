@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
 use super::protocol::{Chosen, PIECE_SIZE, RESPONSE_SIZE_MAX, Request, Response, read_line, to_line};
-use super::{Changed, Health, MessageView, Paused, Query, Stats, Verb};
+use super::{Changed, Health, MessageView, Paused, Query, StatsRow, Verb};
 use crate::mail::{Domain, QueueId};
 use crate::system::{BoxStream, Endpoint, Net};
 
@@ -119,9 +119,9 @@ impl Client {
     }
 
     /// Counts, bytes, ages, and what is paused.
-    pub async fn stats(&mut self) -> Result<(Stats, Paused)> {
+    pub async fn stats(&mut self) -> Result<(Vec<StatsRow>, Paused)> {
         match self.ask(&Request::Stats).await? {
-            Response::Stats { stats, paused } => Ok((stats, paused)),
+            Response::Stats { rows, paused } => Ok((rows, paused)),
             _ => Err(astray()),
         }
     }
@@ -265,8 +265,8 @@ mod tests {
         assert_eq!(client.change_matching(Verb::Bounce, limited).await.unwrap().touched, 7);
         let domain = Domain::parse("example.org").ok();
         client.pause(domain.clone()).await.unwrap();
-        let (stats, paused) = client.stats().await.unwrap();
-        assert_eq!(stats.total.messages, 1203);
+        let (rows, paused) = client.stats().await.unwrap();
+        assert_eq!(rows[0].count.messages, 1203);
         assert_eq!(paused.domains, domain.clone().into_iter().collect::<Vec<_>>());
         client.resume(domain).await.unwrap();
         assert_eq!(client.health().await.unwrap(), Health::default());

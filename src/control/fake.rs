@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use super::view::tests::message;
-use super::{Admin, Changed, Health, Paused, Selection, Stats, Verb};
+use super::{Admin, Changed, Health, Paused, Selection, Verb};
 use crate::config::Config;
 use crate::mail::{Domain, Message, QueueId};
-use crate::spool::Filter;
+use crate::spool::{Filter, Stats};
 use crate::system::{BoxFuture, Content};
 
 pub(crate) struct FakeAdmin {
@@ -65,7 +65,7 @@ impl Admin for FakeAdmin {
     }
 
     fn stats(&self) -> BoxFuture<'_, Result<Stats, String>> {
-        let mut stats = Stats::new();
+        let mut stats = Stats::default();
         self.messages.iter().for_each(|message| stats.add(message));
         Box::pin(async move { Ok(stats) })
     }

@@ -13,14 +13,14 @@ use serde::{Deserialize, Serialize};
 
 pub use client::{Client, ClientError};
 pub use server::{Server, bind};
-pub use stats::{Group, Stats};
+pub use stats::{GroupKind, StatsRow, state_name, stats_rows};
 pub use view::{MessageDetails, MessageView, RecipientDetails, RecipientView};
 
 use crate::config::Config;
 pub use crate::event::metrics::CONTENT_TYPE as METRICS_CONTENT_TYPE;
 use crate::mail::{Domain, Message, QueueId, Timestamp};
 pub use crate::queue::Verb;
-use crate::spool::Filter;
+use crate::spool::{Filter, Stats};
 use crate::system::{BoxFuture, Content};
 
 /// A running server as an admin sees it. Errors are for people: what went wrong, in a sentence.

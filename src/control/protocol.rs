@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _};
 
-use super::{Changed, Health, MessageView, Paused, Query, Stats, Verb};
+use super::{Changed, Health, MessageView, Paused, Query, StatsRow, Verb};
 use crate::mail::{Domain, QueueId};
 
 /// Longest request line, octets: some sixty thousand ids.
@@ -56,7 +56,7 @@ pub(super) enum Response {
     Message(MessageView),
     End,
     Content { size: u64 },
-    Stats { stats: Stats, paused: Paused },
+    Stats { rows: Vec<StatsRow>, paused: Paused },
     Changed(Changed),
     Done,
     Health(Health),
@@ -112,12 +112,12 @@ mod tests {
             let line = to_line(&request).unwrap();
             assert_eq!(serde_json::from_slice::<Request>(&line).unwrap(), request);
         }
-        let mut stats = Stats::new();
+        let mut stats = crate::spool::Stats::default();
         stats.add(&message(1));
         for response in [
             Response::Message(MessageView::shown(&message(1), &retry())),
             Response::Message(MessageView::listed(&message(1), &retry())),
-            Response::Stats { stats, paused: Paused::default() },
+            Response::Stats { rows: super::super::stats_rows(&stats), paused: Paused::default() },
             Response::Changed(Changed { touched: 1, unknown: vec![id] }),
             Response::Health(Health::default()),
             Response::Unknown,

@@ -12,7 +12,7 @@ use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::task::JoinSet;
 
 use super::protocol::{Chosen, PIECE_SIZE, REQUEST_SIZE_MAX, Request, Response, read_line, to_line};
-use super::{Admin, MessageView, Query, Selection};
+use super::{Admin, MessageView, Query, Selection, stats_rows};
 use crate::mail::QueueId;
 use crate::spool::Filter;
 use crate::system::{BoxStream, UnixDoor};
@@ -110,7 +110,7 @@ impl Connection {
             Request::Stats => {
                 let stats = admin.stats().await;
                 let paused = admin.paused().await;
-                self.say(stats.and_then(|stats| Ok(Response::Stats { stats, paused: paused? }))).await
+                self.say(stats.and_then(|stats| Ok(Response::Stats { rows: stats_rows(&stats), paused: paused? }))).await
             }
             Request::Change { verb, selection } => {
                 let selection = match selection {

@@ -1,67 +1,63 @@
-//! Counts, bytes and ages of the queue, by state and by destination domain.
-
-use std::collections::BTreeMap;
+//! The queue's statistics as rows: the same for the table, for `--json` and for the wire.
 
 use serde::{Deserialize, Serialize};
 
-use crate::mail::{Domain, Message, MessageState, Timestamp};
+use crate::mail::MessageState;
+use crate::spool::{Count, Stats};
 
-/// What `queue stats` tells.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stats {
+/// One row of `queue stats`. The order of the fields is the order of the keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatsRow {
+    /// What is counted together.
+    pub by: GroupKind,
+    /// The state or the domain; nothing for the total.
+    pub name: Option<String>,
+    /// Messages, their open recipients, octets, the oldest. A message counts once for each of its domains.
+    #[serde(flatten)]
+    pub count: Count,
+}
+
+/// What a row of statistics is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupKind {
     /// The whole queue.
-    pub total: Group,
-    /// By what messages are doing; every state is there.
-    pub states: BTreeMap<MessageState, Group>,
-    /// By the domain of recipients that are still open. A message counts once for each of its domains.
-    pub destinations: BTreeMap<Domain, Group>,
+    Total,
+    /// Messages in a state.
+    State,
+    /// Messages with open recipients in a domain.
+    Domain,
 }
 
-/// Some of the queue's messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Group {
-    /// How many messages.
-    pub messages: u64,
-    /// Their recipients that are still open; at a destination, only those there.
-    pub recipients: u64,
-    /// Octets of their content.
-    pub bytes: u64,
-    /// When the oldest of them was accepted; none: there is none.
-    pub oldest: Option<Timestamp>,
-}
-
-impl Group {
-    fn add(&mut self, message: &Message, recipients: u64) {
-        self.messages += 1;
-        self.recipients += recipients;
-        self.bytes = self.bytes.saturating_add(message.size);
-        self.oldest = Some(self.oldest.map_or(message.arrived, |oldest| oldest.min(message.arrived)));
+/// As it stands in `--json` and in tables.
+pub fn state_name(state: MessageState) -> &'static str {
+    match state {
+        MessageState::Active => "active",
+        MessageState::Deferred => "deferred",
+        MessageState::Held => "held",
     }
 }
 
-impl Stats {
-    /// Of no messages.
-    pub fn new() -> Self {
-        let states = [MessageState::Active, MessageState::Deferred, MessageState::Held];
-        Self { states: states.map(|state| (state, Group::default())).into(), ..Self::default() }
+/// The total, every state (empty ones too), every domain.
+pub fn stats_rows(stats: &Stats) -> Vec<StatsRow> {
+    let mut total = Count::default();
+    for count in stats.states.values() {
+        total.messages += count.messages;
+        total.recipients += count.recipients;
+        total.bytes = total.bytes.saturating_add(count.bytes);
+        total.oldest = [total.oldest, count.oldest].into_iter().flatten().min();
     }
-
-    /// Counts a message in.
-    pub fn add(&mut self, message: &Message) {
-        let mut domains: BTreeMap<&Domain, u64> = BTreeMap::new();
-        for recipient in message.recipients.iter().filter(|recipient| recipient.is_open()) {
-            *domains.entry(recipient.address.domain()).or_default() += 1;
-        }
-        let open = domains.values().sum();
-        self.total.add(message, open);
-        self.states.entry(message.state()).or_default().add(message, open);
-        for (domain, recipients) in domains {
-            match self.destinations.get_mut(domain) {
-                Some(group) => group.add(message, recipients),
-                None => self.destinations.entry(domain.clone()).or_default().add(message, recipients),
-            }
-        }
+    let mut rows = vec![StatsRow { by: GroupKind::Total, name: None, count: total }];
+    for state in [MessageState::Active, MessageState::Deferred, MessageState::Held] {
+        let count = stats.states.get(&state).copied().unwrap_or_default();
+        rows.push(StatsRow { by: GroupKind::State, name: Some(state_name(state).to_owned()), count });
     }
+    rows.extend(stats.domains.iter().map(|(domain, count)| StatsRow {
+        by: GroupKind::Domain,
+        name: Some(domain.to_string()),
+        count: *count,
+    }));
+    rows
 }
 
 #[cfg(test)]
@@ -70,20 +66,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_counts_once_for_its_state_and_once_for_each_domain() {
-        let mut stats = Stats::new();
+    fn the_rows_are_total_states_and_domains() {
+        let mut stats = Stats::default();
         stats.add(&message(1));
         let mut held = message(2);
         held.held = true;
-        held.arrived = Timestamp::ZERO;
         stats.add(&held);
-        assert_eq!(stats.total, Group { messages: 2, recipients: 4, bytes: 2468, oldest: Some(Timestamp::ZERO) });
-        assert_eq!(stats.states[&MessageState::Active].messages, 1);
-        assert_eq!(stats.states[&MessageState::Held].messages, 1);
-        assert_eq!(stats.states[&MessageState::Deferred], Group::default());
-        let domains: Vec<_> = stats.destinations.iter().map(|(domain, group)| (domain.as_str(), group.recipients)).collect();
-        assert_eq!(domains, [("example.net", 2), ("example.org", 2)]);
-        let json = serde_json::to_string(&stats).unwrap();
-        assert_eq!(serde_json::from_str::<Stats>(&json).unwrap().total.messages, 2);
+        let lines: Vec<String> = stats_rows(&stats).iter().map(|row| serde_json::to_string(row).unwrap()).collect();
+        let oldest = "\"oldest\":\"2026-11-22T02:00:00Z\"}";
+        assert_eq!(
+            lines,
+            [
+                format!("{{\"by\":\"total\",\"name\":null,\"messages\":2,\"recipients\":4,\"bytes\":2468,{oldest}"),
+                format!("{{\"by\":\"state\",\"name\":\"active\",\"messages\":1,\"recipients\":2,\"bytes\":1234,{oldest}"),
+                "{\"by\":\"state\",\"name\":\"deferred\",\"messages\":0,\"recipients\":0,\"bytes\":0,\"oldest\":null}".to_owned(),
+                format!("{{\"by\":\"state\",\"name\":\"held\",\"messages\":1,\"recipients\":2,\"bytes\":1234,{oldest}"),
+                format!("{{\"by\":\"domain\",\"name\":\"example.net\",\"messages\":2,\"recipients\":2,\"bytes\":2468,{oldest}"),
+                format!("{{\"by\":\"domain\",\"name\":\"example.org\",\"messages\":2,\"recipients\":2,\"bytes\":2468,{oldest}"),
+            ]
+        );
     }
 }
