@@ -10,3 +10,4 @@ pub mod mail;
 pub mod queue;
 pub mod spool;
 pub mod system;
+pub mod web;

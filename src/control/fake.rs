@@ -32,6 +32,13 @@ impl FakeAdmin {
         }
     }
 
+    pub(crate) fn with_tls(mut self, pair: crate::config::KeyPair) -> Self {
+        let mut config = config();
+        config.admin.tls = Some(pair);
+        self.config = Arc::new(config);
+        self
+    }
+
     pub(crate) fn verbs(&self) -> Vec<&'static str> {
         self.verbs.lock().unwrap().clone()
     }

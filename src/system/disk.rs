@@ -60,7 +60,7 @@ pub trait DiskFile: Send + Sync {
 }
 
 /// Reads a whole small file through a `Disk`.
-impl dyn Disk {
+impl dyn Disk + '_ {
     /// The whole file, up to `size_max` bytes; `FileTooLarge` beyond.
     pub fn read(&self, path: &Path, size_max: u64) -> io::Result<Vec<u8>> {
         let file = self.open(path, OpenMode::Read)?;

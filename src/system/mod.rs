@@ -11,6 +11,7 @@ mod entropy;
 mod net;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+pub mod tls;
 mod unix;
 mod workers;
 
