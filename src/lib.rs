@@ -12,6 +12,8 @@ pub mod spool;
 pub mod directory;
 pub mod mail;
 pub mod policy;
+pub mod deliver;
+pub mod mail;
 pub mod smtp;
 pub mod system;
 pub mod web;

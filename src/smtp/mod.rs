@@ -7,3 +7,6 @@ pub mod data;
 pub mod extension;
 pub mod line;
 pub mod server;
+//! SMTP and LMTP as pure machines: bytes and time in, steps out.
+
+pub mod client;
