@@ -4,10 +4,16 @@
 //! table allows; `tests/tidy.rs` checks it.
 
 pub mod config;
+pub mod control;
 pub mod event;
+pub mod mail;
+pub mod queue;
+pub mod spool;
 pub mod directory;
 pub mod mail;
 pub mod policy;
+pub mod deliver;
+pub mod mail;
 pub mod smtp;
 pub mod notice;
 pub mod queue;
@@ -16,3 +22,4 @@ pub mod deliver;
 pub mod mail;
 pub mod smtp;
 pub mod system;
+pub mod web;

@@ -147,19 +147,30 @@ events! {
     Resumed "resumed" INFO { domain: Option<Domain> }
 
     /// The spool was read at the start.
-    Recovered "recovered" INFO { messages: u64, size: u64, segments: u64, duration: Duration }
-    /// The log's open segment ended in a torn record, which no client was ever told of; it was cut off.
-    Truncated "truncated" WARN { segment: String, bytes: u64 }
-    /// A record that can't be read was set aside, never deleted; the rest goes on.
-    Quarantined "quarantined" ERROR { id: Option<QueueId>, path: String, reason: String }
-    /// The index was missing, broken or old, and was built again from the log.
-    IndexRebuilt "index-rebuilt" WARN { reason: String, messages: u64, duration: Duration }
+    Recovered "recovered" INFO { messages: u64, segments: u64, records: u64, duration: Duration }
+    /// The log ended in a batch that a power cut or kill tore: no client was ever told of it; it was cut off.
+    Truncated "truncated" WARN { segment: u64, offset: u64, bytes: u64 }
+    /// Bytes of the log can't be read as records; a copy was set aside, and the rest goes on.
+    Quarantined "quarantined" ERROR { segment: u64, offset: u64, bytes: u64, path: String }
+    /// A segment that its successor names isn't there.
+    SegmentMissing "segment-missing" ERROR { segment: u64 }
+    /// A message's content file is missing or too short; the message stays in the queue.
+    ContentMissing "content-missing" ERROR { id: QueueId }
+    /// The index was missing, broken or old, and was built again from the log; the old one, if any, is kept.
+    IndexRebuilt "index-rebuilt" WARN { reason: String, path: String }
+    /// Content files of messages that were never confirmed were removed.
+    OrphansRemoved "orphans-removed" INFO { files: u64 }
+    /// A segment can't be released, because a message in it can't be read.
+    ReleaseBlocked "release-blocked" ERROR { segment: u64 }
+    /// The log could not be written or synced: the segment is closed for good, and those who waited were told no. Their
+    /// clients still have what was not confirmed.
+    WriteFailed "write-failed" ERROR { segment: Option<u64>, reason: String }
     /// Less than `spool.min_free` is left: new mail is refused, kept mail is delivered.
     SpoolFull "spool-full" ERROR { available: u64, min_free: u64 }
     /// There is room again: new mail is taken.
     SpoolRoom "spool-room" INFO { available: u64, min_free: u64 }
-    /// The spool could not write, sync or read. What was not confirmed is not lost: its sender still has it.
-    SpoolTrouble "spool-trouble" ERROR { id: Option<QueueId>, operation: &'static str, reason: String }
+    /// Something else failed in the spool, without harm to mail.
+    SpoolTrouble "spool-trouble" ERROR { id: Option<QueueId>, reason: String }
     /// Something that should not go wrong did, and a part of the server reports it.
     Trouble "trouble" ERROR { id: Option<QueueId>, operation: &'static str, reason: String }
 }
@@ -176,6 +187,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("destination", "what attempts are grouped by: `local:DOMAIN`, `lmtp:ADDRESS`, `route:HOSTS` or `mx:DOMAIN`"),
     ("domain", "the recipients' domain; absent: all"),
     ("duration", "how long it took, in seconds"),
+    ("files", "how many files"),
     ("from", "the reverse-path; `<>` for a notice"),
     ("grace", "seconds given to what is in flight"),
     ("helo", "the name that the client gave itself"),
@@ -190,14 +202,16 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("next_attempt", "not before this time, UTC"),
     ("next_hop", "who was spoken to: host and address, Maildir or socket; absent if it never came to that"),
     ("notice", "the notice's own queue id"),
+    ("offset", "where it begins in the segment, in bytes"),
     ("operation", "what was tried"),
-    ("path", "the file"),
+    ("path", "the file or folder"),
     ("pid", "the server's process id"),
     ("protocol", "how the message came: `SMTP`, `ESMTP` or `LMTP` (RFC 3848)"),
     ("reason", "why, in words"),
     ("recipients", "how many recipients it is about"),
+    ("records", "how many log records were read"),
     ("reply", "the reply in full: the next hop's, or ours to a client; or what went wrong here"),
-    ("segment", "the log segment"),
+    ("segment", "the log segment's number"),
     ("segments", "how many log segments"),
     ("service", "the listener's service"),
     ("size", "octets of content"),

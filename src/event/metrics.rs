@@ -126,8 +126,8 @@ impl Default for Metrics {
             failed: by_transport(r, "recipients_failed", "Recipients that failed for good"),
             expired: by_transport(r, "recipients_expired", "Recipients that waited longer than the lifetime"),
             notices: counters(r, "notices", "Notices sent", NOTICES.map(|kind| Kind { kind: kind.as_str() })),
-            spool_trouble: counter(r, "spool_trouble", "Times that the spool could not write, sync or read"),
-            quarantined: counter(r, "records_quarantined", "Spool records set aside because they can't be read"),
+            spool_trouble: counter(r, "spool_trouble", "Times that something failed in the spool"),
+            quarantined: counter(r, "quarantined", "Times that a damaged piece of the log was set aside"),
             delay: delay(r),
             gauges: Gauges::new(r),
             registry,
@@ -222,7 +222,7 @@ impl Metrics {
             Event::Failed { destination, .. } => inc(&self.failed[transport(destination)]),
             Event::Expired { destination, .. } => inc(&self.expired[transport(destination)]),
             Event::Notified { kind, .. } => inc(&self.notices[*kind as usize]),
-            Event::SpoolTrouble { .. } => inc(&self.spool_trouble),
+            Event::WriteFailed { .. } | Event::SpoolTrouble { .. } => inc(&self.spool_trouble),
             Event::Quarantined { .. } => inc(&self.quarantined),
             _ => {}
         }
