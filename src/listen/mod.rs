@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
@@ -65,6 +65,8 @@ pub struct Reception {
     pub spool: Spool,
     /// Where committed messages go next; when it is full they wait in the spool's index.
     pub accepted: mpsc::Sender<Message>,
+    /// Told when a message went to the index because `accepted` was full.
+    pub overflow: Arc<Notify>,
     /// The mail log.
     pub events: Events,
     /// Open connections.
@@ -81,14 +83,14 @@ impl Reception {
         loop {
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = stopped(&mut stop) => break,
                 Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
                         sessions.spawn(self.clone().session(stream, peer, stopping.clone()));
                     }
                     Err(error) => {
-                        self.events.report(Event::AcceptFailed { address: listener.local_address(), error: error.to_string() });
+                        self.events.report(Event::AcceptTrouble { address: listener.local_address(), reason: error.to_string() });
                         tokio::time::sleep(ACCEPT_RETRY).await;
                     }
                 },
@@ -103,9 +105,13 @@ impl Reception {
         let client = peer.ip().to_canonical();
         let limits = &rules.config.limits;
         match self.connections.enter(client, limits.connections, limits.connections_per_client) {
-            Ok(_guard) => connection::drive(&self, &rules, stream, client, stop).await,
+            Ok(_guard) => connection::drive(&self, &rules, stream, peer, stop).await,
             Err(refusal) => {
-                self.events.report(Event::Limited { client, limit: refusal.limit().to_owned() });
+                let value = match refusal {
+                    Refusal::Total => limits.connections,
+                    Refusal::Client => limits.connections_per_client,
+                };
+                self.events.report(Event::Limited { client, limit: refusal.limit(), value: value as u64 });
                 refuse(stream, refusal).await;
             }
         }
@@ -124,4 +130,9 @@ async fn refuse(mut stream: BoxStream, refusal: Refusal) {
     };
     // Nothing depends on whether the client heard it.
     let _ = tokio::time::timeout(REFUSAL_TIMEOUT, farewell).await;
+}
+
+/// Waits for the stop. The guard that `wait_for` returns must not live on.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
 }
