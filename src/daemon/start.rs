@@ -107,6 +107,7 @@ impl Bound {
             overflow: Arc::clone(&overflow),
             events: events.clone(),
             connections: Arc::clone(&connections),
+            full: Arc::default(),
             system: system.clone(),
         };
         let mut listeners = Listeners::new(reception, events.clone());

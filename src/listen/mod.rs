@@ -8,6 +8,7 @@ mod transaction;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -19,7 +20,7 @@ use crate::event::{Event, Events};
 use crate::mail::{EnhancedCode, Message, Reply};
 use crate::policy::Policy;
 use crate::smtp::server::Settings;
-use crate::spool::Spool;
+use crate::spool::{Spool, SpoolError};
 use crate::system::{BoxStream, Listener, System};
 
 pub use limits::Connections;
@@ -71,6 +72,8 @@ pub struct Reception {
     pub events: Events,
     /// Open connections.
     pub connections: Arc<Connections>,
+    /// Whether the spool's disk was full when it was last looked at.
+    pub full: Arc<AtomicBool>,
     /// Clock and the rest.
     pub system: System,
 }
@@ -98,6 +101,21 @@ impl Reception {
         }
         drop(listener);
         while sessions.join_next().await.is_some() {}
+    }
+
+    /// Whether the spool takes mail; tells the mail log when that changes.
+    fn space(&self) -> Result<(), SpoolError> {
+        let space = self.spool.space();
+        let full = space == Err(SpoolError::Full);
+        if self.full.swap(full, Ordering::Relaxed) != full {
+            let (available, min_free) = (self.spool.gauges().free, self.rules.borrow().config.spool.min_free);
+            self.events.report(if full {
+                Event::SpoolFull { available, min_free }
+            } else {
+                Event::SpoolRoom { available, min_free }
+            });
+        }
+        space
     }
 
     async fn session(self, stream: BoxStream, peer: SocketAddr, stop: watch::Receiver<bool>) {

@@ -95,7 +95,7 @@ impl<'a> Transaction<'a> {
         self.known.clear();
         self.envelope = Envelope { reverse_path: path, body, recipients: Vec::new() };
         self.rules.policy.sender(&self.client, &self.envelope.reverse_path, size)?;
-        self.reception.spool.space().map_err(|error| spool_reply(&error))
+        self.reception.space().map_err(|error| spool_reply(&error))
     }
 
     fn recipient(&mut self, path: ForwardPath) -> Result<(), Reply> {
