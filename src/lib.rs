@@ -4,7 +4,10 @@
 //! table allows; `tests/tidy.rs` checks it.
 
 pub mod config;
+pub mod directory;
 pub mod mail;
 pub mod notice;
 pub mod queue;
+pub mod policy;
+pub mod smtp;
 pub mod system;
