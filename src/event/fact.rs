@@ -170,7 +170,7 @@ events! {
     /// There is room again: new mail is taken.
     SpoolRoom "spool-room" INFO { available: u64, min_free: u64 }
     /// Something else failed in the spool, without harm to mail.
-    SpoolTrouble "spool-trouble" ERROR { id: Option<QueueId>, reason: String }
+    SpoolTrouble "spool-trouble" ERROR { id: Option<QueueId>, operation: &'static str, reason: String }
     /// Something that should not go wrong did, and a part of the server reports it.
     Trouble "trouble" ERROR { id: Option<QueueId>, operation: &'static str, reason: String }
 }
