@@ -196,7 +196,8 @@ fn only_the_seams_touch_clock_disk_and_network() {
         for (at, line) in without_tests(&source).lines().enumerate() {
             let code = line.split("//").next().unwrap_or("");
             for word in forbidden.iter().filter(|word| code.contains(**word)) {
-                let excused = exceptions.iter().any(|(prefix, what, _)| name(&path).starts_with(prefix) && word.starts_with(what));
+                let excused =
+                    exceptions.iter().any(|(prefix, what, _)| name(&path).starts_with(prefix) && word.starts_with(what));
                 if !excused {
                     problems.push(format!("{}:{}: {word} outside `system`", name(&path), at + 1));
                 }

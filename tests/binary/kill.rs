@@ -162,7 +162,11 @@ fn every_message_that_got_250_outlives_twenty_kills_under_load() {
         for pair in copies.windows(2) {
             let kill = kills.iter().find(|kill| **kill >= pair[0]);
             let near = kill.is_some_and(|kill| kill.duration_since(pair[0]).unwrap() < NEAR && *kill <= pair[1]);
-            assert!(near, "{number:?} was delivered twice, {:?} apart, without a kill just behind the first", pair[1].duration_since(pair[0]));
+            assert!(
+                near,
+                "{number:?} was delivered twice, {:?} apart, without a kill just behind the first",
+                pair[1].duration_since(pair[0])
+            );
         }
     }
 }

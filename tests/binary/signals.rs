@@ -2,12 +2,12 @@
 
 use rustix::process::Signal;
 
+use crate::support::PATIENCE;
 use crate::support::client::{Client, stuffed};
 use crate::support::corpus;
 use crate::support::home::Home;
 use crate::support::maildir;
 use crate::support::server::{Server, field};
-use crate::support::PATIENCE;
 
 #[test]
 fn sigterm_lets_a_message_in_flight_finish_and_exits_0() {
@@ -84,7 +84,9 @@ fn a_queue_that_was_full_at_sigterm_is_delivered_after_the_next_start() {
     let contents: Vec<Vec<u8>> = (0..200).map(|number| corpus::difficult(&format!("number {number}"))).collect();
     let ids: Vec<String> = contents
         .iter()
-        .map(|content| client.send("sue@client.test", &["ann@example.test", "bob@example.test"], content).unwrap().id().to_owned())
+        .map(|content| {
+            client.send("sue@client.test", &["ann@example.test", "bob@example.test"], content).unwrap().id().to_owned()
+        })
         .collect();
     assert_eq!(server.stop().code(), Some(0));
     assert!(maildir::files(&home.maildir("ann")).is_empty(), "delivery was paused");
@@ -93,7 +95,8 @@ fn a_queue_that_was_full_at_sigterm_is_delivered_after_the_next_start() {
     let server = Server::start(&home);
     ids.iter().for_each(|id| server.finished(id));
     for user in ["ann", "bob"] {
-        let mut found: Vec<Vec<u8>> = maildir::files(&home.maildir(user)).iter().map(|file| std::fs::read(file).unwrap()).collect();
+        let mut found: Vec<Vec<u8>> =
+            maildir::files(&home.maildir(user)).iter().map(|file| std::fs::read(file).unwrap()).collect();
         assert_eq!(found.len(), contents.len());
         for content in &contents {
             let at = found.iter().position(|message| message.ends_with(content)).expect("every message is there");

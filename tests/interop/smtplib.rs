@@ -13,7 +13,8 @@ use crate::support::server::Server;
 /// Lets smtplib send these contents on one connection; its report, one entry a message.
 fn send(home: &Home, server: &Server, contents: &[Vec<u8>], recipients: &[&str]) -> Option<Vec<Value>> {
     let address = server.address();
-    let mut arguments = vec![address.ip().to_string(), address.port().to_string(), "sue@python.test".to_owned(), recipients.join(",")];
+    let mut arguments =
+        vec![address.ip().to_string(), address.port().to_string(), "sue@python.test".to_owned(), recipients.join(",")];
     for (number, content) in contents.iter().enumerate() {
         let file = home.at(&format!("message-{number}"));
         fs::write(&file, content).unwrap();

@@ -24,7 +24,9 @@ impl Nsd {
         let port = free_port();
         let root = folder.join("nsd");
         fs::create_dir_all(&root).unwrap();
-        let zone = format!("$ORIGIN test.\n$TTL 60\n@ SOA ns.test. root.test. 1 3600 900 86400 60\n@ NS ns.test.\nns A 127.0.0.1\n{records}");
+        let zone = format!(
+            "$ORIGIN test.\n$TTL 60\n@ SOA ns.test. root.test. 1 3600 900 86400 60\n@ NS ns.test.\nns A 127.0.0.1\n{records}"
+        );
         fs::write(root.join("zone"), zone).unwrap();
         let settings = format!(
             "server:\n  ip-address: 127.0.0.1\n  port: {port}\n  server-count: 1\n  username: \"\"\n  chroot: \"\"\n  zonesdir: \"{0}\"\n  \

@@ -59,7 +59,9 @@ fn a_domain_without_mx_is_called_itself_and_a_cname_is_followed() {
 #[test]
 fn null_mx_and_a_domain_that_does_not_exist_bounce_at_once() {
     let home = Home::new("");
-    let Some(nsd) = Nsd::start(home.path(), "nomail MX 0 .\nnomail A 127.0.0.1\nempty TXT \"neither MX nor address\"\n") else { return };
+    let Some(nsd) = Nsd::start(home.path(), "nomail MX 0 .\nnomail A 127.0.0.1\nempty TXT \"neither MX nor address\"\n") else {
+        return;
+    };
     let server = start(&home, &nsd, Peer::new().address().port());
     for (domain, status) in [("nomail.test", "5.1.10"), ("missing.test", "5.1.2"), ("empty.test", "5.1.2")] {
         let to = format!("someone@{domain}");
@@ -78,7 +80,8 @@ fn a_name_server_that_refuses_the_question_defers() {
     let Some(nsd) = Nsd::start(home.path(), "") else { return };
     let server = start(&home, &nsd, Peer::new().address().port());
     // NSD is not responsible for this zone and answers REFUSED.
-    let id = server.client().send("ann@example.test", &["x@foreign.invalid"], b"Subject: x\r\n\r\nx\r\n").unwrap().id().to_owned();
+    let id =
+        server.client().send("ann@example.test", &["x@foreign.invalid"], b"Subject: x\r\n\r\nx\r\n").unwrap().id().to_owned();
     let deferred = server.event("deferred", |event| field(event, "id") == id);
     assert_eq!(field(&deferred, "cause"), "dns", "{deferred}");
     assert!(field(&deferred, "status").starts_with("4."), "{deferred}");
@@ -123,7 +126,9 @@ fn postfix_is_found_by_mx_and_takes_the_mail() {
 #[test]
 fn explain_shows_the_way_that_the_name_server_gives() {
     let home = Home::new("");
-    let Some(nsd) = Nsd::start(home.path(), "partner MX 10 one\npartner MX 20 two\none A 127.0.0.1\ntwo A 127.0.0.2\n") else { return };
+    let Some(nsd) = Nsd::start(home.path(), "partner MX 10 one\npartner MX 20 two\none A 127.0.0.1\ntwo A 127.0.0.2\n") else {
+        return;
+    };
     let server = start(&home, &nsd, 25);
     let output = run(&home, &["explain", "someone@partner.test"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -52,7 +52,9 @@ impl Postfix {
         };
         let port = free_port();
         let root = folder.join("postfix");
-        for queue in ["active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "private", "saved", "trace"] {
+        for queue in
+            ["active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "private", "saved", "trace"]
+        {
             make(&root.join("queue").join(queue), owner, None, 0o700);
         }
         make(&root.join("queue/maildrop"), owner, Some(group), 0o1730);
