@@ -2,6 +2,19 @@
 //!
 //! Everything behind this module takes a `Config` that is already right; what can be wrong is found in `load`.
 
+mod build;
+mod check;
+mod generate;
+mod layers;
+mod load;
+mod problem;
+mod schema;
 mod typed;
+mod values;
 
+pub use check::check_files;
+pub use generate::{reference_page, sample_file};
+pub use layers::Origin;
+pub use load::{Loaded, ShownValue, environment, load};
+pub use problem::{Problem, ProblemClass};
 pub use typed::*;

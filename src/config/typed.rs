@@ -120,7 +120,7 @@ pub struct LocalDomain {
 }
 
 /// Where a local domain's mail goes.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MailStore {
     /// A Maildir for each user; `{domain}` and `{user}` are filled in.
     Maildir(String),

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// How a file is opened.
@@ -37,6 +37,14 @@ pub trait Disk: Send + Sync {
     fn exists(&self, path: &Path) -> bool;
     /// Bytes that may still be written on the disk that holds `path`.
     fn available(&self, path: &Path) -> io::Result<u64>;
+    /// Gives a file the mode and, where we may, the owner of another.
+    fn copy_access(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Ok(())
+    }
+    /// Waits until no other process holds the folder's lock, and holds it until the guard is dropped.
+    fn lock_dir(&self, _path: &Path) -> io::Result<Box<dyn Send>> {
+        Ok(Box::new(()))
+    }
 }
 
 /// An open file.
@@ -60,7 +68,7 @@ pub trait DiskFile: Send + Sync {
 }
 
 /// Reads a whole small file through a `Disk`.
-impl dyn Disk {
+impl dyn Disk + '_ {
     /// The whole file, up to `size_max` bytes; `FileTooLarge` beyond.
     pub fn read(&self, path: &Path, size_max: u64) -> io::Result<Vec<u8>> {
         let file = self.open(path, OpenMode::Read)?;
@@ -80,7 +88,7 @@ impl dyn Disk {
         Ok(bytes)
     }
 
-    /// Replaces a file whole: written beside it, synced, renamed over it, folder synced.
+    /// Replaces a file whole: written beside it, given the old one's mode, synced, renamed over it, folder synced.
     pub fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut beside = path.as_os_str().to_owned();
         beside.push(".new");
@@ -90,6 +98,9 @@ impl dyn Disk {
         }
         let file = self.open(&beside, OpenMode::CreateNew)?;
         file.write_at(0, bytes)?;
+        if self.exists(path) {
+            self.copy_access(path, &beside)?;
+        }
         file.sync_data()?;
         self.rename(&beside, path)?;
         match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -155,6 +166,22 @@ impl Disk for SystemDisk {
     fn available(&self, path: &Path) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(path)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn copy_access(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let access = std::fs::metadata(from)?;
+        // Only root gives files away; for others the new file is already theirs, as the old one mostly was.
+        match std::os::unix::fs::chown(to, Some(access.uid()), Some(access.gid())) {
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+            _ => {}
+        }
+        std::fs::set_permissions(to, access.permissions())
+    }
+
+    fn lock_dir(&self, path: &Path) -> io::Result<Box<dyn Send>> {
+        let folder = File::open(path)?;
+        folder.lock()?;
+        Ok(Box::new(folder))
     }
 }
 

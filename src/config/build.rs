@@ -1,0 +1,155 @@
+//! Builds the typed configuration out of checked values.
+
+use super::load::{Settings, Table};
+use super::problem::{Problem, Wrong};
+use super::typed::*;
+use super::values;
+
+type Built<T> = Result<T, Problem>;
+
+/// The whole configuration. An error means that the schema and this file disagree, which the tests rule out.
+pub(super) fn config(settings: &Settings) -> Built<Config> {
+    let top = section(settings, "")?;
+    Ok(Config {
+        hostname: top.read("hostname", values::hostname)?,
+        postmaster: top.read("postmaster", values::address)?,
+        shutdown_grace: top.read("shutdown_grace", values::duration)?,
+        user: top.read("user", values::text)?,
+        spool: spool(section(settings, "spool")?)?,
+        listeners: settings.repeated("listener").map(listener).collect::<Built<_>>()?,
+        auth: Auth { users: section(settings, "auth")?.read("users", values::path)? },
+        limits: limits(section(settings, "limits")?)?,
+        domains: settings.repeated("domain").map(domain).collect::<Built<_>>()?,
+        relay: relay(section(settings, "relay")?)?,
+        routes: settings.repeated("route").map(route).collect::<Built<_>>()?,
+        remote: remote(section(settings, "remote")?)?,
+        queue: queue(section(settings, "queue")?)?,
+        retry: retry(section(settings, "retry")?)?,
+        dns: dns(section(settings, "dns")?)?,
+        admin: admin(section(settings, "admin")?)?,
+        log: log(section(settings, "log")?)?,
+    })
+}
+
+fn section<'a>(settings: &'a Settings, name: &str) -> Built<&'a Table> {
+    settings.section(name).ok_or_else(|| Problem::new("", name, "there is no such section", ""))
+}
+
+fn count(table: &Table, name: &str) -> Built<usize> {
+    let count = table.read(name, values::count)?;
+    Ok(usize::try_from(count).unwrap_or(usize::MAX))
+}
+
+/// One of several words, each with its meaning.
+fn word<T: Copy>(table: &Table, name: &str, words: &[(&str, T)]) -> Built<T> {
+    table.read(name, |value| {
+        let text = values::text(value)?;
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
+        found.ok_or_else(|| Wrong::new(format!("{text:?} is not a known word here"), ""))
+    })
+}
+
+fn spool(table: &Table) -> Built<Spool> {
+    Ok(Spool {
+        path: table.read("path", values::path)?,
+        min_free: table.read("min_free", values::size)?,
+        segment_size: table.read("segment_size", values::size)?,
+        index_cache: table.read("index_cache", values::size)?,
+    })
+}
+
+fn listener(table: &Table) -> Built<Listener> {
+    // What isn't built yet was refused before, and stands here only beside its problem.
+    let service = word(table, "service", &[("mx", Service::Mx)])?;
+    Ok(Listener { address: table.read("address", values::socket)?, service })
+}
+
+fn limits(table: &Table) -> Built<Limits> {
+    Ok(Limits {
+        message_size: table.read("message_size", values::size)?,
+        recipients: count(table, "recipients")?,
+        connections: count(table, "connections")?,
+        connections_per_client: count(table, "connections_per_client")?,
+        errors: u32::try_from(table.read("errors", values::count)?).unwrap_or(u32::MAX),
+        command_timeout: table.read("command_timeout", values::period)?,
+        data_timeout: table.read("data_timeout", values::period)?,
+        hops: count(table, "hops")?,
+    })
+}
+
+fn domain(table: &Table) -> Built<LocalDomain> {
+    let maildir = table.read("maildir", |value| values::optional(value, values::template))?;
+    let lmtp = table.read("lmtp", |value| values::optional(value, values::lmtp))?;
+    // Both or neither is a problem of its own; see `check`.
+    let store = match (maildir, lmtp) {
+        (_, Some(lmtp)) => MailStore::Lmtp(lmtp),
+        (maildir, None) => MailStore::Maildir(maildir.unwrap_or_default()),
+    };
+    Ok(LocalDomain {
+        name: table.read("name", values::domain)?,
+        store,
+        subaddress: table.read("subaddress", values::text)?,
+        catch_all: table.read("catch_all", |value| values::optional(value, values::address))?,
+        aliases: table.read("aliases", |value| values::optional(value, values::path))?,
+    })
+}
+
+fn relay(table: &Table) -> Built<Relay> {
+    Ok(Relay {
+        networks: table.read("networks", |value| values::list(value, values::network))?,
+        domains: table.read("domains", |value| values::list(value, values::domain))?,
+    })
+}
+
+fn route(table: &Table) -> Built<Route> {
+    Ok(Route { domain: table.read("domain", values::pattern)?, hosts: table.read("hosts", values::hosts)? })
+}
+
+fn remote(table: &Table) -> Built<Remote> {
+    let special = [("refuse", SpecialAddresses::Refuse), ("allow", SpecialAddresses::Allow)];
+    Ok(Remote {
+        port: table.read("port", values::port)?,
+        concurrency: count(table, "concurrency")?,
+        connect_timeout: table.read("connect_timeout", values::period)?,
+        reply_timeout: table.read("reply_timeout", values::period)?,
+        special_addresses: word(table, "special_addresses", &special)?,
+    })
+}
+
+fn queue(table: &Table) -> Built<Queue> {
+    let paused = table.read("paused", values::boolean)?;
+    Ok(Queue { paused, attempts: count(table, "attempts")?, active: count(table, "active")? })
+}
+
+fn retry(table: &Table) -> Built<Retry> {
+    Ok(Retry {
+        first: table.read("first", values::period)?,
+        factor: table.read("factor", |value| values::number(value, 1.0, f64::INFINITY))?,
+        max: table.read("max", values::period)?,
+        jitter: table.read("jitter", |value| values::number(value, 0.0, 1.0))?,
+        lifetime: table.read("lifetime", values::period)?,
+        bounce_lifetime: table.read("bounce_lifetime", values::period)?,
+        delay_notice: table.read("delay_notice", values::periods)?,
+    })
+}
+
+fn dns(table: &Table) -> Built<Dns> {
+    let servers = table.read("servers", |value| values::list(value, values::server))?;
+    Ok(Dns { servers, timeout: table.read("timeout", values::period)? })
+}
+
+fn admin(table: &Table) -> Built<Admin> {
+    let certificate = table.read("tls_certificate", |value| values::optional(value, values::path))?;
+    let key = table.read("tls_key", |value| values::optional(value, values::path))?;
+    Ok(Admin {
+        socket: table.read("socket", values::path)?,
+        http: table.read("http", |value| values::optional(value, values::socket))?,
+        // One without the other is a problem of its own; see `check`.
+        tls: certificate.zip(key).map(|(certificate, key)| KeyPair { certificate, key }),
+    })
+}
+
+fn log(table: &Table) -> Built<Log> {
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json), ("journald", LogFormat::Journald)];
+    Ok(Log { format: word(table, "format", &formats)?, level: table.read("level", values::text)? })
+}

@@ -1,0 +1,171 @@
+//! What settings must be to each other: checked once each value alone is right.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::load::Settings;
+use super::problem::{Problem, Wrong};
+use super::values::{self, SOCKET_PATH_SIZE_MAX};
+use super::{Config, DomainPattern, KeyPair};
+use crate::mail::Domain;
+
+/// Collects problems, but none about a key that already has one.
+struct Findings<'a> {
+    settings: &'a Settings,
+    problems: Vec<Problem>,
+}
+
+impl Findings<'_> {
+    fn add(&mut self, key: impl Into<String>, what: impl Into<String>, remedy: impl Into<String>) {
+        let key = key.into();
+        if self.settings.is_sound(&key) {
+            let origin = self.settings.origin(&key);
+            self.problems.push(Wrong::new(what, remedy).at(origin, key));
+        }
+    }
+}
+
+/// Every problem between settings.
+pub(super) fn together(config: &Config, settings: &Settings) -> Vec<Problem> {
+    let mut findings = Findings { settings, problems: Vec::new() };
+    postmaster(config, &mut findings);
+    listeners(config, &mut findings);
+    domains(config, &mut findings);
+    relay(config, &mut findings);
+    routes(config, &mut findings);
+    if config.retry.max < config.retry.first {
+        findings.add("retry.max", "it is shorter than retry.first", "make it at least as long");
+    }
+    admin(config, &mut findings);
+    findings.problems
+}
+
+fn postmaster(config: &Config, findings: &mut Findings<'_>) {
+    let domain = config.postmaster.domain();
+    let local = local_domains(config).contains(domain);
+    let routed = config.routes.iter().any(|route| route.domain.matches(domain));
+    if domain == &config.hostname && !local && !routed {
+        let what = format!("{domain} is this host, but no local domain: the mail would come back to us");
+        findings.add("postmaster", what, "name an address of a [[domain]], or elsewhere");
+    }
+}
+
+fn listeners(config: &Config, findings: &mut Findings<'_>) {
+    if config.listeners.is_empty() {
+        findings.add("listener", "there is no listener", "add one: [[listener]] with address = \"127.0.0.1:2525\"");
+    }
+    let mut seen = BTreeSet::new();
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let key = format!("listener[{index}].address");
+        // Of port 0 the system makes a different one each time.
+        if listener.address.port() != 0 && findings.settings.is_sound(&key) && !seen.insert(listener.address) {
+            findings.add(key, format!("{} is already listened on", listener.address), "remove one of the two listeners");
+        }
+    }
+    if let Some(http) = config.admin.http.filter(|http| seen.contains(http)) {
+        findings.add("admin.http", format!("{http} is already a listener's address"), "choose another port");
+    }
+}
+
+fn domains(config: &Config, findings: &mut Findings<'_>) {
+    let mut seen = BTreeSet::new();
+    for (index, domain) in config.domains.iter().enumerate() {
+        let key = format!("domain[{index}].name");
+        if findings.settings.is_sound(&key) && !seen.insert(&domain.name) {
+            findings.add(key, format!("{} stands twice", domain.name), "remove one of the two [[domain]] tables");
+        }
+    }
+    for table in findings.settings.repeated("domain") {
+        let maildir = table.read("maildir", values::text).is_ok_and(|text| !text.is_empty());
+        let lmtp = table.read("lmtp", values::text).is_ok_and(|text| !text.is_empty());
+        let remedy = "set exactly one of maildir and lmtp";
+        if maildir && lmtp && findings.settings.is_sound(&table.key("maildir")) {
+            findings.add(table.key("lmtp"), "the domain has a maildir as well", remedy);
+        } else if !maildir && !lmtp && findings.settings.is_sound(&table.key("lmtp")) {
+            findings.add(table.key("maildir"), "the domain has neither maildir nor lmtp", remedy);
+        }
+    }
+}
+
+fn relay(config: &Config, findings: &mut Findings<'_>) {
+    let local = local_domains(config);
+    for domain in config.relay.domains.iter().filter(|domain| local.contains(domain)) {
+        let what = format!("{domain} is a local domain");
+        findings.add("relay.domains", what, "remove it here, or its [[domain]] table");
+    }
+}
+
+fn routes(config: &Config, findings: &mut Findings<'_>) {
+    let local = local_domains(config);
+    for (index, route) in config.routes.iter().enumerate() {
+        let key = format!("route[{index}].domain");
+        if let DomainPattern::Exact(domain) = &route.domain
+            && local.contains(domain)
+        {
+            let what = format!("{domain} is a local domain: its mail never takes a route");
+            findings.add(&key, what, "remove the route, or the [[domain]] table");
+        }
+        let earlier = config.routes[..index].iter().enumerate();
+        let covering = earlier.filter(|(at, earlier)| {
+            findings.settings.is_sound(&format!("route[{at}].domain")) && covers(&earlier.domain, &route.domain)
+        });
+        if let Some((at, _)) = covering.into_iter().next() {
+            findings.add(key, format!("never reached: route[{at}] matches first"), "remove one, or put this one before it");
+        }
+    }
+}
+
+/// Whether every domain of the second pattern is also one of the first.
+fn covers(first: &DomainPattern, second: &DomainPattern) -> bool {
+    match (first, second) {
+        (DomainPattern::Any, _) => true,
+        (_, DomainPattern::Exact(domain)) => first.matches(domain),
+        (DomainPattern::Below(parent), DomainPattern::Below(child)) => parent == child || first.matches(child),
+        _ => false,
+    }
+}
+
+fn local_domains(config: &Config) -> BTreeSet<&Domain> {
+    config.domains.iter().map(|domain| &domain.name).collect()
+}
+
+fn admin(config: &Config, findings: &mut Findings<'_>) {
+    let set = |name: &str| {
+        let admin = findings.settings.section("admin");
+        admin.is_some_and(|admin| admin.read(name, values::text).is_ok_and(|text| !text.is_empty()))
+    };
+    let (certificate, key) = (set("tls_certificate"), set("tls_key"));
+    if certificate && !key {
+        findings.add("admin.tls_key", "the certificate has no key", "set admin.tls_key, or remove admin.tls_certificate");
+    } else if key && !certificate {
+        findings.add("admin.tls_certificate", "the key has no certificate", "set admin.tls_certificate, or remove admin.tls_key");
+    }
+    if config.admin.socket.as_os_str().len() > SOCKET_PATH_SIZE_MAX {
+        findings.add("admin.socket", "a socket's path has at most 107 bytes", "choose a shorter path");
+    }
+}
+
+/// Checks the files that the configuration names and that no other module reads at start: the console's certificate and key.
+pub fn check_files(config: &Config) -> Vec<Problem> {
+    let Some(KeyPair { certificate, key }) = &config.admin.tls else { return Vec::new() };
+    let mut problems = Vec::new();
+    problems.extend(check_pem(certificate, "certificate", |bytes| {
+        CertificateDer::pem_slice_iter(bytes).next().is_some_and(|first| first.is_ok())
+    }));
+    problems.extend(check_pem(key, "private key", |bytes| PrivateKeyDer::from_pem_slice(bytes).is_ok()));
+    problems
+}
+
+fn check_pem(path: &Path, what: &str, is_right: impl Fn(&[u8]) -> bool) -> Option<Problem> {
+    match std::fs::read(path) {
+        Err(error) => Some(Problem::unreadable(path, &error, "correct admin.tls_certificate and admin.tls_key, or remove both")),
+        Ok(bytes) if is_right(&bytes) => None,
+        Ok(_) => {
+            let remedy = "put one there in PEM form";
+            Some(Problem::new(path.display().to_string(), "", format!("there is no {what} in the file"), remedy))
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! From the layers to the configuration in force: fills in defaults, checks each value, builds the types, checks them together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use figment::value::Value;
+use serde::Serialize;
+
+use super::layers::{Entry, Layers, Origin, VARIABLE_PREFIX, parse_value};
+use super::problem::{Problem, Wrong};
+use super::schema::{SECTIONS, Section, Setting};
+use super::{Config, build, check, values};
+
+/// A configuration that is right.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration in force.
+    pub config: Config,
+    /// The main file.
+    pub file: PathBuf,
+    /// Every file read, the main one first.
+    pub files: Vec<PathBuf>,
+    /// Each setting in force, in the order of the sample file.
+    pub values: Vec<ShownValue>,
+}
+
+/// A line of `config show`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ShownValue {
+    /// `limits.message_size`, `listener[0].address`.
+    pub key: String,
+    /// The value as TOML.
+    pub value: String,
+    /// `default`, a file, or an environment variable.
+    pub origin: String,
+}
+
+/// The process' environment, as far as it is meant for us: what `load` takes.
+pub fn environment() -> BTreeMap<String, String> {
+    let all =
+        std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
+    all.filter(|(name, _)| name.starts_with(VARIABLE_PREFIX)).collect()
+}
+
+/// Loads the configuration from `path`, or from where it usually lies; from `conf.d` beside it; and from the environment.
+/// Relative paths in it start at the working directory. Errors: every problem there is.
+pub fn load(path: Option<&Path>, environment: &BTreeMap<String, String>) -> Result<Loaded, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let Some(layers) = Layers::read(path, environment, &mut problems) else { return Err(problems) };
+    let mut settings = Settings::new(&layers);
+    // A section that can't be read at all must not be reported as missing, too.
+    settings.faulty.extend(problems.iter().map(|problem| problem.key.clone()));
+    settings.check_values(&mut problems);
+    match build::config(&settings) {
+        Ok(config) => {
+            problems.extend(check::together(&config, &settings));
+            if problems.is_empty() {
+                return Ok(Loaded { config, file: layers.file, files: layers.files, values: settings.show() });
+            }
+        }
+        Err(problem) => problems.push(problem),
+    }
+    Err(problems)
+}
+
+/// All values, with defaults filled in.
+pub(super) struct Settings {
+    pub(super) tables: Vec<Table>,
+    /// The main file: to it belongs what is missing everywhere.
+    file: Origin,
+    /// Keys for which a problem is already known.
+    faulty: BTreeSet<String>,
+}
+
+/// One table of the file: a section, or one occurrence of a repeated one.
+pub(super) struct Table {
+    section: &'static Section,
+    index: Option<usize>,
+    entries: BTreeMap<&'static str, Entry>,
+}
+
+impl Table {
+    /// The key in full: `listener[1].address`.
+    pub(super) fn key(&self, name: &str) -> String {
+        match self.index {
+            Some(index) => format!("{}[{index}].{name}", self.section.name),
+            None => self.section.key(name),
+        }
+    }
+
+    fn is_set(&self, name: &str) -> bool {
+        self.entries.get(name).is_some_and(|entry| entry.value.as_str() != Some(""))
+    }
+
+    /// A value in its type. Errors only if the schema and its reader disagree.
+    pub(super) fn read<T>(&self, name: &str, parse: impl Fn(&Value) -> Result<T, Wrong>) -> Result<T, Problem> {
+        match self.entries.get(name) {
+            Some(entry) => parse(&entry.value).map_err(|wrong| wrong.at(&entry.origin, self.key(name))),
+            None => Err(Problem::new("", self.key(name), "the setting is missing", "set it")),
+        }
+    }
+}
+
+impl Settings {
+    fn new(layers: &Layers) -> Self {
+        let mut tables = Vec::new();
+        for section in SECTIONS {
+            if section.repeated {
+                for (index, mut found) in layers.tables(section.name).into_iter().enumerate() {
+                    let own = section.settings.iter().filter_map(|s| found.remove(s.name).map(|entry| (s.name, entry)));
+                    tables.push(Table { section, index: Some(index), entries: own.collect() });
+                }
+                continue;
+            }
+            let found = section.settings.iter().filter_map(|s| layers.entry(&section.key(s.name)).map(|entry| (s.name, entry)));
+            tables.push(Table { section, index: None, entries: found.collect() });
+        }
+        Self { tables, file: Origin::File(layers.file.clone()), faulty: BTreeSet::new() }
+    }
+
+    /// Checks each value alone. What is missing or wrong is replaced, so that the rest can be looked at nevertheless.
+    fn check_values(&mut self, problems: &mut Vec<Problem>) {
+        for table in &mut self.tables {
+            for setting in table.section.settings {
+                let key = table.key(setting.name);
+                let wrong = match table.entries.get(setting.name) {
+                    Some(entry) => check_value(setting, &entry.value).err().map(|wrong| wrong.at(&entry.origin, key.clone())),
+                    None if setting.default.is_some() || setting.later.is_some() => None,
+                    None => Some(missing(setting).at(&self.file, key.clone())),
+                };
+                let absent = wrong.is_some() || !table.entries.contains_key(setting.name);
+                if let Some(problem) = wrong {
+                    problems.push(problem);
+                    self.faulty.insert(key);
+                }
+                if absent && let Some(value) = stand_in(table, setting) {
+                    table.entries.insert(setting.name, Entry { value, origin: Origin::Default });
+                }
+            }
+        }
+        self.put_control_socket_into_spool();
+    }
+
+    /// `admin.socket` lies in `spool.path` unless it is set.
+    fn put_control_socket_into_spool(&mut self) {
+        let path = self.section("spool").and_then(|spool| spool.read("path", values::path).ok());
+        let admin = self.tables.iter_mut().find(|table| table.section.name == "admin");
+        if let (Some(path), Some(entry)) = (path, admin.and_then(|admin| admin.entries.get_mut("socket")))
+            && entry.origin == Origin::Default
+        {
+            entry.value = Value::from(path.join("control.sock").display().to_string());
+        }
+    }
+
+    /// The table of a section that stands once.
+    pub(super) fn section(&self, name: &str) -> Option<&Table> {
+        self.tables.iter().find(|table| table.section.name == name && table.index.is_none())
+    }
+
+    /// The tables of a repeated section.
+    pub(super) fn repeated<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Table> {
+        self.tables.iter().filter(move |table| table.section.name == name && table.index.is_some())
+    }
+
+    /// Whether nothing is known against a key, nor against the table that it stands in.
+    pub(super) fn is_sound(&self, key: &str) -> bool {
+        let table = key.split(['[', '.']).next().unwrap_or(key);
+        !self.faulty.contains(key) && !self.faulty.contains(table)
+    }
+
+    /// Where a key's value came from; the main file for what isn't there.
+    pub(super) fn origin(&self, key: &str) -> &Origin {
+        let found = self.tables.iter().find_map(|table| {
+            let name = table.section.settings.iter().find(|setting| table.key(setting.name) == key)?.name;
+            table.entries.get(name)
+        });
+        found.map(|entry| &entry.origin).filter(|origin| **origin != Origin::Default).unwrap_or(&self.file)
+    }
+
+    fn show(&self) -> Vec<ShownValue> {
+        let of_table = |table: &Table| -> Vec<ShownValue> {
+            let known = table.section.settings.iter().filter_map(|setting| table.entries.get_key_value(setting.name));
+            let shown = known.map(|(name, entry)| ShownValue {
+                key: table.key(name),
+                value: values::toml(&entry.value),
+                origin: entry.origin.to_string(),
+            });
+            shown.collect()
+        };
+        self.tables.iter().flat_map(of_table).collect()
+    }
+}
+
+fn check_value(setting: &Setting, value: &Value) -> Result<(), Wrong> {
+    values::check(setting.kind, value)?;
+    let Some(later) = setting.later else { return Ok(()) };
+    if value.as_str().is_some_and(|text| later.allowed.contains(&text)) {
+        return Ok(());
+    }
+    Err(Wrong::new(format!("{} is not possible yet", values::toml(value)), later.remedy))
+}
+
+fn missing(setting: &Setting) -> Wrong {
+    let sample = setting.sample_toml().unwrap_or_default();
+    Wrong::new("the setting is missing", format!("set it, like {} = {sample}", setting.name))
+}
+
+/// What stands for a value that is absent or wrong: the default, or the sample's value.
+fn stand_in(table: &Table, setting: &Setting) -> Option<Value> {
+    // A domain has a Maildir unless it is said to have something else.
+    if table.section.name == "domain" && setting.name == "maildir" && table.is_set("lmtp") {
+        return Some(Value::from(""));
+    }
+    parse_value(&setting.default_toml().or_else(|| setting.sample_toml())?)
+}

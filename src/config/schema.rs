@@ -1,0 +1,481 @@
+//! The one table of every setting: key, kind, default, sample and meaning. Defaults, the check for unknown keys, the sample
+//! file, the reference page and `config show` all come from here, so they can't differ.
+
+/// What a setting's value must be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Kind {
+    /// `true` or `false`.
+    Boolean,
+    /// A whole number of 1 or more.
+    Count,
+    /// A TCP port, 1 to 65535.
+    Port,
+    /// A number from a least to a greatest value.
+    Number(f64, f64),
+    /// `"5m"`; zero is fine.
+    Duration,
+    /// `"5m"`; more than zero.
+    Period,
+    /// `"50MiB"` or a number of bytes; more than zero.
+    Size,
+    /// Any text.
+    Text,
+    /// A file or folder; with `true` it may be empty for none.
+    Path(bool),
+    /// A host's full name.
+    Hostname,
+    /// A domain that is no address literal.
+    Domain,
+    /// A mail address; with `true` it may be empty for none.
+    Address(bool),
+    /// IP address and port; with `true` it may be empty for none.
+    Socket(bool),
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A Maildir template, or empty.
+    Template,
+    /// An LMTP server, or empty.
+    Lmtp,
+    /// `partner.test`, `*.partner.test` or `*`.
+    Pattern,
+    /// A list of networks.
+    Networks,
+    /// A list of domains.
+    Domains,
+    /// A list of hosts, at least one.
+    Hosts,
+    /// A list of name servers.
+    Servers,
+    /// A list of ascending periods.
+    Periods,
+}
+
+impl Kind {
+    /// What the reference page says about the type.
+    pub(super) fn describe(self) -> String {
+        match self {
+            Self::Boolean => "`true` or `false`".to_owned(),
+            Self::Count => "whole number, at least 1".to_owned(),
+            Self::Port => "port".to_owned(),
+            Self::Number(min, max) if max.is_finite() => format!("number, {min} to {max}"),
+            Self::Number(min, _) => format!("number, at least {min}"),
+            Self::Duration => "duration".to_owned(),
+            Self::Period => "duration, more than zero".to_owned(),
+            Self::Size => "size".to_owned(),
+            Self::Text => "text".to_owned(),
+            Self::Path(false) => "path".to_owned(),
+            Self::Path(true) => "path, or `\"\"`".to_owned(),
+            Self::Hostname => "host name in full".to_owned(),
+            Self::Domain => "domain".to_owned(),
+            Self::Address(false) => "mail address".to_owned(),
+            Self::Address(true) => "mail address, or `\"\"`".to_owned(),
+            Self::Socket(false) => "IP address and port".to_owned(),
+            Self::Socket(true) => "IP address and port, or `\"\"`".to_owned(),
+            Self::Choice(words) => words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", "),
+            Self::Template => "path with `{user}`, or `\"\"`".to_owned(),
+            Self::Lmtp => "`\"unix:/path\"` or IP address and port, or `\"\"`".to_owned(),
+            Self::Pattern => "`\"partner.test\"`, `\"*.partner.test\"` or `\"*\"`".to_owned(),
+            Self::Networks => "list of networks".to_owned(),
+            Self::Domains => "list of domains".to_owned(),
+            Self::Hosts => "list of hosts, with a port or without, at least one".to_owned(),
+            Self::Servers => "list of IP addresses, with a port or without".to_owned(),
+            Self::Periods => "list of durations, ascending".to_owned(),
+        }
+    }
+
+    /// Whether the value is written in quotes: in the environment they may then be left out.
+    pub(super) fn is_quoted(self) -> bool {
+        !matches!(
+            self,
+            Self::Boolean
+                | Self::Count
+                | Self::Port
+                | Self::Number(..)
+                | Self::Networks
+                | Self::Domains
+                | Self::Hosts
+                | Self::Servers
+                | Self::Periods
+        )
+    }
+}
+
+/// Values that mean something only in a later version.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Later {
+    /// The values that already work.
+    pub(super) allowed: &'static [&'static str],
+    /// What isn't built yet, and what to do.
+    pub(super) remedy: &'static str,
+}
+
+/// One setting.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Setting {
+    /// Its name within the section.
+    pub(super) name: &'static str,
+    /// What its value must be.
+    pub(super) kind: Kind,
+    /// The default, without quotes; none: it must be set.
+    pub(super) default: Option<&'static str>,
+    /// What the sample file says instead of the default.
+    pub(super) sample: Option<&'static str>,
+    /// The meaning, in a line.
+    pub(super) doc: &'static str,
+    /// What isn't built yet.
+    pub(super) later: Option<Later>,
+}
+
+impl Setting {
+    /// The default as TOML.
+    pub(super) fn default_toml(&self) -> Option<String> {
+        self.default.map(|text| self.toml(text))
+    }
+
+    /// The sample file's value as TOML; none: the sample leaves the key out.
+    pub(super) fn sample_toml(&self) -> Option<String> {
+        self.sample.or(self.default).map(|text| self.toml(text))
+    }
+
+    fn toml(&self, text: &str) -> String {
+        if self.kind.is_quoted() { format!("\"{text}\"") } else { text.to_owned() }
+    }
+}
+
+/// A table of the file, or the keys before the first one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Section {
+    /// Its name; empty for the keys before the first table.
+    pub(super) name: &'static str,
+    /// Whether it is written `[[name]]` and may stand several times.
+    pub(super) repeated: bool,
+    /// What it is about, in a line.
+    pub(super) doc: &'static str,
+    /// Its settings.
+    pub(super) settings: &'static [Setting],
+}
+
+impl Section {
+    /// The setting of this name.
+    pub(super) fn setting(&self, name: &str) -> Option<&'static Setting> {
+        self.settings.iter().find(|setting| setting.name == name)
+    }
+
+    /// The full key of a setting in it: `limits.hops`, `listener.address`, `hostname`.
+    pub(super) fn key(&self, name: &str) -> String {
+        if self.name.is_empty() { name.to_owned() } else { format!("{}.{name}", self.name) }
+    }
+}
+
+/// The section of this name; empty for the keys before the first table.
+pub(super) fn section(name: &str) -> Option<&'static Section> {
+    SECTIONS.iter().find(|section| section.name == name)
+}
+
+const fn set(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Setting {
+    Setting { name, kind, default: Some(default), sample: None, doc, later: None }
+}
+
+const fn must(name: &'static str, kind: Kind, sample: &'static str, doc: &'static str) -> Setting {
+    Setting { name, kind, default: None, sample: Some(sample), doc, later: None }
+}
+
+const fn sampled(mut setting: Setting, sample: &'static str) -> Setting {
+    setting.sample = Some(sample);
+    setting
+}
+
+const fn later(mut setting: Setting, allowed: &'static [&'static str], remedy: &'static str) -> Setting {
+    setting.later = Some(Later { allowed, remedy });
+    setting
+}
+
+const LATER_TLS_IN: &str = "TLS in reception is not built yet: remove the key or set it to \"none\"";
+const LATER_TLS_OUT: &str = "TLS in delivery is not built yet: remove the key or set it to \"none\"";
+const LATER_AUTH: &str = "AUTH in reception is not built yet: remove the key";
+const LATER_SERVICE: &str = "only \"mx\" is built yet: set service = \"mx\" or remove the listener";
+const NONE: &[&str] = &["none"];
+
+/// Every section, in the order of the sample file.
+pub(super) const SECTIONS: &[Section] = &[
+    Section {
+        name: "",
+        repeated: false,
+        doc: "who we are",
+        settings: &[
+            must("hostname", Kind::Hostname, "mail.example.test", "our name: greeting, EHLO, Received, Reporting-MTA"),
+            must(
+                "postmaster",
+                Kind::Address(false),
+                "postmaster@example.test",
+                "gets double bounces; also \"postmaster\" without a domain",
+            ),
+            set("shutdown_grace", Kind::Duration, "30s", "how long a stop waits for what is in flight"),
+            set(
+                "user",
+                Kind::Text,
+                "",
+                "started as root: the system user to become once ports are bound; \"\" stays, with a warning",
+            ),
+        ],
+    },
+    Section {
+        name: "spool",
+        repeated: false,
+        doc: "where accepted mail is kept until it is delivered",
+        settings: &[
+            set("path", Kind::Path(false), "spool", "the folder; one server at a time"),
+            set("min_free", Kind::Size, "64MiB", "less than this free on the disk: 452 4.3.1, nothing accepted"),
+            set("segment_size", Kind::Size, "64MiB", "size of a file of the log"),
+            set("index_cache", Kind::Size, "32MiB", "memory for the index of deferred mail"),
+        ],
+    },
+    Section {
+        name: "listener",
+        repeated: true,
+        doc: "where mail comes in; at least one",
+        settings: &[
+            must("address", Kind::Socket(false), "127.0.0.1:2525", "where to listen; port 0 lets the system choose"),
+            later(
+                set("service", Kind::Choice(&["mx", "submission", "lmtp"]), "mx", "what is spoken there"),
+                &["mx"],
+                LATER_SERVICE,
+            ),
+            later(
+                set("tls", Kind::Choice(&["none", "starttls", "implicit"]), "none", "encryption of sessions"),
+                NONE,
+                LATER_TLS_IN,
+            ),
+        ],
+    },
+    Section {
+        name: "tls",
+        repeated: false,
+        doc: "the certificate for reception",
+        settings: &[
+            later(set("certificate", Kind::Text, "none", "PEM file, our own certificate first"), NONE, LATER_TLS_IN),
+            later(set("key", Kind::Text, "none", "PEM file, the private key"), NONE, LATER_TLS_IN),
+        ],
+    },
+    Section {
+        name: "auth",
+        repeated: false,
+        doc: "the mailboxes and their passwords",
+        settings: &[
+            set("users", Kind::Path(false), "conf/users", "ADDRESS:HASH a line (PHC strings, argon2id); see `posthouse user`"),
+            later(
+                Setting {
+                    name: "require_tls",
+                    kind: Kind::Boolean,
+                    default: None,
+                    sample: None,
+                    doc: "AUTH is offered on encrypted sessions only",
+                    later: None,
+                },
+                &[],
+                LATER_AUTH,
+            ),
+        ],
+    },
+    Section {
+        name: "limits",
+        repeated: false,
+        doc: "what a client may ask of us",
+        settings: &[
+            set("message_size", Kind::Size, "50MiB", "of a message's content"),
+            set("recipients", Kind::Count, "1000", "per message"),
+            set("connections", Kind::Count, "10000", "at a time, all listeners together"),
+            set("connections_per_client", Kind::Count, "200", "at a time from one client address"),
+            set("errors", Kind::Count, "20", "bad commands in a session before 421"),
+            set("command_timeout", Kind::Period, "5m", "how long a client may take for a command"),
+            set("data_timeout", Kind::Period, "10m", "how long a client may take for the content"),
+            set("hops", Kind::Count, "50", "Received fields: more is a loop, 5.4.6"),
+        ],
+    },
+    Section {
+        name: "domain",
+        repeated: true,
+        doc: "a domain whose mailboxes are here: those of `auth.users`",
+        settings: &[
+            must("name", Kind::Domain, "example.test", "the domain"),
+            set(
+                "maildir",
+                Kind::Template,
+                "mail/{domain}/{user}",
+                "a Maildir for each user; not beside `lmtp`, whose setting turns this default off",
+            ),
+            set("lmtp", Kind::Lmtp, "", "instead of maildir: \"unix:/run/dovecot/lmtp\" or \"127.0.0.1:2424\""),
+            set("subaddress", Kind::Text, "+", "user+tag@ goes to user@; \"\" turns it off"),
+            set("catch_all", Kind::Address(true), "", "gets mail for users that don't exist; \"\" for nobody"),
+            sampled(
+                set("aliases", Kind::Path(true), "", "classic aliases file: name: target, target…; \"\" for none"),
+                "conf/aliases",
+            ),
+        ],
+    },
+    Section {
+        name: "relay",
+        repeated: false,
+        doc: "mail for others that we pass on",
+        settings: &[
+            set("networks", Kind::Networks, "[]", "clients that may relay without AUTH"),
+            set("domains", Kind::Domains, "[]", "domains relayed for anyone (backup MX)"),
+        ],
+    },
+    Section {
+        name: "route",
+        repeated: true,
+        doc: "before MX look-up; the first that matches counts",
+        settings: &[
+            must("domain", Kind::Pattern, "partner.test", "\"partner.test\", \"*.partner.test\" or \"*\""),
+            must("hosts", Kind::Hosts, "[\"127.0.0.1:2526\"]", "tried in order"),
+            later(
+                set("tls", Kind::Choice(&["none", "opportunistic", "require", "verify"]), "none", "encryption to these hosts"),
+                NONE,
+                LATER_TLS_OUT,
+            ),
+        ],
+    },
+    Section {
+        name: "remote",
+        repeated: false,
+        doc: "how other servers are called",
+        settings: &[
+            set("port", Kind::Port, "25", "the port MX hosts are called on"),
+            set("concurrency", Kind::Count, "20", "connections to one destination at the most"),
+            set("connect_timeout", Kind::Period, "30s", "for one connection"),
+            set("reply_timeout", Kind::Period, "5m", "for one reply; the final dot's gets twice this (RFC 5321 4.5.3.2)"),
+            later(
+                set("tls", Kind::Choice(&["none", "opportunistic", "require", "verify"]), "none", "encryption to MX hosts"),
+                NONE,
+                LATER_TLS_OUT,
+            ),
+            set(
+                "special_addresses",
+                Kind::Choice(&["refuse", "allow"]),
+                "refuse",
+                "MX hosts that resolve to loopback, private or our own addresses: \"refuse\" or \"allow\"",
+            ),
+        ],
+    },
+    Section {
+        name: "queue",
+        repeated: false,
+        doc: "how much is done at a time",
+        settings: &[
+            set("paused", Kind::Boolean, "false", "start with delivery paused"),
+            set("attempts", Kind::Count, "200", "attempts in flight, all destinations together"),
+            set("active", Kind::Count, "20000", "messages planned in memory; the rest waits on disk"),
+        ],
+    },
+    Section {
+        name: "retry",
+        repeated: false,
+        doc: "when deferred mail is tried again, and when we give up",
+        settings: &[
+            set("first", Kind::Period, "5m", "wait after the first failure"),
+            set("factor", Kind::Number(1.0, f64::INFINITY), "2.0", "each wait is the last times this"),
+            set("max", Kind::Period, "4h", "and never longer than this"),
+            set("jitter", Kind::Number(0.0, 1.0), "0.1", "plus or minus this share"),
+            set("lifetime", Kind::Period, "5d", "then the recipient bounces"),
+            set("bounce_lifetime", Kind::Period, "1d", "the same for notices"),
+            set("delay_notice", Kind::Periods, "[\"4h\"]", "ages at which the sender is told; [] for never"),
+        ],
+    },
+    Section {
+        name: "dns",
+        repeated: false,
+        doc: "who is asked for MX and addresses",
+        settings: &[
+            set("servers", Kind::Servers, "[]", "\"127.0.0.1:5300\"; empty: the system's resolv.conf"),
+            set("timeout", Kind::Period, "5s", "for one question to one server"),
+        ],
+    },
+    Section {
+        name: "admin",
+        repeated: false,
+        doc: "for the operator",
+        settings: &[
+            set("socket", Kind::Path(false), "spool/control.sock", "for the command line; in `spool.path` by default"),
+            set("http", Kind::Socket(true), "127.0.0.1:8025", "/metrics, /healthz, /readyz; \"\" turns it off"),
+            set("tls_certificate", Kind::Path(true), "", "PEM file, turns http into HTTPS; \"\" for plain HTTP"),
+            set("tls_key", Kind::Path(true), "", "PEM file, the certificate's private key"),
+        ],
+    },
+    Section {
+        name: "log",
+        repeated: false,
+        doc: "the mail log, on standard error",
+        settings: &[
+            set("format", Kind::Choice(&["text", "json", "journald"]), "text", "\"text\", \"json\" or \"journald\""),
+            set(
+                "level",
+                Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
+                "info",
+                "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
+            ),
+        ],
+    },
+];
+
+/// The key of the known setting nearest to a name that isn't one: by few changed letters, or the same name elsewhere.
+pub(super) fn nearest(section_name: &str, name: &str) -> String {
+    let mut best: Option<(usize, String)> = None;
+    let mut offer = |distance: usize, key: String| {
+        if best.as_ref().is_none_or(|(least, _)| distance < *least) {
+            best = Some((distance, key));
+        }
+    };
+    for section in SECTIONS {
+        for setting in section.settings {
+            if section.name == section_name {
+                offer(distance(name, setting.name), section.key(setting.name));
+            } else if setting.name == name {
+                offer(1, section.key(name));
+            }
+        }
+        if section_name.is_empty() && !section.name.is_empty() {
+            let brackets = if section.repeated { format!("[[{}]]", section.name) } else { format!("[{}]", section.name) };
+            offer(distance(name, section.name), brackets);
+        }
+    }
+    best.map(|(_, key)| key).unwrap_or_default()
+}
+
+/// Levenshtein distance: letters to insert, remove or change. Names longer than any of ours are cut, which keeps it cheap.
+fn distance(a: &str, b: &str) -> usize {
+    let a: Vec<char> = a.chars().take(64).collect();
+    let b: Vec<char> = b.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let change = diagonal + usize::from(from != to);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_key_is_the_one_meant() {
+        for (section, name, key) in [
+            ("limits", "mesage_size", "limits.message_size"),
+            ("", "hostnam", "hostname"),
+            ("", "message_size", "limits.message_size"),
+            ("", "listeners", "[[listener]]"),
+            ("", "spol", "[spool]"),
+            ("retry", "fist", "retry.first"),
+            ("listener", "adress", "listener.address"),
+            ("remote", "first", "retry.first"),
+        ] {
+            assert_eq!(nearest(section, name), key);
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The users file: `ADDRESS:HASH` a line. Who has a mailbox here, and the hash of the password (PHC string, argon2id).
+//!
+//! Changes keep every other line as it is, comments too, and replace the file whole: a reader sees the old or the new one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use argon2::Argon2;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash};
+
+use super::mailbox::check_name;
+use crate::config::{Problem, ProblemClass};
+use crate::mail::{Address, Domain};
+use crate::system::{Disk, Entropy};
+
+/// Larger files aren't read: room for more than a million users.
+const FILE_SIZE_MAX: u64 = 256 << 20;
+/// More problems than this aren't told.
+const PROBLEMS_MAX: usize = 100;
+
+/// A parsed users file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Users {
+    lines: Vec<Line>,
+    by_user: BTreeMap<(Domain, String), usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Line {
+    /// A comment or an empty line, as it is.
+    Other(String),
+    User {
+        address: Address,
+        hash: String,
+    },
+}
+
+/// Why a change to the users file was not made.
+#[derive(Debug)]
+pub enum UsersError {
+    /// The user is there already.
+    Exists(Address),
+    /// There is no such user.
+    Unknown(Address),
+    /// The address can't be a user's.
+    BadName(Address, &'static str),
+    /// The password can't be taken.
+    BadPassword(&'static str),
+    /// The file is wrong; nothing was changed.
+    BadFile(Vec<Problem>),
+    /// Reading or writing failed.
+    Io(PathBuf, io::Error),
+}
+
+impl UsersError {
+    /// The exit status for it (sysexits.h).
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::Exists(_) | Self::Unknown(_) | Self::BadName(..) | Self::BadPassword(_) => 65,
+            Self::BadFile(problems) => Problem::exit_status(problems),
+            Self::Io(_, error) if error.kind() == io::ErrorKind::PermissionDenied => ProblemClass::Permission.exit_status(),
+            Self::Io(..) => ProblemClass::Create.exit_status(),
+        }
+    }
+}
+
+impl fmt::Display for UsersError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exists(address) => write!(f, "{address} exists already; `posthouse user passwd` changes its password"),
+            Self::Unknown(address) => write!(f, "there is no user {address}; `posthouse user list` shows all"),
+            Self::BadName(address, why) => write!(f, "{address} can't be a user: {why}"),
+            Self::BadPassword(why) => write!(f, "the password can't be taken: {why}"),
+            Self::BadFile(problems) => {
+                let lines: Vec<_> = problems.iter().map(Problem::to_string).collect();
+                f.write_str(&lines.join("\n"))
+            }
+            Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for UsersError {}
+
+impl Users {
+    /// Parses a users file. Errors: every problem, up to a hundred; their `source` is for the caller to fill in.
+    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+        let mut users = Self::default();
+        let mut problems = Vec::new();
+        for (number, line) in text.lines().enumerate() {
+            let problem = |what: String, remedy: &str| Problem::new("", format!("line {}", number + 1), what, remedy);
+            if line.trim().is_empty() || line.trim_start().starts_with('#') {
+                users.lines.push(Line::Other(line.to_owned()));
+                continue;
+            }
+            match parse_user(line) {
+                Ok((address, user, hash)) => {
+                    let key = (address.domain().clone(), user);
+                    if users.by_user.insert(key, users.lines.len()).is_some() {
+                        problems.push(problem(format!("{address} stands twice"), "remove one of the two lines"));
+                    }
+                    users.lines.push(Line::User { address, hash });
+                }
+                Err((what, remedy)) => problems.push(problem(what, remedy)),
+            }
+            if problems.len() >= PROBLEMS_MAX {
+                break;
+            }
+        }
+        if problems.is_empty() { Ok(users) } else { Err(problems) }
+    }
+
+    /// Reads the file. A missing one is an error that names `posthouse user add`.
+    pub fn load(disk: &dyn Disk, path: &Path) -> Result<Self, Vec<Problem>> {
+        let remedy = "make it readable, or create the first user with `posthouse user add ADDRESS`";
+        let bytes = disk.read(path, FILE_SIZE_MAX).map_err(|error| vec![Problem::unreadable(path, &error, remedy)])?;
+        let source = path.display().to_string();
+        let text = String::from_utf8(bytes)
+            .map_err(|_| vec![Problem::new(source.clone(), "", "the file is not UTF-8", "write it as plain text")])?;
+        Self::parse(&text).map_err(|problems| problems.into_iter().map(|p| Problem { source: source.clone(), ..p }).collect())
+    }
+
+    /// The users in the order of the file.
+    pub fn iter(&self) -> impl Iterator<Item = &Address> {
+        self.lines.iter().filter_map(|line| match line {
+            Line::User { address, .. } => Some(address),
+            Line::Other(_) => None,
+        })
+    }
+
+    /// Whether the password is the user's. An unknown user is answered sooner than a known one.
+    pub fn verify(&self, address: &Address, password: &str) -> bool {
+        let Some(Line::User { hash, .. }) = self.find(address).and_then(|at| self.lines.get(at)) else { return false };
+        let hash = PasswordHash::new(hash);
+        hash.is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
+    }
+
+    fn find(&self, address: &Address) -> Option<usize> {
+        self.by_user.get(&(address.domain().clone(), address.local().to_ascii_lowercase())).copied()
+    }
+
+    fn put(&mut self, address: Address, user: String, hash: String) {
+        let key = (address.domain().clone(), user);
+        match self.by_user.get(&key) {
+            Some(at) => self.lines[*at] = Line::User { address, hash },
+            None => {
+                self.by_user.insert(key, self.lines.len());
+                self.lines.push(Line::User { address, hash });
+            }
+        }
+    }
+
+    fn to_text(&self) -> String {
+        let mut text = String::new();
+        for line in &self.lines {
+            match line {
+                Line::Other(line) => text.push_str(line),
+                Line::User { address, hash } => text.push_str(&format!("{address}:{hash}")),
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn parse_user(line: &str) -> Result<(Address, String, String), (String, &'static str)> {
+    // A hash has no colon; a quoted local part may have one.
+    let (address, hash) = line
+        .trim()
+        .rsplit_once(':')
+        .ok_or(("the line has no colon".to_owned(), "write it as ADDRESS:HASH; see `posthouse user add`"))?;
+    let address = Address::parse(address)
+        .map_err(|error| (format!("there is no address before the colon: {error}"), "write it like ann@example.test:HASH"))?;
+    let user = check_name(&address).map_err(|why| (format!("{address} can't be a user: {why}"), "choose another name"))?;
+    let sound = hash.starts_with("$argon2id$") && PasswordHash::new(hash).is_ok_and(|hash| hash.hash.is_some());
+    if !sound {
+        let remedy = "remove the line and add the user again with `posthouse user add`";
+        return Err((format!("the password hash of {address} is not a PHC string of argon2id"), remedy));
+    }
+    Ok((address, user, hash.to_owned()))
+}
+
+/// Adds a user; creates the file and its folder if need be.
+pub fn add(disk: &dyn Disk, entropy: &dyn Entropy, path: &Path, address: &Address, password: &str) -> Result<(), UsersError> {
+    let user = check_name(address).map_err(|why| UsersError::BadName(address.clone(), why))?;
+    let hash = hash(entropy, password)?;
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !disk.exists(folder)) {
+        disk.create_dir_all(folder).map_err(|error| UsersError::Io(folder.to_owned(), error))?;
+    }
+    change(disk, path, |users| {
+        if users.find(address).is_some() {
+            return Err(UsersError::Exists(address.clone()));
+        }
+        users.put(address.clone(), user, hash);
+        Ok(())
+    })
+}
+
+/// Gives a user another password.
+pub fn passwd(disk: &dyn Disk, entropy: &dyn Entropy, path: &Path, address: &Address, password: &str) -> Result<(), UsersError> {
+    let hash = hash(entropy, password)?;
+    change(disk, path, |users| match users.find(address).and_then(|at| users.lines.get_mut(at)) {
+        Some(Line::User { hash: old, .. }) => {
+            *old = hash;
+            Ok(())
+        }
+        _ => Err(UsersError::Unknown(address.clone())),
+    })
+}
+
+/// Removes a user. The mail stays where it is.
+pub fn remove(disk: &dyn Disk, path: &Path, address: &Address) -> Result<(), UsersError> {
+    change(disk, path, |users| {
+        let at = users.find(address).ok_or_else(|| UsersError::Unknown(address.clone()))?;
+        users.lines.remove(at);
+        users.by_user.clear(); // its line numbers are no longer right, and only the lines are written
+        Ok(())
+    })
+}
+
+/// The users, sorted by domain and name; none if there is no file.
+pub fn list(disk: &dyn Disk, path: &Path) -> Result<Vec<Address>, UsersError> {
+    let users = read(disk, path)?;
+    Ok(users.by_user.values().filter_map(|at| users.lines.get(*at)).filter_map(address_of).collect())
+}
+
+fn address_of(line: &Line) -> Option<Address> {
+    match line {
+        Line::User { address, .. } => Some(address.clone()),
+        Line::Other(_) => None,
+    }
+}
+
+fn read(disk: &dyn Disk, path: &Path) -> Result<Users, UsersError> {
+    if !disk.exists(path) {
+        return Ok(Users::default());
+    }
+    Users::load(disk, path).map_err(UsersError::BadFile)
+}
+
+/// Reads, changes and replaces the file, alone among those who change it.
+fn change(disk: &dyn Disk, path: &Path, make: impl FnOnce(&mut Users) -> Result<(), UsersError>) -> Result<(), UsersError> {
+    let io = |error| UsersError::Io(path.to_owned(), error);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let lock = disk.lock_dir(folder).map_err(io)?;
+    let mut users = read(disk, path)?;
+    make(&mut users)?;
+    disk.replace(path, users.to_text().as_bytes()).map_err(io)?;
+    drop(lock);
+    Ok(())
+}
+
+/// The PHC string of a password: argon2id with the crate's (OWASP's) costs and a random salt.
+fn hash(entropy: &dyn Entropy, password: &str) -> Result<String, UsersError> {
+    if password.is_empty() {
+        return Err(UsersError::BadPassword("it is empty"));
+    }
+    if password.len() > 1024 {
+        return Err(UsersError::BadPassword("it has more than 1024 bytes"));
+    }
+    let mut salt = [0; 16];
+    salt[..8].copy_from_slice(&entropy.next_u64().to_le_bytes());
+    salt[8..].copy_from_slice(&entropy.next_u64().to_le_bytes());
+    let hash = Argon2::default().hash_password_with_salt(password.as_bytes(), &salt);
+    hash.map(|hash: PasswordHash| hash.to_string()).map_err(|_| UsersError::BadPassword("it can't be hashed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::{SystemDisk, SystemEntropy};
+
+    const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz";
+
+    #[test]
+    fn changes_keep_comments_and_other_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/users");
+        let ann = Address::parse("Ann@example.test").unwrap();
+        let bob = Address::parse("bob@example.test").unwrap();
+        let (disk, entropy) = (SystemDisk, SystemEntropy);
+        assert_eq!(list(&disk, &path).unwrap(), []);
+        add(&disk, &entropy, &path, &ann, "secret").unwrap();
+        let with_comment = format!("# staff\n\n{}", std::fs::read_to_string(&path).unwrap());
+        std::fs::write(&path, with_comment).unwrap();
+        add(&disk, &entropy, &path, &bob, "other").unwrap();
+        assert!(matches!(add(&disk, &entropy, &path, &bob, "x"), Err(UsersError::Exists(_))));
+        passwd(&disk, &entropy, &path, &Address::parse("ANN@example.test").unwrap(), "changed").unwrap();
+        let users = Users::load(&disk, &path).unwrap();
+        assert!(users.verify(&ann, "changed") && !users.verify(&ann, "secret") && users.verify(&bob, "other"));
+        remove(&disk, &path, &bob).unwrap();
+        assert!(matches!(remove(&disk, &path, &bob), Err(UsersError::Unknown(_))));
+        assert!(matches!(passwd(&disk, &entropy, &path, &bob, "x"), Err(UsersError::Unknown(_))));
+        assert_eq!(list(&disk, &path).unwrap(), [ann]);
+        assert!(std::fs::read_to_string(&path).unwrap().starts_with("# staff\n\nAnn@example.test:$argon2id$"));
+    }
+
+    #[test]
+    fn unsafe_names_and_empty_passwords_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users");
+        let bad = Address::parse("\"../../etc/x\"@example.test").unwrap();
+        let ann = Address::parse("ann@example.test").unwrap();
+        assert!(matches!(add(&SystemDisk, &SystemEntropy, &path, &bad, "x"), Err(UsersError::BadName(..))));
+        assert!(matches!(add(&SystemDisk, &SystemEntropy, &path, &ann, ""), Err(UsersError::BadPassword(_))));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_file_keeps_its_mode() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users");
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        add(&SystemDisk, &SystemEntropy, &path, &Address::parse("ann@example.test").unwrap(), "secret").unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    }
+
+    #[test]
+    fn every_slip_is_named_with_its_line() {
+        for (text, wanted) in [
+            ("ann@x.test", "line 1: the line has no colon; write it as ADDRESS:HASH; see `posthouse user add`"),
+            (
+                "ann:x",
+                "line 1: there is no address before the colon: the address has no domain; write it like ann@example.test:HASH",
+            ),
+            (
+                "\"a/b\"@x.test:x",
+                "line 1: \"a/b\"@x.test can't be a user: a user's name must not contain a slash; choose another name",
+            ),
+            (
+                "# c\nann@x.test:secret",
+                "line 2: the password hash of ann@x.test is not a PHC string of argon2id; remove the line and add the user \
+                 again with `posthouse user add`",
+            ),
+        ] {
+            let problems: Vec<_> = Users::parse(text).unwrap_err().iter().map(Problem::to_string).collect();
+            assert_eq!(problems, [wanted]);
+        }
+        let twice = format!("ann@x.test:{HASH}\nANN@X.test:{HASH}\n");
+        assert_eq!(Users::parse(&twice).unwrap_err()[0].what, "ANN@x.test stands twice");
+        assert_eq!(Users::parse(&"x\n".repeat(1000)).unwrap_err().len(), PROBLEMS_MAX);
+    }
+}

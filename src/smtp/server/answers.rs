@@ -1,0 +1,101 @@
+//! What an answer does: the reply to the command that raised the question, and the stage that it leads to.
+
+use super::state::{Content, Pending, Phase, Recipients, Stage};
+use super::{Answer, Session, replies};
+use crate::mail::Reply;
+use crate::smtp::extension;
+
+impl Session {
+    /// Takes the answer to the last question. An answer when nothing was asked is ignored.
+    pub fn answer(&mut self, now: std::time::Duration, answer: Answer) {
+        self.now = now;
+        let pending = match std::mem::replace(&mut self.phase, Phase::Closing) {
+            Phase::Waiting(pending) => pending,
+            other => {
+                debug_assert!(false, "an answer to no question");
+                self.phase = other;
+                return;
+            }
+        };
+        match (pending, answer) {
+            (pending, Answer::Refuse(reply)) => self.refused(pending, &reply),
+            (Pending::Commit, Answer::Committed(id)) => {
+                self.say_reply(&Reply::new(250, crate::mail::EnhancedCode(2, 0, 0), format!("Ok: queued as {id}")));
+                self.resume(Stage::Ready);
+            }
+            // A slip of the driver's. Never a 250 without a commit, never an acceptance that nobody meant.
+            (Pending::Commit, Answer::Accept) => self.slipped(Stage::Ready),
+            (pending, Answer::Committed(_)) => self.slipped(pending.before()),
+            (pending, Answer::Accept) => self.accepted(pending),
+        }
+    }
+
+    fn accepted(&mut self, pending: Pending) {
+        match pending {
+            Pending::Connect { early: true } => self.close(replies::EARLY_TALKER),
+            Pending::Connect { early: false } if self.stopping => self.close(replies::STOPPING),
+            Pending::Connect { early: false } => {
+                self.say_reply(&Reply::plain(220, format!("{} ESMTP Posthouse", self.settings.hostname)));
+                self.resume(Stage::Strange);
+            }
+            Pending::Hello { extended, .. } => {
+                self.greet(extended);
+                self.resume(Stage::Ready);
+            }
+            Pending::Sender => {
+                self.say(replies::SENDER_OK);
+                self.resume(Stage::Open(Recipients::default()));
+            }
+            Pending::Recipient(recipients) => {
+                self.say(replies::RECIPIENT_OK);
+                self.resume(Stage::Open(Recipients { accepted: recipients.accepted + 1, ..recipients }));
+            }
+            Pending::Begin(_) => {
+                self.say(replies::START_CONTENT);
+                self.phase = Phase::Content(Content::new(self.now, &self.settings));
+            }
+            Pending::Commit => self.slipped(Stage::Ready),
+        }
+    }
+
+    fn refused(&mut self, pending: Pending, reply: &Reply) {
+        self.say_reply(reply);
+        if reply.code == 421 || matches!(pending, Pending::Connect { .. }) {
+            return self.end();
+        }
+        self.resume(match pending {
+            Pending::Recipient(recipients) => Stage::Open(Recipients { refused: true, ..recipients }),
+            pending => pending.before(),
+        });
+    }
+
+    fn slipped(&mut self, stage: Stage) {
+        debug_assert!(false, "an answer that doesn't fit the question");
+        self.say(replies::BROKEN);
+        self.resume(stage);
+    }
+
+    /// The reply to HELO or EHLO.
+    fn greet(&mut self, extended: bool) {
+        let mut text = self.settings.hostname.to_string();
+        if extended {
+            for extension in extension::offered(self.settings.size_max) {
+                text.push('\n');
+                text.push_str(&extension.to_string());
+            }
+        }
+        self.say_reply(&Reply::plain(250, text));
+    }
+}
+
+impl Pending {
+    /// The stage that the session goes back to when the answer changes nothing.
+    fn before(&self) -> Stage {
+        match self {
+            Self::Connect { .. } => Stage::Strange,
+            Self::Hello { before, .. } => *before,
+            Self::Sender | Self::Commit => Stage::Ready,
+            Self::Recipient(recipients) | Self::Begin(recipients) => Stage::Open(*recipients),
+        }
+    }
+}

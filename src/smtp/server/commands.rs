@@ -1,0 +1,134 @@
+//! What a command line does at each stage of a session: a reply, a question, or a reason to close.
+
+use super::state::{Pending, Phase, Recipients, Stage};
+use super::{Question, Session, Step, replies};
+use crate::mail::{BodyType, Reply, ReversePath};
+use crate::smtp::command::{Command, CommandError, ForwardPath, help};
+use crate::smtp::extension;
+use crate::smtp::line::Line;
+
+/// A line of input, read.
+pub(super) enum Input {
+    /// It is a command.
+    Command(Command),
+    /// It is none.
+    Wrong(CommandError),
+    /// It isn't even a line; with the reply.
+    Unreadable(&'static str),
+}
+
+/// Reads a line.
+pub(super) fn read(line: Line<'_>) -> Input {
+    match line {
+        Line::Text(text) => match Command::parse(text) {
+            Ok(command) => Input::Command(command),
+            Err(error) => Input::Wrong(error),
+        },
+        Line::Malformed => Input::Unreadable(replies::LINE_MALFORMED),
+        Line::TooLong => Input::Unreadable(replies::LINE_TOO_LONG),
+    }
+}
+
+impl Session {
+    /// Carries out one line. None: it was answered, go on.
+    pub(super) fn command(&mut self, stage: Stage, input: Input) -> Option<Step> {
+        let command = match input {
+            Input::Command(command) => command,
+            Input::Wrong(error) => {
+                self.wrong(error);
+                return None;
+            }
+            Input::Unreadable(reply) => {
+                self.bad(reply);
+                return None;
+            }
+        };
+        match command {
+            Command::Hello { name, extended } => {
+                return Some(self.ask(Pending::Hello { extended, before: stage }, Question::Hello { name, extended }));
+            }
+            Command::Mail { path, size, body } => return self.mail(stage, path, size, body),
+            Command::Rcpt(path) => return self.rcpt(stage, path),
+            Command::Data => return self.data(stage),
+            Command::Rset => {
+                self.say(replies::OK);
+                if let Stage::Open(_) = stage {
+                    self.phase = Phase::Command(Stage::Ready);
+                }
+            }
+            Command::Noop => self.say(replies::OK),
+            Command::Vrfy => self.say(replies::NOT_VERIFIED),
+            Command::Help => {
+                let text = help(&extension::offered(self.settings.size_max));
+                self.say_reply(&Reply::new(214, crate::mail::EnhancedCode(2, 0, 0), text));
+            }
+            Command::Quit => self.close(replies::BYE),
+        }
+        None
+    }
+
+    fn mail(&mut self, stage: Stage, path: ReversePath, size: Option<u64>, body: BodyType) -> Option<Step> {
+        match stage {
+            Stage::Strange => self.bad(replies::HELLO_FIRST),
+            Stage::Open(_) => self.bad(replies::MAIL_NESTED),
+            // No fault of the client's, so it doesn't count as one: this is what SIZE is for.
+            Stage::Ready if size.is_some_and(|size| size > self.settings.size_max) => self.say(replies::TOO_LARGE),
+            Stage::Ready => return Some(self.ask(Pending::Sender, Question::Sender { path, size, body })),
+        }
+        None
+    }
+
+    fn rcpt(&mut self, stage: Stage, path: ForwardPath) -> Option<Step> {
+        match stage {
+            Stage::Strange => self.bad(replies::HELLO_FIRST),
+            Stage::Ready => self.bad(replies::MAIL_FIRST),
+            Stage::Open(recipients) if recipients.accepted >= self.settings.recipients_max => {
+                self.say(replies::TOO_MANY_RECIPIENTS);
+                self.phase = Phase::Command(Stage::Open(Recipients { refused: true, ..recipients }));
+            }
+            Stage::Open(recipients) => return Some(self.ask(Pending::Recipient(recipients), Question::Recipient(path))),
+        }
+        None
+    }
+
+    /// Octets may already be waiting behind DATA. RFC 2920 section 3.1 forbids clients to send them before they saw the
+    /// reply, but they are used all the same: as content if the reply is 354, as commands otherwise, exactly as if they had
+    /// come later. So what a session does depends on the octets alone and not on how the network cut them up, and nobody can
+    /// make this server see a message differently by timing. The one thing that could go wrong is a refused DATA followed by a
+    /// message that is taken for commands; its first header field ends the session ([`CommandError::Foreign`]).
+    fn data(&mut self, stage: Stage) -> Option<Step> {
+        match stage {
+            Stage::Strange => self.bad(replies::HELLO_FIRST),
+            Stage::Ready => self.bad(replies::MAIL_FIRST),
+            Stage::Open(Recipients { accepted: 0, refused: true }) => self.say(replies::NO_VALID_RECIPIENTS),
+            Stage::Open(Recipients { accepted: 0, refused: false }) => self.bad(replies::RECIPIENT_FIRST),
+            Stage::Open(recipients) => return Some(self.ask(Pending::Begin(recipients), Question::Begin)),
+        }
+        None
+    }
+
+    fn wrong(&mut self, error: CommandError) {
+        if error == CommandError::Foreign {
+            self.say_reply(&error.reply());
+            self.end();
+        } else if !self.count_error() {
+            self.say_reply(&error.reply());
+        }
+    }
+
+    fn bad(&mut self, reply: &str) {
+        if !self.count_error() {
+            self.say(reply);
+        }
+    }
+
+    /// Counts a bad command; true if it was one too many and the session ends.
+    fn count_error(&mut self) -> bool {
+        if self.errors >= self.settings.errors_max {
+            self.close(replies::TOO_MANY_ERRORS);
+            return true;
+        }
+        self.errors += 1;
+        false
+    }
+}

@@ -1,0 +1,261 @@
+//! The server's side of a session (RFC 5321) as a machine: octets and answers in, steps out. Owns the state of one
+//! connection: unread octets, unsent replies, the open transaction's counts. It never does input or output and never decides who may send what;
+//! it asks.
+//!
+//! The driver's loop: carry out `next()` until it is `NeedInput`, read, `receive`, again. A question is answered by
+//! `answer` before the next step is taken; meanwhile nothing more is received. When `deadline()` has passed: `tick`.
+//!
+//! Whether a positive reply is true isn't left to the driver's discipline: the text of the last 250 holds the queue id that
+//! only a commit returns.
+
+mod answers;
+mod commands;
+mod content;
+mod replies;
+mod state;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::state::{Pending, Phase, Stage};
+use super::line::Lines;
+use crate::mail::{BodyType, Domain, QueueId, Reply, ReversePath};
+
+pub use super::command::ForwardPath;
+
+/// Replies to pipelined commands are gathered up to this size; octets.
+const SEND_SIZE_MAX: usize = 16 * 1024;
+
+/// What a session must know of the configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Our name in the greeting and in the reply to HELO and EHLO.
+    pub hostname: Domain,
+    /// Largest message taken and announced by SIZE; octets, more than zero.
+    pub size_max: u64,
+    /// Most recipients accepted in one transaction.
+    pub recipients_max: usize,
+    /// Bad commands that are answered in a session; the next one gets 421.
+    pub errors_max: u32,
+    /// How long a client may take to send a whole command, and how long it may pause within content.
+    pub command_timeout: Duration,
+    /// How long a client may take to send the content of a message.
+    pub data_timeout: Duration,
+}
+
+/// What the driver has to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Send these octets to the client.
+    Send(Vec<u8>),
+    /// Find the answer and give it to [`Session::answer`].
+    Ask(Question),
+    /// Append these octets to the message's draft. Never empty, and no more than was received at once plus two.
+    Body(Vec<u8>),
+    /// Drop the draft: the message will be refused. No `Body` and no `Commit` follow for it.
+    Discard,
+    /// Read from the client and give it to [`Session::receive`]. Everything was sent and used.
+    NeedInput,
+    /// Close the connection. Last step; it comes again if asked again.
+    Close,
+}
+
+/// What the session can't know itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// May this client have a greeting?
+    Connect,
+    /// HELO or EHLO.
+    Hello {
+        /// What the client calls itself: well-formed, but not verified.
+        name: String,
+        /// EHLO.
+        extended: bool,
+    },
+    /// MAIL: a transaction starts; the envelope of an earlier one is void.
+    Sender {
+        /// The reverse-path.
+        path: ReversePath,
+        /// The size that was declared, not larger than the limit; octets.
+        size: Option<u64>,
+        /// What was declared about the content.
+        body: BodyType,
+    },
+    /// RCPT. Accepted recipients belong to the envelope, in this order.
+    Recipient(ForwardPath),
+    /// DATA: start a draft.
+    Begin,
+    /// The final dot: make the draft safe. Answered by [`Answer::Committed`].
+    Commit,
+}
+
+/// The answer to a [`Question`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Yes. Not an answer to [`Question::Commit`].
+    Accept,
+    /// No, with the words for the client. A 421 closes the session, and so does any refusal of [`Question::Connect`].
+    Refuse(Reply),
+    /// The message is on stable storage under this id. Only an answer to [`Question::Commit`].
+    Committed(QueueId),
+}
+
+/// The machine. See the module's text for how to drive it.
+#[derive(Debug)]
+pub struct Session {
+    settings: Arc<Settings>,
+    /// The time of the last call that told one.
+    now: Duration,
+    phase: Phase,
+    lines: Lines,
+    /// Replies not yet sent.
+    output: Vec<u8>,
+    /// Bad commands so far.
+    errors: u32,
+    /// When the command that is being waited for must be here.
+    command_due: Duration,
+    /// The driver was not yet told to drop a draft that was begun.
+    discard: bool,
+    stopping: bool,
+}
+
+impl Session {
+    /// A session with a client that just connected. `now` is monotonic, as everywhere here.
+    pub fn new(now: Duration, settings: Arc<Settings>) -> Self {
+        Self {
+            settings,
+            now,
+            phase: Phase::Opening { early: false },
+            lines: Lines::new(),
+            output: Vec::new(),
+            errors: 0,
+            command_due: now,
+            discard: false,
+            stopping: false,
+        }
+    }
+
+    /// Takes octets from the client; at most 64 KiB at once, and only after [`Step::NeedInput`], so that memory stays
+    /// bounded. Octets that come before the greeting was allowed are not kept: they are a reason to refuse it.
+    pub fn receive(&mut self, now: Duration, octets: &[u8]) {
+        self.now = now;
+        match &mut self.phase {
+            Phase::Opening { early } | Phase::Waiting(Pending::Connect { early }) => *early |= !octets.is_empty(),
+            // The usual case for content: straight from the driver's buffer, not by way of ours.
+            Phase::Content(content) if self.lines.rest().is_empty() && !content.ended => {
+                content.idle_due = now + self.settings.command_timeout;
+                let used = content.take(octets);
+                self.lines.push(&octets[used..]);
+            }
+            Phase::Content(_) | Phase::Command(_) | Phase::Waiting(_) => self.lines.push(octets),
+            Phase::Closing => {}
+        }
+    }
+
+    /// Lets time pass: if the deadline is over, the client gets 421 and the session ends.
+    pub fn tick(&mut self, now: Duration) {
+        self.now = now;
+        if self.deadline().is_some_and(|due| due <= now) {
+            self.close(replies::TIMED_OUT);
+        }
+    }
+
+    /// Tells that the server stops. A message whose content is coming in is still taken; at the next command boundary the
+    /// client gets 421 and the session ends.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// When [`Session::tick`] has something to do. None while the client isn't to be waited for.
+    pub fn deadline(&self) -> Option<Duration> {
+        match &self.phase {
+            Phase::Command(_) => Some(self.command_due),
+            Phase::Content(content) => Some(content.due.min(content.idle_due)),
+            Phase::Opening { .. } | Phase::Waiting(_) | Phase::Closing => None,
+        }
+    }
+
+    /// What to do next.
+    #[expect(clippy::should_implement_trait, reason = "an iterator ends; a session's steps go on after NeedInput")]
+    pub fn next(&mut self) -> Step {
+        loop {
+            if self.output.len() >= SEND_SIZE_MAX {
+                return self.send();
+            }
+            let step = match &mut self.phase {
+                Phase::Opening { early } => {
+                    let early = *early;
+                    Some(self.ask(Pending::Connect { early }, Question::Connect))
+                }
+                Phase::Waiting(_) => Some(Step::NeedInput),
+                Phase::Command(_) if self.stopping => {
+                    self.close(replies::STOPPING);
+                    None
+                }
+                Phase::Command(stage) => {
+                    let stage = *stage;
+                    self.next_command(stage)
+                }
+                Phase::Content(_) => self.next_content(),
+                Phase::Closing => Some(self.next_closing()),
+            };
+            if let Some(step) = step {
+                return step;
+            }
+        }
+    }
+
+    /// One line from the input, or a step if there is none or the line asks for one.
+    fn next_command(&mut self, stage: Stage) -> Option<Step> {
+        let Some(line) = self.lines.next_line() else {
+            return Some(if self.output.is_empty() { Step::NeedInput } else { self.send() });
+        };
+        let line = commands::read(line);
+        self.command_due = self.now + self.settings.command_timeout;
+        self.command(stage, line)
+    }
+
+    fn next_closing(&mut self) -> Step {
+        if std::mem::take(&mut self.discard) {
+            return Step::Discard;
+        }
+        if self.output.is_empty() { Step::Close } else { self.send() }
+    }
+
+    fn ask(&mut self, pending: Pending, question: Question) -> Step {
+        self.phase = Phase::Waiting(pending);
+        Step::Ask(question)
+    }
+
+    fn send(&mut self) -> Step {
+        Step::Send(std::mem::take(&mut self.output))
+    }
+
+    /// Queues one of our own replies.
+    fn say(&mut self, reply: &str) {
+        self.output.extend_from_slice(reply.as_bytes());
+        self.output.extend_from_slice(b"\r\n");
+    }
+
+    fn say_reply(&mut self, reply: &Reply) {
+        self.output.extend_from_slice(&reply.to_wire());
+    }
+
+    /// Back to reading commands.
+    fn resume(&mut self, stage: Stage) {
+        self.command_due = self.now + self.settings.command_timeout;
+        self.phase = Phase::Command(stage);
+    }
+
+    /// Last words, then the end. What the client sent beyond this point is thrown away.
+    fn close(&mut self, reply: &str) {
+        self.say(reply);
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.discard = matches!(&self.phase, Phase::Content(content) if !content.discarded);
+        self.lines.clear();
+        self.phase = Phase::Closing;
+    }
+}

@@ -1,0 +1,89 @@
+//! Where a session stands. Each variant holds what is known there and nowhere else, so that a command out of order has no
+//! state that it could act on.
+//!
+//! ```text
+//! Opening ─▶ Waiting(Connect) ─▶ Command(Strange) ─HELO, EHLO─▶ Command(Ready) ─MAIL─▶ Command(Open) ─RCPT─┐
+//!                                                                 ▲                    ▲  │               │
+//!                                                                 │                    └──┼───────────────┘
+//!                                                                 └── Waiting(Commit) ◀─ Content ◀─DATA─ (Open)
+//! any ─▶ Closing ─▶ Closed
+//! ```
+//!
+//! A command that asks a question goes by `Waiting`; HELO, EHLO and RSET lead back to `Command(Ready)` from everywhere.
+
+use std::time::Duration;
+
+use crate::smtp::data;
+
+/// What the next octets from the client are.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Nothing, yet: whether to talk to this client wasn't asked.
+    Opening {
+        /// Octets came all the same.
+        early: bool,
+    },
+    /// Nothing, before the driver has answered.
+    Waiting(Pending),
+    /// Commands.
+    Command(Stage),
+    /// The content of a message.
+    Content(Content),
+    /// Nothing any more; the last words may still have to be sent.
+    Closing,
+}
+
+/// How far the client has come, between two commands.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stage {
+    /// Neither HELO nor EHLO was accepted.
+    Strange,
+    /// No transaction is open.
+    Ready,
+    /// MAIL was accepted.
+    Open(Recipients),
+}
+
+/// The recipients of the open transaction, as far as the protocol cares.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Recipients {
+    /// How many were accepted.
+    pub(super) accepted: usize,
+    /// At least one was refused.
+    pub(super) refused: bool,
+}
+
+/// The question that is out, with what its answer leads back to.
+#[derive(Debug)]
+pub(super) enum Pending {
+    /// `early`: octets came before the greeting.
+    Connect { early: bool },
+    /// A refused HELO or EHLO changes nothing (RFC 5321 section 4.1.4).
+    Hello { extended: bool, before: Stage },
+    /// MAIL; only asked when `Ready`.
+    Sender,
+    /// RCPT.
+    Recipient(Recipients),
+    /// DATA; only asked with a recipient accepted.
+    Begin(Recipients),
+    /// The final dot.
+    Commit,
+}
+
+/// A message while its content comes in.
+#[derive(Debug)]
+pub(super) struct Content {
+    pub(super) receiver: data::Receiver,
+    /// Octets so far, dots taken out (RFC 1870 section 3).
+    pub(super) size: u64,
+    /// Content was found and not yet handed on.
+    pub(super) ready: Vec<u8>,
+    /// The final dot came.
+    pub(super) ended: bool,
+    /// The driver was told to drop its draft: the message will be refused.
+    pub(super) discarded: bool,
+    /// When the whole content must be here.
+    pub(super) due: Duration,
+    /// When the next octet must be here.
+    pub(super) idle_due: Duration,
+}
