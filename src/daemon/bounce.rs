@@ -18,7 +18,7 @@ impl Delivery {
     /// rests with its old state, and the failure is found again later.
     pub(super) async fn bounce(&mut self, message: &Message, update: Update, failed: &[u32]) {
         if let Err(error) = self.try_bounce(message, update, failed).await {
-            self.trouble(Some(message.id), &error);
+            self.trouble(Some(message.id), "bounce", &error);
             self.rest(message.id);
         }
     }
@@ -52,7 +52,7 @@ impl Delivery {
             return;
         };
         if let Err(error) = self.submit(message.id, NoticeKind::Delay, notice, update, late.len()).await {
-            self.trouble(Some(message.id), &error);
+            self.trouble(Some(message.id), "delay notice", &error);
             self.rest(message.id);
         }
     }

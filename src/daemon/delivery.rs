@@ -180,13 +180,13 @@ impl Delivery {
     }
 
     fn index_trouble(&mut self, error: &SpoolError) -> bool {
-        self.trouble(None, error);
+        self.trouble(None, "index", error);
         self.next_due = Some(self.now().plus(LOOK_MAX));
         false
     }
 
-    pub(super) fn trouble(&self, id: Option<QueueId>, error: &SpoolError) {
-        self.events.report(Event::SpoolTrouble { id, reason: error.to_string() });
+    pub(super) fn trouble(&self, id: Option<QueueId>, operation: &'static str, error: &SpoolError) {
+        self.events.report(Event::SpoolTrouble { id, operation, reason: error.to_string() });
     }
 
     /// Admits what waits in the channel, as far as there is room.

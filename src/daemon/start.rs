@@ -161,7 +161,7 @@ async fn supervise(handle: Handle, delivery: tokio::task::JoinHandle<usize>, sto
     };
     if let Err(error) = handle.0.spool.close().await {
         let reason = error.to_string();
-        handle.0.events.report(Event::SpoolTrouble { id: None, reason });
+        handle.0.events.report(Event::SpoolTrouble { id: None, operation: "close", reason });
     }
     handle.0.events.report(Event::Stopped { unfinished });
     stopped.send_replace(true);
@@ -209,6 +209,6 @@ fn report_note(events: &Events, note: &Note) {
         Note::OrphansRemoved { count } => Event::OrphansRemoved { files: count },
         Note::WriteFailed { segment, error } => Event::WriteFailed { segment, reason: error },
         Note::ReleaseBlocked { segment } => Event::ReleaseBlocked { segment },
-        Note::Trouble(reason) => Event::SpoolTrouble { id: None, reason },
+        Note::Trouble(reason) => Event::SpoolTrouble { id: None, operation: "keep", reason },
     });
 }
