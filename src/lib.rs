@@ -11,10 +11,7 @@ pub mod system;
 // A message's way: in,
 pub mod directory;
 pub mod listen;
-pub mod notice;
 pub mod policy;
-pub mod queue;
-pub mod route;
 pub mod smtp;
 pub mod spool;
 // planned,
