@@ -12,11 +12,12 @@ use tokio::task::{JoinError, JoinSet};
 use super::command::{Changed, Command, Levels, Paused};
 use super::current::Current;
 use super::pauses::Pauses;
-use super::{expand, report};
+use super::report;
 use crate::deliver;
-use crate::event::{Event, Events, Named};
-use crate::mail::{Cause, Destination, Diagnosis, Domain, EnhancedCode, Message, Outcome, QueueId, Timestamp, Update};
+use crate::event::{Event, Events};
+use crate::mail::{Cause, Destination, Diagnosis, Domain, EnhancedCode, Message, Outcome, QueueId, Timestamp};
 use crate::queue::{Attempt, AttemptId, Scheduler, Settings, Step, Verb};
+use crate::route::Plan;
 use crate::spool::{Spool, SpoolError};
 use crate::system::System;
 
@@ -41,6 +42,8 @@ pub(super) struct Delivery {
     /// When the index next has something; none: nothing is known.
     next_due: Option<Timestamp>,
     spool_path: PathBuf,
+    /// Notices that were spooled, to be admitted next.
+    pub(super) fresh: Vec<Message>,
 }
 
 /// The loop's inputs.
@@ -88,6 +91,7 @@ impl Delivery {
             running: HashMap::new(),
             next_due,
             spool_path,
+            fresh: Vec::new(),
         }
     }
 
@@ -100,13 +104,13 @@ impl Delivery {
                 biased;
                 () = stopped(&mut inputs.stop) => break,
                 Some(command) = inputs.commands.recv() => {
-                    self.admit_waiting(&mut inputs.accepted);
+                    self.admit_waiting(&mut inputs.accepted).await;
                     self.command(command).await;
                 }
                 Some(ended) = self.attempts.join_next_with_id(), if !self.attempts.is_empty() => self.ended(ended).await,
                 Some(message) = inputs.accepted.recv(), if self.scheduler.room() > 0 => {
-                    self.admit(message);
-                    self.admit_some(&mut inputs.accepted);
+                    self.admit(message).await;
+                    self.admit_some(&mut inputs.accepted).await;
                 }
                 () = inputs.overflow.notified() => self.next_due = Some(Timestamp::ZERO),
                 () = tokio::time::sleep(wait) => {}
@@ -151,7 +155,9 @@ impl Delivery {
             while let Some(step) = self.scheduler.next(self.now()) {
                 self.carry_out(step).await;
             }
-            if !self.fetch_due().await {
+            if let Some(notice) = self.fresh.pop() {
+                self.admit(notice).await;
+            } else if !self.fetch_due().await {
                 return;
             }
         }
@@ -167,7 +173,9 @@ impl Delivery {
         let fetched = match self.spool.due(now, room).await {
             Ok(messages) => {
                 let any = !messages.is_empty();
-                messages.into_iter().for_each(|message| self.admit(message));
+                for message in messages {
+                    self.admit(message).await;
+                }
                 any
             }
             Err(error) => return self.index_trouble(&error),
@@ -190,33 +198,38 @@ impl Delivery {
     }
 
     /// Admits what waits in the channel, as far as there is room.
-    fn admit_some(&mut self, accepted: &mut mpsc::Receiver<Message>) {
+    async fn admit_some(&mut self, accepted: &mut mpsc::Receiver<Message>) {
         for _ in 1..BATCH_MAX.min(self.scheduler.room()) {
             match accepted.try_recv() {
-                Ok(message) => self.admit(message),
+                Ok(message) => self.admit(message).await,
                 Err(_) => return,
             }
         }
     }
 
     /// Admits all that waits in the channel: an order must find every message either here or in the index.
-    fn admit_waiting(&mut self, accepted: &mut mpsc::Receiver<Message>) {
+    async fn admit_waiting(&mut self, accepted: &mut mpsc::Receiver<Message>) {
         while let Ok(message) = accepted.try_recv() {
-            self.admit(message);
+            self.admit(message).await;
         }
     }
 
     /// Expands aliases and hands the message to the scheduler.
-    pub(super) fn admit(&mut self, mut message: Message) {
+    pub(super) async fn admit(&mut self, mut message: Message) {
         let now = self.now();
-        if let Some(update) = expand::expand(&message, &self.current.router, now) {
-            for (to, into) in expand::expanded(&message, &update) {
-                self.events.report(Event::Expanded { id: message.id, to: to.clone(), into: Named::new(into) });
-            }
+        let Plan { update, failed, destinations } = self.current.router.plan(&message, now);
+        if !update.statuses.is_empty() || !update.added.is_empty() {
+            report::expansions(&self.events, &message, &update);
             message.apply(&update);
-            self.spool.update(update);
+            if failed.is_empty() {
+                self.spool.update(update);
+            } else {
+                report::failures(&self.events, now, &message, &failed);
+                if !self.bounce(&message, update, &failed).await {
+                    return;
+                }
+            }
         }
-        let destinations = expand::destinations(&message, &self.current.router);
         self.scheduler.admit(now, message, destinations);
     }
 
@@ -224,29 +237,24 @@ impl Delivery {
         match step {
             Step::Attempt(attempt) => self.start(attempt),
             Step::Expire { id, recipients, update } => {
-                if let Some(message) = self.scheduler.message(id).cloned() {
-                    self.report_expiry(&message, &update);
-                    self.bounce(&message, update, &recipients).await;
-                    self.scheduler.noticed(id);
+                let message = self.scheduler.message(id).cloned();
+                if let Some(message) = message {
+                    report::expiries(&self.events, self.now(), &message, &update, &self.current.router);
+                    if self.bounce(&message, update, &recipients).await {
+                        self.scheduler.noticed(id);
+                    }
                 }
             }
             Step::Notify { id, recipients, update, .. } => {
-                if let Some(message) = self.scheduler.message(id).cloned() {
-                    self.tell_delay(&message, update, &recipients).await;
+                let message = self.scheduler.message(id).cloned();
+                if let Some(message) = message
+                    && self.tell_delay(&message, update, &recipients).await
+                {
                     self.scheduler.noticed(id);
                 }
             }
             Step::Park { id, due } => self.park(id, due),
             Step::Done { id } => self.spool.done(id),
-        }
-    }
-
-    fn report_expiry(&self, message: &Message, update: &Update) {
-        for (index, status) in &update.statuses {
-            let Some(recipient) = message.recipients.get(*index as usize) else { continue };
-            let one = Update { statuses: vec![(*index, status.clone())], ..Update::new(message.id) };
-            let destination = expand::destination(recipient, &self.current.router);
-            report::statuses(&self.events, self.now(), message, &destination, &one, &BTreeSet::new());
         }
     }
 
@@ -308,8 +316,9 @@ impl Delivery {
             self.spool.update(verdict.update);
         } else {
             message.apply(&verdict.update);
-            self.bounce(&message, verdict.update, &verdict.failed).await;
-            self.scheduler.noticed(id);
+            if self.bounce(&message, verdict.update, &verdict.failed).await {
+                self.scheduler.noticed(id);
+            }
         }
     }
 
