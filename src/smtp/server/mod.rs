@@ -13,8 +13,6 @@ mod commands;
 mod content;
 mod replies;
 mod state;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
