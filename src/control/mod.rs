@@ -97,3 +97,8 @@ impl From<Query> for Filter {
 
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+pub(crate) mod testing {
+    pub(crate) use super::fake::config;
+    pub(crate) use super::view::tests::{message, retry};
+}
