@@ -1,25 +1,29 @@
 //! Posthouse, a store-and-forward mail transfer agent.
 //!
 //! The modules in the order in which a message meets them. A module imports only from those that ARCHITECTURE.md's layer
-//! table allows; `tests/tidy.rs` checks it.
+//! table allows; `tests/tidy.rs` checks it. The public seam is `daemon::Posthouse`: a configuration and a `system::System` go in,
+//! a `daemon::Handle` comes out.
 
+// The nouns and the seams, known to all.
+pub mod mail;
+pub mod system;
+
+// A message's way: in,
+pub mod directory;
+pub mod listen;
+pub mod policy;
+pub mod smtp;
+pub mod spool;
+// planned,
+pub mod queue;
+pub mod route;
+// and out.
+pub mod deliver;
+pub mod notice;
+
+// Around it.
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod event;
-pub mod mail;
-pub mod queue;
-pub mod spool;
-pub mod directory;
-pub mod mail;
-pub mod policy;
-pub mod deliver;
-pub mod mail;
-pub mod smtp;
-pub mod notice;
-pub mod queue;
-pub mod spool;
-pub mod deliver;
-pub mod mail;
-pub mod smtp;
-pub mod system;
 pub mod web;

@@ -28,5 +28,8 @@ pub fn drop_to(user: &str) -> Result<(), PrivilegeError> {
     if user.is_empty() || !is_root() {
         return Ok(());
     }
-    privdrop::PrivDrop::default().user(user).apply().map_err(|error| PrivilegeError { user: user.to_owned(), why: error.to_string() })
+    privdrop::PrivDrop::default()
+        .user(user)
+        .apply()
+        .map_err(|error| PrivilegeError { user: user.to_owned(), why: error.to_string() })
 }

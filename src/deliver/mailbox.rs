@@ -180,6 +180,11 @@ impl Draft {
     fn publish(&self, name: &Path) -> io::Result<()> {
         let disk = &self.mailboxes.disk;
         match disk.link(&self.path(), name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // new/ was removed; the next attempt makes it again.
+                self.mailboxes.known().clear();
+                Err(error)
+            }
             Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => {
                 if disk.exists(name) {
                     return Err(io::ErrorKind::AlreadyExists.into());

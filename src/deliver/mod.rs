@@ -80,3 +80,6 @@ impl Deliverer {
         self.connections.close().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,12 +97,18 @@ impl Run<'_> {
         true
     }
 
-    /// Recipients that no host spoke about are deferred; failed only if every host said 5xx before we could name them.
+    /// Recipients that no host spoke about are deferred. They fail only if every host of a foreign domain said 5xx before we could name
+    /// them; a configured host that does so is this site's mistake, which an admin can mend.
     fn finish(self) -> Vec<(u32, Outcome)> {
+        let foreign = matches!(self.attempt.destination, Destination::Mx(_));
         let transient = self.misses.iter().rev().find(|miss| miss.status.0 != 5);
         let rest = match (transient, self.misses.last()) {
             (Some(miss), _) => Outcome::Deferred(miss.clone()),
-            (None, Some(miss)) => Outcome::Failed(miss.clone()),
+            (None, Some(miss)) if foreign => Outcome::Failed(miss.clone()),
+            (None, Some(miss)) => {
+                let status = EnhancedCode(4, miss.status.1, miss.status.2);
+                Outcome::Deferred(Diagnosis { status, ..miss.clone() })
+            }
             (None, None) => {
                 Outcome::Deferred(Diagnosis::new(EnhancedCode(4, 4, 4), Cause::Local, "there is no host to deliver to"))
             }

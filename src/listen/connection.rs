@@ -1,6 +1,6 @@
 //! Drives one server session over one connection: carries bytes in and out, and questions to those who can answer.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::transaction::Transaction;
-use super::{Reception, Rules};
+use super::{Reception, Rules, stopped};
+use crate::event::Event;
 use crate::smtp::server::{Session, Step};
 use crate::system::BoxStream;
 
@@ -17,17 +18,33 @@ const BUFFER_SIZE_MIN: usize = 4 * 1024;
 const BUFFER_SIZE_MAX: usize = 64 * 1024;
 
 /// Runs the session to its end. A lost connection is an end like another.
-pub async fn drive(reception: &Reception, rules: &Arc<Rules>, stream: BoxStream, client: IpAddr, stop: watch::Receiver<bool>) {
-    let clock = Arc::clone(&reception.system.clock);
-    let session = Session::new(clock.monotonic(), Arc::clone(&rules.settings));
-    let transaction = Transaction::new(reception, rules, client);
+pub(super) async fn drive(
+    reception: &Reception,
+    rules: &Arc<Rules>,
+    stream: BoxStream,
+    peer: SocketAddr,
+    stop: watch::Receiver<bool>,
+) {
+    let began = reception.system.clock.monotonic();
+    reception.events.report(Event::Connected { client: peer, service: "mx" });
+    let session = Session::new(began, Arc::clone(&rules.settings));
+    let mut transaction = Transaction::new(reception, rules, peer.ip().to_canonical());
     let stopped = *stop.borrow();
     let mut connection = Connection { reception, rules, stream, session, stop, stopped, buffer: vec![0; BUFFER_SIZE_MIN] };
     if stopped {
         connection.session.stop();
     }
     // Whatever ended it, a draft that was not committed goes with the transaction.
-    let _ = connection.run(transaction).await;
+    let reason = match connection.run(&mut transaction).await {
+        Ok(()) => "closed",
+        Err(Lost) => "lost",
+    };
+    reception.events.report(Event::Disconnected {
+        client: peer,
+        messages: transaction.messages(),
+        duration: reception.system.clock.monotonic().saturating_sub(began),
+        reason: reason.to_owned(),
+    });
 }
 
 struct Connection<'a> {
@@ -44,7 +61,7 @@ struct Connection<'a> {
 struct Lost;
 
 impl Connection<'_> {
-    async fn run(&mut self, mut transaction: Transaction<'_>) -> Result<(), Lost> {
+    async fn run(&mut self, transaction: &mut Transaction<'_>) -> Result<(), Lost> {
         loop {
             match self.session.next() {
                 Step::Send(bytes) => self.send(&bytes).await?,
@@ -81,23 +98,23 @@ impl Connection<'_> {
     /// Waits for bytes, the session's deadline, or the server's stop.
     async fn input(&mut self) -> Result<(), Lost> {
         let wait = self.session.deadline().map_or(Duration::MAX, |deadline| deadline.saturating_sub(self.now()));
-        tokio::select! {
+        let read = tokio::select! {
             biased;
-            read = self.stream.read(&mut self.buffer) => match read {
-                Ok(0) | Err(_) => return Err(Lost),
-                Ok(size) => {
-                    let now = self.now();
-                    self.session.receive(now, &self.buffer[..size]);
-                    self.fit_buffer(size);
-                }
-            },
-            () = tokio::time::sleep(wait) => {
-                let now = self.now();
-                self.session.tick(now);
-            }
-            _ = self.stop.wait_for(|stop| *stop), if !self.stopped => {
+            read = self.stream.read(&mut self.buffer) => Some(read),
+            () = tokio::time::sleep(wait) => None,
+            () = stopped(&mut self.stop), if !self.stopped => {
                 self.stopped = true;
                 self.session.stop();
+                return Ok(());
+            }
+        };
+        let now = self.now();
+        match read {
+            None => self.session.tick(now),
+            Some(Ok(0) | Err(_)) => return Err(Lost),
+            Some(Ok(size)) => {
+                self.session.receive(now, &self.buffer[..size]);
+                self.fit_buffer(size);
             }
         }
         Ok(())

@@ -8,10 +8,11 @@ mod transaction;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
@@ -19,7 +20,7 @@ use crate::event::{Event, Events};
 use crate::mail::{EnhancedCode, Message, Reply};
 use crate::policy::Policy;
 use crate::smtp::server::Settings;
-use crate::spool::Spool;
+use crate::spool::{Spool, SpoolError};
 use crate::system::{BoxStream, Listener, System};
 
 pub use limits::Connections;
@@ -65,10 +66,14 @@ pub struct Reception {
     pub spool: Spool,
     /// Where committed messages go next; when it is full they wait in the spool's index.
     pub accepted: mpsc::Sender<Message>,
+    /// Told when a message went to the index because `accepted` was full.
+    pub overflow: Arc<Notify>,
     /// The mail log.
     pub events: Events,
     /// Open connections.
     pub connections: Arc<Connections>,
+    /// Whether the spool's disk was full when it was last looked at.
+    pub full: Arc<AtomicBool>,
     /// Clock and the rest.
     pub system: System,
 }
@@ -81,14 +86,14 @@ impl Reception {
         loop {
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = stopped(&mut stop) => break,
                 Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
                         sessions.spawn(self.clone().session(stream, peer, stopping.clone()));
                     }
                     Err(error) => {
-                        self.events.report(Event::AcceptFailed { address: listener.local_address(), error: error.to_string() });
+                        self.events.report(Event::AcceptTrouble { address: listener.local_address(), reason: error.to_string() });
                         tokio::time::sleep(ACCEPT_RETRY).await;
                     }
                 },
@@ -98,14 +103,33 @@ impl Reception {
         while sessions.join_next().await.is_some() {}
     }
 
+    /// Whether the spool takes mail; tells the mail log when that changes.
+    fn space(&self) -> Result<(), SpoolError> {
+        let space = self.spool.space();
+        let full = space == Err(SpoolError::Full);
+        if self.full.swap(full, Ordering::Relaxed) != full {
+            let (available, min_free) = (self.spool.gauges().free, self.rules.borrow().config.spool.min_free);
+            self.events.report(if full {
+                Event::SpoolFull { available, min_free }
+            } else {
+                Event::SpoolRoom { available, min_free }
+            });
+        }
+        space
+    }
+
     async fn session(self, stream: BoxStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
         let rules = self.rules.borrow().clone();
         let client = peer.ip().to_canonical();
         let limits = &rules.config.limits;
         match self.connections.enter(client, limits.connections, limits.connections_per_client) {
-            Ok(_guard) => connection::drive(&self, &rules, stream, client, stop).await,
+            Ok(_guard) => connection::drive(&self, &rules, stream, peer, stop).await,
             Err(refusal) => {
-                self.events.report(Event::Limited { client, limit: refusal.limit().to_owned() });
+                let value = match refusal {
+                    Refusal::Total => limits.connections,
+                    Refusal::Client => limits.connections_per_client,
+                };
+                self.events.report(Event::Limited { client, limit: refusal.limit(), value: value as u64 });
                 refuse(stream, refusal).await;
             }
         }
@@ -124,4 +148,9 @@ async fn refuse(mut stream: BoxStream, refusal: Refusal) {
     };
     // Nothing depends on whether the client heard it.
     let _ = tokio::time::timeout(REFUSAL_TIMEOUT, farewell).await;
+}
+
+/// Waits for the stop. The guard that `wait_for` returns must not live on.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
 }

@@ -1,13 +1,12 @@
 //! One session's current mail transaction: carries the machine's questions to policy and spool, and streams the content in.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Reception, Rules};
-use crate::event::Event;
-use crate::mail::{
-    Address, BodyType, EnhancedCode, HeaderScan, Message, Protocol, Recipient, Reply, ReversePath, TraceField,
-};
+use crate::event::{Event, Named};
+use crate::mail::{Address, BodyType, EnhancedCode, HeaderScan, Message, Protocol, Recipient, Reply, ReversePath, TraceField};
 use crate::policy::Client;
 use crate::smtp::server::{Answer, ForwardPath, Question};
 use crate::spool::{Accept, Draft, SpoolError};
@@ -16,12 +15,15 @@ use crate::spool::{Accept, Draft, SpoolError};
 const HEADER_SIZE_MAX: usize = 256 * 1024;
 
 /// What the session has said and got accepted so far.
-pub struct Transaction<'a> {
+pub(super) struct Transaction<'a> {
     reception: &'a Reception,
     rules: &'a Arc<Rules>,
     client: Client,
     envelope: Envelope,
+    /// The envelope's recipients again, for finding doubles.
+    known: BTreeSet<Address>,
     content: Option<Incoming>,
+    messages: u64,
 }
 
 struct Envelope {
@@ -38,66 +40,76 @@ struct Incoming {
 }
 
 impl<'a> Transaction<'a> {
-    pub fn new(reception: &'a Reception, rules: &'a Arc<Rules>, address: IpAddr) -> Self {
+    pub(super) fn new(reception: &'a Reception, rules: &'a Arc<Rules>, address: IpAddr) -> Self {
         let client = Client { address, helo: String::new(), extended: false };
         let envelope = Envelope { reverse_path: ReversePath::Null, body: BodyType::SevenBit, recipients: Vec::new() };
-        Self { reception, rules, client, envelope, content: None }
+        Self { reception, rules, client, envelope, known: BTreeSet::new(), content: None, messages: 0 }
+    }
+
+    /// Messages accepted in this session.
+    pub(super) fn messages(&self) -> u64 {
+        self.messages
     }
 
     /// Answers one question of the session.
-    pub async fn answer(&mut self, question: Question) -> Answer {
-        let (answer, about) = match question {
-            Question::Connect => {
-                self.reception.events.report(Event::Connected { client: self.client.address });
-                return Answer::Accept;
-            }
+    pub(super) async fn answer(&mut self, question: Question) -> Answer {
+        let answer = match question {
+            Question::Connect => Ok(()),
             Question::Hello { name, extended } => {
                 self.client.helo = name;
                 self.client.extended = extended;
-                (self.rules.policy.hello(&self.client), String::new())
+                self.rules.policy.hello(&self.client).map_err(|reply| self.refused("hello", None, reply))
             }
             Question::Sender { path, size, body } => {
-                let about = format!("<{path}>");
-                (self.sender(path, size, body).await, about)
+                self.sender(path, size, body).map_err(|reply| self.refused("sender", None, reply))
             }
-            Question::Recipient(path) => (self.recipient(&path), recipient_text(&path)),
-            Question::Begin => (self.begin().await, String::new()),
+            Question::Recipient(path) => self.recipient(path),
+            Question::Begin => self.begin().await.map_err(|reply| self.refused("data", None, reply)),
             Question::Commit => match self.commit().await {
                 Ok(message) => return Answer::Committed(message.id),
-                Err(reply) => (Err(reply), String::new()),
+                Err(reply) => Err(self.refused("message", None, reply)),
             },
         };
         match answer {
             Ok(()) => Answer::Accept,
-            Err(reply) => {
-                self.refused(&reply, about);
-                Answer::Refuse(reply)
-            }
+            Err(reply) => Answer::Refuse(reply),
         }
     }
 
-    fn refused(&self, reply: &Reply, to: String) {
+    /// Logs a refusal on its way to the client.
+    fn refused(&self, stage: &'static str, to: Option<Address>, reply: Reply) -> Reply {
         self.reception.events.report(Event::Refused {
+            id: None,
+            stage,
             client: self.client.address,
             helo: self.client.helo.clone(),
-            from: self.envelope.reverse_path.clone(),
+            from: (stage != "hello").then(|| self.envelope.reverse_path.clone()),
             to,
             reply: reply.to_string(),
         });
+        reply
     }
 
-    async fn sender(&mut self, path: ReversePath, size: Option<u64>, body: BodyType) -> Result<(), Reply> {
+    fn sender(&mut self, path: ReversePath, size: Option<u64>, body: BodyType) -> Result<(), Reply> {
         self.content = None;
+        self.known.clear();
         self.envelope = Envelope { reverse_path: path, body, recipients: Vec::new() };
         self.rules.policy.sender(&self.client, &self.envelope.reverse_path, size)?;
-        self.reception.spool.space(size.unwrap_or(0)).map_err(|error| spool_reply(&error))
+        self.reception.space().map_err(|error| spool_reply(&error))
     }
 
-    fn recipient(&mut self, path: &ForwardPath) -> Result<(), Reply> {
+    fn recipient(&mut self, path: ForwardPath) -> Result<(), Reply> {
         let already = self.envelope.recipients.len();
-        let address = self.rules.policy.recipient(&self.client, &self.envelope.reverse_path, path, already)?;
+        let answer = self.rules.policy.recipient(&self.client, &self.envelope.reverse_path, &path, already);
+        let address = answer.map_err(|reply| {
+            let to = match path {
+                ForwardPath::Address(address) => Some(address),
+                ForwardPath::Postmaster => None,
+            };
+            self.refused("recipient", to, reply)
+        })?;
         // The same recipient twice is one delivery.
-        if !self.envelope.recipients.contains(&address) {
+        if self.known.insert(address.clone()) {
             self.envelope.recipients.push(address);
         }
         Ok(())
@@ -121,7 +133,7 @@ impl<'a> Transaction<'a> {
             helo: &self.client.helo,
             client: self.client.address,
             hostname: &self.rules.config.hostname,
-            protocol: if self.client.extended { Protocol::Esmtp } else { Protocol::Smtp },
+            protocol: self.protocol(),
             id: draft.id(),
             recipient,
             at: self.reception.system.clock.now(),
@@ -130,7 +142,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// Takes the next piece of content. What can't be kept is told at the end, when the client listens again.
-    pub async fn body(&mut self, chunk: &[u8]) {
+    pub(super) async fn body(&mut self, chunk: &[u8]) {
         let Some(content) = &mut self.content else { return };
         content.header.receive(chunk);
         let Some(draft) = &mut content.draft else { return };
@@ -141,7 +153,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// Forgets the content: too large, or malformed.
-    pub fn discard(&mut self) {
+    pub(super) fn discard(&mut self) {
         self.content = None;
     }
 
@@ -170,26 +182,27 @@ impl<'a> Transaction<'a> {
         Ok(message)
     }
 
-    fn committed(&self, message: &Message) {
+    fn protocol(&self) -> Protocol {
+        if self.client.extended { Protocol::Esmtp } else { Protocol::Smtp }
+    }
+
+    fn committed(&mut self, message: &Message) {
+        self.messages += 1;
         self.reception.events.report(Event::Accepted {
             id: message.id,
-            client: self.client.address,
-            helo: self.client.helo.clone(),
             from: message.reverse_path.clone(),
+            to: Named::new(message.recipients.iter().map(|recipient| &recipient.address)),
             recipients: message.recipients.len(),
             size: message.size,
+            client: self.client.address,
+            helo: self.client.helo.clone(),
+            protocol: self.protocol().as_str(),
         });
         // When the queue is busy the message waits in the index: memory stays bounded.
         if self.reception.accepted.try_send(message.clone()).is_err() {
             self.reception.spool.park(message.id, message.arrived);
+            self.reception.overflow.notify_one();
         }
-    }
-}
-
-fn recipient_text(path: &ForwardPath) -> String {
-    match path {
-        ForwardPath::Address(address) => format!("<{address}>"),
-        ForwardPath::Postmaster => "<postmaster>".to_owned(),
     }
 }
 

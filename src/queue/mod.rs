@@ -18,3 +18,6 @@ pub use scheduler::{Scheduler, Settings};
 pub use step::{Attempt, AttemptId, Step};
 pub use verb::Verb;
 pub use verdict::Verdict;
+
+#[cfg(test)]
+mod tests;

@@ -190,9 +190,14 @@ mod tests {
         assert_eq!(lines.rest(), b"");
     }
 
+    /// Octets with many line ends among them.
+    fn octets() -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'a')], 0..200)
+    }
+
     proptest! {
         #[test]
-        fn pieces_change_nothing(octets in proptest::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'a')], 0..200), size in 1usize..20) {
+        fn pieces_change_nothing(octets in octets(), size in 1usize..20) {
             prop_assert_eq!(split(&octets, size), split(&octets, octets.len()));
         }
     }

@@ -2,11 +2,9 @@
 //!
 //! Nothing here opens a socket, reads a clock or writes a log; that is for the drivers in `listen` and `deliver`.
 
+pub mod client;
 pub mod command;
 pub mod data;
 pub mod extension;
 pub mod line;
 pub mod server;
-//! SMTP and LMTP as pure machines: bytes and time in, steps out.
-
-pub mod client;

@@ -35,7 +35,7 @@ pub(crate) struct Driver {
 /// The settings that scripts start from.
 pub(crate) fn settings() -> Settings {
     Settings {
-        hostname: Domain::parse("mail.example.test").unwrap(),
+        hostname: Domain::parse("mail.example.test").expect("a domain"),
         size_max: 100_000,
         recipients_max: 1000,
         errors_max: 20,

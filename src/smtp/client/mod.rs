@@ -13,3 +13,6 @@ mod transaction;
 pub use extensions::Extensions;
 pub use session::{Session, Settings, Step};
 pub use transaction::Transaction;
+
+#[cfg(test)]
+mod tests;

@@ -185,7 +185,7 @@ mod tests {
         );
         // A code of another class is no enhanced code but text.
         assert_eq!(one(b"450 5.1.1 odd\r\n"), Ok(Reply::plain(450, "5.1.1 odd")));
-        assert_eq!(one(b"550 caf\xe9 \x07\r\r\n"), Ok(Reply::plain(550, "caf\u{fffd}")));
+        assert_eq!(one(b"550 caf\xe9 \x07x\r\r\n"), Ok(Reply::plain(550, "caf\u{fffd}  x")));
     }
 
     #[test]

@@ -435,6 +435,12 @@ impl Session {
         (size > size_max).then(|| Outcome::Failed(Diagnosis::new(EnhancedCode(5, 3, 4), Cause::Remote, text)))
     }
 
+    /// Whether the next step is to send.
+    #[cfg(test)]
+    pub(super) fn has_output(&self) -> bool {
+        !self.out.is_empty()
+    }
+
     fn wait(&mut self, now: Duration, time: Duration) {
         self.deadline = Some(now + time);
     }

@@ -55,6 +55,13 @@ impl Peer {
         Self { address, shared, task }
     }
 
+    /// Goes on at another listener with script and records as they are: after a crash that took its runtime along.
+    pub fn restart(&mut self, listener: Box<dyn Listener>) {
+        self.task.abort();
+        self.address = listener.local_address();
+        self.task = tokio::spawn(serve(listener, self.shared.clone()));
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
