@@ -3,6 +3,7 @@
 
 mod client;
 mod protocol;
+mod running;
 mod server;
 mod stats;
 mod view;
@@ -12,11 +13,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use client::{Client, ClientError};
+pub use running::Running;
 pub use server::{Server, bind};
 pub use stats::{GroupKind, StatsRow, state_name, stats_rows};
 pub use view::{MessageDetails, MessageView, RecipientDetails, RecipientView};
 
 use crate::config::Config;
+pub use crate::daemon::{Changed, Health, Paused};
 pub use crate::event::metrics::CONTENT_TYPE as METRICS_CONTENT_TYPE;
 use crate::mail::{Domain, Message, QueueId, Timestamp};
 pub use crate::queue::Verb;
@@ -62,35 +65,6 @@ pub enum Selection {
     All,
 }
 
-/// What a verb came to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Changed {
-    /// Messages that it changed.
-    pub touched: u64,
-    /// Ids that were asked for and are not in the queue.
-    pub unknown: Vec<QueueId>,
-}
-
-/// Where delivery attempts are stopped.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Paused {
-    /// Everywhere.
-    pub all: bool,
-    /// To these domains.
-    pub domains: Vec<Domain>,
-}
-
-/// How the server is: for each part nothing if it works, else why it doesn't.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Health {
-    /// The delivery loop. That delivery is paused is no trouble.
-    pub delivery: Option<String>,
-    /// The listeners: still starting, stopping, or an accept loop that ended.
-    pub reception: Option<String>,
-    /// The spool: no room, or the log can't be written.
-    pub spool: Option<String>,
-}
-
 /// The filter as it goes over the wire.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Query {
@@ -123,3 +97,8 @@ impl From<Query> for Filter {
 
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+pub(crate) mod testing {
+    pub(crate) use super::fake::config;
+    pub(crate) use super::view::tests::{message, retry};
+}

@@ -92,7 +92,7 @@ impl Delivery {
         };
         let message = draft.commit(accept).await?;
         self.events.report(Event::Notified { id: about, notice: message.id, kind, to: notice.to, recipients });
-        self.fresh.push(message);
+        self.admit(message);
         Ok(())
     }
 
@@ -121,7 +121,7 @@ impl Delivery {
             None => match self.spool.take(id).await? {
                 // From the index into the scheduler; what doesn't change goes back by itself.
                 Some(message) => {
-                    self.admit(message).await;
+                    self.admit(message);
                     match self.scheduler.message(id).cloned() {
                         Some(message) => message,
                         None => return self.change_away(verb, id).await,

@@ -42,8 +42,6 @@ pub(super) struct Delivery {
     /// When the index next has something; none: nothing is known.
     next_due: Option<Timestamp>,
     spool_path: PathBuf,
-    /// Notices that were spooled, to be admitted next.
-    pub(super) fresh: Vec<Message>,
 }
 
 /// The loop's inputs.
@@ -91,7 +89,6 @@ impl Delivery {
             running: HashMap::new(),
             next_due,
             spool_path,
-            fresh: Vec::new(),
         }
     }
 
@@ -104,13 +101,13 @@ impl Delivery {
                 biased;
                 () = stopped(&mut inputs.stop) => break,
                 Some(command) = inputs.commands.recv() => {
-                    self.admit_waiting(&mut inputs.accepted).await;
+                    self.admit_waiting(&mut inputs.accepted);
                     self.command(command).await;
                 }
                 Some(ended) = self.attempts.join_next_with_id(), if !self.attempts.is_empty() => self.ended(ended).await,
                 Some(message) = inputs.accepted.recv(), if self.scheduler.room() > 0 => {
-                    self.admit(message).await;
-                    self.admit_some(&mut inputs.accepted).await;
+                    self.admit(message);
+                    self.admit_some(&mut inputs.accepted);
                 }
                 () = inputs.overflow.notified() => self.next_due = Some(Timestamp::ZERO),
                 () = tokio::time::sleep(wait) => {}
@@ -155,9 +152,7 @@ impl Delivery {
             while let Some(step) = self.scheduler.next(self.now()) {
                 self.carry_out(step).await;
             }
-            if let Some(notice) = self.fresh.pop() {
-                self.admit(notice).await;
-            } else if !self.fetch_due().await {
+            if !self.fetch_due().await {
                 return;
             }
         }
@@ -174,7 +169,7 @@ impl Delivery {
             Ok(messages) => {
                 let any = !messages.is_empty();
                 for message in messages {
-                    self.admit(message).await;
+                    self.admit(message);
                 }
                 any
             }
@@ -198,37 +193,30 @@ impl Delivery {
     }
 
     /// Admits what waits in the channel, as far as there is room.
-    async fn admit_some(&mut self, accepted: &mut mpsc::Receiver<Message>) {
+    fn admit_some(&mut self, accepted: &mut mpsc::Receiver<Message>) {
         for _ in 1..BATCH_MAX.min(self.scheduler.room()) {
             match accepted.try_recv() {
-                Ok(message) => self.admit(message).await,
+                Ok(message) => self.admit(message),
                 Err(_) => return,
             }
         }
     }
 
     /// Admits all that waits in the channel: an order must find every message either here or in the index.
-    async fn admit_waiting(&mut self, accepted: &mut mpsc::Receiver<Message>) {
+    fn admit_waiting(&mut self, accepted: &mut mpsc::Receiver<Message>) {
         while let Ok(message) = accepted.try_recv() {
-            self.admit(message).await;
+            self.admit(message);
         }
     }
 
     /// Expands aliases and hands the message to the scheduler.
-    pub(super) async fn admit(&mut self, mut message: Message) {
+    pub(super) fn admit(&mut self, mut message: Message) {
         let now = self.now();
-        let Plan { update, failed, destinations } = self.current.router.plan(&message, now);
-        if !update.statuses.is_empty() || !update.added.is_empty() {
+        let Plan { update, destinations } = self.current.router.plan(&message, now);
+        if !update.statuses.is_empty() {
             report::expansions(&self.events, &message, &update);
             message.apply(&update);
-            if failed.is_empty() {
-                self.spool.update(update);
-            } else {
-                report::failures(&self.events, now, &message, &failed);
-                if !self.bounce(&message, update, &failed).await {
-                    return;
-                }
-            }
+            self.spool.update(update);
         }
         self.scheduler.admit(now, message, destinations);
     }

@@ -68,16 +68,6 @@ pub(super) fn expansions(events: &Events, message: &Message, update: &Update) {
     }
 }
 
-/// Recipients that failed before any attempt, because there is no way to them; their statuses are in the message already.
-pub(super) fn failures(events: &Events, now: Timestamp, message: &Message, failed: &[u32]) {
-    for index in failed {
-        let Some(recipient) = message.recipients.get(*index as usize) else { continue };
-        let update = Update { statuses: vec![(*index, recipient.status.clone())], ..Update::new(message.id) };
-        let destination = Destination::Local(recipient.address.domain().clone());
-        statuses(events, now, message, &destination, &update, &BTreeSet::new());
-    }
-}
-
 /// Recipients whose lifetime is over.
 pub(super) fn expiries(events: &Events, now: Timestamp, message: &Message, update: &Update, router: &Router) {
     for (index, status) in &update.statuses {

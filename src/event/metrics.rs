@@ -43,12 +43,12 @@ pub struct Levels {
     pub attempts: u64,
     /// Bytes free on the spool's disk.
     pub spool_available: u64,
+    /// Log segments on disk.
+    pub spool_segments: u64,
     /// Whether new mail is taken.
     pub accepting: bool,
     /// Commits (batches synced) since the start.
     pub commits: u64,
-    /// Records committed since the start.
-    pub records: u64,
 }
 
 /// All counters and gauges.
@@ -78,7 +78,7 @@ struct Gauges {
     spool_available: Number,
     accepting: Number,
     commits: Counter,
-    records: Counter,
+    spool_segments: Number,
 }
 
 type Number = Gauge<u64, AtomicU64>;
@@ -150,7 +150,7 @@ impl Gauges {
             spool_available: gauge(r, "spool_available", "Room left on the spool's disk", Some(Unit::Bytes)),
             accepting: gauge(r, "accepting", "1 while new mail is taken", None),
             commits: counter(r, "spool_commits", "Batches of records made durable"),
-            records: counter(r, "spool_records", "Records made durable"),
+            spool_segments: gauge(r, "spool_segments", "Segments of the spool's log", None),
         }
     }
 }
@@ -242,7 +242,7 @@ impl Metrics {
         gauges.spool_available.set(levels.spool_available);
         gauges.accepting.set(u64::from(levels.accepting));
         gauges.commits.inner().store(levels.commits, Ordering::Relaxed);
-        gauges.records.inner().store(levels.records, Ordering::Relaxed);
+        gauges.spool_segments.set(levels.spool_segments);
     }
 
     /// All series in the OpenMetrics text form.
