@@ -37,7 +37,13 @@ pub trait Disk: Send + Sync {
     fn exists(&self, path: &Path) -> bool;
     /// Bytes that may still be written on the disk that holds `path`.
     fn available(&self, path: &Path) -> io::Result<u64>;
+    /// Locks a file for this process as long as the guard is held, and makes it if it isn't there; `WouldBlock` if another
+    /// process holds it.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>>;
 }
+
+/// A held lock; dropping it lets go.
+pub trait DiskLock: Send + Sync {}
 
 /// An open file.
 pub trait DiskFile: Send + Sync {
@@ -156,7 +162,19 @@ impl Disk for SystemDisk {
         let stat = rustix::fs::statvfs(path)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Box::new(SystemLock(file)))
+    }
 }
+
+/// The system lets go of the lock when the file is closed.
+struct SystemLock(#[allow(dead_code, reason = "held, not used")] File);
+
+impl DiskLock for SystemLock {}
 
 struct SystemFile(File);
 
