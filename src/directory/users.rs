@@ -329,7 +329,7 @@ mod tests {
             ),
             (
                 "\"a/b\"@x.test:x",
-                "line 1: \"a/b\"@x.test can't be a user: a user's name must not contain a slash; choose another name",
+                "line 1: a/b@x.test can't be a user: a user's name must not contain a slash; choose another name",
             ),
             (
                 "# c\nann@x.test:secret",
