@@ -18,3 +18,4 @@ pub use layers::Origin;
 pub use load::{Loaded, ShownValue, environment, load};
 pub use problem::{Problem, ProblemClass};
 pub use typed::*;
+pub use values::parse_duration;

@@ -160,7 +160,7 @@ pub(super) fn number(value: &Value, min: f64, max: f64) -> Parsed<f64> {
 const DURATION_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 /// `"1h30m"`: whole numbers with `ms`, `s`, `m`, `h` or `d`, the larger unit first.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     // Longer than any server lives; keeps sums of times within bounds.
     const MILLIS_MAX: u64 = 36_500 * 86_400_000;
     let mut rest = text;

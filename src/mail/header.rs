@@ -86,6 +86,11 @@ impl HeaderScan {
         &self.header
     }
 
+    /// Whether the end of the header block, or the bound, was reached: what comes doesn't matter any more.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
     /// How many fields have this name.
     pub fn count(&self, name: &str) -> usize {
         fields(&self.header).filter(|field| field.is(name)).count()

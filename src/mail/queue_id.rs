@@ -27,6 +27,11 @@ impl QueueId {
         let fresh = (now.as_millis() << LOW_BITS) | (random & ((1 << LOW_BITS) - 1));
         QueueId(fresh.max(last.0.saturating_add(1)))
     }
+
+    /// When it was made, unless the clock had jumped back before: never earlier than that.
+    pub fn time(self) -> Timestamp {
+        Timestamp::from_millis(self.0 >> LOW_BITS)
+    }
 }
 
 impl fmt::Display for QueueId {

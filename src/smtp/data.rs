@@ -185,3 +185,125 @@ impl Stuffer {
         wire.extend_from_slice(if self.tail == *b"\r\n" { b".\r\n" } else { b"\r\n.\r\n" });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Content, whether it had bare line ends, and what follows the end.
+    type Received = (Vec<u8>, bool, Option<Vec<u8>>);
+
+    fn receive(wire: &[u8], size: usize) -> Received {
+        let mut receiver = Receiver::new();
+        let mut content = Vec::new();
+        let mut at = 0;
+        for piece in wire.chunks(size.max(1)) {
+            if let Some(used) = receiver.receive(piece, &mut content) {
+                return (content, receiver.has_bare_line_end(), Some(wire[at + used..].to_vec()));
+            }
+            at += piece.len();
+        }
+        (content, receiver.has_bare_line_end(), None)
+    }
+
+    /// The same by the plain words of RFC 5321, for complete messages: slow and obvious.
+    fn receive_plainly(wire: &[u8]) -> Received {
+        let stream = [b"\r\n", wire].concat();
+        let Some(end) = stream.windows(5).position(|w| w == b"\r\n.\r\n") else { return (Vec::new(), false, None) };
+        let rest = stream[end + 5..].to_vec();
+        let text = String::from_utf8_lossy(&stream[..end + 2]).into_owned();
+        let bare = text.replace("\r\n", "").contains(['\r', '\n']);
+        let unstuffed = text.replace("\r\n.", "\r\n");
+        (unstuffed.as_bytes()[2..].to_vec(), bare, Some(rest))
+    }
+
+    #[test]
+    fn only_cr_lf_dot_cr_lf_ends_a_message() {
+        let cases: [(&[u8], &[u8], bool); 22] = [
+            (b".\r\n", b"", false),
+            (b"a\r\n.\r\n", b"a\r\n", false),
+            (b"\r\n.\r\n", b"\r\n", false),
+            (b"..\r\n.\r\n", b".\r\n", false),
+            (b".a\r\n.\r\n", b"a\r\n", false),
+            (b"..a\r\n..\r\n...\r\n.\r\n", b".a\r\n.\r\n..\r\n", false),
+            (b"a\r\n. \r\n.\r\n", b"a\r\n \r\n", false),
+            (b"a.\r\n.\r\n", b"a.\r\n", false),
+            (b"a\0b\r\n\0.\r\n.\r\n", b"a\0b\r\n\0.\r\n", false),
+            (b"a\r\n.\0\r\n.\r\n", b"a\r\n\0\r\n", false),
+            (b"a\n.\r\nb\r\n.\r\n", b"", true),
+            (b"a\n.\nb\r\n.\r\n", b"", true),
+            (b"a\r.\rb\r\n.\r\n", b"", true),
+            (b"a\r\n.\nb\r\n.\r\n", b"", true),
+            (b"a\r\n.\rb\r\n.\r\n", b"", true),
+            (b"a\r.\r\nb\r\n.\r\n", b"", true),
+            (b"a\r\n.\r\r\nb\r\n.\r\n", b"", true),
+            (b"a\r\r\n.\r\n", b"", true),
+            (b"a\n\r.\r\nb\r\n.\r\n", b"", true),
+            (b".\nb\r\n.\r\n", b"", true),
+            (b".\rb\r\n.\r\n", b"", true),
+            (b"\n.\r\n\r\n.\r\n", b"", true),
+        ];
+        for (wire, content, bare) in cases {
+            let followed = [wire, b"QUIT\r\n"].concat();
+            for size in 1..=followed.len() {
+                let (found, found_bare, rest) = receive(&followed, size);
+                assert_eq!((found_bare, rest.as_deref()), (bare, Some(&b"QUIT\r\n"[..])), "{} by {size}", wire.escape_ascii());
+                assert!(bare || found == content, "{} by {size}", wire.escape_ascii());
+            }
+            for cut in 0..wire.len() {
+                assert_eq!(receive(&wire[..cut], cut).2, None, "{} cut at {cut}", wire.escape_ascii());
+            }
+        }
+    }
+
+    #[test]
+    fn content_comes_before_the_end_does() {
+        let mut receiver = Receiver::new();
+        let mut content = Vec::new();
+        assert_eq!(receiver.receive(b"one\r\ntwo", &mut content), None);
+        assert_eq!(content, b"one\r\ntwo");
+    }
+
+    /// Octets with many line ends and dots among them.
+    fn octets() -> impl Strategy<Value = Vec<u8>> {
+        let octet = prop_oneof![4 => Just(b'\r'), 4 => Just(b'\n'), 4 => Just(b'.'), 2 => Just(b'a'), 1 => 0u8..128];
+        proptest::collection::vec(octet, 0..100)
+    }
+
+    /// Content as this server passes it on: no bare CR or LF.
+    fn lines() -> impl Strategy<Value = Vec<u8>> {
+        const PIECES: [&[u8]; 6] = [b"\r\n", b".", b"a", b"\0\xff", b"\r\n.\r\n", b"\r\n."];
+        proptest::collection::vec(proptest::sample::select(&PIECES[..]), 0..40).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_are_read_as_the_rfc_says_however_they_are_cut(octets in octets(), size in 1usize..10) {
+            let wire = [&octets[..], b"\r\n.\r\n"].concat();
+            let (content, bare, rest) = receive(&wire, size);
+            let plainly = receive_plainly(&wire);
+            prop_assert_eq!((bare, &rest), (plainly.1, &plainly.2));
+            prop_assert!(bare || content == plainly.0);
+        }
+
+        #[test]
+        fn what_is_stuffed_comes_out_again(content in lines(), size in 1usize..10, cut in 1usize..10) {
+            let mut stuffer = Stuffer::new();
+            let mut wire = Vec::new();
+            for piece in content.chunks(size) {
+                stuffer.send(piece, &mut wire);
+            }
+            stuffer.end(&mut wire);
+            wire.extend_from_slice(b"QUIT\r\n");
+            let (mut received, bare, rest) = receive(&wire, cut);
+            if received != content && !content.is_empty() {
+                // The last line got the CR LF that it lacked.
+                prop_assert!(!content.ends_with(b"\r\n") && received.ends_with(b"\r\n"));
+                received.truncate(received.len() - 2);
+            }
+            prop_assert_eq!((received, bare, rest), (content, false, Some(b"QUIT\r\n".to_vec())));
+        }
+    }
+}

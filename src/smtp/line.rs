@@ -129,3 +129,76 @@ impl Lines {
         self.scanned = 0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The lines of `octets` fed in pieces of `size`, each as a short text.
+    fn split(octets: &[u8], size: usize) -> Vec<String> {
+        let mut lines = Lines::new();
+        let mut found = Vec::new();
+        for piece in octets.chunks(size.max(1)) {
+            lines.push(piece);
+            while let Some(line) = lines.next_line() {
+                found.push(match line {
+                    Line::Text(text) => String::from_utf8_lossy(text).into_owned(),
+                    Line::Malformed => "malformed".to_owned(),
+                    Line::TooLong => "too long".to_owned(),
+                });
+            }
+            assert!(lines.rest().len() <= LINE_SIZE_MAX, "an unfinished line is bounded");
+        }
+        found
+    }
+
+    #[test]
+    fn only_cr_lf_ends_a_line() {
+        let octets = b"NOOP\r\na\nb\r\nc\rd\r\ne\r\r\n\n\r\n\r\r\n\r\nQUIT\r";
+        let expected = ["NOOP", "malformed", "malformed", "malformed", "malformed", "malformed", ""];
+        for size in 1..=octets.len() {
+            assert_eq!(split(octets, size), expected, "pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn a_line_may_have_the_maximum_and_not_an_octet_more() {
+        for (text, expected) in [
+            ("a".repeat(LINE_SIZE_MAX - 2), None),
+            ("a".repeat(LINE_SIZE_MAX - 1), Some("too long")),
+            ("a".repeat(LINE_SIZE_MAX), Some("too long")),
+            ("\n".repeat(LINE_SIZE_MAX), Some("too long")),
+            ("\r".repeat(LINE_SIZE_MAX * 2), Some("too long")),
+        ] {
+            let octets = format!("{text}\r\nQUIT\r\n");
+            for size in [1, 2, 1000, LINE_SIZE_MAX - 1, LINE_SIZE_MAX, LINE_SIZE_MAX + 1, octets.len()] {
+                assert_eq!(split(octets.as_bytes(), size), [expected.unwrap_or(&text), "QUIT"], "pieces of {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_follows_a_line_can_be_used_in_another_way() {
+        let mut lines = Lines::new();
+        lines.push(b"DATA\r\ncontent\r\n.\r\nQUIT\r\n");
+        assert_eq!(lines.next_line(), Some(Line::Text(b"DATA")));
+        lines.consume(12);
+        assert_eq!(lines.next_line(), Some(Line::Text(b"QUIT")));
+        assert_eq!(lines.next_line(), None);
+        assert_eq!(lines.rest(), b"");
+    }
+
+    /// Octets with many line ends among them.
+    fn octets() -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'a')], 0..200)
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_change_nothing(octets in octets(), size in 1usize..20) {
+            prop_assert_eq!(split(&octets, size), split(&octets, octets.len()));
+        }
+    }
+}

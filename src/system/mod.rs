@@ -11,16 +11,19 @@ mod entropy;
 mod net;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+pub mod tls;
+mod unix;
 mod workers;
 
 use std::sync::Arc;
 
 pub use clock::{Clock, SystemClock};
 pub use content::Content;
-pub use disk::{Disk, DiskFile, OpenMode, SystemDisk};
+pub use disk::{Disk, DiskFile, DiskLock, OpenMode, SystemDisk};
 pub use dns::{Dns, DnsError, MxRecord, SystemDns};
 pub use entropy::{Entropy, SystemEntropy};
 pub use net::{BoxStream, Endpoint, Listener, Net, Stream, SystemNet};
+pub use unix::UnixDoor;
 pub use workers::{BoxFuture, Workers};
 
 /// The world as Posthouse sees it: cheap to clone, handed down from `daemon`.

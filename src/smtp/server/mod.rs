@@ -1,6 +1,6 @@
 //! The server's side of a session (RFC 5321) as a machine: octets and answers in, steps out. Owns the state of one
-//! connection: unread octets, unsent replies, the open transaction's counts. It never does input or output and never decides who may send what;
-//! it asks.
+//! connection: unread octets, unsent replies, the open transaction's counts. It never does input or output, and who may send
+//! what it never decides but asks.
 //!
 //! The driver's loop: carry out `next()` until it is `NeedInput`, read, `receive`, again. A question is answered by
 //! `answer` before the next step is taken; meanwhile nothing more is received. When `deadline()` has passed: `tick`.
@@ -13,8 +13,6 @@ mod commands;
 mod content;
 mod replies;
 mod state;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

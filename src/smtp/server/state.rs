@@ -2,14 +2,13 @@
 //! state that it could act on.
 //!
 //! ```text
-//! Opening ─▶ Waiting(Connect) ─▶ Command(Strange) ─HELO, EHLO─▶ Command(Ready) ─MAIL─▶ Command(Open) ─RCPT─┐
-//!                                                                 ▲                    ▲  │               │
-//!                                                                 │                    └──┼───────────────┘
-//!                                                                 └── Waiting(Commit) ◀─ Content ◀─DATA─ (Open)
-//! any ─▶ Closing ─▶ Closed
+//! Opening ──▶ Waiting(Connect) ──▶ Command(Strange) ──HELO, EHLO──▶ Command(Ready) ──MAIL──▶ Command(Open) ⟲ RCPT
+//!                                                                       ▲                        │ DATA
+//!                                                                       └─ Waiting(Commit) ◀── Content
+//! any ──▶ Closing
 //! ```
 //!
-//! A command that asks a question goes by `Waiting`; HELO, EHLO and RSET lead back to `Command(Ready)` from everywhere.
+//! A command that asks a question goes by `Waiting`; HELO, EHLO and RSET lead to `Command(Ready)` from `Command(Open)`, too.
 
 use std::time::Duration;
 

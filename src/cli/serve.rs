@@ -1,0 +1,196 @@
+//! `serve`: puts the server together and runs it in the foreground until a signal stops it.
+//!
+//! The order is that of safety: configuration, log, ports, then the other user, then the spool, then the admin's doors.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::failure::{self, Failure};
+use super::print::shell;
+use super::{Context, hint, now, settings, system};
+use crate::config::{self, Config, LogFormat};
+use crate::control::{self, Running};
+use crate::daemon::{self, Asked, Handle, Posthouse, Signals, StartError};
+use crate::directory::users;
+use crate::event::{Event, Events, log};
+use crate::spool::SpoolError;
+use crate::spool::index::SledIndexFactory;
+use crate::system::{Listener, System, SystemDisk};
+use crate::web;
+
+pub(super) fn serve(context: &Context<'_>) -> Result<(), Failure> {
+    let loaded = context.load()?;
+    let directory = settings::files(&loaded).map_err(|problems| Failure::problems(&problems))?;
+    let config = loaded.config.clone();
+    let format = match config.log.format {
+        LogFormat::Text => log::Format::Text,
+        LogFormat::Json => log::Format::Json,
+        LogFormat::Journald => log::Format::Journald,
+    };
+    log::init(format, &config.log.level, now).map_err(|error| Failure::new(failure::CONFIG, format!("log.level: {error}")))?;
+    let events = Events::new();
+    for warning in directory.warnings() {
+        events.report(Event::Warning { reason: warning.to_string() });
+    }
+    let mailboxes = users::list(&SystemDisk, &config.auth.users).unwrap_or_default();
+    let program = format!("{}{}", shell(&std::env::args().next().unwrap_or_else(|| "posthouse".to_owned())), context.options());
+    // Lines for a newcomer would break a log that programs read.
+    let wanted = loaded.file == Path::new(DEMO) && config.log.format == LogFormat::Text;
+    let steps = if wanted { hint::first_steps(&config, &directory, &mailboxes, &program) } else { None };
+    let system = system(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new(failure::UNAVAILABLE, format!("can't start threads: {error}")))?;
+    let source = reader(context.arguments.config.clone());
+    runtime.block_on(run(config, system, events, source, steps))
+}
+
+/// The configuration of the demo that comes with the sources; only there are the first steps told.
+const DEMO: &str = "conf/posthouse.toml";
+
+/// Reads the configuration again, with everything that a start would refuse.
+fn reader(path: Option<std::path::PathBuf>) -> daemon::Source {
+    Arc::new(move || {
+        let loaded = config::load(path.as_deref(), &config::environment());
+        let checked = loaded.and_then(|loaded| settings::files(&loaded).map(|_| loaded.config));
+        checked.map_err(|problems| problems.iter().map(ToString::to_string).collect())
+    })
+}
+
+async fn run(
+    config: Config,
+    system: System,
+    events: Events,
+    source: daemon::Source,
+    first_steps: Option<String>,
+) -> Result<(), Failure> {
+    // From here on a signal stops the server in good order, and doesn't end the process.
+    let mut signals =
+        Signals::new().map_err(|error| Failure::new(failure::UNAVAILABLE, format!("can't take signals: {error}")))?;
+    let page_listener = bind_pages(&config, &system).await?;
+    let bound = Posthouse::bind(config.clone(), system.clone(), events.clone(), source).await?;
+    become_user(&config, &events)?;
+    let index = SledIndexFactory { path: config.spool.path.join("index"), cache: config.spool.index_cache };
+    let handle = bound.start(Box::new(index)).await?;
+    let doors = match open_doors(&config, &system, &events, &handle, page_listener).await {
+        Ok(doors) => doors,
+        Err(failure) => {
+            handle.stop("the admin's doors can't be opened");
+            handle.stopped().await;
+            return Err(failure);
+        }
+    };
+    if let Some(first_steps) = first_steps {
+        eprint!("{first_steps}");
+    }
+    wait(&handle, &mut signals).await;
+    doors.close();
+    Ok(())
+}
+
+/// Acts on signals until the server has stopped.
+async fn wait(handle: &Handle, signals: &mut Signals) {
+    loop {
+        tokio::select! {
+            biased;
+            () = handle.stopped() => return,
+            asked = signals.next() => match asked {
+                Asked::Stop => handle.stop("a signal"),
+                Asked::Reload => {
+                    // What is wrong is in the log; the old configuration goes on.
+                    let _ = handle.reload().await;
+                }
+            }
+        }
+    }
+}
+
+fn become_user(config: &Config, events: &Events) -> Result<(), Failure> {
+    if !daemon::is_root() {
+        return Ok(());
+    }
+    if config.user.is_empty() {
+        let reason = "runs as root; set `user` to a system user that Posthouse becomes once its ports are bound".to_owned();
+        events.report(Event::Warning { reason });
+        return Ok(());
+    }
+    daemon::drop_to(&config.user).map_err(|error| Failure::new(failure::NO_PERMISSION, error.to_string()))?;
+    events.report(Event::Became { user: config.user.clone() });
+    Ok(())
+}
+
+/// Binds the port of the pages, while we still may bind low ones.
+async fn bind_pages(config: &Config, system: &System) -> Result<Option<Box<dyn Listener>>, Failure> {
+    let Some(address) = config.admin.http else { return Ok(None) };
+    let bound = system.net.listen(address).await;
+    bound.map(Some).map_err(|error| unbindable(&format!("admin.http: can't listen on {address}"), &error))
+}
+
+fn unbindable(what: &str, error: &io::Error) -> Failure {
+    let (status, remedy) = match error.kind() {
+        io::ErrorKind::PermissionDenied => (failure::NO_PERMISSION, "start as root with `user` set, or choose a port above 1023"),
+        io::ErrorKind::AddrInUse => (failure::CANT_CREATE, "stop what listens there, or choose another port"),
+        _ => (failure::CONFIG, "choose an address of this machine"),
+    };
+    Failure::new(status, format!("{what}: {error}")).remedy(remedy)
+}
+
+/// The control socket and the pages, while they are served.
+struct Doors {
+    tasks: tokio::task::JoinSet<()>,
+}
+
+impl Doors {
+    /// Ends them; the socket file goes away.
+    fn close(mut self) {
+        self.tasks.abort_all();
+    }
+}
+
+async fn open_doors(
+    config: &Config,
+    system: &System,
+    events: &Events,
+    handle: &Handle,
+    page_listener: Option<Box<dyn Listener>>,
+) -> Result<Doors, Failure> {
+    let socket = &config.admin.socket;
+    let door = control::bind(socket).await.map_err(|error| {
+        let what = format!("admin.socket: can't make {}: {error}", socket.display());
+        let (status, remedy) = match error.kind() {
+            io::ErrorKind::PermissionDenied => (failure::NO_PERMISSION, "let the server's user write to its folder"),
+            io::ErrorKind::AddrInUse => {
+                (failure::CANT_CREATE, "stop the other server, or give this one another socket and spool")
+            }
+            io::ErrorKind::NotFound => (failure::CANT_CREATE, "make its folder, or choose another"),
+            _ => (failure::CANT_CREATE, "choose another path, or remove what lies there"),
+        };
+        Failure::new(status, what).remedy(remedy)
+    })?;
+    let admin = Arc::new(Running::new(handle.clone()));
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(control::Server::new(door, admin.clone()).run());
+    if let Some(listener) = page_listener {
+        let pages = web::Server::new(listener, system.clone(), admin)
+            .map_err(|error| Failure::new(failure::CONFIG, format!("[admin]: {error}")))?;
+        let service = if config.admin.tls.is_some() { "https" } else { "http" };
+        events.report(Event::Listening { address: pages.local_address(), service });
+        tasks.spawn(pages.run());
+    }
+    Ok(Doors { tasks })
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let status = match &error {
+            StartError::Directory(_) => failure::CONFIG,
+            StartError::Bind(_, error) if error.kind() == io::ErrorKind::PermissionDenied => failure::NO_PERMISSION,
+            StartError::Bind(_, error) if error.kind() == io::ErrorKind::AddrNotAvailable => failure::CONFIG,
+            StartError::Bind(..) => failure::CANT_CREATE,
+            StartError::Spool(SpoolError::Locked(_)) => failure::UNAVAILABLE,
+            StartError::Spool(_) => failure::CANT_CREATE,
+            StartError::System(_) => failure::UNAVAILABLE,
+        };
+        Failure::new(status, error.to_string())
+    }
+}

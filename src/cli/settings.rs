@@ -1,0 +1,91 @@
+//! `check` and `config show`.
+
+use serde::Serialize;
+
+use super::failure::{self, Failure};
+use super::print::{Cell, Out, Table};
+use super::{Context, print};
+use crate::config::{self, Loaded, Problem};
+use crate::directory::Directory;
+use crate::system::{SystemDisk, tls};
+
+/// A problem as `check --json` prints it.
+#[derive(Serialize)]
+struct ProblemView<'a> {
+    level: &'static str,
+    file: &'a str,
+    key: &'a str,
+    problem: &'a str,
+    remedy: &'a str,
+}
+
+impl<'a> ProblemView<'a> {
+    fn new(level: &'static str, problem: &'a Problem) -> Self {
+        Self { level, file: &problem.source, key: &problem.key, problem: &problem.what, remedy: &problem.remedy }
+    }
+}
+
+/// Reads everything that a start reads. 0, or 78 whatever the problems are.
+pub(super) fn check(context: &Context<'_>, json: bool, out: &mut Out<'_>) -> Result<(), Failure> {
+    let checked = config::load(context.arguments.config.as_deref(), &config::environment()).and_then(|loaded| {
+        let directory = files(&loaded)?;
+        Ok((loaded, directory))
+    });
+    match checked {
+        Ok((loaded, directory)) => {
+            for warning in directory.warnings() {
+                if json {
+                    out.json(&ProblemView::new("warning", warning))?;
+                } else {
+                    out.line(&format!("warning: {warning}"))?;
+                }
+            }
+            if !json {
+                let files: Vec<String> = loaded.files.iter().map(|file| file.display().to_string()).collect();
+                out.line(&format!("{}: no problems", files.join(", ")))?;
+            }
+            Ok(())
+        }
+        Err(problems) if json => {
+            for problem in &problems {
+                out.json(&ProblemView::new("error", problem))?;
+            }
+            out.flush()?;
+            Err(Failure::new(failure::CONFIG, format!("{} found", print::count(problems.len() as u64, "problem"))))
+        }
+        Err(problems) => Err(Failure { status: failure::CONFIG, ..Failure::problems(&problems) }),
+    }
+}
+
+/// The files that the configuration names: certificates, users, aliases. Errors: every problem.
+pub(super) fn files(loaded: &Loaded) -> Result<Directory, Vec<Problem>> {
+    let config = &loaded.config;
+    let mut problems = config::check_files(config);
+    if let (true, Some(pair)) = (problems.is_empty(), &config.admin.tls)
+        && let Err(error) = tls::load_pair(&SystemDisk, &pair.certificate, &pair.key)
+    {
+        problems.push(Problem::new(error.path().display().to_string(), "", error.what(), error.remedy()));
+    }
+    match Directory::load(config, &SystemDisk) {
+        Ok(directory) if problems.is_empty() => Ok(directory),
+        Ok(_) => Err(problems),
+        Err(others) => {
+            problems.extend(others);
+            Err(problems)
+        }
+    }
+}
+
+/// Every value with where it came from.
+pub(super) fn show(context: &Context<'_>, json: bool, out: &mut Out<'_>) -> Result<(), Failure> {
+    let loaded = context.load()?;
+    let mut table = Table::new(&["KEY", "VALUE", "FROM"]);
+    for shown in &loaded.values {
+        if json {
+            out.json(shown)?;
+        } else {
+            table.row(out, vec![Cell::new(&shown.key), Cell::new(&shown.value), Cell::new(&shown.origin)])?;
+        }
+    }
+    Ok(table.end(out)?)
+}

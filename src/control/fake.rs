@@ -1,0 +1,184 @@
+//! A server that only remembers what it was asked: for the tests of protocol, console and command line.
+
+use std::sync::{Arc, Mutex};
+
+use super::view::tests::message;
+use super::{Admin, Changed, Health, Paused, Selection, Verb};
+use crate::config::Config;
+use crate::mail::{Domain, Message, QueueId};
+use crate::spool::{Filter, Stats};
+use crate::system::{BoxFuture, Content};
+
+pub(crate) struct FakeAdmin {
+    pub(crate) content: Vec<u8>,
+    pub(crate) health: Mutex<Option<Health>>,
+    messages: Vec<Message>,
+    paused: Mutex<Paused>,
+    verbs: Mutex<Vec<&'static str>>,
+    config: Arc<Config>,
+}
+
+impl FakeAdmin {
+    /// Messages 1 to `count`; every tenth is held.
+    pub(crate) fn with_messages(count: u64) -> Self {
+        let messages = (1..=count).map(|id| Message { held: id % 10 == 0, ..message(id) });
+        Self {
+            content: (0..200_000u32).map(|n| (n % 251) as u8).collect(),
+            health: Mutex::new(Some(Health::default())),
+            messages: messages.collect(),
+            paused: Mutex::default(),
+            verbs: Mutex::default(),
+            config: Arc::new(config()),
+        }
+    }
+
+    pub(crate) fn with_tls(mut self, pair: crate::config::KeyPair) -> Self {
+        let mut config = config();
+        config.admin.tls = Some(pair);
+        self.config = Arc::new(config);
+        self
+    }
+
+    pub(crate) fn verbs(&self) -> Vec<&'static str> {
+        self.verbs.lock().unwrap().clone()
+    }
+
+    fn called(&self, verb: &'static str) {
+        self.verbs.lock().unwrap().push(verb);
+    }
+
+    fn matching(&self, filter: &Filter) -> Vec<Message> {
+        let messages = self.messages.iter().filter(|message| filter.matches(message));
+        messages.take(filter.limit.unwrap_or(usize::MAX)).cloned().collect()
+    }
+}
+
+impl Admin for FakeAdmin {
+    fn config(&self) -> Arc<Config> {
+        self.config.clone()
+    }
+
+    fn list(&self, filter: Filter) -> BoxFuture<'_, Result<Vec<Message>, String>> {
+        Box::pin(async move { Ok(self.matching(&filter)) })
+    }
+
+    fn message(&self, id: QueueId) -> BoxFuture<'_, Result<Option<Message>, String>> {
+        Box::pin(async move { Ok(self.messages.iter().find(|message| message.id == id).cloned()) })
+    }
+
+    fn content(&self, id: QueueId) -> BoxFuture<'_, Result<Option<Arc<dyn Content>>, String>> {
+        let known = self.messages.iter().any(|message| message.id == id);
+        Box::pin(async move { Ok(known.then(|| Arc::new(self.content.clone()) as Arc<dyn Content>)) })
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Result<Stats, String>> {
+        let mut stats = Stats::default();
+        self.messages.iter().for_each(|message| stats.add(message));
+        Box::pin(async move { Ok(stats) })
+    }
+
+    fn change(&self, verb: Verb, selection: Selection) -> BoxFuture<'_, Result<Changed, String>> {
+        self.called(match verb {
+            Verb::Retry => "retry",
+            Verb::Hold => "hold",
+            Verb::Release => "release",
+            Verb::Bounce => "bounce",
+            Verb::Remove => "remove",
+        });
+        let changed = match selection {
+            Selection::All => Changed { touched: self.messages.len() as u64, unknown: Vec::new() },
+            Selection::Filter(filter) => Changed { touched: self.matching(&filter).len() as u64, unknown: Vec::new() },
+            Selection::Ids(ids) => {
+                let (known, unknown): (Vec<_>, Vec<_>) =
+                    ids.into_iter().partition(|id| self.messages.iter().any(|message| message.id == *id));
+                Changed { touched: known.len() as u64, unknown }
+            }
+        };
+        Box::pin(async move { Ok(changed) })
+    }
+
+    fn paused(&self) -> BoxFuture<'_, Result<Paused, String>> {
+        Box::pin(async move { Ok(self.paused.lock().unwrap().clone()) })
+    }
+
+    fn pause(&self, domain: Option<Domain>) -> BoxFuture<'_, Result<(), String>> {
+        self.called("pause");
+        *self.paused.lock().unwrap() = Paused { all: domain.is_none(), domains: domain.into_iter().collect() };
+        Box::pin(async move { Ok(()) })
+    }
+
+    fn resume(&self, _: Option<Domain>) -> BoxFuture<'_, Result<(), String>> {
+        self.called("resume");
+        *self.paused.lock().unwrap() = Paused::default();
+        Box::pin(async move { Ok(()) })
+    }
+
+    fn reload(&self) -> BoxFuture<'_, Result<(), Vec<String>>> {
+        self.called("reload");
+        Box::pin(async move { Err(vec!["line 3 is wrong".to_owned()]) })
+    }
+
+    fn health(&self) -> BoxFuture<'_, Health> {
+        let health = self.health.lock().unwrap().clone();
+        Box::pin(async move {
+            match health {
+                Some(health) => health,
+                None => std::future::pending().await,
+            }
+        })
+    }
+
+    fn metrics(&self) -> BoxFuture<'_, String> {
+        Box::pin(async move { "# EOF\n".to_owned() })
+    }
+}
+
+/// A configuration for tests.
+pub(crate) fn config() -> Config {
+    use std::time::Duration;
+
+    use crate::config::*;
+    use crate::mail::Address;
+    let domain = |text: &str| Domain::parse(text).unwrap();
+    let minute = Duration::from_secs(60);
+    Config {
+        hostname: domain("mail.example.test"),
+        postmaster: Address::parse("postmaster@example.test").unwrap(),
+        shutdown_grace: minute,
+        user: String::new(),
+        spool: Spool { path: "spool".into(), min_free: 1, segment_size: 1 << 26, index_cache: 1 << 20 },
+        listeners: vec![Listener { address: "127.0.0.1:2525".parse().unwrap(), service: Service::Mx }],
+        auth: Auth { users: "conf/users".into() },
+        limits: Limits {
+            message_size: 1 << 20,
+            recipients: 10,
+            connections: 10,
+            connections_per_client: 10,
+            errors: 10,
+            command_timeout: minute,
+            data_timeout: minute,
+            hops: 50,
+        },
+        domains: vec![LocalDomain {
+            name: domain("example.test"),
+            store: MailStore::Maildir("mail/{domain}/{user}".to_owned()),
+            subaddress: "+".to_owned(),
+            catch_all: None,
+            aliases: None,
+        }],
+        relay: Relay { networks: Vec::new(), domains: Vec::new() },
+        routes: Vec::new(),
+        remote: Remote {
+            port: 25,
+            concurrency: 20,
+            connect_timeout: minute,
+            reply_timeout: minute,
+            special_addresses: SpecialAddresses::Refuse,
+        },
+        queue: Queue { paused: false, attempts: 10, active: 10 },
+        retry: super::view::tests::retry(),
+        dns: Dns { servers: Vec::new(), timeout: minute },
+        admin: crate::config::Admin { socket: "spool/control.sock".into(), http: None, tls: None },
+        log: Log { format: LogFormat::Text, level: "info".to_owned() },
+    }
+}

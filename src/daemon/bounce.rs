@@ -1,0 +1,179 @@
+//! Notices and operator verbs: a notice and the states that it speaks of become durable together.
+
+use crate::event::{Event, NoticeKind};
+use crate::mail::{BodyType, HeaderScan, Message, QueueId, Recipient, ReversePath, Update};
+use crate::notice::{self, Addressee, Context, Notice};
+use crate::queue::{Verb, expires_at};
+use crate::spool::{Accept, SpoolError};
+
+use super::delivery::Delivery;
+
+/// As much of the original's header is read for a notice; octets.
+const HEADER_SIZE_MAX: usize = 64 * 1024;
+/// Octets read at a time.
+const CHUNK_SIZE: usize = 16 * 1024;
+
+impl Delivery {
+    /// Tells whom it concerns that these recipients failed, and records `update` with it. If that can't be stored the message
+    /// rests and the failure is found again later, but what else `update` says is recorded: then this is false.
+    pub(super) async fn bounce(&mut self, message: &Message, update: Update, failed: &[u32]) -> bool {
+        let done = self.try_bounce(message, update.clone(), failed).await;
+        if let Err(error) = &done {
+            self.trouble(Some(message.id), "bounce", error);
+            let mut rest = update;
+            rest.statuses.retain(|(index, _)| !failed.contains(index));
+            self.spool.update(rest);
+            self.rest(message.id);
+        }
+        done.is_ok()
+    }
+
+    async fn try_bounce(&mut self, message: &Message, update: Update, failed: &[u32]) -> Result<(), SpoolError> {
+        let context = self.context();
+        let header = self.header(message.id).await;
+        let Some(notice) = notice::bounce(&context, message, failed, &header) else {
+            self.events.report(Event::Unnotified {
+                id: message.id,
+                to: failed.first().and_then(|index| message.recipients.get(*index as usize)).map(|r| r.address.clone()),
+                reason: "a notice that not even the postmaster takes".to_owned(),
+            });
+            self.spool.update(update);
+            return Ok(());
+        };
+        let kind = match notice::addressee(message, failed, &context.postmaster) {
+            Some(Addressee::Postmaster(_)) => NoticeKind::DoubleBounce,
+            _ => NoticeKind::Bounce,
+        };
+        self.submit(message.id, kind, notice, update, failed.len()).await
+    }
+
+    /// Tells the sender that these recipients still wait, and records `update` with it.
+    pub(super) async fn tell_delay(&mut self, message: &Message, update: Update, late: &[u32]) -> bool {
+        let context = self.context();
+        let header = self.header(message.id).await;
+        let expires = expires_at(message, &self.current.config.retry);
+        let Some(notice) = notice::delay(&context, message, late, expires, &header) else {
+            self.spool.update(update);
+            return true;
+        };
+        let done = self.submit(message.id, NoticeKind::Delay, notice, update, late.len()).await;
+        if let Err(error) = &done {
+            self.trouble(Some(message.id), "delay notice", error);
+            self.rest(message.id);
+        }
+        done.is_ok()
+    }
+
+    fn context(&self) -> Context {
+        let config = &self.current.config;
+        Context {
+            hostname: config.hostname.clone(),
+            postmaster: config.postmaster.clone(),
+            now: self.system.clock.now(),
+            seed: self.system.entropy.next_u64(),
+        }
+    }
+
+    /// Spools a notice as a new message with null reverse-path.
+    async fn submit(
+        &mut self,
+        about: QueueId,
+        kind: NoticeKind,
+        notice: Notice,
+        update: Update,
+        recipients: usize,
+    ) -> Result<(), SpoolError> {
+        let arrived = self.system.clock.now();
+        let mut draft = self.spool.begin()?;
+        draft.write(&notice.content).await?;
+        let accept = Accept {
+            arrived,
+            reverse_path: ReversePath::Null,
+            body: BodyType::SevenBit,
+            recipients: vec![Recipient::new(notice.to.clone(), None, arrived)],
+            updates: vec![update],
+        };
+        let message = draft.commit(accept).await?;
+        self.events.report(Event::Notified { id: about, notice: message.id, kind, to: notice.to, recipients });
+        self.admit(message);
+        Ok(())
+    }
+
+    /// The original's header block, as far as it can be read: a notice without it is better than none.
+    async fn header(&self, id: QueueId) -> Vec<u8> {
+        let mut scan = HeaderScan::new(HEADER_SIZE_MAX);
+        let Ok(content) = self.spool.content(id).await else { return Vec::new() };
+        let mut offset = 0;
+        while !scan.is_complete() {
+            match content.read_at(offset, CHUNK_SIZE).await {
+                Ok(chunk) if !chunk.is_empty() => {
+                    scan.receive(&chunk);
+                    offset += chunk.len() as u64;
+                }
+                _ => break,
+            }
+        }
+        scan.header().to_vec()
+    }
+
+    /// An operator verb on one message: whether it changed something; none if there is no such message.
+    pub(super) async fn change_one(&mut self, verb: Verb, id: QueueId) -> Result<Option<bool>, SpoolError> {
+        let scheduled = self.scheduler.message(id).cloned();
+        let message = match scheduled {
+            Some(message) => message,
+            None => match self.spool.take(id).await? {
+                // From the index into the scheduler; what doesn't change goes back by itself.
+                Some(message) => {
+                    self.admit(message);
+                    match self.scheduler.message(id).cloned() {
+                        Some(message) => message,
+                        None => return self.change_away(verb, id).await,
+                    }
+                }
+                None => return self.change_away(verb, id).await,
+            },
+        };
+        self.change_message(verb, message).await.map(Some)
+    }
+
+    /// A message that the scheduler did not keep, because its destination is crowded or it is on its way out.
+    async fn change_away(&mut self, verb: Verb, id: QueueId) -> Result<Option<bool>, SpoolError> {
+        match self.spool.message(id).await? {
+            Some(message) => self.change_message(verb, message).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn change_message(&mut self, verb: Verb, mut message: Message) -> Result<bool, SpoolError> {
+        let (id, now) = (message.id, self.system.clock.now());
+        let Some(update) = verb.update(&message, &self.scheduler.in_flight(id), now) else { return Ok(false) };
+        let touched: Vec<u32> = update.statuses.iter().map(|(index, _)| *index).collect();
+        message.apply(&update);
+        if verb == Verb::Bounce {
+            self.try_bounce(&message, update.clone(), &touched).await?;
+        } else {
+            self.spool.update(update.clone());
+        }
+        let from = message.reverse_path.clone();
+        self.events.report(match verb {
+            Verb::Retry => Event::Retried { id },
+            Verb::Hold => Event::Held { id },
+            Verb::Release => Event::Released { id },
+            Verb::Bounce => Event::Bounced { id, from, recipients: touched.len() },
+            Verb::Remove => Event::Removed { id, from, recipients: touched.len() },
+        });
+        if !self.scheduler.change(now, &update) {
+            self.settle_away(&message);
+        }
+        Ok(true)
+    }
+
+    /// What becomes of a changed message that isn't in the scheduler.
+    fn settle_away(&mut self, message: &Message) {
+        if message.is_done() {
+            self.spool.done(message.id);
+        } else {
+            self.park(message.id, crate::queue::due_at(message, &self.current.config.retry));
+        }
+    }
+}

@@ -1,0 +1,437 @@
+//! The delivery loop: the one task that owns the scheduler. New mail, outcomes, orders and time come in; attempts are started,
+//! states recorded, notices spooled.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+
+use super::command::{Changed, Command, Levels, Paused};
+use super::current::Current;
+use super::pauses::Pauses;
+use super::report;
+use crate::deliver;
+use crate::event::{Event, Events};
+use crate::mail::{Cause, Destination, Diagnosis, Domain, EnhancedCode, Message, Outcome, QueueId, Timestamp};
+use crate::queue::{self, Attempt, AttemptId, Scheduler, Settings, Step, Verb};
+use crate::route::Plan;
+use crate::spool::{Filter, Spool, SpoolError};
+use crate::system::System;
+
+/// Messages taken from a channel, or from the index, in one go.
+const BATCH_MAX: usize = 256;
+/// The loop looks at the wall clock at least this often, because that can jump.
+const LOOK_MAX: Duration = Duration::from_secs(60);
+/// A clock that goes back by more than this was set back.
+const CLOCK_SLACK: Duration = Duration::from_secs(2);
+/// A message whose bounce could not be spooled is tried again after this time.
+const TROUBLE_WAIT: Duration = Duration::from_secs(300);
+
+/// The loop's state.
+pub(super) struct Delivery {
+    pub(super) spool: Spool,
+    pub(super) events: Events,
+    pub(super) system: System,
+    pub(super) scheduler: Scheduler,
+    pub(super) current: Arc<Current>,
+    pub(super) pauses: Pauses,
+    attempts: JoinSet<Vec<(u32, Outcome)>>,
+    /// What each task of `attempts` is about.
+    running: HashMap<tokio::task::Id, Running>,
+    /// When the index next has something; none: nothing is known.
+    next_due: Option<Timestamp>,
+    spool_path: PathBuf,
+    /// Wall clock and monotonic clock when they were last compared.
+    clocks: (Timestamp, Duration),
+}
+
+/// The loop's inputs.
+pub(super) struct Inputs {
+    /// New mail.
+    pub(super) accepted: mpsc::Receiver<Message>,
+    /// New mail went to the index because the channel was full.
+    pub(super) overflow: Arc<Notify>,
+    /// Orders.
+    pub(super) commands: mpsc::Receiver<Command>,
+    /// The server stops.
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+/// An attempt under way.
+struct Running {
+    attempt: AttemptId,
+    id: QueueId,
+    destination: Destination,
+}
+
+/// How a task of `attempts` ended.
+type Ended = Result<(tokio::task::Id, Vec<(u32, Outcome)>), JoinError>;
+
+impl Delivery {
+    pub(super) fn new(spool: Spool, events: Events, system: System, current: Arc<Current>, pauses: Pauses) -> Self {
+        let mut scheduler = Scheduler::new(Settings::from(&*current.config));
+        let now = system.clock.now();
+        if pauses.all {
+            scheduler.pause(now, None);
+        }
+        for domain in &pauses.domains {
+            scheduler.pause(now, Some(domain.clone()));
+        }
+        let spool_path = current.config.spool.path.clone();
+        let next_due = Some(Timestamp::ZERO);
+        let clocks = (now, system.clock.monotonic());
+        Self {
+            spool,
+            events,
+            system,
+            scheduler,
+            current,
+            pauses,
+            attempts: JoinSet::new(),
+            running: HashMap::new(),
+            next_due,
+            spool_path,
+            clocks,
+        }
+    }
+
+    /// Runs until the stop; then waits for the attempts in flight, at most `shutdown_grace`. Returns how many were cut off.
+    pub(super) async fn run(mut self, mut inputs: Inputs) -> usize {
+        loop {
+            self.plan().await;
+            let wait = self.wait();
+            tokio::select! {
+                biased;
+                () = stopped(&mut inputs.stop) => break,
+                Some(command) = inputs.commands.recv() => {
+                    self.admit_waiting(&mut inputs.accepted);
+                    self.command(command).await;
+                }
+                Some(ended) = self.attempts.join_next_with_id(), if !self.attempts.is_empty() => self.ended(ended).await,
+                Some(message) = inputs.accepted.recv(), if self.scheduler.room() > 0 => {
+                    self.admit(message);
+                    self.admit_some(&mut inputs.accepted);
+                }
+                () = inputs.overflow.notified() => self.next_due = Some(Timestamp::ZERO),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        self.finish(inputs).await
+    }
+
+    async fn finish(mut self, mut inputs: Inputs) -> usize {
+        let current = Arc::clone(&self.current);
+        let grace = tokio::time::sleep(current.config.shutdown_grace);
+        tokio::pin!(grace);
+        while !self.attempts.is_empty() {
+            tokio::select! {
+                biased;
+                Some(ended) = self.attempts.join_next_with_id() => self.ended(ended).await,
+                () = &mut grace => break,
+            }
+        }
+        // Their senders have the 250: the spool has them, the next start finds them.
+        inputs.accepted.close();
+        let unfinished = self.attempts.len();
+        self.attempts.abort_all();
+        self.current.deliverer.close().await;
+        unfinished
+    }
+
+    fn now(&self) -> Timestamp {
+        self.system.clock.now()
+    }
+
+    /// Until when nothing happens by itself.
+    fn wait(&self) -> Duration {
+        let due = if self.scheduler.paused().0 { None } else { self.next_due.filter(|_| self.scheduler.room() > 0) };
+        let next = [self.scheduler.deadline(), due].into_iter().flatten().min();
+        next.map_or(LOOK_MAX, |next| next.since(self.now())).min(LOOK_MAX)
+    }
+
+    /// Carries out what the scheduler wants, and fetches from the index what has become due.
+    async fn plan(&mut self) {
+        if self.clock_went_back() {
+            self.clamp_parked().await;
+        }
+        loop {
+            while let Some(step) = self.scheduler.next(self.now()) {
+                self.carry_out(step).await;
+            }
+            if !self.fetch_due().await {
+                return;
+            }
+        }
+    }
+
+    /// Admits messages that are due; false if there are none.
+    async fn fetch_due(&mut self) -> bool {
+        let now = self.now();
+        let room = self.scheduler.room().min(BATCH_MAX);
+        if room == 0 || self.scheduler.paused().0 || self.next_due.is_none_or(|due| due > now) {
+            return false;
+        }
+        let fetched = match self.spool.due(now, room).await {
+            Ok(messages) => {
+                let any = !messages.is_empty();
+                for message in messages {
+                    self.admit(message);
+                }
+                any
+            }
+            Err(error) => return self.index_trouble(&error),
+        };
+        match self.spool.next_due().await {
+            Ok(due) => self.next_due = due,
+            Err(error) => return self.index_trouble(&error),
+        }
+        fetched
+    }
+
+    /// Whether the wall clock was set back since the last look.
+    fn clock_went_back(&mut self) -> bool {
+        let looked = (self.now(), self.system.clock.monotonic());
+        let (wall, monotonic) = std::mem::replace(&mut self.clocks, looked);
+        let expected = wall.plus(self.clocks.1.saturating_sub(monotonic));
+        self.clocks.0.plus(CLOCK_SLACK) < expected
+    }
+
+    /// Parked messages were planned under the old time: those that would now wait longer than one backoff are planned anew.
+    async fn clamp_parked(&mut self) {
+        let latest = self.now().plus(queue::wait_max(&self.current.config.retry));
+        let mut filter = Filter { limit: Some(BATCH_MAX), ..Filter::default() };
+        loop {
+            let page = match self.spool.list(&filter).await {
+                Ok(page) => page,
+                Err(error) => return self.trouble(None, "index", &error),
+            };
+            let Some(last) = page.last() else { return };
+            filter.after = Some(last.id);
+            for message in page.iter().filter(|message| !message.held && message.next_attempt() > latest) {
+                match self.spool.take(message.id).await {
+                    Ok(Some(message)) => self.admit(message),
+                    Ok(None) => {}
+                    Err(error) => return self.trouble(Some(message.id), "index", &error),
+                }
+            }
+            while let Some(step) = self.scheduler.next(self.now()) {
+                self.carry_out(step).await;
+            }
+        }
+    }
+
+    fn index_trouble(&mut self, error: &SpoolError) -> bool {
+        self.trouble(None, "index", error);
+        self.next_due = Some(self.now().plus(LOOK_MAX));
+        false
+    }
+
+    pub(super) fn trouble(&self, id: Option<QueueId>, operation: &'static str, error: &SpoolError) {
+        self.events.report(Event::SpoolTrouble { id, operation, reason: error.to_string() });
+    }
+
+    /// Admits what waits in the channel, as far as there is room.
+    fn admit_some(&mut self, accepted: &mut mpsc::Receiver<Message>) {
+        for _ in 1..BATCH_MAX.min(self.scheduler.room()) {
+            match accepted.try_recv() {
+                Ok(message) => self.admit(message),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Admits all that waits in the channel: an order must find every message either here or in the index.
+    fn admit_waiting(&mut self, accepted: &mut mpsc::Receiver<Message>) {
+        while let Ok(message) = accepted.try_recv() {
+            self.admit(message);
+        }
+    }
+
+    /// Expands aliases and hands the message to the scheduler.
+    pub(super) fn admit(&mut self, mut message: Message) {
+        let now = self.now();
+        let Plan { update, destinations } = self.current.router.plan(&message, now);
+        if !update.statuses.is_empty() {
+            report::expansions(&self.events, &message, &update);
+            message.apply(&update);
+            self.spool.update(update);
+        }
+        self.scheduler.admit(now, message, destinations);
+    }
+
+    async fn carry_out(&mut self, step: Step) {
+        match step {
+            Step::Attempt(attempt) => self.start(attempt),
+            Step::Expire { id, recipients, update } => {
+                let message = self.scheduler.message(id).cloned();
+                if let Some(message) = message {
+                    report::expiries(&self.events, self.now(), &message, &update, &self.current.router);
+                    if self.bounce(&message, update, &recipients).await {
+                        self.scheduler.noticed(id);
+                    }
+                }
+            }
+            Step::Notify { id, recipients, update, .. } => {
+                let message = self.scheduler.message(id).cloned();
+                if let Some(message) = message
+                    && self.tell_delay(&message, update, &recipients).await
+                {
+                    self.scheduler.noticed(id);
+                }
+            }
+            Step::Park { id, due } => self.park(id, due),
+            Step::Done { id } => self.spool.done(id),
+        }
+    }
+
+    pub(super) fn park(&mut self, id: QueueId, due: Timestamp) {
+        self.spool.park(id, due);
+        self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+    }
+
+    /// Lets the message rest after trouble that was ours; its state stays what the spool has.
+    pub(super) fn rest(&mut self, id: QueueId) {
+        self.scheduler.forget(id);
+        self.park(id, self.now().plus(TROUBLE_WAIT));
+    }
+
+    fn start(&mut self, attempt: Attempt) {
+        let Some(message) = self.scheduler.message(attempt.id) else { return };
+        let (reverse_path, body) = (message.reverse_path.clone(), message.body);
+        let (spool, current) = (self.spool.clone(), Arc::clone(&self.current));
+        let attempts = attempt.recipients.first().and_then(|(index, _)| message.recipients.get(*index as usize));
+        self.events.report(Event::Attempting {
+            id: attempt.id,
+            destination: attempt.destination.clone(),
+            recipients: attempt.recipients.len(),
+            attempts: attempts.map_or(0, |recipient| recipient.status.attempts),
+        });
+        let Attempt { attempt, id, destination, recipients } = attempt;
+        let running = Running { attempt, id, destination: destination.clone() };
+        let task = self.attempts.spawn(async move {
+            match spool.content(id).await {
+                Ok(content) => {
+                    let attempt = deliver::Attempt { id, reverse_path, body, destination, recipients, content };
+                    current.deliverer.attempt(attempt).await
+                }
+                Err(error) => recipients.into_iter().map(|(index, _)| (index, unreadable(&error))).collect(),
+            }
+        });
+        self.running.insert(task.id(), running);
+    }
+
+    async fn ended(&mut self, ended: Ended) {
+        let (task, outcomes) = match ended {
+            Ok(ended) => ended,
+            // A bug in one attempt: its recipients count as deferred, the others go on.
+            Err(error) => {
+                self.events.report(Event::Trouble { id: None, operation: "attempt", reason: error.to_string() });
+                (error.id(), Vec::new())
+            }
+        };
+        let Some(Running { attempt, id, destination }) = self.running.remove(&task) else { return };
+        let now = self.now();
+        let in_doubt = outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::InDoubt(_)));
+        let in_doubt: BTreeSet<u32> = in_doubt.map(|(index, _)| *index).collect();
+        let message = self.scheduler.message(id).cloned();
+        let entropy = Arc::clone(&self.system.entropy);
+        let verdict = self.scheduler.report(now, attempt, outcomes, &mut || entropy.fraction());
+        let Some(mut message) = message.filter(|_| !verdict.update.statuses.is_empty()) else { return };
+        report::statuses(&self.events, now, &message, &destination, &verdict.update, &in_doubt);
+        if verdict.failed.is_empty() {
+            self.spool.update(verdict.update);
+        } else {
+            message.apply(&verdict.update);
+            if self.bounce(&message, verdict.update, &verdict.failed).await {
+                self.scheduler.noticed(id);
+            }
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        // Whoever asked may have gone away; then nobody needs the answer.
+        match command {
+            Command::Change { verb, ids, answer } => {
+                let _ = answer.send(self.change(verb, ids).await);
+            }
+            Command::Pause { domain, answer } => {
+                let _ = answer.send(self.pause(domain).await);
+            }
+            Command::Resume { domain, answer } => {
+                let _ = answer.send(self.resume(domain).await);
+            }
+            Command::Paused { answer } => {
+                let _ = answer.send(Paused { all: self.pauses.all, domains: self.pauses.domains.iter().cloned().collect() });
+            }
+            Command::Reload { current, answer } => {
+                self.scheduler.reconfigure(self.now(), Settings::from(&*current.config));
+                let old = std::mem::replace(&mut self.current, current);
+                old.deliverer.close().await;
+                let _ = answer.send(());
+            }
+            Command::Levels { answer } => {
+                let _ = answer.send(Levels { scheduled: self.scheduler.len(), attempts: self.scheduler.attempts_in_flight() });
+            }
+        }
+    }
+
+    async fn change(&mut self, verb: Verb, ids: Vec<QueueId>) -> Result<Changed, String> {
+        let mut changed = Changed::default();
+        for id in ids {
+            match self.change_one(verb, id).await.map_err(|error| error.to_string())? {
+                Some(true) => changed.touched += 1,
+                Some(false) => {}
+                None => changed.unknown.push(id),
+            }
+        }
+        self.spool.flush().await.map_err(|error| error.to_string())?;
+        Ok(changed)
+    }
+
+    async fn pause(&mut self, domain: Option<Domain>) -> Result<(), String> {
+        let mut pauses = self.pauses.clone();
+        match &domain {
+            None => pauses.all = true,
+            Some(domain) => {
+                pauses.domains.insert(domain.clone());
+            }
+        }
+        self.save_pauses(pauses).await?;
+        self.scheduler.pause(self.now(), domain.clone());
+        self.events.report(Event::Paused { domain });
+        Ok(())
+    }
+
+    async fn resume(&mut self, domain: Option<Domain>) -> Result<(), String> {
+        let mut pauses = self.pauses.clone();
+        match &domain {
+            None => pauses = Pauses::default(),
+            Some(domain) => {
+                pauses.domains.remove(domain);
+            }
+        }
+        self.save_pauses(pauses).await?;
+        self.scheduler.resume(self.now(), domain.clone());
+        self.next_due = Some(Timestamp::ZERO);
+        self.events.report(Event::Resumed { domain });
+        Ok(())
+    }
+
+    async fn save_pauses(&mut self, pauses: Pauses) -> Result<(), String> {
+        pauses.save(&self.system, &self.spool_path).await.map_err(|error| format!("the pause could not be kept: {error}"))?;
+        self.pauses = pauses;
+        Ok(())
+    }
+}
+
+/// Waits for the stop. The guard that `wait_for` returns must not live on.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+fn unreadable(error: &SpoolError) -> Outcome {
+    Outcome::Deferred(Diagnosis::new(EnhancedCode(4, 3, 0), Cause::Local, format!("the spool can't read the message: {error}")))
+}

@@ -1,0 +1,21 @@
+//! Wiring: binds the ports, opens the spool, runs reception and the delivery loop, and hands out a `Handle` to all of it.
+//!
+//! Everything here is glue. Decisions are in `policy`, `queue`, `route` and `notice`; bytes are moved by `listen` and `deliver`.
+
+mod bounce;
+mod command;
+mod current;
+mod delivery;
+mod handle;
+mod pauses;
+mod privileges;
+mod reception;
+mod report;
+mod signals;
+mod start;
+
+pub use command::{Changed, Levels, Paused};
+pub use handle::{Handle, Health};
+pub use privileges::{PrivilegeError, drop_to, is_root};
+pub use signals::{Asked, Signals};
+pub use start::{Bound, Posthouse, Source, StartError};

@@ -1,0 +1,117 @@
+//! The listeners that run: started, stopped and replaced as the configuration says.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinHandle};
+
+use crate::config::{Config, Service};
+use crate::event::{Event, Events};
+use crate::listen::Reception;
+use crate::system::{Listener, System};
+
+/// Bound listeners by the address in the configuration; port 0 there means another port here.
+pub(super) type Sockets = BTreeMap<SocketAddr, Box<dyn Listener>>;
+
+/// An address that can't be bound.
+#[derive(Debug)]
+pub(super) struct BindError {
+    pub(super) address: SocketAddr,
+    pub(super) error: io::Error,
+}
+
+/// Binds those addresses of the configuration that `bound` doesn't have yet; all or none.
+pub(super) async fn bind(config: &Config, system: &System, bound: impl Fn(&SocketAddr) -> bool) -> Result<Sockets, BindError> {
+    let mut sockets = Sockets::new();
+    for listener in config.listeners.iter().filter(|listener| !bound(&listener.address)) {
+        let address = listener.address;
+        let socket = system.net.listen(address).await.map_err(|error| BindError { address, error })?;
+        sockets.insert(address, socket);
+    }
+    Ok(sockets)
+}
+
+/// A listener's task.
+struct Running {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+    local: SocketAddr,
+}
+
+/// The running listeners.
+pub(super) struct Listeners {
+    reception: Reception,
+    events: Events,
+    running: BTreeMap<SocketAddr, Running>,
+    /// Listeners that were stopped by a reload and still have open sessions.
+    leaving: Vec<JoinHandle<()>>,
+}
+
+impl Listeners {
+    pub(super) fn new(reception: Reception, events: Events) -> Self {
+        Self { reception, events, running: BTreeMap::new(), leaving: Vec::new() }
+    }
+
+    pub(super) fn has(&self, address: &SocketAddr) -> bool {
+        self.running.contains_key(address)
+    }
+
+    /// The addresses as bound.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.running.values().map(|running| running.local).collect()
+    }
+
+    /// An address whose accept loop has ended by itself, if there is one.
+    pub(super) fn broken(&self) -> Option<SocketAddr> {
+        self.running.values().find(|running| running.task.is_finished()).map(|running| running.local)
+    }
+
+    /// Starts new sockets, and stops what the configuration doesn't name any more.
+    pub(super) fn replace(&mut self, config: &Config, sockets: Sockets) {
+        let wanted = |address: &SocketAddr| config.listeners.iter().any(|listener| listener.address == *address);
+        let old: Vec<SocketAddr> = self.running.keys().filter(|address| !wanted(address)).copied().collect();
+        for address in old {
+            if let Some(running) = self.running.remove(&address) {
+                running.stop.send_replace(true);
+                self.leaving.push(running.task);
+            }
+        }
+        self.leaving.retain(|task| !task.is_finished());
+        for (address, socket) in sockets {
+            let local = socket.local_address();
+            let service = config.listeners.iter().find(|l| l.address == address).map_or(Service::Mx, |l| l.service);
+            self.events.report(Event::Listening { address: local, service: service_name(service) });
+            let (stop, stopping) = watch::channel(false);
+            let task = tokio::spawn(self.reception.clone().serve(socket, stopping));
+            self.running.insert(address, Running { stop, task, local });
+        }
+    }
+
+    /// Stops all; sessions get 421 at their next command, and are dropped after `grace`.
+    pub(super) async fn close(&mut self, grace: Duration) {
+        let mut tasks = std::mem::take(&mut self.leaving);
+        for (_, running) in std::mem::take(&mut self.running) {
+            running.stop.send_replace(true);
+            tasks.push(running.task);
+        }
+        let aborts: Vec<_> = tasks.iter().map(JoinHandle::abort_handle).collect();
+        let all = async {
+            for task in tasks {
+                // A task that broke has ended, too.
+                let _ = task.await;
+            }
+        };
+        if tokio::time::timeout(grace, all).await.is_err() {
+            aborts.iter().for_each(AbortHandle::abort);
+        }
+    }
+}
+
+fn service_name(service: Service) -> &'static str {
+    match service {
+        Service::Mx => "mx",
+    }
+}

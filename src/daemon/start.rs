@@ -1,0 +1,214 @@
+//! The start, in the order that safety asks for: ports while still root, then the user, then the spool, then the loops.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, Notify, mpsc, watch};
+
+use super::current::Current;
+use super::delivery::{Delivery, Inputs};
+use super::handle::{Handle, Inner, texts};
+use super::pauses::Pauses;
+use super::reception::{self, Listeners, Sockets};
+use crate::config::Config;
+use crate::directory::Directory;
+use crate::event::{Event, Events};
+use crate::listen::{Connections, Reception};
+use crate::queue;
+use crate::spool::index::IndexFactory;
+use crate::spool::{Note, Options, Recovery, Spool, SpoolError};
+use crate::system::System;
+
+/// Accepted messages on their way to the delivery loop; more wait in the index.
+const ACCEPTED_MAX: usize = 1024;
+/// Orders on their way to the delivery loop.
+const COMMANDS_MAX: usize = 64;
+
+/// Reads the configuration again: what a reload uses.
+pub type Source = Arc<dyn Fn() -> Result<Config, Vec<String>> + Send + Sync>;
+
+/// Why the server can't start.
+#[derive(Debug)]
+pub enum StartError {
+    /// Users or aliases are wrong: every problem.
+    Directory(Vec<String>),
+    /// A listener can't be bound.
+    Bind(SocketAddr, io::Error),
+    /// The spool can't be opened.
+    Spool(SpoolError),
+    /// Something else that the system refused; says what.
+    System(String),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(problems) => f.write_str(&problems.join("\n")),
+            Self::Bind(address, error) => {
+                let remedy = match error.kind() {
+                    io::ErrorKind::PermissionDenied => "start as root with `user` set, or choose a port above 1023",
+                    io::ErrorKind::AddrInUse => "stop what listens there, or choose another port",
+                    _ => "choose an address of this machine",
+                };
+                write!(f, "listener.address: can't listen on {address}: {error}; {remedy}")
+            }
+            Self::Spool(error) => write!(f, "spool.path: {error}"),
+            Self::System(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// The server.
+pub struct Posthouse;
+
+/// A server whose ports are bound and that does nothing yet: the moment to give root away.
+pub struct Bound {
+    config: Arc<Config>,
+    system: System,
+    events: Events,
+    directory: Arc<Directory>,
+    sockets: Sockets,
+    source: Source,
+}
+
+impl Posthouse {
+    /// Reads users and aliases and binds the listeners.
+    pub async fn bind(config: Config, system: System, events: Events, source: Source) -> Result<Bound, StartError> {
+        let config = Arc::new(config);
+        let directory = Directory::load(&config, &*system.disk).map_err(|problems| StartError::Directory(texts(&problems)))?;
+        let sockets = reception::bind(&config, &system, |_| false).await;
+        let sockets = sockets.map_err(|failed| StartError::Bind(failed.address, failed.error))?;
+        Ok(Bound { config, system, events, directory: Arc::new(directory), sockets, source })
+    }
+}
+
+impl Bound {
+    /// Opens the spool and starts everything.
+    pub async fn start(self, index: Box<dyn IndexFactory>) -> Result<Handle, StartError> {
+        let Bound { config, system, events, directory, sockets, source } = self;
+        let (spool, pauses) = open_spool(&config, &system, &events, index).await?;
+        let current = Arc::new(Current::new(Arc::clone(&config), directory, &system));
+        let (accepted_in, accepted) = mpsc::channel(ACCEPTED_MAX);
+        let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
+        let (stop_in, stop) = watch::channel(false);
+        let (stopped_in, stopped) = watch::channel(false);
+        let (rules_in, rules) = watch::channel(Arc::clone(&current.rules));
+        let overflow = Arc::new(Notify::new());
+        let connections = Arc::new(Connections::default());
+        let reception = Reception {
+            rules,
+            spool: spool.clone(),
+            accepted: accepted_in,
+            overflow: Arc::clone(&overflow),
+            events: events.clone(),
+            connections: Arc::clone(&connections),
+            full: Arc::default(),
+            system: system.clone(),
+        };
+        let mut listeners = Listeners::new(reception, events.clone());
+        listeners.replace(&config, sockets);
+        let delivery = Delivery::new(spool.clone(), events.clone(), system.clone(), current, pauses);
+        let delivery = tokio::spawn(delivery.run(Inputs { accepted, overflow, commands, stop }));
+        events.report(Event::Started {
+            version: env!("CARGO_PKG_VERSION"),
+            hostname: config.hostname.clone(),
+            pid: std::process::id(),
+        });
+        let inner = Inner {
+            spool,
+            events,
+            system,
+            commands: commands_in,
+            config: watch::channel(config).0,
+            rules: rules_in,
+            connections,
+            listeners: Mutex::new(listeners),
+            stop: stop_in,
+            stopped,
+            source,
+        };
+        let handle = Handle(Arc::new(inner));
+        tokio::spawn(supervise(handle.clone(), delivery, stopped_in));
+        Ok(handle)
+    }
+}
+
+/// Waits for the stop, lets what is in flight finish within `shutdown_grace`, and closes the spool.
+async fn supervise(handle: Handle, delivery: tokio::task::JoinHandle<usize>, stopped: watch::Sender<bool>) {
+    let mut stop = handle.0.stop.subscribe();
+    let mut delivery = delivery;
+    let unfinished = tokio::select! {
+        biased;
+        _ = stop.wait_for(|stop| *stop) => None,
+        // Only a bug ends the loop by itself. Without it the server is none: better to end, and to be started again.
+        ended = &mut delivery => {
+            let reason = ended.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+            handle.0.events.report(Event::Trouble { id: None, operation: "delivery loop", reason });
+            handle.stop("the delivery loop ended");
+            Some(0)
+        }
+    };
+    let grace = handle.config().shutdown_grace;
+    handle.0.listeners.lock().await.close(grace).await;
+    let unfinished = match unfinished {
+        Some(unfinished) => unfinished,
+        None => delivery.await.unwrap_or(0),
+    };
+    if let Err(error) = handle.0.spool.close().await {
+        let reason = error.to_string();
+        handle.0.events.report(Event::SpoolTrouble { id: None, operation: "close", reason });
+    }
+    handle.0.events.report(Event::Stopped { unfinished });
+    stopped.send_replace(true);
+}
+
+async fn open_spool(
+    config: &Arc<Config>,
+    system: &System,
+    events: &Events,
+    index: Box<dyn IndexFactory>,
+) -> Result<(Spool, Pauses), StartError> {
+    let began = system.clock.monotonic();
+    let retry = config.retry.clone();
+    let reporter = events.clone();
+    let options = Options {
+        due: Arc::new(move |message| queue::due_at(message, &retry)),
+        report: Arc::new(move |note| report_note(&reporter, &note)),
+        ..Options::new(&config.spool)
+    };
+    let (spool, recovery) = Spool::open(options, system, index).await.map_err(StartError::Spool)?;
+    report_recovery(events, &recovery, system.clock.monotonic() - began);
+    let mut pauses = Pauses::load(system, &config.spool.path).map_err(|error| {
+        StartError::System(format!("{}/paused.json: {error}; remove it to resume all", config.spool.path.display()))
+    })?;
+    pauses.all |= config.queue.paused;
+    Ok((spool, pauses))
+}
+
+fn report_recovery(events: &Events, recovery: &Recovery, duration: Duration) {
+    for note in &recovery.notes {
+        report_note(events, note);
+    }
+    let Recovery { messages, segments, records, .. } = *recovery;
+    events.report(Event::Recovered { messages, segments, records, duration });
+}
+
+/// The spool's notes as events of the mail log.
+fn report_note(events: &Events, note: &Note) {
+    events.report(match note.clone() {
+        Note::TailCut { segment, offset, bytes } => Event::Truncated { segment, offset, bytes },
+        Note::Quarantined { segment, offset, bytes, file } => Event::Quarantined { segment, offset, bytes, path: file },
+        Note::SegmentMissing { segment } => Event::SegmentMissing { segment },
+        Note::IndexRebuilt { why, set_aside } => Event::IndexRebuilt { reason: why, path: set_aside.unwrap_or_default() },
+        Note::ContentMissing { id } => Event::ContentMissing { id },
+        Note::OrphansRemoved { count } => Event::OrphansRemoved { files: count },
+        Note::WriteFailed { segment, error } => Event::WriteFailed { segment, reason: error },
+        Note::ReleaseBlocked { segment } => Event::ReleaseBlocked { segment },
+        Note::Trouble(reason) => Event::SpoolTrouble { id: None, operation: "keep", reason },
+    });
+}

@@ -1,0 +1,264 @@
+//! One connection to a next hop: moves bytes between a stream and the client session, within the session's deadlines. State: the two.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::timeout;
+
+use super::Host;
+use crate::mail::{Cause, Diagnosis, EnhancedCode, Outcome};
+use crate::smtp::client::{Session, Settings, Step, Transaction};
+use crate::system::{BoxStream, Clock, Content, Endpoint, System};
+
+/// Octets of content in memory for a connection.
+const PIECE_SIZE: usize = 64 * 1024;
+/// Octets read at a time: replies are short.
+const READ_SIZE: usize = 4096;
+/// For a goodbye to go out, where the session waits for nothing any more.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connected session.
+pub(super) struct Connection {
+    stream: BoxStream,
+    session: Session,
+    clock: Arc<dyn Clock>,
+    buffer: Box<[u8]>,
+    endpoint: Endpoint,
+    next_hop: String,
+    /// How many transactions it has carried.
+    transactions: u32,
+}
+
+/// What the driving loop stops at.
+enum Event {
+    NeedContent,
+    Ready,
+    Finished(Vec<Outcome>),
+    Refused(Diagnosis),
+    Closed,
+}
+
+/// What a write came to.
+enum Exchange {
+    Wrote(io::Result<usize>),
+    Read(io::Result<usize>),
+}
+
+impl Connection {
+    /// Connects and says hello; the diagnosis says why the next host is to be tried.
+    pub(super) async fn open(
+        system: &System,
+        host: &Host,
+        settings: Settings,
+        connect_timeout: Duration,
+    ) -> Result<Self, Diagnosis> {
+        let next_hop = next_hop(host);
+        let unreachable = |text: String| Diagnosis::new(EnhancedCode(4, 4, 1), Cause::Connection, text).at(next_hop.as_str());
+        let stream = match timeout(connect_timeout, system.net.connect(&host.endpoint)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(unreachable(format!("can't connect: {error}"))),
+            Err(_) => return Err(unreachable(format!("can't connect within {} s", connect_timeout.as_secs_f64()))),
+        };
+        let mut connection = Self {
+            stream,
+            session: Session::new(system.clock.monotonic(), settings),
+            clock: system.clock.clone(),
+            buffer: vec![0; READ_SIZE].into_boxed_slice(),
+            endpoint: host.endpoint.clone(),
+            next_hop,
+            transactions: 0,
+        };
+        match connection.run().await {
+            Event::Ready => Ok(connection),
+            Event::Refused(diagnosis) => {
+                // The session may have a QUIT to say; nobody waits for its answer.
+                connection.run().await;
+                Err(diagnosis.at(connection.next_hop))
+            }
+            Event::NeedContent | Event::Finished(_) | Event::Closed => {
+                let diagnosis = Diagnosis::new(EnhancedCode(4, 4, 2), Cause::Connection, "the connection was closed");
+                Err(diagnosis.at(connection.next_hop))
+            }
+        }
+    }
+
+    /// Carries a message over. One outcome for each of the transaction's recipients, in their order.
+    pub(super) async fn transact(&mut self, transaction: Transaction, content: &dyn Content) -> Vec<Outcome> {
+        let count = transaction.recipients.len();
+        self.transactions += 1;
+        self.session.begin(self.clock.monotonic(), transaction);
+        let mut sent = 0;
+        loop {
+            match self.run().await {
+                Event::NeedContent => self.feed(content, &mut sent).await,
+                Event::Finished(outcomes) => return outcomes.into_iter().map(|outcome| self.sign(outcome)).collect(),
+                // A session finishes what it began before it says anything else.
+                Event::Ready | Event::Refused(_) | Event::Closed => {
+                    let diagnosis = Diagnosis::new(EnhancedCode(4, 4, 2), Cause::Connection, "the connection was closed");
+                    return vec![self.sign(Outcome::Deferred(diagnosis)); count];
+                }
+            }
+        }
+    }
+
+    /// Says goodbye, and waits a moment for the answer.
+    pub(super) async fn quit(mut self) {
+        self.session.quit(self.clock.monotonic());
+        self.run().await;
+    }
+
+    /// Whether another transaction may begin.
+    pub(super) fn is_ready(&mut self) -> bool {
+        matches!(self.session.next(), Step::Ready)
+    }
+
+    /// Whether nothing came from the server since the last transaction: neither its end, nor a word out of turn.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        let mut space = ReadBuf::new(&mut self.buffer);
+        let mut context = Context::from_waker(Waker::noop());
+        Pin::new(&mut self.stream).poll_read(&mut context, &mut space).is_pending()
+    }
+
+    /// Whether the connection had died before the transaction that just failed began: it was used before, and the server said nothing.
+    pub(super) fn was_stale(&self) -> bool {
+        self.transactions > 1 && !self.session.is_heard()
+    }
+
+    /// See `Session::is_unanswered`.
+    pub(super) fn is_unanswered(&self, recipient: usize) -> bool {
+        self.session.is_unanswered(recipient)
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    async fn run(&mut self) -> Event {
+        loop {
+            match self.session.next() {
+                Step::Send(bytes) => self.write(&bytes).await,
+                Step::NeedInput => self.read().await,
+                Step::NeedContent => return Event::NeedContent,
+                Step::Ready => return Event::Ready,
+                Step::Finished(outcomes) => return Event::Finished(outcomes),
+                Step::Refused(diagnosis) => return Event::Refused(diagnosis),
+                Step::Closed => return Event::Closed,
+            }
+        }
+    }
+
+    /// Gives the session the next piece of content; with the last one its end, so that both go out together.
+    async fn feed(&mut self, content: &dyn Content, sent: &mut u64) {
+        let piece = content.read_at(*sent, PIECE_SIZE).await.unwrap_or_default();
+        let now = self.clock.monotonic();
+        if piece.is_empty() && *sent < content.size() {
+            return self.session.content_failed(now);
+        }
+        *sent += piece.len() as u64;
+        self.session.content(now, &piece);
+        if *sent >= content.size() {
+            self.session.content_end(now);
+            // The session may ask for all of it again, for recipients that were too many this time.
+            *sent = 0;
+        }
+    }
+
+    async fn read(&mut self) {
+        let read = timeout(self.time_left(), self.stream.read(&mut self.buffer)).await;
+        match read {
+            Ok(read) => self.received(read),
+            Err(_) => self.session.tick(self.clock.monotonic()),
+        }
+    }
+
+    /// Writes all bytes, and takes what comes meanwhile: a server that stops reading in order to say no must be heard.
+    async fn write(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        let goodbye = self.session.is_closed();
+        while !rest.is_empty() {
+            match timeout(self.time_left(), exchange(&mut self.stream, rest, &mut self.buffer)).await {
+                Ok(Exchange::Wrote(Ok(written @ 1..))) => rest = &rest[written..],
+                Ok(Exchange::Wrote(result)) => {
+                    let why = result.err().map_or_else(|| "nothing can be written".to_owned(), |error| error.to_string());
+                    return self.broken(&why).await;
+                }
+                Ok(Exchange::Read(read)) => self.received(read),
+                Err(_) => self.session.tick(self.clock.monotonic()),
+            }
+            if self.session.is_closed() && !(goodbye && rest.len() < bytes.len()) {
+                // The session came to its end meanwhile: what is left is of no use to anybody. A last goodbye gets one try.
+                return;
+            }
+        }
+        // TCP and Unix sockets have nothing to flush; TLS has.
+        if let Ok(Err(error)) = timeout(self.time_left(), self.stream.flush()).await {
+            self.broken(&error.to_string()).await;
+        }
+    }
+
+    /// Writing failed. What the server said before it closed may still lie here, and is the better reason.
+    async fn broken(&mut self, why: &str) {
+        while self.session.deadline().is_some() {
+            match timeout(self.time_left(), self.stream.read(&mut self.buffer)).await {
+                Ok(Ok(size @ 1..)) => self.received(Ok(size)),
+                _ => return self.session.closed(self.clock.monotonic(), why),
+            }
+        }
+        self.session.closed(self.clock.monotonic(), why);
+    }
+
+    fn received(&mut self, read: io::Result<usize>) {
+        let now = self.clock.monotonic();
+        match read {
+            Ok(0) => self.session.closed(now, "the server closed it"),
+            Ok(size) => self.session.receive(now, &self.buffer[..size]),
+            Err(error) => self.session.closed(now, &error.to_string()),
+        }
+    }
+
+    fn time_left(&self) -> Duration {
+        let now = self.clock.monotonic();
+        self.session.deadline().map_or(GOODBYE_TIMEOUT, |deadline| deadline.saturating_sub(now))
+    }
+
+    fn sign(&self, outcome: Outcome) -> Outcome {
+        let next_hop = self.next_hop.as_str();
+        match outcome {
+            Outcome::Delivered(diagnosis) => Outcome::Delivered(diagnosis.at(next_hop)),
+            Outcome::Deferred(diagnosis) => Outcome::Deferred(diagnosis.at(next_hop)),
+            Outcome::Failed(diagnosis) => Outcome::Failed(diagnosis.at(next_hop)),
+            Outcome::InDoubt(diagnosis) => Outcome::InDoubt(diagnosis.at(next_hop)),
+        }
+    }
+}
+
+/// Writes what goes; while nothing does, reads.
+async fn exchange(stream: &mut BoxStream, bytes: &[u8], buffer: &mut [u8]) -> Exchange {
+    poll_fn(|context| {
+        if let Poll::Ready(written) = Pin::new(&mut *stream).poll_write(context, bytes) {
+            return Poll::Ready(Exchange::Wrote(written));
+        }
+        let mut space = ReadBuf::new(buffer);
+        match Pin::new(&mut *stream).poll_read(context, &mut space) {
+            Poll::Ready(read) => Poll::Ready(Exchange::Read(read.map(|()| space.filled().len()))),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// `mx1.example.org [192.0.2.1]:25`; where the name is the address, only once; a Unix socket by its path.
+fn next_hop(host: &Host) -> String {
+    match &host.endpoint {
+        Endpoint::Tcp(address) if host.name.trim_matches(['[', ']']) == address.ip().to_string() => {
+            format!("[{}]:{}", address.ip(), address.port())
+        }
+        Endpoint::Tcp(address) => format!("{} [{}]:{}", host.name, address.ip(), address.port()),
+        Endpoint::Unix(_) => host.endpoint.to_string(),
+    }
+}

@@ -1,0 +1,178 @@
+//! Connections that wait for another message to the same host: ready sessions, bounded in number and idle time. State: those, and
+//! how many attempts are under way to each destination.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::connection::Connection;
+use crate::mail::Destination;
+use crate::system::{Clock, Endpoint};
+
+/// How long a connection may wait: peers are not to be burdened with connections that probably nobody will use.
+const IDLE_TIME: Duration = Duration::from_secs(10);
+/// Idle connections in all.
+const IDLE_MAX: usize = 200;
+/// Goodbyes said at a time when all are closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The idle connections of a server.
+pub(super) struct Connections {
+    state: Mutex<State>,
+    /// Most connections to one destination, idle ones included.
+    concurrency: usize,
+    clock: Arc<dyn Clock>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Oldest first.
+    idle: BTreeMap<Destination, Vec<Idle>>,
+    idle_count: usize,
+    busy: BTreeMap<Destination, usize>,
+    /// A task looks for connections whose time is over.
+    swept: bool,
+    closed: bool,
+}
+
+struct Idle {
+    connection: Connection,
+    expires: Duration,
+}
+
+/// An attempt under way to a destination; it may have one connection.
+pub(super) struct Permit {
+    connections: Arc<Connections>,
+    destination: Destination,
+}
+
+impl Connections {
+    pub(super) fn new(concurrency: usize, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), concurrency, clock })
+    }
+
+    /// Counts an attempt in, until the permit is dropped. It doesn't wait: how many attempts there may be is the scheduler's business.
+    pub(super) fn permit(self: &Arc<Self>, destination: &Destination) -> Permit {
+        *self.state().busy.entry(destination.clone()).or_default() += 1;
+        Permit { connections: self.clone(), destination: destination.clone() }
+    }
+
+    /// Closes all idle connections, and from now on those that would become idle.
+    pub(super) async fn close(&self) {
+        let idle = {
+            let mut state = self.state();
+            state.closed = true;
+            state.idle_count = 0;
+            std::mem::take(&mut state.idle)
+        };
+        let mut goodbyes = JoinSet::new();
+        idle.into_values().flatten().for_each(|idle| {
+            goodbyes.spawn(idle.connection.quit());
+        });
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, goodbyes.join_all()).await;
+    }
+
+    /// Closes connections whose time is over, until none is left.
+    async fn sweep(self: Arc<Self>) {
+        loop {
+            let now = self.clock.monotonic();
+            let (expired, next) = self.state().expire(now);
+            expired.into_iter().for_each(leave);
+            let Some(next) = next else { return };
+            tokio::time::sleep(next.saturating_sub(now)).await;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is complete before the lock is released: a panic elsewhere leaves nothing half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Permit {
+    /// An idle connection to this endpoint that still seems to live.
+    pub(super) fn reuse(&self, endpoint: &Endpoint) -> Option<Connection> {
+        loop {
+            let mut connection =
+                self.connections.state().take(&self.destination, |idle| idle.connection.endpoint() == endpoint)?;
+            if connection.is_quiet() {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Before a new connection is made: with it there must not be too many to the destination, so an idle one elsewhere may have to go.
+    pub(super) fn make_room(&self) {
+        let mut state = self.connections.state();
+        let busy = state.busy.get(&self.destination).copied().unwrap_or(0);
+        let idle_max = self.connections.concurrency.saturating_sub(busy);
+        while state.idle.get(&self.destination).is_some_and(|idle| idle.len() > idle_max) {
+            if let Some(oldest) = state.take(&self.destination, |_| true) {
+                leave(oldest);
+            }
+        }
+    }
+
+    /// Keeps a ready connection for the next attempt, or closes it if there are enough.
+    pub(super) fn keep(&self, connection: Connection) {
+        let mut state = self.connections.state();
+        let idle = state.idle.get(&self.destination).map_or(0, Vec::len);
+        let busy = state.busy.get(&self.destination).copied().unwrap_or(0);
+        // This attempt still counts as busy, and its connection isn't counted as idle yet.
+        if state.closed || state.idle_count >= IDLE_MAX || idle + busy > self.connections.concurrency {
+            return leave(connection);
+        }
+        let expires = self.connections.clock.monotonic() + IDLE_TIME;
+        state.idle.entry(self.destination.clone()).or_default().push(Idle { connection, expires });
+        state.idle_count += 1;
+        if !std::mem::replace(&mut state.swept, true) {
+            tokio::spawn(self.connections.clone().sweep());
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut state = self.connections.state();
+        if let Some(busy) = state.busy.get_mut(&self.destination) {
+            *busy -= 1;
+            if *busy == 0 {
+                state.busy.remove(&self.destination);
+            }
+        }
+    }
+}
+
+impl State {
+    /// Takes the first, that is oldest, connection that fits.
+    fn take(&mut self, destination: &Destination, fits: impl Fn(&Idle) -> bool) -> Option<Connection> {
+        let idle = self.idle.get_mut(destination)?;
+        let taken = idle.remove(idle.iter().position(fits)?);
+        if idle.is_empty() {
+            self.idle.remove(destination);
+        }
+        self.idle_count -= 1;
+        Some(taken.connection)
+    }
+
+    /// Takes what has expired; and says when the next will, or that the sweeping ends.
+    fn expire(&mut self, now: Duration) -> (Vec<Connection>, Option<Duration>) {
+        let mut expired = Vec::new();
+        for idle in self.idle.values_mut() {
+            let live = idle.iter().position(|idle| idle.expires > now).unwrap_or(idle.len());
+            expired.extend(idle.drain(..live).map(|idle| idle.connection));
+        }
+        self.idle.retain(|_, idle| !idle.is_empty());
+        self.idle_count -= expired.len();
+        let next = self.idle.values().filter_map(|idle| idle.first()).map(|idle| idle.expires).min();
+        self.swept = next.is_some();
+        (expired, next)
+    }
+}
+
+/// Says goodbye without anybody waiting for it.
+fn leave(connection: Connection) {
+    tokio::spawn(connection.quit());
+}

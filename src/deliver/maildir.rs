@@ -1,0 +1,119 @@
+//! Delivery into Maildirs: written under tmp/, synced, linked into new/, synced, and only then said to be delivered. State: which
+//! mailbox folders are known to exist on stable storage.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::mailbox::{Draft, Names};
+use super::{Attempt, Deliverer};
+use crate::mail::{Address, Cause, Diagnosis, EnhancedCode, HeaderScan, Outcome, fields};
+
+/// Octets of content in memory for a delivery.
+const PIECE_SIZE: usize = 256 * 1024;
+/// Header block looked at for a loop; octets.
+const HEADER_SIZE_MAX: usize = 256 * 1024;
+
+/// Delivers to each recipient's mailbox in turn; one that fails doesn't keep the others from theirs.
+pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Vec<(u32, Outcome)> {
+    let first = match attempt.content.read_at(0, PIECE_SIZE).await {
+        Ok(first) => Arc::new(first),
+        Err(error) => {
+            let outcome = Outcome::Deferred(unreadable(&error));
+            return attempt.recipients.iter().map(|(index, _)| (*index, outcome.clone())).collect();
+        }
+    };
+    let mut header = HeaderScan::new(HEADER_SIZE_MAX);
+    header.receive(&first);
+    let mut outcomes = Vec::with_capacity(attempt.recipients.len());
+    for (index, address) in &attempt.recipients {
+        let outcome = match deliverer.routes.maildir(address) {
+            Err(outcome) => outcome,
+            Ok(_) if was_here(header.header(), address) => Outcome::Failed(Diagnosis::new(
+                EnhancedCode(5, 4, 6),
+                Cause::Local,
+                format!("mail loop: this message was delivered to {address} before"),
+            )),
+            Ok(folder) => deliver_one(deliverer, attempt, *index, address, folder, first.clone()).await,
+        };
+        outcomes.push((*index, outcome));
+    }
+    outcomes
+}
+
+async fn deliver_one(
+    deliverer: &Deliverer,
+    attempt: &Attempt,
+    index: u32,
+    address: &Address,
+    folder: PathBuf,
+    first: Arc<Vec<u8>>,
+) -> Outcome {
+    // The content is kept byte for byte, CRLF included, where other servers turn line ends into LF: what was signed or measured on
+    // the way stays true in the mailbox. Readers of Maildirs take both. So our own fields have CRLF too.
+    let fields = format!("Return-Path: <{}>\r\nDelivered-To: {address}\r\n", attempt.reverse_path).into_bytes();
+    let size = fields.len() as u64 + attempt.content.size();
+    let names = deliverer.mailboxes.names(attempt.id, index, size);
+    let hop = folder.display().to_string();
+    match store(deliverer, attempt, folder, names, fields, first).await {
+        Ok(()) => Outcome::Delivered(Diagnosis::new(EnhancedCode(2, 0, 0), Cause::Local, "delivered to the mailbox").at(hop)),
+        Err(diagnosis) => Outcome::Deferred(diagnosis.at(hop)),
+    }
+}
+
+/// Writes piece by piece, each off the runtime. A message that fits into one piece takes one trip to the worker.
+async fn store(
+    deliverer: &Deliverer,
+    attempt: &Attempt,
+    folder: PathBuf,
+    names: Names,
+    fields: Vec<u8>,
+    first: Arc<Vec<u8>>,
+) -> Result<(), Diagnosis> {
+    let (workers, mailboxes) = (deliverer.system.workers, deliverer.mailboxes.clone());
+    let size = attempt.content.size();
+    let mut read = first.len() as u64;
+    let path = folder.clone();
+    let failed = |error: io::Error| unwritable(&error, &path);
+    let begin = move || {
+        let mut draft = mailboxes.begin(folder, names)?;
+        draft.write(&fields)?;
+        draft.write(&first)?;
+        if read < size { Ok(Some(draft)) } else { draft.finish().map(|()| None) }
+    };
+    let mut draft: Option<Draft> = workers.blocking(begin).await.map_err(failed)?;
+    while let Some(mut current) = draft.take() {
+        let piece = attempt.content.read_at(read, PIECE_SIZE).await.map_err(|error| unreadable(&error))?;
+        if piece.is_empty() {
+            return Err(unreadable(&io::ErrorKind::UnexpectedEof.into()));
+        }
+        read += piece.len() as u64;
+        let whole = read >= size;
+        let next = move || {
+            current.write(&piece)?;
+            if whole { current.finish().map(|()| None) } else { Ok(Some(current)) }
+        };
+        draft = workers.blocking(next).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Whether the header says that this address had the message already: it was forwarded in a circle.
+fn was_here(header: &[u8], address: &Address) -> bool {
+    let address = address.to_string();
+    fields(header).any(|field| field.is("Delivered-To") && field.value.trim_ascii().eq_ignore_ascii_case(address.as_bytes()))
+}
+
+fn unreadable(error: &io::Error) -> Diagnosis {
+    Diagnosis::new(EnhancedCode(4, 3, 0), Cause::Local, format!("the message can't be read from the spool: {error}"))
+}
+
+/// All trouble with a mailbox is transient: an admin can mend it.
+fn unwritable(error: &io::Error, folder: &Path) -> Diagnosis {
+    let status = match error.kind() {
+        io::ErrorKind::QuotaExceeded => EnhancedCode(4, 2, 2),
+        io::ErrorKind::StorageFull => EnhancedCode(4, 3, 1),
+        _ => EnhancedCode(4, 3, 0),
+    };
+    Diagnosis::new(status, Cause::Local, format!("can't write to {}: {error}", folder.display()))
+}

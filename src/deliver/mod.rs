@@ -1,0 +1,85 @@
+//! One attempt: a message, one destination, some recipients in; an outcome for each recipient out.
+//!
+//! Never retries by itself and never touches the spool: the delivery loop in `daemon` records what comes out of here.
+
+mod connection;
+mod connections;
+mod mailbox;
+mod maildir;
+mod remote;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::mail::{Address, BodyType, Destination, Outcome, QueueId, ReversePath};
+use crate::system::{BoxFuture, Content, Endpoint, System};
+
+use connections::Connections;
+
+/// One host to try: its name for people, and where to connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// The host's name, or its address literal.
+    pub name: String,
+    /// The socket.
+    pub endpoint: Endpoint,
+}
+
+/// What an attempt asks about its destination.
+pub trait Routes: Send + Sync {
+    /// Hosts in the order in which they are to be tried; not empty. An outcome where there can't be any.
+    fn hosts<'a>(&'a self, destination: &'a Destination) -> BoxFuture<'a, Result<Vec<Host>, Outcome>>;
+    /// The Maildir of a local address. An outcome where there is none.
+    fn maildir(&self, address: &Address) -> Result<PathBuf, Outcome>;
+}
+
+/// One try: what, where to, for whom.
+pub struct Attempt {
+    /// The message's name.
+    pub id: QueueId,
+    /// Where notices about it go.
+    pub reverse_path: ReversePath,
+    /// What its sender declared about its content.
+    pub body: BodyType,
+    /// Where it goes now.
+    pub destination: Destination,
+    /// Index in the message, and address.
+    pub recipients: Vec<(u32, Address)>,
+    /// Its bytes.
+    pub content: Arc<dyn Content>,
+}
+
+/// Carries attempts out. Cheap to share; its state is the idle connections and the mailbox folders known to exist.
+pub struct Deliverer {
+    config: Arc<Config>,
+    routes: Arc<dyn Routes>,
+    system: System,
+    connections: Arc<Connections>,
+    mailboxes: Arc<mailbox::Mailboxes>,
+}
+
+impl Deliverer {
+    /// A deliverer with no connections yet. `remote.concurrency` bounds the idle ones too.
+    pub fn new(config: Arc<Config>, routes: Arc<dyn Routes>, system: System) -> Self {
+        let connections = Connections::new(config.remote.concurrency, system.clock.clone());
+        let mailboxes = Arc::new(mailbox::Mailboxes::new(&config.hostname, &system));
+        Self { config, routes, system, connections, mailboxes }
+    }
+
+    /// Tries once. One outcome for each recipient, in their order.
+    pub async fn attempt(&self, attempt: Attempt) -> Vec<(u32, Outcome)> {
+        match &attempt.destination {
+            Destination::Local(_) => maildir::deliver(self, &attempt).await,
+            Destination::Lmtp(_) | Destination::Route(_) | Destination::Mx(_) => remote::deliver(self, &attempt).await,
+        }
+    }
+
+    /// Closes idle connections, politely but without waiting long: the server stops.
+    pub async fn close(&self) {
+        self.connections.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+//! Attempts at Maildirs in fresh folders.
+
+use super::*;
+
+#[test]
+fn a_maildir_gets_the_message_byte_for_byte_below_two_fields() {
+    run(async {
+        let scene = scene();
+        for content in [b"Subject: x\r\n\r\n.dot\r\nno end".to_vec(), b"Subject: y\r\n\r\n\xff\x00".repeat(60_000)] {
+            let size = content.len();
+            let id = size as u64;
+            let outcomes =
+                scene.send_as(id, local(), &["ann@us.test", "nobody@us.test", "bob@us.test"], Arc::new(content.clone())).await;
+            assert_eq!(outcomes, ["delivered 2.0.0", "failed 5.1.1", "delivered 2.0.0"]);
+            for user in ["ann", "bob"] {
+                let fields = format!("Return-Path: <ann@us.test>\r\nDelivered-To: {user}@us.test\r\n");
+                assert_eq!(scene.read(user), [fields.as_bytes(), &content].concat());
+                assert!(scene.files(user, "tmp").is_empty());
+                let name = scene.files(user, "new").remove(0);
+                assert!(name.starts_with("1795312800.M123000_"), "{name}");
+                assert!(name.ends_with(&format!(".us.test,S={}", size + fields.len())), "{name}");
+                std::fs::remove_file(scene.routes.folder.join(user).join("new").join(name)).unwrap();
+            }
+        }
+        use std::os::unix::fs::PermissionsExt;
+        let mode = |path: &str| std::fs::metadata(scene.folder.path().join(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("mail"), mode("mail/us.test/ann/cur")), (0o700, 0o700));
+    });
+}
+
+#[test]
+fn a_second_try_after_a_lost_record_makes_no_double() {
+    run(async {
+        let scene = scene();
+        for _ in 0..2 {
+            assert_eq!(scene.send(local(), &["ann@us.test"], b"x\r\n").await, ["delivered 2.0.0"]);
+            assert_eq!(scene.files("ann", "new").len(), 1);
+        }
+        // The same name with other content is another message, and neither is lost.
+        assert_eq!(scene.send(local(), &["ann@us.test"], b"y\r\n").await, ["delivered 2.0.0"]);
+        assert_eq!(scene.files("ann", "new").len(), 2);
+        assert!(scene.files("ann", "tmp").is_empty());
+    });
+}
+
+#[test]
+fn a_message_that_was_here_before_is_a_loop() {
+    run(async {
+        let scene = scene();
+        let content = b"Received: x\r\nDelivered-To: Ann@us.test\r\n\r\nDelivered-To: bob@us.test\r\n";
+        assert_eq!(scene.send(local(), &["ann@us.test", "bob@us.test"], content).await, ["failed 5.4.6", "delivered 2.0.0"]);
+    });
+}
+
+#[test]
+fn leftovers_of_crashes_go_after_a_day_and_a_half() {
+    run(async {
+        let scene = scene();
+        let tmp = scene.routes.folder.join("ann/tmp");
+        std::fs::create_dir_all(&tmp).unwrap();
+        let now = scene.world.clock.now().as_millis() / 1000;
+        let name = |age: u64| format!("{}.X0123456789abcdef_0CZ2K8M4G5T3BR0.us.test", now - age);
+        let foreign = "1000000000.M1P2.other.test".to_owned();
+        for name in [name(60), name(35 * 3600), name(37 * 3600), foreign.clone()] {
+            std::fs::write(tmp.join(name), b"x").unwrap();
+        }
+        let left = || scene.files("ann", "tmp").into_iter().collect::<std::collections::BTreeSet<_>>();
+        scene.send(local(), &["ann@us.test"], b"x\r\n").await;
+        assert_eq!(left(), [name(60), name(35 * 3600), foreign.clone()].into());
+        scene.world.clock.set(Timestamp::from_millis((now + 40 * 3600) * 1000));
+        scene.send(local(), &["ann@us.test"], b"x\r\n").await;
+        assert_eq!(left(), [foreign].into());
+    });
+}
+
+#[test]
+fn a_mailbox_that_cannot_be_written_defers_and_one_that_was_removed_comes_back() {
+    run(async {
+        let scene = scene();
+        std::fs::create_dir_all(&scene.routes.folder).unwrap();
+        std::fs::write(scene.routes.folder.join("bob"), b"not a folder").unwrap();
+        assert_eq!(scene.send(local(), &["bob@us.test", "ann@us.test"], b"x\r\n").await, ["deferred 4.3.0", "delivered 2.0.0"]);
+        std::fs::remove_dir_all(scene.routes.folder.join("ann")).unwrap();
+        assert_eq!(scene.send(local(), &["ann@us.test"], b"x\r\n").await, ["delivered 2.0.0"]);
+        assert_eq!(scene.read("ann").len(), 58);
+    });
+}
+
+/// The real disk, until the operation with number `fail_at`, which fails for want of space.
+#[derive(Default)]
+struct Full {
+    operations: std::sync::atomic::AtomicU64,
+    fail_at: std::sync::atomic::AtomicU64,
+}
+
+impl Full {
+    fn count(&self) -> std::io::Result<()> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let failing = self.operations.fetch_add(1, Relaxed) == self.fail_at.load(Relaxed);
+        if failing { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    fn reset(&self, fail_at: u64) {
+        self.operations.store(0, std::sync::atomic::Ordering::Relaxed);
+        self.fail_at.store(fail_at, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+struct FullDisk(Arc<Full>);
+
+impl Disk for FullDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> std::io::Result<Box<dyn DiskFile>> {
+        self.0.count()?;
+        Ok(Box::new(FullFile(self.0.clone(), SystemDisk.open(path, mode)?)))
+    }
+    fn create_dir_all(&self, path: &Path) -> std::io::Result<()> {
+        self.0.count().and_then(|()| SystemDisk.create_dir_all(path))
+    }
+    fn list(&self, path: &Path) -> std::io::Result<Vec<String>> {
+        SystemDisk.list(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        self.0.count().and_then(|()| SystemDisk.rename(from, to))
+    }
+    fn link(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        self.0.count().and_then(|()| SystemDisk.link(from, to))
+    }
+    fn unlink(&self, path: &Path) -> std::io::Result<()> {
+        SystemDisk.unlink(path)
+    }
+    fn sync_dir(&self, path: &Path) -> std::io::Result<()> {
+        self.0.count().and_then(|()| SystemDisk.sync_dir(path))
+    }
+    fn exists(&self, path: &Path) -> bool {
+        SystemDisk.exists(path)
+    }
+    fn available(&self, path: &Path) -> std::io::Result<u64> {
+        SystemDisk.available(path)
+    }
+}
+
+struct FullFile(Arc<Full>, Box<dyn DiskFile>);
+
+impl DiskFile for FullFile {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.1.read_at(offset, buffer)
+    }
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.count().and_then(|()| self.1.write_at(offset, bytes))
+    }
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.0.count().and_then(|()| self.1.sync_data())
+    }
+    fn allocate(&self, length: u64) -> std::io::Result<()> {
+        self.1.allocate(length)
+    }
+    fn set_len(&self, length: u64) -> std::io::Result<()> {
+        self.1.set_len(length)
+    }
+    fn len(&self) -> std::io::Result<u64> {
+        self.1.len()
+    }
+}
+
+#[test]
+fn whichever_disk_operation_fails_the_retry_delivers_exactly_once() {
+    run(async {
+        let content: Arc<dyn Content> = Arc::new(b"x\r\n".repeat(200_000));
+        let mut failures = 0;
+        loop {
+            // Anew each time: the first delivery also makes the folders.
+            let full = Arc::new(Full::default());
+            let scene = scene_on(|world| world.system(Arc::new(FullDisk(full.clone()))));
+            full.reset(failures);
+            let first = scene.send_as(1, local(), &["ann@us.test"], content.clone()).await;
+            if first == ["delivered 2.0.0"] {
+                break;
+            }
+            assert_eq!(first, ["deferred 4.3.1"], "operation {failures}");
+            assert!(scene.files("ann", "tmp").is_empty());
+            full.reset(u64::MAX);
+            assert_eq!(scene.send_as(1, local(), &["ann@us.test"], content.clone()).await, ["delivered 2.0.0"]);
+            assert_eq!(scene.read("ann").len(), 600_055, "operation {failures}");
+            failures += 1;
+        }
+        assert!(failures > 12, "{failures}");
+    });
+}

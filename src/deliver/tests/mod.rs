@@ -1,0 +1,189 @@
+//! Attempts in the simulated world, against scripted servers and Maildirs in fresh folders.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+mod maildir;
+mod remote;
+
+use super::*;
+use crate::config;
+use crate::mail::{Cause, Diagnosis, Domain, EnhancedCode, Timestamp};
+use crate::system::sim::{Act, Fault, Peer, Script, Stage, World, run};
+use crate::system::{Clock, Disk, DiskFile, Listener, Net, OpenMode, SystemClock, SystemDisk, SystemNet, Workers};
+
+/// Hosts by destination, Maildirs by local part below a folder.
+struct Fixed {
+    hosts: Mutex<BTreeMap<Destination, Vec<Host>>>,
+    folder: PathBuf,
+}
+
+impl Routes for Fixed {
+    fn hosts<'a>(&'a self, destination: &'a Destination) -> BoxFuture<'a, Result<Vec<Host>, Outcome>> {
+        let hosts = self.hosts.lock().unwrap().get(destination).cloned();
+        let missing = || Outcome::Failed(Diagnosis::new(EnhancedCode(5, 1, 2), Cause::Dns, "no such domain"));
+        Box::pin(async move { hosts.ok_or_else(missing) })
+    }
+
+    fn maildir(&self, address: &Address) -> Result<PathBuf, Outcome> {
+        if address.local() == "nobody" {
+            return Err(Outcome::Failed(Diagnosis::new(EnhancedCode(5, 1, 1), Cause::Local, "no such user")));
+        }
+        Ok(self.folder.join(address.local()))
+    }
+}
+
+struct Scene {
+    world: World,
+    deliverer: Arc<Deliverer>,
+    routes: Arc<Fixed>,
+    folder: tempfile::TempDir,
+}
+
+fn address(text: &str) -> Address {
+    Address::parse(text).unwrap()
+}
+
+fn settings() -> Config {
+    Config {
+        hostname: Domain::parse("us.test").unwrap(),
+        postmaster: address("postmaster@us.test"),
+        shutdown_grace: Duration::from_secs(30),
+        user: String::new(),
+        spool: config::Spool { path: "spool".into(), min_free: 0, segment_size: 1 << 20, index_cache: 1 << 20 },
+        listeners: Vec::new(),
+        auth: config::Auth { users: "users".into() },
+        limits: config::Limits {
+            message_size: 1 << 20,
+            recipients: 100,
+            connections: 10,
+            connections_per_client: 10,
+            errors: 10,
+            command_timeout: Duration::from_secs(300),
+            data_timeout: Duration::from_secs(300),
+            hops: 50,
+        },
+        domains: Vec::new(),
+        relay: config::Relay { networks: Vec::new(), domains: Vec::new() },
+        routes: Vec::new(),
+        remote: config::Remote {
+            port: 25,
+            concurrency: 3,
+            connect_timeout: Duration::from_secs(30),
+            reply_timeout: Duration::from_secs(300),
+            special_addresses: config::SpecialAddresses::Allow,
+        },
+        queue: config::Queue { paused: false, attempts: 10, active: 100 },
+        retry: config::Retry {
+            first: Duration::from_secs(300),
+            factor: 2.0,
+            max: Duration::from_secs(3600),
+            jitter: 0.0,
+            lifetime: Duration::from_secs(86400),
+            bounce_lifetime: Duration::from_secs(86400),
+            delay_notice: Vec::new(),
+        },
+        dns: config::Dns { servers: Vec::new(), timeout: Duration::from_secs(5) },
+        admin: config::Admin { socket: "socket".into(), http: None, tls: None },
+        log: config::Log { format: config::LogFormat::Text, level: "info".to_owned() },
+    }
+}
+
+fn scene() -> Scene {
+    scene_on(|world| world.system(Arc::new(SystemDisk)))
+}
+
+fn scene_on(system: impl FnOnce(&World) -> System) -> Scene {
+    let world = World::new(7);
+    let folder = tempfile::tempdir().unwrap();
+    let routes = Arc::new(Fixed { hosts: Mutex::default(), folder: folder.path().join("mail/us.test") });
+    let system = system(&world);
+    let deliverer = Arc::new(Deliverer::new(Arc::new(settings()), routes.clone(), system));
+    Scene { world, deliverer, routes, folder }
+}
+
+fn mx() -> Destination {
+    Destination::Mx(Domain::parse("peer.test").unwrap())
+}
+
+impl Scene {
+    /// Starts a server, and makes it one more host of the destination.
+    async fn peer(&self, destination: &Destination, script: Script) -> Peer {
+        let peer = Peer::start(self.listener("192.0.2.1:0").await, script);
+        self.host(destination, Endpoint::Tcp(peer.address()));
+        peer
+    }
+
+    async fn listener(&self, address: &str) -> Box<dyn Listener> {
+        self.world.net.listen(address.parse().unwrap()).await.unwrap()
+    }
+
+    fn host(&self, destination: &Destination, endpoint: Endpoint) {
+        let mut hosts = self.routes.hosts.lock().unwrap();
+        let hosts = hosts.entry(destination.clone()).or_default();
+        hosts.push(Host { name: format!("mx{}.peer.test", hosts.len() + 1), endpoint });
+    }
+
+    async fn send(&self, destination: Destination, recipients: &[&str], content: &[u8]) -> Vec<String> {
+        self.send_as(1, destination, recipients, Arc::new(content.to_vec())).await
+    }
+
+    async fn send_as(&self, id: u64, to: Destination, recipients: &[&str], content: Arc<dyn Content>) -> Vec<String> {
+        let attempt = Attempt {
+            id: QueueId((1_795_312_800_123 << 20) + id),
+            reverse_path: ReversePath::Address(address("ann@us.test")),
+            body: BodyType::SevenBit,
+            destination: to,
+            recipients: (0..).zip(recipients.iter().map(|text| address(text))).collect(),
+            content,
+        };
+        let outcomes = self.deliverer.attempt(attempt).await;
+        assert!(outcomes.iter().map(|(index, _)| *index).eq(0..recipients.len() as u32));
+        outcomes.iter().map(|(_, outcome)| summary(outcome)).collect()
+    }
+
+    fn files(&self, user: &str, folder: &str) -> Vec<String> {
+        let path = self.routes.folder.join(user).join(folder);
+        let Ok(entries) = std::fs::read_dir(path) else { return Vec::new() };
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    fn read(&self, user: &str) -> Vec<u8> {
+        let files = self.files(user, "new");
+        assert_eq!(files.len(), 1, "{files:?}");
+        std::fs::read(self.routes.folder.join(user).join("new").join(&files[0])).unwrap()
+    }
+}
+
+fn summary(outcome: &Outcome) -> String {
+    let word = match outcome {
+        Outcome::Delivered(_) => "delivered",
+        Outcome::Deferred(_) => "deferred",
+        Outcome::Failed(_) => "failed",
+        Outcome::InDoubt(_) => "in doubt",
+    };
+    let found = outcome.diagnosis();
+    let host = found.next_hop.split(' ').next().unwrap_or("");
+    format!("{word} {} {}", found.status, host.strip_suffix(".peer.test").unwrap_or("")).trim_end().to_owned()
+}
+
+fn local() -> Destination {
+    Destination::Local(Domain::parse("us.test").unwrap())
+}
+
+/// Content that can't be read beyond its middle.
+struct Broken;
+
+impl Content for Broken {
+    fn size(&self) -> u64 {
+        1 << 20
+    }
+
+    fn read_at(&self, offset: u64, size_max: usize) -> BoxFuture<'_, std::io::Result<Vec<u8>>> {
+        Box::pin(
+            async move { if offset < 1 << 19 { Ok(vec![b'x'; size_max]) } else { Err(std::io::ErrorKind::InvalidData.into()) } },
+        )
+    }
+}

@@ -1,0 +1,156 @@
+//! Takes connections and drives a server session over each: the only place where strangers' bytes come in.
+//!
+//! Owns the sockets and the counts of open connections; decides nothing about mail, that is `policy`'s.
+
+mod connection;
+mod limits;
+mod transaction;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::config::Config;
+use crate::event::{Event, Events};
+use crate::mail::{EnhancedCode, Message, Reply};
+use crate::policy::Policy;
+use crate::smtp::server::Settings;
+use crate::spool::{Spool, SpoolError};
+use crate::system::{BoxStream, Listener, System};
+
+pub use limits::Connections;
+use limits::Refusal;
+
+/// How long a refused client gets to take its 421.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after `accept` failed: out of file descriptors, usually.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// What a session works by; a reload puts another in its place for the sessions that come after.
+pub struct Rules {
+    /// The configuration in force.
+    pub config: Arc<Config>,
+    /// Answers the sessions' questions.
+    pub policy: Policy,
+    /// The session machine's settings.
+    pub settings: Arc<Settings>,
+}
+
+impl Rules {
+    /// The rules that follow from a configuration.
+    pub fn new(config: Arc<Config>, policy: Policy) -> Self {
+        let limits = &config.limits;
+        let settings = Arc::new(Settings {
+            hostname: config.hostname.clone(),
+            size_max: limits.message_size,
+            recipients_max: limits.recipients,
+            errors_max: limits.errors,
+            command_timeout: limits.command_timeout,
+            data_timeout: limits.data_timeout,
+        });
+        Self { config, policy, settings }
+    }
+}
+
+/// What all sessions share.
+#[derive(Clone)]
+pub struct Reception {
+    /// The rules in force.
+    pub rules: watch::Receiver<Arc<Rules>>,
+    /// Keeps what is accepted.
+    pub spool: Spool,
+    /// Where committed messages go next; when it is full they wait in the spool's index.
+    pub accepted: mpsc::Sender<Message>,
+    /// Told when a message went to the index because `accepted` was full.
+    pub overflow: Arc<Notify>,
+    /// The mail log.
+    pub events: Events,
+    /// Open connections.
+    pub connections: Arc<Connections>,
+    /// Whether the spool's disk was full when it was last looked at.
+    pub full: Arc<AtomicBool>,
+    /// Clock and the rest.
+    pub system: System,
+}
+
+impl Reception {
+    /// Accepts connections until `stop` says so, then waits for the open sessions to end; they get 421 at their next command.
+    pub async fn serve(self, listener: Box<dyn Listener>, mut stop: watch::Receiver<bool>) {
+        let mut sessions = JoinSet::new();
+        let stopping = stop.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = stopped(&mut stop) => break,
+                Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => {
+                        sessions.spawn(self.clone().session(stream, peer, stopping.clone()));
+                    }
+                    Err(error) => {
+                        self.events.report(Event::AcceptTrouble { address: listener.local_address(), reason: error.to_string() });
+                        tokio::time::sleep(ACCEPT_RETRY).await;
+                    }
+                },
+            }
+        }
+        drop(listener);
+        while sessions.join_next().await.is_some() {}
+    }
+
+    /// Whether the spool takes mail; tells the mail log when that changes.
+    fn space(&self) -> Result<(), SpoolError> {
+        let space = self.spool.space();
+        let full = space == Err(SpoolError::Full);
+        if self.full.swap(full, Ordering::Relaxed) != full {
+            let (available, min_free) = (self.spool.gauges().free, self.rules.borrow().config.spool.min_free);
+            self.events.report(if full {
+                Event::SpoolFull { available, min_free }
+            } else {
+                Event::SpoolRoom { available, min_free }
+            });
+        }
+        space
+    }
+
+    async fn session(self, stream: BoxStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
+        let rules = self.rules.borrow().clone();
+        let client = peer.ip().to_canonical();
+        let limits = &rules.config.limits;
+        match self.connections.enter(client, limits.connections, limits.connections_per_client) {
+            Ok(_guard) => connection::drive(&self, &rules, stream, peer, stop).await,
+            Err(refusal) => {
+                let value = match refusal {
+                    Refusal::Total => limits.connections,
+                    Refusal::Client => limits.connections_per_client,
+                };
+                self.events.report(Event::Limited { client, limit: refusal.limit(), value: value as u64 });
+                refuse(stream, refusal).await;
+            }
+        }
+    }
+}
+
+/// Says 421 instead of a greeting; a client that doesn't take it is dropped.
+async fn refuse(mut stream: BoxStream, refusal: Refusal) {
+    let reply = match refusal {
+        Refusal::Total => Reply::new(421, EnhancedCode(4, 3, 2), "Too many connections, try again later"),
+        Refusal::Client => Reply::new(421, EnhancedCode(4, 7, 0), "Too many connections from your address, try again later"),
+    };
+    let farewell = async {
+        stream.write_all(&reply.to_wire()).await?;
+        stream.shutdown().await
+    };
+    // Nothing depends on whether the client heard it.
+    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, farewell).await;
+}
+
+/// Waits for the stop. The guard that `wait_for` returns must not live on.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}

@@ -1,0 +1,167 @@
+//! Notices: what the sender is told about a message that is late or could not be delivered (RFC 3464, 6522, 3834).
+//!
+//! Pure texts: the same inputs give the same octets. A notice goes out with the null reverse-path, and nobody is ever sent a
+//! notice about a notice; its failure goes to the postmaster once. Strangers' words (replies, original header) are cleaned and
+//! bounded before they get into one.
+
+mod original;
+mod status;
+mod text;
+mod words;
+
+use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue, Headers, MIME_VERSION_1_0};
+use lettre::message::{Body, MultiPart, SinglePart};
+
+use crate::mail::{Address, Domain, Message, ReversePath, Timestamp};
+use original::Original;
+
+/// What all notices of a moment have in common.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Our name: Reporting-MTA, and the domain of MAILER-DAEMON.
+    pub hostname: Domain,
+    /// Gets double bounces, and is named as the person to ask.
+    pub postmaster: Address,
+    /// The time.
+    pub now: Timestamp,
+    /// Random: nobody outside can guess the boundary between the parts.
+    pub seed: u64,
+}
+
+/// A notice, to be spooled with the null reverse-path and this one recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Its recipient.
+    pub to: Address,
+    /// The whole content, CRLF line ends, no octet above 127, no line longer than 998 octets.
+    pub content: Vec<u8>,
+}
+
+/// Who is told that recipients failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Addressee {
+    /// The sender.
+    Sender(Address),
+    /// The postmaster: the message had a null reverse-path, so it was a notice itself (double bounce).
+    Postmaster(Address),
+}
+
+/// Who is told that these recipients (by index) failed: the sender; for a null reverse-path the postmaster; nobody if the
+/// postmaster's own address, or where that leads to, is all that failed.
+pub fn addressee(message: &Message, failed: &[u32], postmaster: &Address) -> Option<Addressee> {
+    if let ReversePath::Address(sender) = &message.reverse_path {
+        return Some(Addressee::Sender(sender.clone()));
+    }
+    let is_postmaster = |a: &Address| a.domain() == postmaster.domain() && a.local().eq_ignore_ascii_case(postmaster.local());
+    let mut recipients = failed.iter().filter_map(|index| message.recipients.get(*index as usize));
+    let others = recipients.any(|r| !is_postmaster(&r.address) && !r.original.as_ref().is_some_and(is_postmaster));
+    others.then(|| Addressee::Postmaster(postmaster.clone()))
+}
+
+/// The notice that these recipients (by index, their statuses final) failed, to the sender or as a double bounce to the
+/// postmaster; `None` if nobody is to be told. `header` is the message's header block.
+pub fn bounce(context: &Context, message: &Message, failed: &[u32], header: &[u8]) -> Option<Notice> {
+    let (to, kind) = match addressee(message, failed, &context.postmaster)? {
+        Addressee::Sender(to) => (to, Kind::Bounce),
+        Addressee::Postmaster(to) => (to, Kind::DoubleBounce),
+    };
+    Some(Report { context, message, recipients: failed, original: Original::read(header), kind }.notice(to))
+}
+
+/// The notice that these recipients (by index) still wait, and that it goes on until `expires`; `None` for a null reverse-path.
+pub fn delay(context: &Context, message: &Message, late: &[u32], expires: Timestamp, header: &[u8]) -> Option<Notice> {
+    let to = message.reverse_path.address()?.clone();
+    let kind = Kind::Delay { expires };
+    Some(Report { context, message, recipients: late, original: Original::read(header), kind }.notice(to))
+}
+
+/// What a notice is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Bounce,
+    DoubleBounce,
+    Delay { expires: Timestamp },
+}
+
+/// Everything that a notice is written from.
+struct Report<'a> {
+    context: &'a Context,
+    message: &'a Message,
+    recipients: &'a [u32],
+    original: Original<'a>,
+    kind: Kind,
+}
+
+impl Report<'_> {
+    fn notice(&self, to: Address) -> Notice {
+        let mut report = MultiPart::mixed().build();
+        let headers = report.headers_mut();
+        headers.remove::<ContentType>();
+        self.set_header(headers, &to);
+        let boundary = format!("=_{:016x}_{}", self.context.seed, self.message.id);
+        headers.set(content_type(&format!("multipart/report; report-type=delivery-status; boundary=\"{boundary}\"")));
+        let report = report
+            .singlepart(part("text/plain; charset=utf-8", text_body(text::text(self))))
+            .singlepart(part("message/delivery-status", seven_bit(status::status(self).into_bytes())))
+            .singlepart(part("text/rfc822-headers", self.original_part()));
+        Notice { to, content: report.formatted() }
+    }
+
+    fn set_header(&self, headers: &mut Headers, to: &Address) {
+        let Context { hostname, now, seed, .. } = self.context;
+        let from = format!("Mail Delivery System <MAILER-DAEMON@{hostname}>");
+        raw(headers, "From", from.clone(), Some(from));
+        raw(headers, "To", to.to_string(), Some(format!("<{to}>")));
+        raw(headers, "Subject", text::subject(self), None);
+        let date = now.rfc5322();
+        raw(headers, "Date", date.clone(), Some(date));
+        let id = format!("<{}.{seed:016x}@{hostname}>", self.message.id);
+        raw(headers, "Message-ID", id.clone(), Some(id));
+        if let Some(id) = self.original.message_id {
+            raw(headers, "In-Reply-To", id.to_owned(), Some(id.to_owned()));
+            raw(headers, "References", id.to_owned(), Some(id.to_owned()));
+        }
+        raw(headers, "Auto-Submitted", "auto-replied".to_owned(), None);
+        headers.set(MIME_VERSION_1_0);
+    }
+
+    /// The original's header: as it is where that is plain text, else quoted-printable.
+    fn original_part(&self) -> Body {
+        let header = self.original.header.to_vec();
+        if words::is_plain(&header) {
+            return seven_bit(header);
+        }
+        Body::new_with_encoding(header, ContentTransferEncoding::QuotedPrintable)
+            .unwrap_or_else(|header| seven_bit(words::to_plain(&header)))
+    }
+}
+
+/// A text: as it is where that is plain, else as lettre sees fit to encode it.
+fn text_body(text: String) -> Body {
+    if words::is_plain(text.as_bytes()) { seven_bit(text.into_bytes()) } else { Body::new(text) }
+}
+
+/// A body that is known to be ASCII in short lines.
+fn seven_bit(body: Vec<u8>) -> Body {
+    Body::dangerous_pre_encoded(body, ContentTransferEncoding::SevenBit)
+}
+
+fn part(kind: &str, body: Body) -> SinglePart {
+    SinglePart::builder().header(content_type(kind)).body(body)
+}
+
+fn content_type(text: &str) -> ContentType {
+    ContentType::parse(text).unwrap_or(ContentType::TEXT_PLAIN)
+}
+
+/// Sets a field; without an encoded form lettre folds and encodes the text.
+fn raw(headers: &mut Headers, name: &'static str, text: String, encoded: Option<String>) {
+    let name = HeaderName::new_from_ascii_str(name);
+    headers.insert_raw(match encoded {
+        Some(encoded) => HeaderValue::dangerous_new_pre_encoded(name, text, encoded),
+        None => HeaderValue::new(name, text),
+    });
+}
+
+#[cfg(test)]
+mod tests;

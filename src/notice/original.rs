@@ -1,0 +1,88 @@
+//! What a notice takes from the message that it is about: bounded header, subject, message id.
+
+use mail_parser::MessageParser;
+
+use super::words::clean;
+use crate::mail::fields;
+
+/// Octets of the original's header that go into a notice at the most.
+const HEADER_SIZE_MAX: usize = 16 * 1024;
+/// Octets of a message id that is worth referring to.
+const MESSAGE_ID_SIZE_MAX: usize = 250;
+
+/// What is known of the original.
+pub(super) struct Original<'a> {
+    /// Whole fields from the top, each ended by CRLF.
+    pub(super) header: &'a [u8],
+    /// `<…@…>`, only if it is a valid one.
+    pub(super) message_id: Option<&'a str>,
+    /// Decoded, cleaned, cut; empty if there is none.
+    pub(super) subject: String,
+}
+
+impl<'a> Original<'a> {
+    /// Reads a header block.
+    pub(super) fn read(header: &'a [u8]) -> Self {
+        let header = whole_fields(header);
+        let message_id = fields(header).find(|field| field.is("Message-ID")).and_then(|field| message_id(field.value));
+        let parsed = MessageParser::default().parse_headers(header);
+        let subject = parsed.as_ref().and_then(|m| m.subject()).map(|s| clean(s, 120)).unwrap_or_default();
+        Self { header, message_id, subject }
+    }
+}
+
+/// The fields that fit, with the line end of the last one.
+fn whole_fields(header: &[u8]) -> &[u8] {
+    let mut end = 0;
+    for field in fields(header) {
+        let value_end = field.value.as_ptr().addr() - header.as_ptr().addr() + field.value.len();
+        let line_end = value_end + if header[value_end..].starts_with(b"\r\n") { 2 } else { 1 };
+        if line_end > HEADER_SIZE_MAX || line_end > header.len() {
+            break;
+        }
+        end = line_end;
+    }
+    &header[..end]
+}
+
+/// The message id, if it can stand in our header as it is: `<left@right>`, printable, without spaces or further brackets.
+fn message_id(value: &[u8]) -> Option<&str> {
+    let id = std::str::from_utf8(value.trim_ascii()).ok()?;
+    let inner = id.strip_prefix('<')?.strip_suffix('>')?;
+    let (left, right) = inner.split_once('@')?;
+    let graphic = inner.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'<' | b'>'));
+    (graphic && !left.is_empty() && !right.is_empty() && id.len() <= MESSAGE_ID_SIZE_MAX).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subject_and_message_id_are_read() {
+        let header = b"Message-ID: <a.1@x.test>\r\nSubject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\n an alle\r\n";
+        let original = Original::read(header);
+        assert_eq!(original.header, header);
+        assert_eq!(original.message_id, Some("<a.1@x.test>"));
+        assert_eq!(original.subject, "Grüße an alle");
+    }
+
+    #[test]
+    fn bad_message_ids_are_none() {
+        for value in ["a@b", "<a>", "<@b>", "<a@b> <c@d>", "<a@b>\r\n x", "<a b@c>", "<>", ""] {
+            assert_eq!(message_id(value.as_bytes()), None, "{value:?}");
+        }
+        assert_eq!(message_id(format!("<{}@b>", "a".repeat(300)).as_bytes()), None);
+    }
+
+    #[test]
+    fn only_whole_fields_that_fit_are_kept() {
+        let mut header = b"A: 1\r\n".to_vec();
+        header.extend(format!("B: {}\r\n", "x ".repeat(10_000)).bytes());
+        assert_eq!(Original::read(&header).header, b"A: 1\r\n");
+        assert_eq!(Original::read(b"A: 1\r\nB: 2").header, b"A: 1\r\n");
+        assert_eq!(Original::read(b"no header at all\r\nA: 1\r\n").header, b"");
+        assert_eq!(Original::read(b"").subject, "");
+        assert_eq!(Original::read(b"Subject: a\0b\x1b[31m\r\n").subject, "a b [31m");
+    }
+}

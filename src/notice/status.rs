@@ -1,0 +1,99 @@
+//! The part for machines: message/delivery-status (RFC 3464).
+
+use std::net::IpAddr;
+
+use super::words::{ascii, field};
+use super::{Kind, Report};
+use crate::mail::{Cause, Domain, EnhancedCode, Recipient};
+
+/// Characters of a remote's words at the most.
+const WORDS_MAX: usize = 1000;
+
+/// The whole part, ASCII, CRLF line ends.
+pub(super) fn status(report: &Report<'_>) -> String {
+    let mut out = String::new();
+    field(&mut out, "Reporting-MTA", &format!("dns; {}", report.context.hostname));
+    field(&mut out, "X-Posthouse-Queue-Id", &report.message.id.to_string());
+    field(&mut out, "Arrival-Date", &report.message.arrived.rfc5322());
+    for index in report.recipients {
+        if let Some(recipient) = report.message.recipients.get(*index as usize) {
+            out.push_str("\r\n");
+            recipient_fields(&mut out, report, recipient);
+        }
+    }
+    out
+}
+
+fn recipient_fields(out: &mut String, report: &Report<'_>, recipient: &Recipient) {
+    let status = &recipient.status;
+    if let Some(original) = &recipient.original {
+        field(out, "Original-Recipient", &format!("rfc822; {original}"));
+    }
+    field(out, "Final-Recipient", &format!("rfc822; {}", recipient.address));
+    let delayed = matches!(report.kind, Kind::Delay { .. });
+    field(out, "Action", if delayed { "delayed" } else { "failed" });
+    // Failed means class 5 and delayed class 4, whatever the last words were (RFC 3464 section 2.3.4).
+    let EnhancedCode(_, subject, detail) = status.last_status.unwrap_or(EnhancedCode(4, 0, 0));
+    field(out, "Status", &EnhancedCode(if delayed { 4 } else { 5 }, subject, detail).to_string());
+    let replied = status.last_cause == Some(Cause::Remote) || is_reply(&status.last_reply);
+    if let Some(host) = remote_host(&status.next_hop).filter(|_| replied) {
+        field(out, "Remote-MTA", &format!("dns; {host}"));
+    }
+    if replied && !status.last_reply.is_empty() {
+        field(out, "Diagnostic-Code", &format!("smtp; {}", ascii(&status.last_reply, WORDS_MAX)));
+    }
+    match report.kind {
+        Kind::Delay { expires } => field(out, "Will-Retry-Until", &expires.rfc5322()),
+        // This notice follows the attempt at once, except where it was not an attempt that ended it.
+        _ if status.attempts > 0 && !matches!(status.last_cause, Some(Cause::Expired | Cause::Operator)) => {
+            field(out, "Last-Attempt-Date", &report.context.now.rfc5322());
+        }
+        _ => {}
+    }
+}
+
+/// Whether the last words are an SMTP reply though time or an admin ended it: a reply always starts with its code.
+fn is_reply(words: &str) -> bool {
+    let (code, rest) = words.split_at_checked(3).unwrap_or_default();
+    code.bytes().all(|b| b.is_ascii_digit()) && code.starts_with(['2', '4', '5']) && rest.starts_with(' ')
+}
+
+/// The host in a next hop such as `mx.example.org [192.0.2.1]:25`, `192.0.2.1:25` or `mx.example.org`; none in a path.
+fn remote_host(next_hop: &str) -> Option<Domain> {
+    let first = next_hop.split([' ', '/']).next().filter(|first| !first.is_empty())?;
+    let host = match first.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => first,
+    };
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    match bare.parse::<IpAddr>() {
+        Ok(ip) => Some(Domain::from_ip(ip)),
+        Err(_) => Domain::parse(host).ok().filter(|_| !next_hop.starts_with("unix:")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_found_in_next_hops() {
+        let host = |text: &str| remote_host(text).map(|d| d.to_string());
+        assert_eq!(host("mx.example.org [192.0.2.1]:25").as_deref(), Some("mx.example.org"));
+        assert_eq!(host("mx.example.org:25").as_deref(), Some("mx.example.org"));
+        assert_eq!(host("192.0.2.1:25").as_deref(), Some("[192.0.2.1]"));
+        assert_eq!(host("[2001:db8::1]:25").as_deref(), Some("[IPv6:2001:db8::1]"));
+        assert_eq!(host("[192.0.2.1]").as_deref(), Some("[192.0.2.1]"));
+        for none in ["", "/var/mail/ann", "unix:/run/lmtp", "mail store"] {
+            assert!(host(none).is_none() || none == "mail store", "{none}");
+        }
+    }
+
+    #[test]
+    fn replies_are_told_from_other_words() {
+        assert!(is_reply("450 4.2.0 later"));
+        for words in ["", "45", "4500", "450", "connection refused", "999 x"] {
+            assert!(!is_reply(words), "{words}");
+        }
+    }
+}

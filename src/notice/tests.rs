@@ -1,0 +1,273 @@
+//! Every notice parses back; nothing that strangers wrote changes its shape.
+
+use std::time::Duration;
+
+use mail_parser::{MessageParser, MimeHeaders, PartType};
+use proptest::prelude::*;
+
+use super::*;
+use crate::mail::{BodyType, Cause, EnhancedCode, QueueId, Recipient, RecipientState};
+
+const ARRIVED: Timestamp = Timestamp::from_millis(1_795_312_800_000);
+const HEADER: &[u8] = b"Received: from client.test ([192.0.2.7])\r\n\tby mail.example.test (Posthouse)\r\n\
+    From: Ann <ann@example.test>\r\nTo: Team <team@example.test>\r\nSubject: Lunch on Friday?\r\n\
+    Message-ID: <lunch.1@client.test>\r\n";
+
+fn address(text: &str) -> Address {
+    Address::parse(text).unwrap()
+}
+
+fn context() -> Context {
+    Context {
+        hostname: Domain::parse("mail.example.test").unwrap(),
+        postmaster: address("postmaster@example.test"),
+        now: ARRIVED.plus(Duration::from_secs(4 * 3600)),
+        seed: 0x0123_4567_89ab_cdef,
+    }
+}
+
+fn recipient(to: &str, state: RecipientState, code: EnhancedCode, cause: Cause, words: &str) -> Recipient {
+    let mut recipient = Recipient::new(address(to), None, ARRIVED);
+    let status = &mut recipient.status;
+    status.state = state;
+    status.attempts = 3;
+    status.last_status = Some(code);
+    status.last_cause = Some(cause);
+    status.last_reply = words.to_owned();
+    status.next_hop = "mx.example.org [192.0.2.25]:25".to_owned();
+    recipient
+}
+
+fn failed(to: &str, words: &str) -> Recipient {
+    recipient(to, RecipientState::Bounced, EnhancedCode(5, 1, 1), Cause::Remote, words)
+}
+
+fn message(from: &str, recipients: Vec<Recipient>) -> Message {
+    Message {
+        id: QueueId(0x0123_4567_89ab_cdef),
+        arrived: ARRIVED,
+        size: 1000,
+        reverse_path: ReversePath::try_from(from.to_owned()).unwrap(),
+        body: BodyType::SevenBit,
+        held: false,
+        delays_noticed: 0,
+        recipients,
+    }
+}
+
+fn indexes(message: &Message) -> Vec<u32> {
+    (0..u32::try_from(message.recipients.len()).unwrap()).collect()
+}
+
+fn bounce_of(message: &Message, header: &[u8]) -> Notice {
+    bounce(&context(), message, &indexes(message), header).unwrap()
+}
+
+/// Checks what holds for every notice; gives the three parts back, decoded.
+fn parts(notice: &Notice) -> [String; 3] {
+    let content = &notice.content;
+    assert!(content.ends_with(b"\r\n") && content.is_ascii());
+    for line in content.split_inclusive(|b| *b == b'\n') {
+        assert!(line.ends_with(b"\r\n") && line.len() <= 1000, "{:?}", String::from_utf8_lossy(line));
+        assert!(line[..line.len() - 2].iter().all(|b| *b == b'\t' || (b' '..=b'~').contains(b)));
+    }
+    let parsed = MessageParser::default().parse(content.as_slice()).unwrap();
+    let names = ["From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "MIME-Version", "Content-Type"];
+    for name in names {
+        let count = parsed.headers_raw().filter(|(n, _)| n.eq_ignore_ascii_case(name)).count();
+        assert_eq!(count, 1, "{name}");
+    }
+    let known = parsed.headers_raw().all(|(n, _)| names.contains(&n) || ["In-Reply-To", "References"].contains(&n));
+    assert!(known, "no other field");
+    let kind = parsed.content_type().unwrap();
+    assert_eq!((kind.ctype(), kind.subtype()), ("multipart", Some("report")));
+    assert_eq!(kind.attribute("report-type"), Some("delivery-status"));
+    assert_eq!(parsed.to().unwrap().first().unwrap().address().unwrap(), notice.to.to_string());
+    assert_eq!(parsed.from().unwrap().first().unwrap().address(), Some("MAILER-DAEMON@mail.example.test"));
+    assert_eq!(parsed.parts.len(), 4, "the whole and three parts");
+    let kinds = [("text", "plain"), ("message", "delivery-status"), ("text", "rfc822-headers")];
+    std::array::from_fn(|n| {
+        let part = &parsed.parts[n + 1];
+        let kind = part.content_type().unwrap();
+        assert_eq!((kind.ctype(), kind.subtype().unwrap()), kinds[n]);
+        match &part.body {
+            PartType::Text(text) => text.to_string(),
+            PartType::Binary(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            _ => String::from_utf8_lossy(part.contents()).into_owned(),
+        }
+    })
+}
+
+/// The groups of fields of a delivery-status part, unfolded.
+fn groups(status: &str) -> Vec<Vec<(String, String)>> {
+    let unfolded = status.replace("\r\n ", " ");
+    let group = |text: &str| {
+        let field = |line: &str| line.split_once(':').map(|(n, v)| (n.to_owned(), v.trim().to_owned())).unwrap();
+        text.lines().map(field).collect()
+    };
+    unfolded.trim_end().split("\r\n\r\n").map(group).collect()
+}
+
+fn value<'a>(group: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    group.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+}
+
+#[test]
+fn a_bounce_says_what_happened_to_people_and_to_machines() {
+    let mut bob = failed("bob@example.org", "550 5.1.1 no such user");
+    bob.original = Some(address("team@example.test"));
+    let message = message("ann@example.test", vec![bob]);
+    let notice = bounce_of(&message, HEADER);
+    let [text, status, header] = parts(&notice);
+    assert!(text.starts_with("Your message could not be delivered to team@example.test. It will not be"), "{text}");
+    assert!(text.contains("550 5.1.1 no such user"));
+    assert!(text.contains("Check the address"));
+    let groups = groups(&status);
+    assert_eq!(value(&groups[0], "Reporting-MTA"), Some("dns; mail.example.test"));
+    assert_eq!(value(&groups[0], "Arrival-Date"), Some("Sun, 22 Nov 2026 02:00:00 +0000"));
+    assert_eq!(value(&groups[1], "Original-Recipient"), Some("rfc822; team@example.test"));
+    assert_eq!(value(&groups[1], "Final-Recipient"), Some("rfc822; bob@example.org"));
+    assert_eq!(value(&groups[1], "Action"), Some("failed"));
+    assert_eq!(value(&groups[1], "Status"), Some("5.1.1"));
+    assert_eq!(value(&groups[1], "Remote-MTA"), Some("dns; mx.example.org"));
+    assert_eq!(value(&groups[1], "Diagnostic-Code"), Some("smtp; 550 5.1.1 no such user"));
+    assert_eq!(value(&groups[1], "Last-Attempt-Date"), Some("Sun, 22 Nov 2026 06:00:00 +0000"));
+    assert_eq!(header.as_bytes(), HEADER);
+    let parsed = MessageParser::default().parse(notice.content.as_slice()).unwrap();
+    assert_eq!(parsed.in_reply_to().as_text(), Some("lunch.1@client.test"));
+    assert_eq!(parsed.subject(), Some("Not delivered: Lunch on Friday?"));
+}
+
+#[test]
+fn a_delay_says_until_when_it_goes_on() {
+    let later = recipient("bob@example.org", RecipientState::Deferred, EnhancedCode(5, 2, 2), Cause::Remote, "452 full");
+    let mut fresh = Recipient::new(address("eve@example.org"), None, ARRIVED);
+    fresh.status.next_attempt = ARRIVED;
+    let message = message("ann@example.test", vec![later, fresh]);
+    let expires = ARRIVED.plus(Duration::from_secs(5 * 86400));
+    let notice = delay(&context(), &message, &[0, 1], expires, HEADER).unwrap();
+    let [text, status, _] = parts(&notice);
+    assert!(text.starts_with("Your message could not be delivered to 2 recipients yet."), "{text}");
+    let groups = groups(&status);
+    assert_eq!(value(&groups[1], "Action"), Some("delayed"));
+    assert_eq!(value(&groups[1], "Status"), Some("4.2.2"));
+    assert_eq!(value(&groups[1], "Will-Retry-Until"), Some("Fri, 27 Nov 2026 02:00:00 +0000"));
+    assert_eq!(value(&groups[2], "Status"), Some("4.0.0"));
+    assert_eq!(value(&groups[2], "Diagnostic-Code"), None);
+    let from_nobody = Message { reverse_path: ReversePath::Null, ..message };
+    assert_eq!(delay(&context(), &from_nobody, &[0], expires, HEADER), None);
+}
+
+#[test]
+fn expiry_keeps_the_last_words() {
+    let gone = recipient("bob@example.org", RecipientState::Bounced, EnhancedCode(5, 4, 7), Cause::Expired, "451 4.3.0 later");
+    let message = message("ann@example.test", vec![gone]);
+    let [text, status, _] = parts(&bounce_of(&message, HEADER));
+    assert!(text.contains("Every attempt in 4 hours failed. The last result at"), "{text}");
+    let groups = groups(&status);
+    assert_eq!(value(&groups[1], "Status"), Some("5.4.7"));
+    assert_eq!(value(&groups[1], "Diagnostic-Code"), Some("smtp; 451 4.3.0 later"));
+    assert_eq!(value(&groups[1], "Last-Attempt-Date"), None);
+}
+
+#[test]
+fn what_the_dns_said_is_no_smtp_diagnostic() {
+    let mut bob = recipient("bob@gone.test", RecipientState::Bounced, EnhancedCode(5, 1, 2), Cause::Dns, "no such domain");
+    bob.status.next_hop = String::new();
+    let message = message("ann@example.test", vec![bob]);
+    let [text, status, _] = parts(&bounce_of(&message, HEADER));
+    assert!(text.contains("no such domain"));
+    assert!(!status.contains("Diagnostic-Code") && !status.contains("Remote-MTA"), "{status}");
+}
+
+#[test]
+fn a_double_bounce_goes_to_the_postmaster_but_never_in_a_circle() {
+    let lost = message("", vec![failed("ann@gone.test", "550 no")]);
+    let notice = bounce_of(&lost, HEADER);
+    assert_eq!(notice.to, context().postmaster);
+    let [text, _, _] = parts(&notice);
+    assert!(text.starts_with("A message that has no sender"));
+    let mut expanded = failed("bob@example.org", "550 no");
+    expanded.original = Some(address("Postmaster@example.test"));
+    let circle = message("", vec![failed("POSTMASTER@example.test", "550 no"), expanded]);
+    assert_eq!(bounce(&context(), &circle, &[0, 1], HEADER), None);
+    assert_eq!(addressee(&lost, &[], &context().postmaster), None);
+}
+
+#[test]
+fn eight_bit_headers_and_replies_stay_valid() {
+    let header = "Subject: Grüße\r\nX-Raw: \u{0}\u{1b}\r\n".as_bytes();
+    let message = message("ann@example.test", vec![failed("bob@example.org", "550 Empfänger unbekannt")]);
+    let [text, status, original] = parts(&bounce_of(&message, header));
+    assert!(text.contains("550 Empfänger unbekannt"));
+    assert!(status.contains("550 Empf?nger unbekannt"));
+    assert_eq!(original.as_bytes(), header);
+    let latin1 = bounce_of(&message, b"Subject: Gr\xfc\xdfe\r\n");
+    parts(&latin1);
+}
+
+#[test]
+fn a_thousand_recipients_fit() {
+    let words = "550 ".to_owned() + &"word ".repeat(5000);
+    let message = message("ann@example.test", (0..1000).map(|n| failed(&format!("r{n}@example.org"), &words)).collect());
+    let notice = bounce_of(&message, HEADER);
+    let [text, status, _] = parts(&notice);
+    assert!(text.contains("950 more recipients"));
+    assert_eq!(groups(&status).len(), 1001);
+    assert!(notice.content.len() < 2_000_000, "{}", notice.content.len());
+}
+
+#[test]
+fn odd_senders_are_written_as_they_must_be() {
+    for sender in ["\"a b\"@example.test", "x@[192.0.2.1]", "\"a, b <c>\"@example.test"] {
+        let message = message(sender, vec![failed("bob@example.org", "550 no")]);
+        let content = String::from_utf8(bounce_of(&message, HEADER).content).unwrap();
+        assert!(content.contains(&format!("To: <{sender}>\r\n")), "{content}");
+    }
+}
+
+fn check_golden(golden: &[u8], content: &[u8]) {
+    assert_eq!(String::from_utf8_lossy(content), String::from_utf8_lossy(golden), "change the file if it is meant");
+}
+
+#[test]
+fn notices_read_as_the_golden_files_say() {
+    let mut bob = failed("bob@example.org", "550 5.1.1 <bob@example.org>: Recipient address rejected: User unknown");
+    bob.original = Some(address("team@example.test"));
+    let eve = recipient("eve@gone.test", RecipientState::Bounced, EnhancedCode(5, 1, 2), Cause::Dns, "no such domain: gone.test");
+    let eve = Recipient { status: crate::mail::RecipientStatus { next_hop: String::new(), ..eve.status }, ..eve };
+    check_golden(
+        include_bytes!("../../tests/golden/notice/bounce.eml"),
+        &bounce_of(&message("ann@example.test", vec![bob, eve]), HEADER).content,
+    );
+    let words = "connection refused";
+    let later = recipient("bob@example.org", RecipientState::Deferred, EnhancedCode(4, 4, 1), Cause::Connection, words);
+    let late = message("ann@example.test", vec![later]);
+    let expires = ARRIVED.plus(Duration::from_secs(5 * 86400));
+    check_golden(
+        include_bytes!("../../tests/golden/notice/delay.eml"),
+        &delay(&context(), &late, &[0], expires, HEADER).unwrap().content,
+    );
+    let lost = message("", vec![failed("ann@gone.test", "554 5.7.1 no")]);
+    check_golden(include_bytes!("../../tests/golden/notice/double_bounce.eml"), &bounce_of(&lost, HEADER).content);
+}
+
+proptest! {
+    #[test]
+    fn no_reply_and_no_header_changes_the_shape(
+        words in "(?s).{0,200}",
+        hop in "(?s).{0,60}",
+        header in proptest::collection::vec(any::<u8>(), 0..300),
+        subject in "(?s).{0,300}",
+    ) {
+        let mut bob = failed("bob@example.org", &words);
+        bob.status.next_hop = hop;
+        let message = message("ann@example.test", vec![bob]);
+        let mut whole = format!("Subject: {subject}\r\nMessage-ID: <{subject}>\r\n").into_bytes();
+        whole.extend_from_slice(&header);
+        let notice = bounce_of(&message, &whole);
+        let [_, status, _] = parts(&notice);
+        prop_assert_eq!(groups(&status).len(), 2);
+        prop_assert_eq!(notice, bounce_of(&message, &whole));
+    }
+}

@@ -1,0 +1,87 @@
+//! When a message wants attention: its next attempt, its next delay notice, its expiry.
+
+use std::time::Duration;
+
+use crate::config::Retry;
+use crate::mail::{Message, Timestamp};
+
+/// When what is still open of the message expires: `lifetime` after its arrival, `bounce_lifetime` for a null reverse-path.
+pub fn expires_at(message: &Message, retry: &Retry) -> Timestamp {
+    message.arrived.plus(if message.reverse_path.is_null() { retry.bounce_lifetime } else { retry.lifetime })
+}
+
+/// When the next delay notice is due; `NEVER` when all ages are done with, and for a null reverse-path: nobody is told.
+pub(super) fn next_notice_at(message: &Message, retry: &Retry) -> Timestamp {
+    if message.reverse_path.is_null() {
+        return Timestamp::NEVER;
+    }
+    let age = retry.delay_notice.get(message.delays_noticed as usize);
+    age.map_or(Timestamp::NEVER, |age| message.arrived.plus(*age))
+}
+
+/// How many of the configured ages the message has reached.
+pub(super) fn ages_reached(message: &Message, retry: &Retry, now: Timestamp) -> u32 {
+    let reached = |age: &&Duration| message.arrived.plus(**age) <= now;
+    let waiting = retry.delay_notice.iter().skip(message.delays_noticed as usize);
+    message.delays_noticed.saturating_add(u32::try_from(waiting.take_while(reached).count()).unwrap_or(u32::MAX))
+}
+
+/// The earliest time at which the message wants something: an attempt, a delay notice or its expiry. `NEVER` if it is held or
+/// nothing of it is open.
+pub fn due_at(message: &Message, retry: &Retry) -> Timestamp {
+    if message.held || message.is_done() {
+        return Timestamp::NEVER;
+    }
+    message.next_attempt().min(next_notice_at(message, retry)).min(expires_at(message, retry))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::backoff::tests::retry;
+    use super::*;
+    use crate::mail::{Address, BodyType, QueueId, Recipient, ReversePath};
+
+    fn message(reverse_path: &str) -> Message {
+        let arrived = Timestamp::from_millis(1_000_000);
+        Message {
+            id: QueueId(1),
+            arrived,
+            size: 1,
+            reverse_path: ReversePath::try_from(reverse_path.to_owned()).unwrap(),
+            body: BodyType::SevenBit,
+            held: false,
+            delays_noticed: 0,
+            recipients: vec![Recipient::new(Address::parse("a@x.test").unwrap(), None, arrived)],
+        }
+    }
+
+    #[test]
+    fn the_earliest_of_attempt_notice_and_expiry_counts() {
+        let retry = retry();
+        let mut message = message("s@x.test");
+        assert_eq!(due_at(&message, &retry), message.arrived);
+        message.recipients[0].status.next_attempt = Timestamp::NEVER;
+        assert_eq!(due_at(&message, &retry), message.arrived.plus(retry.delay_notice[0]));
+        message.delays_noticed = 1;
+        assert_eq!(due_at(&message, &retry), message.arrived.plus(retry.lifetime));
+        message.held = true;
+        assert_eq!(due_at(&message, &retry), Timestamp::NEVER);
+    }
+
+    #[test]
+    fn a_null_reverse_path_has_its_own_lifetime_and_no_delay_notice() {
+        let retry = retry();
+        let mut message = message("");
+        message.recipients[0].status.next_attempt = Timestamp::NEVER;
+        assert_eq!(due_at(&message, &retry), message.arrived.plus(retry.bounce_lifetime));
+    }
+
+    #[test]
+    fn ages_are_counted_in_order() {
+        let mut retry = retry();
+        retry.delay_notice = [4, 24, 48].map(|h| Duration::from_secs(h * 3600)).to_vec();
+        let message = message("s@x.test");
+        let at = |hours: u64| message.arrived.plus(Duration::from_secs(hours * 3600));
+        assert_eq!([at(0), at(4), at(30), at(99)].map(|now| ages_reached(&message, &retry, now)), [0, 1, 2, 3]);
+    }
+}

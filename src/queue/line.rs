@@ -1,0 +1,309 @@
+//! Lines: a first-in-first-out line of messages before each destination, and whose turn it is.
+//!
+//! Of the lines that may start an attempt, the one with the fewest in flight is served first, and among equals the one that
+//! has waited longest for its turn. So a destination that answers slowly holds what it has, and the others take turns with the
+//! rest. Keys are ordered, never hashed: the same history gives the same turns.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::mail::{Destination, QueueId, Timestamp};
+
+/// A line this long is never turned away from.
+const CROWD_MIN: usize = 64;
+/// The shortest and the longest time for which a message is sent away from a crowded line.
+const AWAY_MIN: Duration = Duration::from_secs(1);
+const AWAY_MAX: Duration = Duration::from_secs(60);
+
+/// A message's place in a line.
+pub(super) type Place = u64;
+
+/// The messages that wait for one destination.
+#[derive(Debug)]
+struct Line {
+    waiting: BTreeMap<Place, QueueId>,
+    in_flight: usize,
+    /// Its key among the turns, while it may start an attempt.
+    turn: Option<(usize, u64)>,
+    /// Attempts that ended since it was opened.
+    ended: u32,
+    opened: Timestamp,
+    /// Messages that were sent away have been told to come back up to this time.
+    away_until: Timestamp,
+}
+
+/// Destinations of one kind, local or remote, share attempts and turns.
+#[derive(Debug, Default)]
+struct Class {
+    turns: BTreeMap<(usize, u64), Destination>,
+    in_flight: usize,
+}
+
+/// All lines.
+#[derive(Debug)]
+pub(super) struct Lines {
+    lines: BTreeMap<Destination, Line>,
+    local: Class,
+    remote: Class,
+    /// Whether a remote destination had the last turn.
+    remote_last: bool,
+    counter: u64,
+    attempts_max: usize,
+    concurrency: usize,
+}
+
+impl Lines {
+    pub(super) fn new(attempts_max: usize, concurrency: usize) -> Self {
+        Self {
+            lines: BTreeMap::new(),
+            local: Class::default(),
+            remote: Class::default(),
+            remote_last: false,
+            counter: 0,
+            attempts_max: attempts_max.max(1),
+            concurrency: concurrency.max(1),
+        }
+    }
+
+    /// Other bounds; what is in flight stays.
+    pub(super) fn reconfigure(&mut self, attempts_max: usize, concurrency: usize) {
+        self.attempts_max = attempts_max.max(1);
+        self.concurrency = concurrency.max(1);
+        let destinations: Vec<Destination> = self.lines.keys().cloned().collect();
+        for destination in destinations {
+            self.turn(&destination);
+        }
+    }
+
+    /// Attempts in flight.
+    pub(super) fn in_flight(&self) -> usize {
+        self.local.in_flight + self.remote.in_flight
+    }
+
+    /// Every destination with what waits for it and what is in flight, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Destination, usize, usize)> {
+        self.lines.iter().map(|(destination, line)| (destination, line.waiting.len(), line.in_flight))
+    }
+
+    /// Puts a message at the end of a line.
+    pub(super) fn join(&mut self, now: Timestamp, destination: &Destination, id: QueueId) -> Place {
+        self.counter += 1;
+        let place = self.counter;
+        if !self.lines.contains_key(destination) {
+            self.lines.insert(destination.clone(), Line::new(now));
+        }
+        if let Some(line) = self.lines.get_mut(destination) {
+            line.waiting.insert(place, id);
+            if line.turn.is_none() {
+                self.turn(destination);
+            }
+        }
+        place
+    }
+
+    /// Takes a message out of a line.
+    pub(super) fn leave(&mut self, destination: &Destination, place: Place) {
+        if let Some(line) = self.lines.get_mut(destination) {
+            line.waiting.remove(&place);
+            if line.waiting.is_empty() {
+                self.turn(destination);
+            }
+        }
+    }
+
+    /// The next message to be attempted; counted as in flight from here on. Local and remote take turns.
+    pub(super) fn take(&mut self) -> Option<(Destination, QueueId)> {
+        if self.in_flight() >= self.attempts_max {
+            return None;
+        }
+        let first = !self.remote_last;
+        let remote = [first, !first].into_iter().find(|remote| self.may_start(*remote))?;
+        let destination = self.class(remote).turns.first_key_value()?.1.clone();
+        let line = self.lines.get_mut(&destination)?;
+        let (_, id) = line.waiting.pop_first()?;
+        line.in_flight += 1;
+        self.class(remote).in_flight += 1;
+        self.remote_last = remote;
+        self.turn(&destination);
+        Some((destination, id))
+    }
+
+    /// An attempt at the destination has ended.
+    pub(super) fn finish(&mut self, destination: &Destination) {
+        if let Some(line) = self.lines.get_mut(destination) {
+            line.in_flight = line.in_flight.saturating_sub(1);
+            line.ended = line.ended.saturating_add(1);
+            let class = self.class(destination.is_remote());
+            class.in_flight = class.in_flight.saturating_sub(1);
+            self.turn(destination);
+        }
+    }
+
+    /// When a message for a crowded line should come back, if it is crowded: longer than the `room` that is left for all
+    /// others. Those who come back are spread over the time that the line needs at its pace.
+    pub(super) fn crowded(&self, now: Timestamp, destination: &Destination, room: usize) -> Option<Timestamp> {
+        let line = self.lines.get(destination).filter(|line| line.waiting.len() >= room.max(CROWD_MIN))?;
+        let waiting = u32::try_from(line.waiting.len()).unwrap_or(u32::MAX);
+        let needed = line.pace(now).saturating_mul(waiting).clamp(AWAY_MIN, AWAY_MAX);
+        Some(now.plus(needed).max(line.away_until.min(now.plus(AWAY_MAX))))
+    }
+
+    /// Somebody was sent away from the line until `until`: the next one comes back a little later.
+    pub(super) fn sent_away(&mut self, now: Timestamp, destination: &Destination, until: Timestamp) {
+        if let Some(line) = self.lines.get_mut(destination) {
+            line.away_until = until.plus(line.pace(now));
+        }
+    }
+
+    /// Whether the first in turn of a class may start. A destination beyond its first attempt leaves room for others: it may
+    /// have twice as many in flight as are still free.
+    fn may_start(&self, remote: bool) -> bool {
+        let class = if remote { &self.remote } else { &self.local };
+        // A quarter is kept for each class, so that slow remote hosts never stop local delivery, nor a slow disk the rest.
+        let share = if self.attempts_max < 2 { 0 } else { (self.attempts_max / 4).max(1) };
+        let free =
+            (self.attempts_max - share).saturating_sub(class.in_flight).min(self.attempts_max.saturating_sub(self.in_flight()));
+        class.turns.first_key_value().is_some_and(|((in_flight, _), _)| free > 0 && (*in_flight == 0 || *in_flight < 2 * free))
+    }
+
+    fn class(&mut self, remote: bool) -> &mut Class {
+        if remote { &mut self.remote } else { &mut self.local }
+    }
+
+    /// Brings a line's turn up to date after a change; a line without anything is dropped.
+    fn turn(&mut self, destination: &Destination) {
+        let Some(line) = self.lines.get_mut(destination) else { return };
+        let class = if destination.is_remote() { &mut self.remote } else { &mut self.local };
+        let old = line.turn.take();
+        if let Some(turn) = old {
+            class.turns.remove(&turn);
+        }
+        if line.waiting.is_empty() && line.in_flight == 0 {
+            self.lines.remove(destination);
+        } else if !line.waiting.is_empty() && (!destination.is_remote() || line.in_flight < self.concurrency) {
+            self.counter += 1;
+            let turn = (line.in_flight, self.counter);
+            line.turn = Some(turn);
+            class.turns.insert(turn, destination.clone());
+        }
+    }
+}
+
+impl Line {
+    fn new(now: Timestamp) -> Self {
+        Self { waiting: BTreeMap::new(), in_flight: 0, turn: None, ended: 0, opened: now, away_until: Timestamp::ZERO }
+    }
+
+    /// The time from one ended attempt to the next; unknown is slow.
+    fn pace(&self, now: Timestamp) -> Duration {
+        now.since(self.opened).checked_div(self.ended).unwrap_or(AWAY_MIN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Domain;
+
+    fn mx(name: &str) -> Destination {
+        Destination::Mx(Domain::parse(name).unwrap())
+    }
+
+    fn local(name: &str) -> Destination {
+        Destination::Local(Domain::parse(name).unwrap())
+    }
+
+    fn fill(lines: &mut Lines, destination: &Destination, ids: std::ops::Range<u64>) {
+        for id in ids {
+            lines.join(Timestamp::ZERO, destination, QueueId(id));
+        }
+    }
+
+    fn take_all(lines: &mut Lines) -> Vec<(String, u64)> {
+        std::iter::from_fn(|| lines.take()).map(|(destination, id)| (destination.to_string(), id.0)).collect()
+    }
+
+    #[test]
+    fn destinations_take_turns_and_each_line_keeps_its_order() {
+        let mut lines = Lines::new(100, 2);
+        fill(&mut lines, &mx("a.test"), 0..5);
+        fill(&mut lines, &mx("b.test"), 5..7);
+        let taken = take_all(&mut lines);
+        let ids: Vec<u64> = taken.iter().map(|(_, id)| *id).collect();
+        assert_eq!(ids, [0, 5, 1, 6], "two each, in turn");
+        lines.finish(&mx("a.test"));
+        assert_eq!(take_all(&mut lines), [("mx:a.test".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn a_destination_with_nothing_in_flight_comes_before_one_with_some() {
+        let mut lines = Lines::new(100, 20);
+        fill(&mut lines, &mx("slow.test"), 0..50);
+        assert_eq!(take_all(&mut lines).len(), 20);
+        lines.finish(&mx("slow.test"));
+        fill(&mut lines, &mx("new.test"), 50..51);
+        assert_eq!(lines.take().unwrap().1, QueueId(50));
+    }
+
+    #[test]
+    fn slow_destinations_leave_attempts_for_others() {
+        let mut lines = Lines::new(40, 20);
+        for n in 0..10 {
+            fill(&mut lines, &mx(&format!("slow{n}.test")), 100 * n..100 * n + 50);
+        }
+        let taken = take_all(&mut lines).len();
+        assert!((20..30).contains(&taken), "{taken} of 30");
+        fill(&mut lines, &mx("quick.test"), 5000..5001);
+        assert_eq!(lines.take().unwrap().1, QueueId(5000));
+        fill(&mut lines, &local("home.test"), 6000..6020);
+        assert!(take_all(&mut lines).len() >= 5, "local mail has its share");
+        assert!(lines.in_flight() <= 40);
+    }
+
+    #[test]
+    fn one_attempt_at_a_time_still_serves_both_classes() {
+        let mut lines = Lines::new(1, 20);
+        fill(&mut lines, &mx("a.test"), 0..9);
+        fill(&mut lines, &local("b.test"), 10..19);
+        let mut remote = 0;
+        for _ in 0..8 {
+            let (destination, _) = lines.take().unwrap();
+            assert!(lines.take().is_none());
+            remote += usize::from(destination.is_remote());
+            lines.finish(&destination);
+        }
+        assert_eq!(remote, 4);
+    }
+
+    #[test]
+    fn empty_lines_are_dropped_and_places_can_be_given_up() {
+        let mut lines = Lines::new(10, 2);
+        let place = lines.join(Timestamp::ZERO, &mx("a.test"), QueueId(1));
+        lines.leave(&mx("a.test"), place);
+        assert!(lines.take().is_none());
+        fill(&mut lines, &mx("a.test"), 2..3);
+        lines.take().unwrap();
+        lines.finish(&mx("a.test"));
+        assert_eq!(lines.iter().count(), 0);
+        assert!(lines.remote.turns.is_empty());
+    }
+
+    #[test]
+    fn a_crowded_line_sends_newcomers_away_at_its_own_pace() {
+        let mut lines = Lines::new(10, 2);
+        let a = mx("a.test");
+        fill(&mut lines, &a, 0..101);
+        let now = Timestamp::from_millis(10_000);
+        assert_eq!(lines.crowded(now, &a, 1000), None);
+        lines.take().unwrap();
+        for _ in 0..100 {
+            lines.lines.get_mut(&a).unwrap().ended += 1; // 100 in 10 seconds: 100 ms each
+        }
+        let first = lines.crowded(now, &a, 50).unwrap();
+        assert_eq!(first.since(now), Duration::from_secs(10));
+        lines.sent_away(now, &a, first);
+        let second = lines.crowded(now, &a, 50).unwrap();
+        assert_eq!(second.since(first), Duration::from_millis(100));
+        assert!(lines.crowded(now, &mx("b.test"), 0).is_none());
+    }
+}

@@ -1,0 +1,23 @@
+//! The plan: which recipients are tried when, at which destination, and what an outcome means for them.
+//!
+//! Everything here is pure: time comes in as a value, decisions go out as steps and updates. The truth stays in the spool; the
+//! scheduler holds only what is ready or in flight and can be rebuilt from it at any moment.
+
+mod backoff;
+mod due;
+mod entry;
+mod line;
+mod scheduler;
+mod step;
+mod verb;
+mod verdict;
+
+pub use backoff::{backoff, wait_max};
+pub use due::{due_at, expires_at};
+pub use scheduler::{Scheduler, Settings};
+pub use step::{Attempt, AttemptId, Step};
+pub use verb::Verb;
+pub use verdict::Verdict;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,453 @@
+//! The scheduler: decides what is attempted next and when a message is done, parked, expired or late.
+//!
+//! Owns the messages that are ready or in flight, each with its parts: the recipients that share a destination. A message with
+//! neither leaves with `Step::Park` or `Step::Done`, once the notices about it are safe. Never does input or output.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::backoff::wait_max;
+use super::due::{ages_reached, due_at, expires_at, next_notice_at};
+use super::entry::{Entry, Part, Stage};
+use super::line::Lines;
+use super::step::{Attempt, AttemptId, Step};
+use super::verdict::{Verdict, When, without_result};
+use crate::config::{self, Config};
+use crate::mail::{Destination, Domain, Message, Outcome, QueueId, Timestamp, Update};
+
+/// Recipients of one attempt at the most.
+const RECIPIENTS_MAX: usize = 1000;
+/// Mail for a paused domain is looked at again after this time.
+const PAUSED_WAIT: Duration = Duration::from_secs(60);
+/// A message that would be due at once, although nothing of it can be attempted, waits this long.
+const IDLE_WAIT: Duration = Duration::from_secs(60);
+/// A clock that goes back by more than this has been set back.
+const CLOCK_SLACK: Duration = Duration::from_secs(2);
+
+/// What the scheduler goes by.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Attempts in flight, all destinations together.
+    pub attempts_max: usize,
+    /// Attempts in flight at one remote destination.
+    pub concurrency: usize,
+    /// Messages held in memory, about; `room` says how many more are welcome.
+    pub active_max: usize,
+    /// When to try again, and when to give up.
+    pub retry: config::Retry,
+}
+
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        Self {
+            attempts_max: config.queue.attempts,
+            concurrency: config.remote.concurrency,
+            active_max: config.queue.active,
+            retry: config.retry.clone(),
+        }
+    }
+}
+
+/// Plans deliveries. All operations take logarithmic time in the number of messages, except operator verbs on everything.
+#[derive(Debug)]
+pub struct Scheduler {
+    pub(super) settings: Settings,
+    pub(super) entries: BTreeMap<QueueId, Entry>,
+    pub(super) lines: Lines,
+    attempts: BTreeMap<AttemptId, (QueueId, Destination)>,
+    attempt_last: u64,
+    /// When each message wants attention though no attempt of it ends.
+    alarms: BTreeSet<(Timestamp, QueueId)>,
+    steps: VecDeque<Step>,
+    /// Messages that nothing keeps here any more; what becomes of them is decided when the step is asked for.
+    leaving: VecDeque<QueueId>,
+    paused: bool,
+    paused_domains: BTreeSet<Domain>,
+    /// The latest `now`.
+    clock: Timestamp,
+}
+
+impl Scheduler {
+    /// An empty one.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            lines: Lines::new(settings.attempts_max, settings.concurrency),
+            settings,
+            entries: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            attempt_last: 0,
+            alarms: BTreeSet::new(),
+            steps: VecDeque::new(),
+            leaving: VecDeque::new(),
+            paused: false,
+            paused_domains: BTreeSet::new(),
+            clock: Timestamp::ZERO,
+        }
+    }
+
+    /// Messages that it holds.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether it holds no message.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// How many more messages should be admitted. Beyond it they still may; memory is the caller's.
+    pub fn room(&self) -> usize {
+        self.settings.active_max.saturating_sub(self.entries.len())
+    }
+
+    /// A message that it holds, as far as it has come.
+    pub fn message(&self, id: QueueId) -> Option<&Message> {
+        self.entries.get(&id).map(|entry| &entry.message)
+    }
+
+    /// The recipients of a message whose attempt is under way.
+    pub fn in_flight(&self, id: QueueId) -> Vec<u32> {
+        self.entries.get(&id).map(|entry| entry.in_flight().collect()).unwrap_or_default()
+    }
+
+    /// Attempts in flight, all together.
+    pub fn attempts_in_flight(&self) -> usize {
+        self.attempts.len()
+    }
+
+    /// Every destination with messages: how many wait for it, and how many attempts are in flight.
+    pub fn destinations(&self) -> impl Iterator<Item = (&Destination, usize, usize)> {
+        self.lines.iter()
+    }
+
+    /// When to call `next` again if nothing else happens.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        self.alarms.first().map(|(at, _)| *at)
+    }
+
+    /// Takes a message over. `destinations` has one for each open recipient, by index; an open recipient without one isn't
+    /// attempted in this stay. A message that is already here is replaced; its attempts in flight go on.
+    pub fn admit(&mut self, now: Timestamp, message: Message, destinations: Vec<(u32, Destination)>) {
+        self.watch_clock(now);
+        let id = message.id;
+        let mut entry = Entry::new(message);
+        if let Some(old) = self.take_out(id) {
+            entry.inherit(old);
+        }
+        entry.clamp(now.plus(wait_max(&self.settings.retry)));
+        entry.assign(destinations);
+        entry.away = self.crowded_until(now, &mut entry);
+        let away = entry.away.is_some();
+        self.entries.insert(id, entry);
+        if away {
+            self.settle(id);
+        } else {
+            self.refresh(now, id);
+        }
+    }
+
+    /// The next thing to do; call it until there is nothing.
+    pub fn next(&mut self, now: Timestamp) -> Option<Step> {
+        self.watch_clock(now);
+        loop {
+            if let Some(step) = self.steps.pop_front() {
+                return Some(step);
+            }
+            if let Some(id) = self.leaving.pop_front() {
+                match self.let_go(now, id) {
+                    Some(step) => return Some(step),
+                    None => continue,
+                }
+            }
+            match self.alarms.first() {
+                Some((at, id)) if *at <= now => {
+                    let id = *id;
+                    self.refresh(now, id);
+                }
+                _ => break,
+            }
+        }
+        if self.paused { None } else { self.start(now) }
+    }
+
+    /// An attempt has ended: what that means for its recipients. A recipient without an outcome counts as deferred. `jitter`
+    /// gives random numbers from 0 to 1. If the verdict has failed recipients, record the update together with the bounce, then
+    /// call `noticed`; else record the update alone. An attempt that isn't known has an empty verdict.
+    pub fn report(
+        &mut self,
+        now: Timestamp,
+        attempt: AttemptId,
+        outcomes: Vec<(u32, Outcome)>,
+        jitter: &mut dyn FnMut() -> f64,
+    ) -> Verdict {
+        self.watch_clock(now);
+        let Some((id, destination)) = self.attempts.remove(&attempt) else { return Verdict::new(QueueId(0)) };
+        self.lines.finish(&destination);
+        let mut verdict = Verdict::new(id);
+        let Some(entry) = self.entries.get_mut(&id) else { return verdict };
+        let Some(part) = entry.parts.get_mut(&destination) else { return verdict };
+        let mut outcomes: BTreeMap<u32, Outcome> = outcomes.into_iter().collect();
+        let retry = &self.settings.retry;
+        let when = When { now, expires: expires_at(&entry.message, retry), retry, random: jitter() };
+        for index in part.end_attempt() {
+            let outcome = outcomes.remove(&index).unwrap_or_else(without_result);
+            // What an operator made final meanwhile stays so: nobody is both bounced and delivered.
+            if let Some(recipient) = entry.message.recipients.get(index as usize).filter(|r| r.is_open()) {
+                verdict.add(index, &recipient.status, outcome, &when);
+            }
+        }
+        entry.attempts -= 1;
+        entry.message.apply(&verdict.update);
+        entry.notices += u32::from(!verdict.failed.is_empty());
+        self.refresh_part(now, id, &destination);
+        verdict
+    }
+
+    /// The notice that an `Expire`, a `Notify` or a verdict with failures asked for is committed together with its update, or
+    /// there was none to be written. The message leaves only then, so that its end is never recorded before its bounce.
+    pub fn noticed(&mut self, id: QueueId) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.notices = entry.notices.saturating_sub(1);
+            self.settle(id);
+        }
+    }
+
+    /// Carries out a change that was made elsewhere, an operator's, on a message that is here; false if it isn't. Attempts in
+    /// flight go on, and their outcomes count for recipients that are still open.
+    pub fn change(&mut self, now: Timestamp, update: &Update) -> bool {
+        self.watch_clock(now);
+        let Some(entry) = self.entries.get_mut(&update.id) else { return false };
+        entry.message.apply(update);
+        self.refresh(now, update.id);
+        true
+    }
+
+    /// Drops a message without a further step; true if attempts of it are still in flight: their reports give verdicts as ever.
+    pub fn forget(&mut self, id: QueueId) -> bool {
+        let Some(mut entry) = self.take_out(id) else { return false };
+        let in_flight = entry.attempts > 0;
+        if in_flight {
+            entry.forgotten = true;
+            self.entries.insert(id, entry);
+        }
+        in_flight
+    }
+
+    /// Stops new attempts, all or those for recipients of one domain; notices and expiry go on.
+    pub fn pause(&mut self, now: Timestamp, domain: Option<Domain>) {
+        match domain {
+            None => self.paused = true,
+            Some(domain) => {
+                self.paused_domains.insert(domain);
+                self.refresh_all(now);
+            }
+        }
+    }
+
+    /// Ends one domain's pause, or every pause. Mail of the domain that was parked meanwhile comes back within a minute.
+    pub fn resume(&mut self, now: Timestamp, domain: Option<Domain>) {
+        match domain {
+            None => {
+                self.paused = false;
+                self.paused_domains.clear();
+            }
+            Some(domain) => {
+                self.paused_domains.remove(&domain);
+            }
+        }
+        self.refresh_all(now);
+    }
+
+    /// Whether everything is paused, and which domains are.
+    pub fn paused(&self) -> (bool, &BTreeSet<Domain>) {
+        (self.paused, &self.paused_domains)
+    }
+
+    /// Goes by other settings from now on; what is in flight stays.
+    pub fn reconfigure(&mut self, now: Timestamp, settings: Settings) {
+        self.lines.reconfigure(settings.attempts_max, settings.concurrency);
+        self.settings = settings;
+        self.refresh_all(now);
+    }
+
+    /// Starts the attempt whose turn it is.
+    fn start(&mut self, now: Timestamp) -> Option<Step> {
+        let (destination, id) = self.lines.take()?;
+        let attempt = AttemptId(self.attempt_last + 1);
+        let entry = self.entries.get_mut(&id)?;
+        let part = entry.parts.get_mut(&destination)?;
+        let recipients = part.begin_attempt(&entry.message, &self.paused_domains, now, RECIPIENTS_MAX);
+        entry.waiting -= 1;
+        entry.attempts += 1;
+        self.attempt_last += 1;
+        self.attempts.insert(attempt, (id, destination.clone()));
+        Some(Step::Attempt(Attempt { attempt, id, destination, recipients }))
+    }
+
+    /// A clock that was set back: whoever waits for a time planned before waits no longer than one backoff.
+    fn watch_clock(&mut self, now: Timestamp) {
+        if now.plus(CLOCK_SLACK) < self.clock {
+            self.clock = now;
+            let latest = now.plus(wait_max(&self.settings.retry));
+            self.entries.values_mut().for_each(|entry| entry.clamp(latest));
+            self.refresh_all(now);
+        }
+        self.clock = now;
+    }
+
+    fn refresh_all(&mut self, now: Timestamp) {
+        let ids: Vec<QueueId> = self.entries.keys().copied().collect();
+        for id in ids {
+            self.refresh(now, id);
+        }
+    }
+
+    /// Brings a message up to date with the time and its own state.
+    fn refresh(&mut self, now: Timestamp, id: QueueId) {
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.forgotten) else { return };
+        entry.away = None;
+        if !entry.message.held {
+            let retry = &self.settings.retry;
+            if expires_at(&entry.message, retry) <= now {
+                self.steps.extend(entry.expire());
+            }
+            if next_notice_at(&entry.message, retry) <= now {
+                self.steps.extend(entry.notify(ages_reached(&entry.message, retry, now)));
+            }
+        }
+        let Entry { message, parts, waiting, .. } = entry;
+        for (destination, part) in parts.iter_mut() {
+            plan(&mut self.lines, &self.paused_domains, now, message, destination, part, waiting);
+        }
+        parts.retain(|_, part| !part.is_empty());
+        self.settle(id);
+    }
+
+    /// The same after the end of an attempt: only its part has changed.
+    fn refresh_part(&mut self, now: Timestamp, id: QueueId, destination: &Destination) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if entry.forgotten {
+            if entry.attempts == 0 {
+                self.entries.remove(&id);
+            }
+            return;
+        }
+        let Entry { message, parts, waiting, .. } = entry;
+        if let Some(part) = parts.get_mut(destination) {
+            plan(&mut self.lines, &self.paused_domains, now, message, destination, part, waiting);
+            if part.is_empty() {
+                parts.remove(destination);
+            }
+        }
+        self.settle(id);
+    }
+
+    /// Lines a message up for leaving if nothing keeps it, else sets its alarm.
+    fn settle(&mut self, id: QueueId) {
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.forgotten) else { return };
+        let alarm = if entry.stays() { entry.alarm_at(&self.settings.retry) } else { Timestamp::NEVER };
+        if alarm != entry.alarm {
+            self.alarms.remove(&(entry.alarm, id));
+            entry.alarm = alarm;
+            if alarm != Timestamp::NEVER {
+                self.alarms.insert((alarm, id));
+            }
+        }
+        if !entry.stays() && !entry.leaving {
+            entry.leaving = true;
+            self.leaving.push_back(id);
+        }
+    }
+
+    /// Lets a message leave, unless something came up that keeps it.
+    fn let_go(&mut self, now: Timestamp, id: QueueId) -> Option<Step> {
+        let entry = self.entries.get_mut(&id)?;
+        entry.leaving = false;
+        if entry.forgotten || entry.stays() {
+            return None;
+        }
+        let entry = self.take_out(id)?;
+        if entry.message.is_done() {
+            return Some(Step::Done { id });
+        }
+        let due = entry.away.unwrap_or_else(|| self.park_until(now, &entry.message));
+        Some(Step::Park { id, due })
+    }
+
+    /// When a message that leaves should come back.
+    fn park_until(&self, now: Timestamp, message: &Message) -> Timestamp {
+        if message.held {
+            return Timestamp::NEVER;
+        }
+        let open = message.recipients.iter().filter(|r| r.is_open());
+        let attempt = open.map(|r| {
+            let paused = self.paused_domains.contains(r.address.domain());
+            if paused { r.status.next_attempt.max(now.plus(PAUSED_WAIT)) } else { r.status.next_attempt }
+        });
+        let attempt = attempt.min().unwrap_or(Timestamp::NEVER);
+        let attempt = if attempt <= now { now.plus(IDLE_WAIT) } else { attempt };
+        let retry = &self.settings.retry;
+        attempt.min(next_notice_at(message, retry)).min(expires_at(message, retry))
+    }
+
+    /// When a message should come back because every line that it would join is crowded.
+    fn crowded_until(&mut self, now: Timestamp, entry: &mut Entry) -> Option<Timestamp> {
+        let retry = &self.settings.retry;
+        let other = next_notice_at(&entry.message, retry).min(expires_at(&entry.message, retry));
+        if entry.stays() || other <= now || due_at(&entry.message, retry) > now {
+            return None;
+        }
+        let room = self.room();
+        let mut until = None;
+        for (destination, part) in &mut entry.parts {
+            part.update(&entry.message, &self.paused_domains);
+            if part.ready_at <= now {
+                let back = self.lines.crowded(now, destination, room)?;
+                until = until.max(Some((back, destination)));
+            }
+        }
+        let (back, destination) = until?;
+        self.lines.sent_away(now, destination, back);
+        Some(back.min(other))
+    }
+
+    /// Takes a message out of its lines and of the alarms.
+    fn take_out(&mut self, id: QueueId) -> Option<Entry> {
+        let mut entry = self.entries.remove(&id)?;
+        self.alarms.remove(&(entry.alarm, id));
+        entry.alarm = Timestamp::NEVER;
+        for (destination, part) in &mut entry.parts {
+            if let Stage::Waiting(place) = part.stage {
+                self.lines.leave(destination, place);
+                part.stage = Stage::Idle;
+                entry.waiting -= 1;
+            }
+        }
+        Some(entry)
+    }
+}
+
+/// Puts a part into its line if it is ready, out of it if not; keeps the count of waiting parts.
+fn plan(
+    lines: &mut Lines,
+    paused: &BTreeSet<Domain>,
+    now: Timestamp,
+    message: &Message,
+    destination: &Destination,
+    part: &mut Part,
+    waiting: &mut usize,
+) {
+    part.update(message, paused);
+    match (part.stage, part.ready_at <= now) {
+        (Stage::Idle, true) => {
+            part.stage = Stage::Waiting(lines.join(now, destination, message.id));
+            *waiting += 1;
+        }
+        (Stage::Waiting(place), false) => {
+            lines.leave(destination, place);
+            part.stage = Stage::Idle;
+            *waiting -= 1;
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,59 @@
+//! What the scheduler wants done: the steps that come out of it.
+
+use crate::mail::{Address, Destination, QueueId, Timestamp, Update};
+
+/// Names an attempt; never used twice by one scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptId(pub(super) u64);
+
+/// One try at one destination for some recipients of one message; ends with `Scheduler::report`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Its name, for `report`.
+    pub attempt: AttemptId,
+    /// The message.
+    pub id: QueueId,
+    /// Where to.
+    pub destination: Destination,
+    /// Recipients by index, at most 1000.
+    pub recipients: Vec<(u32, Address)>,
+}
+
+/// What is to be done next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Start this attempt.
+    Attempt(Attempt),
+    /// The lifetime is over for these recipients: record `update` together with the bounce, then call `Scheduler::noticed`.
+    Expire {
+        /// The message.
+        id: QueueId,
+        /// Recipients by index.
+        recipients: Vec<u32>,
+        /// Makes them `Bounced`; the scheduler's own copy has it already.
+        update: Update,
+    },
+    /// Tell the sender of a delay: record `update` together with the notice, then call `Scheduler::noticed`.
+    Notify {
+        /// The message.
+        id: QueueId,
+        /// How many of the configured ages are done with then.
+        ages_done: u32,
+        /// Recipients that still wait, by index.
+        recipients: Vec<u32>,
+        /// Sets `delays_noticed`; the scheduler's own copy has it already.
+        update: Update,
+    },
+    /// Nothing to do before `due`: the message has left the scheduler and waits in the spool's index.
+    Park {
+        /// The message.
+        id: QueueId,
+        /// When it wants to be admitted again; `NEVER` while it is held.
+        due: Timestamp,
+    },
+    /// Every recipient is final: the message has left the scheduler, the spool may forget it.
+    Done {
+        /// The message.
+        id: QueueId,
+    },
+}

@@ -1,0 +1,576 @@
+//! The scheduler under time moved by hand: single stories, then random histories against what must always hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::backoff::tests::retry;
+use super::*;
+use crate::config::Retry;
+use crate::mail::{
+    Address, BodyType, Cause, Destination, Diagnosis, Domain, EnhancedCode, Message, Outcome, QueueId, Recipient, RecipientState,
+    ReversePath, Timestamp, Update,
+};
+
+const START: Timestamp = Timestamp::from_millis(1_795_312_800_000);
+
+fn at(seconds: u64) -> Timestamp {
+    START.plus(Duration::from_secs(seconds))
+}
+
+fn message(id: u64, from: &str, to: &[&str]) -> Message {
+    Message {
+        id: QueueId(id),
+        arrived: START,
+        size: 1,
+        reverse_path: ReversePath::try_from(from.to_owned()).unwrap(),
+        body: BodyType::SevenBit,
+        held: false,
+        delays_noticed: 0,
+        recipients: to.iter().map(|to| Recipient::new(Address::parse(to).unwrap(), None, START)).collect(),
+    }
+}
+
+/// Local for `local.test` and its subdomains, else the MX of the domain.
+fn destination(address: &Address) -> Destination {
+    let domain = address.domain().clone();
+    if domain.as_str().ends_with("local.test") { Destination::Local(domain) } else { Destination::Mx(domain) }
+}
+
+fn destinations(message: &Message) -> Vec<(u32, Destination)> {
+    let open = (0u32..).zip(&message.recipients).filter(|(_, r)| r.is_open());
+    open.map(|(index, r)| (index, destination(&r.address))).collect()
+}
+
+fn settings() -> Settings {
+    Settings { attempts_max: 20, concurrency: 3, active_max: 1000, retry: Retry { jitter: 0.0, ..retry() } }
+}
+
+fn admit(scheduler: &mut Scheduler, now: Timestamp, message: &Message) {
+    scheduler.admit(now, message.clone(), destinations(message));
+}
+
+fn attempt(scheduler: &mut Scheduler, now: Timestamp) -> Attempt {
+    match scheduler.next(now) {
+        Some(Step::Attempt(attempt)) => attempt,
+        other => panic!("no attempt but {other:?}"),
+    }
+}
+
+fn diagnosis(class: u8) -> Diagnosis {
+    Diagnosis::new(EnhancedCode(class, 0, 0), Cause::Remote, format!("{class}50 words"))
+}
+
+fn all(attempt: &Attempt, outcome: fn(Diagnosis) -> Outcome, class: u8) -> Vec<(u32, Outcome)> {
+    attempt.recipients.iter().map(|(index, _)| (*index, outcome(diagnosis(class)))).collect()
+}
+
+fn report(scheduler: &mut Scheduler, now: Timestamp, attempt: &Attempt, outcome: fn(Diagnosis) -> Outcome) -> Verdict {
+    scheduler.report(now, attempt.attempt, all(attempt, outcome, 4), &mut || 0.5)
+}
+
+fn indexes(attempt: &Attempt) -> Vec<u32> {
+    attempt.recipients.iter().map(|(index, _)| *index).collect()
+}
+
+#[test]
+fn delivered_mail_is_done() {
+    let mut scheduler = Scheduler::new(settings());
+    assert_eq!(scheduler.next(START), None);
+    admit(&mut scheduler, START, &message(1, "s@x.test", &["a@local.test", "b@local.test"]));
+    let attempt = attempt(&mut scheduler, START);
+    assert_eq!((attempt.id, indexes(&attempt)), (QueueId(1), vec![0, 1]), "one attempt for both");
+    assert_eq!(scheduler.next(START), None);
+    let verdict = report(&mut scheduler, at(1), &attempt, Outcome::Delivered);
+    assert!(verdict.failed.is_empty());
+    assert!(verdict.update.statuses.iter().all(|(_, s)| s.state == RecipientState::Delivered));
+    assert_eq!(scheduler.next(at(1)), Some(Step::Done { id: QueueId(1) }));
+    assert_eq!(scheduler.next(at(1)), None);
+    assert!(scheduler.is_empty() && scheduler.deadline().is_none());
+}
+
+#[test]
+fn deferred_mail_is_parked_until_its_next_attempt() {
+    let mut scheduler = Scheduler::new(settings());
+    let mut message = message(1, "s@x.test", &["a@one.test"]);
+    let mut now = START;
+    for wait in [300, 600, 1200] {
+        admit(&mut scheduler, now, &message);
+        let attempt = attempt(&mut scheduler, now);
+        let verdict = report(&mut scheduler, now, &attempt, Outcome::Deferred);
+        message.apply(&verdict.update);
+        let due = now.plus(Duration::from_secs(wait));
+        assert_eq!(scheduler.next(now), Some(Step::Park { id: QueueId(1), due }));
+        assert_eq!(due_at(&message, &settings().retry), due);
+        now = due;
+    }
+    assert_eq!(message.recipients[0].status.attempts, 3);
+}
+
+#[test]
+fn each_recipient_has_its_own_result() {
+    let mut scheduler = Scheduler::new(settings());
+    admit(&mut scheduler, START, &message(1, "s@x.test", &["a@one.test", "b@one.test", "c@one.test", "d@one.test"]));
+    let attempt = attempt(&mut scheduler, START);
+    let outcomes = vec![
+        (0, Outcome::Delivered(diagnosis(2))),
+        (1, Outcome::Failed(diagnosis(5))),
+        (2, Outcome::InDoubt(diagnosis(4))),
+        (9, Outcome::Delivered(diagnosis(2))),
+    ];
+    let verdict = scheduler.report(START, attempt.attempt, outcomes, &mut || 0.5);
+    let states: Vec<_> = verdict.update.statuses.iter().map(|(i, s)| (*i, s.state, s.next_attempt)).collect();
+    assert_eq!(verdict.failed, [1]);
+    assert_eq!(states[0], (0, RecipientState::Delivered, START));
+    assert_eq!(states[1], (1, RecipientState::Bounced, START));
+    assert_eq!(states[2], (2, RecipientState::Deferred, at(600)), "in doubt: twice the wait");
+    assert_eq!(states[3], (3, RecipientState::Deferred, at(300)), "no result is a deferral");
+    assert_eq!(scheduler.next(START), None, "stays until the bounce is safe");
+    scheduler.noticed(QueueId(1));
+    assert_eq!(scheduler.next(START), Some(Step::Park { id: QueueId(1), due: at(300) }));
+    assert_eq!(scheduler.report(START, attempt.attempt, vec![], &mut || 0.5).update.statuses, vec![], "reported twice");
+}
+
+#[test]
+fn a_recipient_becomes_ready_while_another_is_still_being_attempted() {
+    let mut scheduler = Scheduler::new(settings());
+    admit(&mut scheduler, START, &message(1, "s@x.test", &["a@quick.test", "b@slow.test"]));
+    let quick = attempt(&mut scheduler, START);
+    let slow = attempt(&mut scheduler, START);
+    report(&mut scheduler, START, &quick, Outcome::Deferred);
+    assert_eq!(scheduler.next(START), None);
+    assert_eq!(scheduler.deadline(), Some(at(300)));
+    assert_eq!(scheduler.next(at(299)), None);
+    let again = attempt(&mut scheduler, at(300));
+    assert_eq!(again.destination, quick.destination);
+    report(&mut scheduler, at(301), &again, Outcome::Delivered);
+    report(&mut scheduler, at(302), &slow, Outcome::Delivered);
+    assert_eq!(scheduler.next(at(302)), Some(Step::Done { id: QueueId(1) }));
+}
+
+#[test]
+fn a_long_list_of_recipients_goes_in_several_attempts_one_after_the_other() {
+    let mut scheduler = Scheduler::new(settings());
+    let to: Vec<String> = (0..2500).map(|n| format!("r{n}@one.test")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    admit(&mut scheduler, START, &message(1, "s@x.test", &to));
+    let mut sizes = Vec::new();
+    loop {
+        match scheduler.next(START) {
+            Some(Step::Attempt(attempt)) => {
+                assert_eq!(scheduler.next(START), None, "one at a time");
+                sizes.push(attempt.recipients.len());
+                report(&mut scheduler, START, &attempt, Outcome::Delivered);
+            }
+            step => break assert_eq!(step, Some(Step::Done { id: QueueId(1) })),
+        }
+    }
+    assert_eq!(sizes, [1000, 1000, 500]);
+}
+
+#[test]
+fn what_outlives_its_lifetime_expires_once() {
+    let mut scheduler = Scheduler::new(settings());
+    let mut late = message(1, "s@x.test", &["a@one.test", "b@two.test"]);
+    late.delays_noticed = 1;
+    admit(&mut scheduler, START, &late);
+    let (one, two) = (attempt(&mut scheduler, START), attempt(&mut scheduler, START));
+    report(&mut scheduler, START, &one, Outcome::Deferred);
+    let expiry = START.plus(retry().lifetime);
+    let Some(Step::Expire { recipients, update, .. }) = scheduler.next(expiry) else { panic!("not expired") };
+    assert_eq!(recipients, [0], "the other one is in flight");
+    let status = &update.statuses[0].1;
+    assert_eq!((status.state, status.last_status), (RecipientState::Bounced, Some(EnhancedCode(5, 4, 7))));
+    assert_eq!(status.last_reply, "450 words");
+    scheduler.noticed(QueueId(1));
+    assert_eq!(scheduler.next(expiry), None);
+    let verdict = report(&mut scheduler, expiry, &two, Outcome::Deferred);
+    assert_eq!(verdict.failed, [1]);
+    assert_eq!(verdict.update.statuses[0].1.last_cause, Some(Cause::Expired));
+    scheduler.noticed(QueueId(1));
+    assert_eq!(scheduler.next(expiry), Some(Step::Done { id: QueueId(1) }));
+    let notice = message(2, "", &["a@one.test"]);
+    admit(&mut scheduler, START.plus(retry().bounce_lifetime), &notice);
+    assert!(matches!(scheduler.next(START.plus(retry().bounce_lifetime)), Some(Step::Expire { .. })), "its own lifetime");
+}
+
+#[test]
+fn the_sender_is_told_of_a_delay_once_an_age_and_once_for_several_missed() {
+    let mut settings = settings();
+    settings.retry.delay_notice = [4, 24, 48].map(|h| Duration::from_secs(h * 3600)).to_vec();
+    let mut scheduler = Scheduler::new(settings);
+    let mut late = message(1, "s@x.test", &["a@one.test"]);
+    let now = at(30 * 3600);
+    admit(&mut scheduler, now, &late);
+    let Some(Step::Notify { ages_done, recipients, update, .. }) = scheduler.next(now) else { panic!("no notice") };
+    assert_eq!((ages_done, recipients), (2, vec![0]));
+    late.apply(&update);
+    assert_eq!(late.delays_noticed, 2);
+    let first = attempt(&mut scheduler, now);
+    report(&mut scheduler, now, &first, Outcome::Deferred);
+    assert_eq!(scheduler.next(now), None);
+    scheduler.noticed(QueueId(1));
+    assert!(matches!(scheduler.next(now), Some(Step::Park { .. })));
+    late.reverse_path = ReversePath::Null;
+    late.arrived = now;
+    late.delays_noticed = 0;
+    admit(&mut scheduler, now.plus(Duration::from_secs(5 * 3600)), &late);
+    assert!(
+        matches!(scheduler.next(now.plus(Duration::from_secs(5 * 3600))), Some(Step::Attempt(_))),
+        "no notice about a notice"
+    );
+}
+
+#[test]
+fn held_mail_waits_and_an_outcome_during_the_hold_counts() {
+    let mut scheduler = Scheduler::new(settings());
+    let mut held = message(1, "s@x.test", &["a@one.test", "b@two.test"]);
+    admit(&mut scheduler, START, &held);
+    let flying = attempt(&mut scheduler, START);
+    let hold = Verb::Hold.update(&held, &scheduler.in_flight(QueueId(1)), START).unwrap();
+    assert!(scheduler.change(START, &hold));
+    held.apply(&hold);
+    assert_eq!(scheduler.next(START), None, "the second attempt doesn't start");
+    held.apply(&report(&mut scheduler, START, &flying, Outcome::Delivered).update);
+    assert_eq!(scheduler.next(START), Some(Step::Park { id: QueueId(1), due: Timestamp::NEVER }));
+    assert!(!scheduler.change(START, &hold), "it has left");
+    let release = Verb::Release.update(&held, &[], at(9)).unwrap();
+    held.apply(&release);
+    admit(&mut scheduler, at(9), &held);
+    assert_eq!(indexes(&attempt(&mut scheduler, at(9))), [1]);
+}
+
+#[test]
+fn a_change_before_the_last_step_is_taken_still_counts() {
+    let mut scheduler = Scheduler::new(settings());
+    let mut deferred = message(1, "s@x.test", &["a@one.test"]);
+    admit(&mut scheduler, START, &deferred);
+    let first = attempt(&mut scheduler, START);
+    deferred.apply(&report(&mut scheduler, START, &first, Outcome::Deferred).update);
+    let again = Verb::Retry.update(&deferred, &[], START).unwrap();
+    assert!(scheduler.change(START, &again));
+    attempt(&mut scheduler, START);
+}
+
+#[test]
+fn removed_and_bounced_recipients_are_not_attempted_nor_changed_by_late_outcomes() {
+    let mut scheduler = Scheduler::new(settings());
+    let removed = message(1, "s@x.test", &["a@one.test", "b@two.test"]);
+    admit(&mut scheduler, START, &removed);
+    let flying = attempt(&mut scheduler, START);
+    let remove = Verb::Remove.update(&removed, &[], START).unwrap();
+    assert!(scheduler.change(START, &remove));
+    assert_eq!(scheduler.next(START), None);
+    assert!(report(&mut scheduler, START, &flying, Outcome::Failed).update.statuses.is_empty());
+    assert_eq!(scheduler.next(START), Some(Step::Done { id: QueueId(1) }));
+}
+
+#[test]
+fn a_forgotten_message_leaves_no_step_but_its_outcomes_do_count() {
+    let mut scheduler = Scheduler::new(settings());
+    let mut forgotten = message(1, "s@x.test", &["a@one.test", "b@two.test"]);
+    admit(&mut scheduler, START, &forgotten);
+    let flying = attempt(&mut scheduler, START);
+    assert!(scheduler.forget(QueueId(1)));
+    assert_eq!(scheduler.next(at(86400)), None);
+    admit(&mut scheduler, START, &forgotten);
+    assert_eq!(indexes(&attempt(&mut scheduler, START)), [1], "never two attempts for one recipient");
+    assert!(scheduler.forget(QueueId(1)));
+    let verdict = report(&mut scheduler, START, &flying, Outcome::Delivered);
+    forgotten.apply(&verdict.update);
+    assert_eq!(forgotten.recipients[0].status.state, RecipientState::Delivered);
+    assert_eq!(scheduler.len(), 1);
+    admit(&mut scheduler, START, &message(2, "s@x.test", &["a@one.test"]));
+    assert!(!scheduler.forget(QueueId(2)) && !scheduler.forget(QueueId(3)));
+    assert_eq!(scheduler.next(START), None);
+}
+
+#[test]
+fn pauses_stop_attempts_only() {
+    let mut scheduler = Scheduler::new(settings());
+    scheduler.pause(START, None);
+    admit(&mut scheduler, START, &message(1, "s@x.test", &["a@one.test", "b@local.test"]));
+    assert_eq!(scheduler.next(START), None);
+    assert!(matches!(scheduler.next(at(4 * 3600)), Some(Step::Notify { .. })));
+    scheduler.noticed(QueueId(1));
+    let one = Domain::parse("one.test").unwrap();
+    scheduler.resume(at(4 * 3600), None);
+    scheduler.pause(at(4 * 3600), Some(one.clone()));
+    let local = attempt(&mut scheduler, at(4 * 3600));
+    assert_eq!(indexes(&local), [1]);
+    assert_eq!(scheduler.next(at(4 * 3600)), None);
+    report(&mut scheduler, at(4 * 3600), &local, Outcome::Deferred);
+    assert_eq!(scheduler.next(at(4 * 3600)), Some(Step::Park { id: QueueId(1), due: at(4 * 3600 + 60) }), "looked at again");
+    admit(&mut scheduler, START, &message(2, "s@x.test", &["a@one.test", "b@two.test"]));
+    attempt(&mut scheduler, START);
+    scheduler.resume(START, Some(one));
+    assert_eq!(indexes(&attempt(&mut scheduler, START)), [0]);
+}
+
+#[test]
+fn a_clock_set_back_makes_nobody_wait_longer_than_one_backoff() {
+    let mut scheduler = Scheduler::new(settings());
+    let mut message = message(1, "s@x.test", &["a@one.test", "b@two.test"]);
+    message.recipients[0].status.next_attempt = at(10 * 365 * 86400);
+    message.recipients[0].status.state = RecipientState::Deferred;
+    admit(&mut scheduler, START, &message);
+    let two = attempt(&mut scheduler, START);
+    assert_eq!(scheduler.deadline(), Some(at(4 * 3600)), "the delay notice");
+    let earlier = Timestamp::from_millis(START.as_millis() - 86_400_000);
+    assert_eq!(scheduler.next(earlier), None);
+    report(&mut scheduler, earlier, &two, Outcome::Delivered);
+    let Some(Step::Park { due, .. }) = scheduler.next(earlier) else { panic!("not parked") };
+    assert!(due.since(earlier) <= wait_max(&settings().retry));
+}
+
+#[test]
+fn new_settings_hold_at_once() {
+    let mut scheduler = Scheduler::new(settings());
+    for id in 1..=10 {
+        admit(&mut scheduler, START, &message(id, "s@x.test", &["a@one.test"]));
+    }
+    let started = std::iter::from_fn(|| scheduler.next(START)).count();
+    assert_eq!(started, 3);
+    scheduler.reconfigure(START, Settings { concurrency: 5, ..settings() });
+    assert_eq!(std::iter::from_fn(|| scheduler.next(START)).count(), 2);
+}
+
+#[test]
+fn mail_for_a_crowded_destination_is_sent_away_for_a_while_and_other_mail_is_not() {
+    let mut scheduler = Scheduler::new(Settings { active_max: 200, ..settings() });
+    let mut parked = 0;
+    for id in 1..=300 {
+        admit(&mut scheduler, START, &message(id, "s@x.test", &["a@slow.test"]));
+        while let Some(step) = scheduler.next(START) {
+            if let Step::Park { due, .. } = step {
+                assert!((START..=at(61)).contains(&due), "{due}");
+                parked += 1;
+            }
+        }
+    }
+    assert!((150..250).contains(&parked), "{parked} parked");
+    assert!(scheduler.room() > 50);
+    admit(&mut scheduler, START, &message(999, "s@x.test", &["a@slow.test", "b@quick.test"]));
+    assert_eq!(attempt(&mut scheduler, START).destination.to_string(), "mx:quick.test");
+}
+
+/// What a random history consists of.
+#[derive(Clone, Debug)]
+enum Act {
+    New(Vec<usize>, bool),
+    Report(usize, Vec<u8>),
+    Wait(u64),
+    SetBack(u64),
+    Verb(Verb, usize),
+    Pause(Option<usize>),
+    Resume(Option<usize>),
+    Bounds(usize, usize),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let verb = prop_oneof![Just(Verb::Retry), Just(Verb::Hold), Just(Verb::Release), Just(Verb::Bounce), Just(Verb::Remove)];
+    prop_oneof![
+        6 => (proptest::collection::vec(0usize..6, 1..6), any::<bool>()).prop_map(|(to, null)| Act::New(to, null)),
+        10 => (0usize..100, proptest::collection::vec(0u8..5, 0..6)).prop_map(|(n, outcomes)| Act::Report(n, outcomes)),
+        4 => (0u64..100_000).prop_map(Act::Wait),
+        1 => (0u64..200_000).prop_map(Act::SetBack),
+        3 => (verb, 0usize..100).prop_map(|(verb, n)| Act::Verb(verb, n)),
+        1 => proptest::option::of(0usize..6).prop_map(Act::Pause),
+        1 => proptest::option::of(0usize..6).prop_map(Act::Resume),
+        1 => (1usize..9, 1usize..4).prop_map(|(attempts, concurrency)| Act::Bounds(attempts, concurrency)),
+    ]
+}
+
+/// The scheduler with a spool around it, as the delivery loop has it.
+struct World {
+    scheduler: Scheduler,
+    now: Timestamp,
+    next_id: u64,
+    /// The spool's copies; a message that is done is gone.
+    spool: BTreeMap<QueueId, Message>,
+    parked: BTreeMap<QueueId, Timestamp>,
+    flying: Vec<Attempt>,
+    in_flight: BTreeSet<(QueueId, u32)>,
+    bounds: (usize, usize),
+}
+
+impl World {
+    fn new() -> Self {
+        let settings = Settings { attempts_max: 5, concurrency: 2, active_max: 10, retry: retry() };
+        let bounds = (5, 2);
+        let (spool, parked, flying, in_flight) = Default::default();
+        Self { scheduler: Scheduler::new(settings), now: START, next_id: 1, spool, parked, flying, in_flight, bounds }
+    }
+
+    fn domain(n: usize) -> &'static str {
+        ["one.test", "two.test", "three.test", "local.test", "b.local.test", "four.test"][n]
+    }
+
+    fn act(&mut self, act: &Act) {
+        match act {
+            Act::New(to, null) => {
+                let to: Vec<String> = to.iter().map(|n| format!("a@{}", Self::domain(*n))).collect();
+                let to: Vec<&str> = to.iter().map(String::as_str).collect();
+                let mut new = message(self.next_id, if *null { "" } else { "s@x.test" }, &to);
+                new.arrived = self.now;
+                new.recipients.iter_mut().for_each(|r| r.status.next_attempt = self.now);
+                self.next_id += 1;
+                self.spool.insert(new.id, new.clone());
+                admit(&mut self.scheduler, self.now, &new);
+            }
+            Act::Report(n, outcomes) if !self.flying.is_empty() => self.report(n % self.flying.len(), outcomes),
+            Act::Wait(seconds) => self.now = self.now.plus(Duration::from_secs(*seconds)),
+            Act::SetBack(seconds) => self.now = Timestamp::from_millis(self.now.as_millis() - seconds * 1000),
+            Act::Verb(verb, n) if !self.spool.is_empty() => self.verb(*verb, n % self.spool.len()),
+            Act::Pause(n) => self.scheduler.pause(self.now, n.map(|n| Domain::parse(Self::domain(n)).unwrap())),
+            Act::Resume(n) => self.scheduler.resume(self.now, n.map(|n| Domain::parse(Self::domain(n)).unwrap())),
+            Act::Bounds(attempts_max, concurrency) => {
+                self.bounds = (*attempts_max, *concurrency);
+                let settings =
+                    Settings { attempts_max: *attempts_max, concurrency: *concurrency, active_max: 10, retry: retry() };
+                self.scheduler.reconfigure(self.now, settings);
+            }
+            Act::Report(..) | Act::Verb(..) => {}
+        }
+        self.steps();
+    }
+
+    fn verb(&mut self, verb: Verb, n: usize) {
+        let id = *self.spool.keys().nth(n).unwrap();
+        let message = self.spool.get_mut(&id).unwrap();
+        let Some(update) = verb.update(message, &self.scheduler.in_flight(id), self.now) else { return };
+        message.apply(&update);
+        if !self.scheduler.change(self.now, &update) {
+            assert!(self.parked.remove(&id).is_some(), "neither here nor parked");
+            admit(&mut self.scheduler, self.now, &self.spool[&id]);
+        }
+    }
+
+    fn report(&mut self, n: usize, outcomes: &[u8]) {
+        let attempt = self.flying.remove(n);
+        let outcome = |(n, (index, _)): (usize, &(u32, Address))| {
+            let outcome = match outcomes.get(n % 6)? {
+                0 => Outcome::Delivered(diagnosis(2)),
+                1 => Outcome::Failed(diagnosis(5)),
+                2 => Outcome::InDoubt(diagnosis(4)),
+                _ => Outcome::Deferred(diagnosis(4)),
+            };
+            Some((*index, outcome))
+        };
+        let outcomes = attempt.recipients.iter().enumerate().filter_map(outcome).collect();
+        for index in indexes(&attempt) {
+            assert!(self.in_flight.remove(&(attempt.id, index)));
+        }
+        let verdict = self.scheduler.report(self.now, attempt.attempt, outcomes, &mut || 0.9);
+        self.update(&verdict.update);
+        if !verdict.failed.is_empty() {
+            self.scheduler.noticed(attempt.id);
+        }
+    }
+
+    /// A final state is never left again, and waits are bounded.
+    fn update(&mut self, update: &Update) {
+        let Some(message) = self.spool.get_mut(&update.id) else {
+            assert!(update.statuses.is_empty(), "a verdict about a message that is gone");
+            return;
+        };
+        for (index, status) in &update.statuses {
+            assert!(message.recipients[*index as usize].is_open());
+            if status.state == RecipientState::Deferred {
+                assert!(status.next_attempt.since(self.now) <= wait_max(&retry()));
+            }
+        }
+        message.apply(update);
+    }
+
+    fn steps(&mut self) {
+        let due = self.parked.iter().filter(|(id, due)| {
+            // The delivery loop looks for what a clock set back has put too far away.
+            **due <= self.now || (!self.spool[id].held && due.since(self.now) > wait_max(&retry()) + retry().lifetime)
+        });
+        for id in due.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.parked.remove(&id);
+            admit(&mut self.scheduler, self.now, &self.spool[&id]);
+        }
+        let mut count = 0;
+        while let Some(step) = self.scheduler.next(self.now) {
+            count += 1;
+            assert!(count < 10_000, "steps without end");
+            match step {
+                Step::Attempt(attempt) => self.start(attempt),
+                Step::Expire { id, update, recipients } => {
+                    assert!(recipients.iter().all(|index| !self.in_flight.contains(&(id, *index))));
+                    self.update(&update);
+                    self.scheduler.noticed(id);
+                }
+                Step::Notify { id, update, ages_done, .. } => {
+                    assert!(!self.spool[&id].reverse_path.is_null() && ages_done > self.spool[&id].delays_noticed);
+                    self.update(&update);
+                    self.scheduler.noticed(id);
+                }
+                Step::Park { id, due } => {
+                    assert!(!self.spool[&id].is_done());
+                    assert!(due > self.now, "parked and due at once");
+                    self.parked.insert(id, due);
+                }
+                Step::Done { id } => assert!(self.spool.remove(&id).unwrap().is_done()),
+            }
+        }
+        if let Some(deadline) = self.scheduler.deadline() {
+            assert!(deadline > self.now, "an alarm was left behind");
+        }
+    }
+
+    fn start(&mut self, attempt: Attempt) {
+        let message = &self.spool[&attempt.id];
+        assert!(!message.held && !attempt.recipients.is_empty());
+        assert!(!self.flying.iter().any(|a| a.id == attempt.id && a.destination == attempt.destination));
+        for (index, address) in &attempt.recipients {
+            let recipient = &message.recipients[*index as usize];
+            assert!(recipient.is_open() && recipient.address == *address);
+            assert!(self.in_flight.insert((attempt.id, *index)), "attempted twice at once");
+        }
+        self.flying.push(attempt.clone());
+        assert!(self.flying.len() <= self.bounds.0);
+        let there = self.flying.iter().filter(|a| a.destination == attempt.destination).count();
+        assert!(there <= self.bounds.1 || !attempt.destination.is_remote());
+    }
+
+    /// Lets everything run on with every attempt deferred or delivered: nobody may be left over.
+    fn finish(&mut self, deliver: bool) {
+        self.act(&Act::Resume(None));
+        for n in 0..self.spool.len() {
+            let id = *self.spool.keys().nth(n).unwrap();
+            if self.spool[&id].held {
+                self.verb(Verb::Release, n);
+            }
+        }
+        for _ in 0..100_000 {
+            self.steps();
+            if self.spool.is_empty() {
+                break;
+            } else if !self.flying.is_empty() {
+                self.report(0, if deliver { &[0; 6] } else { &[4; 6] });
+            } else {
+                let next = self.parked.values().copied().chain(self.scheduler.deadline()).min();
+                self.now = next.expect("nothing waits for a time and nothing is in flight");
+            }
+        }
+        assert!(self.spool.is_empty(), "left over: {:?}", self.spool);
+        assert!(self.scheduler.is_empty() && self.scheduler.attempts_in_flight() == 0);
+        assert_eq!(self.scheduler.destinations().count(), 0);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_happens_every_recipient_ends_final(acts in proptest::collection::vec(act(), 1..120), deliver: bool) {
+        let mut world = World::new();
+        for act in &acts {
+            world.act(act);
+        }
+        world.finish(deliver);
+    }
+}

@@ -1,0 +1,399 @@
+//! Routing against a scripted DNS: tables, aliases, and every answer that a domain can give.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::mail::{BodyType, Domain, Message, QueueId, Recipient, RecipientState, ReversePath, Timestamp};
+use crate::system::{BoxFuture, Disk, Dns, DnsError, Entropy, MxRecord, SystemClock, SystemDisk, SystemNet, Workers};
+
+/// Answers as told; unknown names don't exist.
+#[derive(Default)]
+struct ScriptedDns {
+    mx: BTreeMap<String, Result<Vec<MxRecord>, DnsError>>,
+    hosts: BTreeMap<String, Result<Vec<IpAddr>, DnsError>>,
+}
+
+impl ScriptedDns {
+    /// `10 mx1.x.test, 20 mx2.x.test`; `.` is the root.
+    fn mx(mut self, domain: &str, records: &str) -> Self {
+        let record = |text: &str| {
+            let (preference, exchange) = text.trim().split_once(' ').unwrap();
+            let exchange = (exchange != ".").then(|| Domain::parse(exchange).unwrap());
+            MxRecord { preference: preference.parse().unwrap(), exchange }
+        };
+        let records = records.split(',').filter(|r| !r.is_empty()).map(record).collect();
+        self.mx.insert(domain.to_owned(), Ok(records));
+        self
+    }
+
+    fn mx_fails(mut self, domain: &str) -> Self {
+        self.mx.insert(domain.to_owned(), Err(DnsError::Unavailable("SERVFAIL".to_owned())));
+        self
+    }
+
+    /// Addresses of a host, both families.
+    fn host(mut self, host: &str, addresses: &str) -> Self {
+        let addresses = addresses.split_whitespace().map(|a| a.parse().unwrap()).collect();
+        self.hosts.insert(host.to_owned(), Ok(addresses));
+        self.mx.entry(host.to_owned()).or_insert(Ok(Vec::new()));
+        self
+    }
+
+    /// `host/4` or `host/6`: one family fails.
+    fn host_fails(mut self, host: &str) -> Self {
+        self.hosts.insert(host.to_owned(), Err(DnsError::Unavailable("time-out".to_owned())));
+        self
+    }
+
+    fn family(&self, host: &Domain, v4: bool) -> Result<Vec<IpAddr>, DnsError> {
+        let only = self.hosts.get(&format!("{host}/{}", if v4 { 4 } else { 6 }));
+        match only.or_else(|| self.hosts.get(host.as_str())) {
+            None => Err(DnsError::NoSuchDomain),
+            Some(answer) => answer.clone().map(|all| all.into_iter().filter(|ip| ip.is_ipv4() == v4).collect()),
+        }
+    }
+}
+
+impl Dns for ScriptedDns {
+    fn mx<'a>(&'a self, domain: &'a Domain) -> BoxFuture<'a, Result<Vec<MxRecord>, DnsError>> {
+        Box::pin(async move { self.mx.get(domain.as_str()).cloned().unwrap_or(Err(DnsError::NoSuchDomain)) })
+    }
+    fn ipv4<'a>(&'a self, host: &'a Domain) -> BoxFuture<'a, Result<Vec<IpAddr>, DnsError>> {
+        Box::pin(async move { self.family(host, true) })
+    }
+    fn ipv6<'a>(&'a self, host: &'a Domain) -> BoxFuture<'a, Result<Vec<IpAddr>, DnsError>> {
+        Box::pin(async move { self.family(host, false) })
+    }
+}
+
+/// A row of numbers that start anywhere.
+struct Sequence(AtomicU64);
+
+impl Entropy for Sequence {
+    fn next_u64(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 7
+    }
+}
+
+const TABLES: &str = r#"
+hostname = "mail.example.test"
+postmaster = "postmaster@example.test"
+[spool]
+path = "FOLDER/spool"
+[auth]
+users = "FOLDER/users"
+[[listener]]
+address = "127.0.0.1:2525"
+service = "mx"
+[[listener]]
+address = "8.8.8.8:2525"
+service = "mx"
+[[domain]]
+name = "example.test"
+maildir = "FOLDER/mail/{domain}/{user}"
+aliases = "FOLDER/aliases"
+[[domain]]
+name = "lmtp.test"
+lmtp = "127.0.0.1:2424"
+[[route]]
+domain = "partner.test"
+hosts = ["127.0.0.1:2526", "relay.test"]
+[[route]]
+domain = "*.partner.test"
+hosts = ["[::1]:2527"]
+[remote]
+special_addresses = "SPECIAL"
+"#;
+
+const ALIASES: &str =
+    "team: ann, bob@far.test, deep\ndeep: ann, carl\nann: ann, copy@far.test\nround: about\nabout: round\nlost: nobody\n";
+
+fn router_with(dns: ScriptedDns, special: &str, seed: u64) -> Router {
+    let folder = tempfile::tempdir().unwrap();
+    let disk: &dyn Disk = &SystemDisk;
+    let write = |name: &str, text: &str| disk.replace(&folder.path().join(name), text.as_bytes()).unwrap();
+    let path = folder.path().display().to_string();
+    write("posthouse.toml", &TABLES.replace("FOLDER", &path).replace("SPECIAL", special));
+    write("aliases", ALIASES);
+    let hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$c29tZWhhc2hzb21laGFzaHNvbWVoYXNoc29tZWhhc2g";
+    let users = ["ann@example.test", "carl@example.test", "dora@lmtp.test"].map(|user| format!("{user}:{hash}\n"));
+    write("users", &users.concat());
+    let config = crate::config::load(Some(&folder.path().join("posthouse.toml")), &BTreeMap::new()).unwrap().config;
+    let directory = Directory::load(&config, &SystemDisk).unwrap();
+    let system = System {
+        clock: Arc::new(SystemClock::new()),
+        disk: Arc::new(SystemDisk),
+        dns: Arc::new(dns),
+        net: Arc::new(SystemNet),
+        entropy: Arc::new(Sequence(AtomicU64::new(seed))),
+        workers: Workers::Inline,
+    };
+    Router::new(Arc::new(config), Arc::new(directory), system)
+}
+
+fn router(dns: ScriptedDns) -> Router {
+    router_with(dns, "refuse", 1)
+}
+
+fn address(text: &str) -> Address {
+    Address::parse(text).unwrap()
+}
+
+fn hosts_of(router: &Router, to: &str) -> Result<Vec<String>, Outcome> {
+    let Route::Deliver(destination) = router.route(&address(to)) else { panic!("{to} isn't delivered") };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let hosts = runtime.block_on(router.hosts(&destination))?;
+    Ok(hosts.iter().map(|host| format!("{} {}", host.name, host.endpoint)).collect())
+}
+
+fn failure(router: &Router, to: &str) -> (&'static str, String) {
+    match hosts_of(router, to).unwrap_err() {
+        Outcome::Failed(d) => ("failed", format!("{} {}", d.status, d.text)),
+        Outcome::Deferred(d) => ("deferred", format!("{} {}", d.status, d.text)),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn fails(router: &Router, to: &str, class: &str, code: &str) {
+    let (found, text) = failure(router, to);
+    assert!(found == class && text.starts_with(code), "{to}: {found} {text}");
+}
+
+#[test]
+fn tables_come_first() {
+    let router = router(ScriptedDns::default());
+    let destination = |to: &str| match router.route(&address(to)) {
+        Route::Deliver(destination) => destination.to_string(),
+        other => format!("{other:?}"),
+    };
+    assert_eq!(destination("Carl@Example.test"), "local:example.test");
+    assert_eq!(destination("dora@lmtp.test"), "lmtp:127.0.0.1:2424");
+    assert_eq!(destination("nobody@example.test"), "Unknown");
+    assert_eq!(destination("x@partner.test"), "route:127.0.0.1:2526,relay.test");
+    assert_eq!(destination("x@sub.partner.test"), "route:[::1]:2527");
+    assert_eq!(destination("x@notpartner.test"), "mx:notpartner.test");
+    assert!(matches!(router.route(&address("team@example.test")), Route::Alias(targets) if targets.len() == 3));
+    assert_eq!(hosts_of(&router, "dora@lmtp.test").unwrap(), ["127.0.0.1:2424 127.0.0.1:2424"]);
+    assert!(router.maildir(&address("carl@example.test")).unwrap().ends_with("mail/example.test/carl"));
+    assert!(matches!(router.maildir(&address("nobody@example.test")), Err(Outcome::Failed(_))));
+    assert!(matches!(router.maildir(&address("dora@lmtp.test")), Err(Outcome::Deferred(_))));
+}
+
+#[test]
+fn mx_hosts_come_by_preference_and_equals_in_any_order() {
+    let dns = || {
+        ScriptedDns::default()
+            .mx("x.test", "20 last.x.test, 10 a.x.test, 10 b.x.test, 5 first.x.test")
+            .host("first.x.test", "1.1.1.1 1.1.1.2 2a00::1")
+            .host("a.x.test", "1.1.2.1")
+            .host("b.x.test", "1.1.3.1")
+            .host("last.x.test", "1.1.4.1")
+    };
+    let mut orders = std::collections::BTreeSet::new();
+    for seed in 0..20 {
+        let hosts = hosts_of(&router_with(dns(), "refuse", seed), "u@x.test").unwrap();
+        assert_eq!(hosts[0], "first.x.test [2a00::1]:25", "IPv6 and IPv4 in turn");
+        assert!(hosts[1].starts_with("first.x.test 1.1.1.") && hosts[2].starts_with("first.x.test 1.1.1."));
+        assert_eq!(hosts[5], "last.x.test 1.1.4.1:25");
+        orders.insert(hosts[3].clone());
+    }
+    assert_eq!(orders.len(), 2, "{orders:?}");
+}
+
+#[test]
+fn a_domain_without_mx_is_its_own_mail_server() {
+    let dns = ScriptedDns::default().host("x.test", "1.1.1.1").host("bare.test", "");
+    let router = router(dns);
+    assert_eq!(hosts_of(&router, "u@x.test").unwrap(), ["x.test 1.1.1.1:25"]);
+    fails(&router, "u@bare.test", "failed", "5.4.4");
+}
+
+#[test]
+fn what_the_dns_says_decides_between_now_later_and_never() {
+    let dns = ScriptedDns::default()
+        .mx("null.test", "0 .")
+        .mx("mixed.test", "0 ., 10 ok.test")
+        .host("ok.test", "1.1.1.1")
+        .mx_fails("broken.test")
+        .mx("half.test", "10 dead.test, 20 ok.test")
+        .host_fails("dead.test")
+        .mx("dead-only.test", "10 dead.test, 20 gone.test")
+        .mx("gone-only.test", "10 gone.test")
+        .mx("family.test", "10 v4.test")
+        .host("v4.test/4", "1.1.1.4")
+        .host_fails("v4.test/6")
+        .mx("nov4.test", "10 empty6.test")
+        .host("empty6.test/6", "")
+        .host_fails("empty6.test/4");
+    let router = router(dns);
+    fails(&router, "u@null.test", "failed", "5.1.10");
+    fails(&router, "u@nowhere.test", "failed", "5.1.2");
+    fails(&router, "u@broken.test", "deferred", "4.4.3");
+    fails(&router, "u@dead-only.test", "deferred", "4.4.3");
+    fails(&router, "u@gone-only.test", "failed", "5.4.4");
+    fails(&router, "u@nov4.test", "deferred", "4.4.3");
+    assert_eq!(hosts_of(&router, "u@mixed.test").unwrap(), ["ok.test 1.1.1.1:25"]);
+    assert_eq!(hosts_of(&router, "u@half.test").unwrap(), ["ok.test 1.1.1.1:25"]);
+    assert_eq!(hosts_of(&router, "u@family.test").unwrap(), ["v4.test 1.1.1.4:25"]);
+}
+
+#[test]
+fn mail_never_goes_to_ourselves_or_to_worse_servers_than_ourselves() {
+    let dns = ScriptedDns::default()
+        .mx("backup.test", "10 better.test, 20 mail.example.test, 20 equal.test, 30 worse.test")
+        .mx("loop.test", "10 mail.example.test, 20 worse.test")
+        .mx("byaddress.test", "10 better.test, 10 alias-of-us.test, 30 worse.test")
+        .host("better.test", "1.1.1.1")
+        .host("equal.test", "1.1.1.2")
+        .host("worse.test", "1.1.1.3")
+        .host("alias-of-us.test", "8.8.8.8");
+    let router = router(dns);
+    assert_eq!(hosts_of(&router, "u@backup.test").unwrap(), ["better.test 1.1.1.1:25"]);
+    fails(&router, "u@loop.test", "failed", "5.4.6");
+    fails(&router, "u@byaddress.test", "failed", "5.4.6");
+    fails(&router, "u@[8.8.8.8]", "failed", "5.4.6");
+}
+
+#[test]
+fn special_addresses_are_left_out_unless_allowed() {
+    let dns = || {
+        ScriptedDns::default()
+            .mx("x.test", "10 inside.test, 20 outside.test")
+            .mx("private.test", "10 inside.test")
+            .host("inside.test", "127.0.0.1 10.1.2.3 ::1")
+            .host("outside.test", "1.1.1.1")
+    };
+    let refusing = router(dns());
+    assert_eq!(hosts_of(&refusing, "u@x.test").unwrap(), ["outside.test 1.1.1.1:25"]);
+    fails(&refusing, "u@private.test", "failed", "5.4.4");
+    assert!(failure(&refusing, "u@private.test").1.contains("private or reserved"));
+    fails(&refusing, "u@[127.0.0.1]", "failed", "5.4.4");
+    let allowing = router_with(dns(), "allow", 1);
+    assert_eq!(hosts_of(&allowing, "u@private.test").unwrap().len(), 3);
+    assert_eq!(hosts_of(&allowing, "u@[127.0.0.1]").unwrap(), ["[127.0.0.1] 127.0.0.1:25"]);
+    assert_eq!(hosts_of(&refusing, "u@[9.9.9.9]").unwrap(), ["[9.9.9.9] 9.9.9.9:25"]);
+}
+
+#[test]
+fn the_number_of_addresses_and_questions_is_bounded() {
+    let names: Vec<String> = (0..40).map(|n| format!("{n} mx{n}.x.test")).collect();
+    let mut dns = ScriptedDns::default().mx("x.test", &names.join(",")).mx("none.test", &names.join(","));
+    for n in 20..40 {
+        let many: Vec<String> = (1..50).map(|a| format!("1.1.{n}.{a}")).collect();
+        dns = dns.host(&format!("mx{n}.x.test"), &many.join(" "));
+    }
+    let router = router(dns);
+    fails(&router, "u@x.test", "failed", "5.4.4");
+    let mut dns = ScriptedDns::default().mx("x.test", &names.join(","));
+    for n in 0..40 {
+        let many: Vec<String> = (1..50).map(|a| format!("1.1.{n}.{a}")).collect();
+        dns = dns.host(&format!("mx{n}.x.test"), &many.join(" "));
+    }
+    let hosts = hosts_of(&router_with(dns, "refuse", 1), "u@x.test").unwrap();
+    assert_eq!(hosts.len(), 12);
+    assert!(hosts[11].starts_with("mx1.x.test"), "one host doesn't take every place: {hosts:?}");
+}
+
+#[test]
+fn configured_hosts_keep_their_order_and_may_be_anywhere() {
+    let dns = ScriptedDns::default().host("relay.test", "10.0.0.1 fd00::1");
+    let router_now = router(dns);
+    let hosts = hosts_of(&router_now, "u@partner.test").unwrap();
+    assert_eq!(hosts, ["[127.0.0.1] 127.0.0.1:2526", "relay.test [fd00::1]:25", "relay.test 10.0.0.1:25"]);
+    assert_eq!(hosts_of(&router_now, "u@a.b.partner.test").unwrap(), ["[IPv6:::1] [::1]:2527"]);
+    let gone = Destination::Route("old.test".to_owned());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    assert!(matches!(runtime.block_on(router_now.hosts(&gone)), Err(Outcome::Deferred(_))));
+    let named = HostPort { host: Domain::parse("relay.test").unwrap(), port: None };
+    let router_later = router(ScriptedDns::default());
+    let outcome = runtime.block_on(router_later.route_hosts(&[named])).unwrap_err();
+    assert!(matches!(outcome, Outcome::Deferred(_)), "the admin's slip bounces nothing");
+}
+
+fn message(to: &[&str]) -> Message {
+    Message {
+        id: QueueId(1),
+        arrived: Timestamp::ZERO,
+        size: 1,
+        reverse_path: ReversePath::Null,
+        body: BodyType::SevenBit,
+        held: false,
+        delays_noticed: 0,
+        recipients: to.iter().map(|to| Recipient::new(address(to), None, Timestamp::ZERO)).collect(),
+    }
+}
+
+fn states(message: &Message) -> Vec<(String, RecipientState)> {
+    message.recipients.iter().map(|r| (r.address.to_string(), r.status.state)).collect()
+}
+
+#[test]
+fn aliases_are_expanded_once_and_nobody_gets_it_twice() {
+    use RecipientState::{Expanded, Pending};
+    let router = router(ScriptedDns::default());
+    let mut message = message(&["team@example.test", "carl@example.test", "x@far.test"]);
+    let plan = router.plan(&message, Timestamp::from_millis(7));
+    assert!(plan.changes());
+    message.apply(&plan.update);
+    let expected = [
+        ("team@example.test", Expanded),
+        ("carl@example.test", Pending),
+        ("x@far.test", Pending),
+        ("ann@example.test", Pending),
+        ("copy@far.test", Pending),
+        ("bob@far.test", Pending),
+    ];
+    assert_eq!(states(&message), expected.map(|(a, s)| (a.to_owned(), s)));
+    assert_eq!(message.recipients[3].original, Some(address("team@example.test")));
+    let destinations: Vec<_> = plan.destinations.iter().map(|(i, d)| (*i, d.to_string())).collect();
+    let expected =
+        [(3, "local:example.test"), (4, "mx:far.test"), (5, "mx:far.test"), (1, "local:example.test"), (2, "mx:far.test")];
+    assert_eq!(destinations, expected.map(|(i, d)| (i, d.to_owned())));
+    let again = router.plan(&message, Timestamp::from_millis(8));
+    assert!(!again.changes(), "{again:?}");
+    assert_eq!(again.destinations.len(), 5);
+}
+
+#[test]
+fn who_is_nobody_goes_to_the_local_domain_and_fails_there() {
+    let router = router(ScriptedDns::default());
+    let mut message = message(&["round@example.test", "lost@example.test", "gone@example.test"]);
+    let plan = router.plan(&message, Timestamp::ZERO);
+    message.apply(&plan.update);
+    let expected = ["round@example.test", "lost@example.test", "gone@example.test", "nobody@example.test"];
+    assert_eq!(message.recipients.iter().map(|r| r.address.to_string()).collect::<Vec<_>>(), expected);
+    assert_eq!(plan.destinations.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [0, 3, 2]);
+    let code = |n: usize| match router.maildir(&message.recipients[n].address) {
+        Err(Outcome::Failed(diagnosis)) => diagnosis.status,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!([0, 3, 2].map(code), [EnhancedCode(5, 4, 6), EnhancedCode(5, 1, 1), EnhancedCode(5, 1, 1)]);
+}
+
+#[test]
+fn an_explanation_names_every_step() {
+    let dns = ScriptedDns::default().mx("far.test", "10 mx.far.test").host("mx.far.test", "1.1.1.1");
+    let router = router(dns);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let lines = runtime.block_on(router.explain(&address("team@example.test")));
+    let expected = [
+        "team@example.test: alias for ann@example.test, bob@far.test, deep@example.test",
+        "ann@example.test: alias for ann@example.test, copy@far.test",
+        "deep@example.test: alias for ann@example.test, carl@example.test",
+        "ann@example.test: example.test is local, Maildir ",
+        "copy@far.test: no [[route]] matches, so by MX of far.test",
+        "  1. mx.far.test at 1.1.1.1:25",
+        "bob@far.test: no [[route]] matches, so by MX of far.test",
+        "  1. mx.far.test at 1.1.1.1:25",
+        "carl@example.test: example.test is local, Maildir ",
+    ];
+    assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+    assert!(lines.iter().zip(expected).all(|(line, start)| line.starts_with(start)), "{lines:#?}");
+    let explain = |to: &str| runtime.block_on(router.explain(&address(to))).join("\n");
+    assert!(explain("x@nobody.test").contains("would bounce: 5.1.2"));
+    assert!(explain("nobody@example.test").contains("no such user"));
+    assert!(explain("round@example.test").contains("leads in a circle"));
+    assert!(explain("x@partner.test").contains("leads to 127.0.0.1:2526,relay.test\n  1. [127.0.0.1] at 127.0.0.1:2526"));
+}

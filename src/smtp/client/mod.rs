@@ -1,0 +1,18 @@
+//! The client side of SMTP (RFC 5321) and LMTP (RFC 2033) without I/O: an envelope and a peer's bytes in, steps out, at the end
+//! one outcome a recipient.
+//!
+//! `deliver::remote` drives it over sockets; tests move its time by hand. It never reads a clock, never fails and never says
+//! anything but an outcome about a peer's mistakes.
+
+mod content;
+mod extensions;
+pub mod reply;
+mod session;
+mod transaction;
+
+pub use extensions::Extensions;
+pub use session::{Session, Settings, Step};
+pub use transaction::Transaction;
+
+#[cfg(test)]
+mod tests;

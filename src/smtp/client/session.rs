@@ -1,0 +1,465 @@
+//! The client session: greeting, hello, any number of transactions, quit. State: the phase, the replies awaited, the bytes to send.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::mail::{Cause, Diagnosis, Domain, EnhancedCode, Outcome, Reply};
+
+use super::content::Stuffing;
+use super::reply::Parser;
+use super::transaction::{Command, Progress, diagnosis};
+use super::{Extensions, Transaction};
+
+/// Most commands under way at a time. Their replies fit into any socket's buffers, so that a server that doesn't read while it
+/// writes, and we, who do the same, never wait for each other (RFC 2920 section 3.1).
+const PIPELINE_MAX: usize = 100;
+/// How long a reply to QUIT is worth waiting for.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a session needs to know from the start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Our name: the argument of EHLO, LHLO and HELO.
+    pub hello: Domain,
+    /// Speak LMTP.
+    pub lmtp: bool,
+    /// For one reply, or for one piece of content to go out; the final dot's reply gets twice this.
+    pub reply_timeout: Duration,
+}
+
+/// What the driver is to do.
+#[derive(Debug)]
+pub enum Step {
+    /// Write these bytes.
+    Send(Vec<u8>),
+    /// Read, until `deadline`.
+    NeedInput,
+    /// Give a piece of content, or its end. After its end it may be asked for again, from the start: the server didn't take all recipients at once.
+    NeedContent,
+    /// A transaction may begin, or `quit`.
+    Ready,
+    /// The transaction is over: an outcome for each recipient, in their order. `next_hop` is left empty.
+    Finished(Vec<Outcome>),
+    /// The server takes no mail from us: greeting or EHLO said no, or never came. Try the next host.
+    Refused(Diagnosis),
+    /// Nothing more will come; drop the connection.
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Greeting,
+    Hello,
+    Ready,
+    /// MAIL, RCPT, DATA and their replies.
+    Envelope,
+    /// 354 came.
+    Content,
+    /// The dot is out; its reply isn't in.
+    Final,
+    Quitting,
+    Closed,
+}
+
+/// A reply that is awaited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    Greeting,
+    Ehlo,
+    Helo,
+    Reset,
+    Command(Command),
+    /// To the final dot: for all, or in LMTP for one recipient.
+    Final(Option<usize>),
+    /// To a dot alone, after 354 although every recipient was refused.
+    Nothing,
+    Quit,
+}
+
+/// One connection, as client.
+#[derive(Debug)]
+pub struct Session {
+    settings: Settings,
+    phase: Phase,
+    parser: Parser,
+    extensions: Extensions,
+    expected: VecDeque<Expected>,
+    out: Vec<u8>,
+    /// Finished and Refused, behind `out`.
+    results: VecDeque<Step>,
+    progress: Option<Progress>,
+    stuffing: Stuffing,
+    /// The last transaction left something behind at the server.
+    needs_reset: bool,
+    /// The bytes with the final dot were handed out.
+    dot_sent: bool,
+    /// A reply came in this transaction.
+    heard: bool,
+    unanswered: Vec<bool>,
+    deadline: Option<Duration>,
+}
+
+impl Session {
+    /// A connection that was just made.
+    pub fn new(now: Duration, settings: Settings) -> Self {
+        let deadline = Some(now + settings.reply_timeout);
+        Self {
+            settings,
+            phase: Phase::Greeting,
+            parser: Parser::default(),
+            extensions: Extensions::default(),
+            expected: VecDeque::from([Expected::Greeting]),
+            out: Vec::new(),
+            results: VecDeque::new(),
+            progress: None,
+            stuffing: Stuffing::new(),
+            needs_reset: false,
+            dot_sent: false,
+            heard: false,
+            unanswered: Vec::new(),
+            deadline,
+        }
+    }
+
+    /// Bytes from the peer.
+    pub fn receive(&mut self, now: Duration, mut bytes: &[u8]) {
+        while self.phase != Phase::Closed {
+            match self.parser.next(&mut bytes) {
+                None => break,
+                Some(Ok(reply)) => self.replied(now, &reply),
+                Some(Err(error)) => self.lost_step(&error.to_string()),
+            }
+        }
+    }
+
+    /// The connection is lost: closed by the peer, or broken.
+    pub fn closed(&mut self, _now: Duration, why: &str) {
+        let text = format!("connection lost {}: {why}", self.moment());
+        self.end(Diagnosis::new(EnhancedCode(4, 4, 2), Cause::Connection, text), false);
+    }
+
+    /// To be called once `deadline` has passed; before it, nothing happens.
+    pub fn tick(&mut self, now: Duration) {
+        if self.deadline.is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        let status = if self.phase == Phase::Greeting { EnhancedCode(4, 4, 1) } else { EnhancedCode(4, 4, 2) };
+        let text = format!("time-out {}", self.moment());
+        self.end(Diagnosis::new(status, Cause::Connection, text), false);
+    }
+
+    /// Starts a transaction; only at `Ready`, and otherwise, after the connection's end, it finishes at once, deferred.
+    pub fn begin(&mut self, now: Duration, transaction: Transaction) {
+        debug_assert!(matches!(self.phase, Phase::Ready | Phase::Closed));
+        let mut progress = Progress::new(transaction);
+        self.heard = false;
+        if self.phase != Phase::Ready {
+            let diagnosis = Diagnosis::new(EnhancedCode(4, 4, 2), Cause::Connection, "the connection is closed");
+            progress.give_up(&diagnosis, true, false);
+            self.finish(progress);
+            return;
+        }
+        if let Some(too_big) = self.too_big(&progress) {
+            progress.settle_all(&too_big);
+            self.heard = true;
+            self.finish(progress);
+            return;
+        }
+        self.progress = Some(progress);
+        self.start_round(now);
+    }
+
+    /// A piece of content; only at `NeedContent`. Several may be given before the next `next`.
+    pub fn content(&mut self, now: Duration, piece: &[u8]) {
+        if self.phase == Phase::Content {
+            self.stuffing.push(piece, &mut self.out);
+            self.wait(now, self.settings.reply_timeout);
+        }
+    }
+
+    /// The content is complete; only at `NeedContent`.
+    pub fn content_end(&mut self, now: Duration) {
+        if self.phase != Phase::Content {
+            return;
+        }
+        self.stuffing.end(&mut self.out);
+        (self.phase, self.dot_sent) = (Phase::Final, false);
+        match &self.progress {
+            Some(progress) if self.settings.lmtp => {
+                self.expected.extend(progress.accepted().map(|index| Expected::Final(Some(index))));
+            }
+            _ => self.expected.push_back(Expected::Final(None)),
+        }
+        self.wait(now, self.settings.reply_timeout * 2);
+    }
+
+    /// Our own reading of the content failed: the transaction must not end with a dot, so the connection has to.
+    pub fn content_failed(&mut self, _now: Duration) {
+        if let (Phase::Content, Some(progress)) = (self.phase, &mut self.progress) {
+            let diagnosis = Diagnosis::new(EnhancedCode(4, 3, 0), Cause::Local, "the message can't be read from the spool");
+            progress.give_up(&diagnosis, false, false);
+            self.end(diagnosis, true);
+        }
+    }
+
+    /// Says goodbye; only at `Ready`.
+    pub fn quit(&mut self, now: Duration) {
+        if self.phase == Phase::Ready {
+            self.phase = Phase::Quitting;
+            self.out.extend_from_slice(b"QUIT\r\n");
+            self.expected.push_back(Expected::Quit);
+            self.wait(now, QUIT_TIMEOUT.min(self.settings.reply_timeout));
+        }
+    }
+
+    /// What to do next. `Ready`, `NeedContent`, `NeedInput` and `Closed` repeat until something happens.
+    #[allow(clippy::should_implement_trait, reason = "a machine's step, not an iterator: it never ends by itself")]
+    pub fn next(&mut self) -> Step {
+        if !self.out.is_empty() {
+            self.dot_sent |= self.phase == Phase::Final;
+            return Step::Send(std::mem::take(&mut self.out));
+        }
+        if let Some(result) = self.results.pop_front() {
+            return result;
+        }
+        match self.phase {
+            Phase::Closed => Step::Closed,
+            Phase::Ready => Step::Ready,
+            Phase::Content => Step::NeedContent,
+            Phase::Greeting | Phase::Hello | Phase::Envelope | Phase::Final | Phase::Quitting => Step::NeedInput,
+        }
+    }
+
+    /// When to call `tick`, whatever the driver waits for: input, or room to write.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.deadline
+    }
+
+    /// Whether the connection is at its end; `next` may still have a last word and results.
+    pub fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    /// What the server offers.
+    pub fn extensions(&self) -> Extensions {
+        self.extensions
+    }
+
+    /// Whether the server said anything in this transaction, other than that it closes. A reused connection whose server never
+    /// did had died in idleness.
+    pub fn is_heard(&self) -> bool {
+        self.heard
+    }
+
+    /// Whether the last transaction's connection ended, before the final dot, without the server's word on this recipient:
+    /// another host may be asked about it at once.
+    pub fn is_unanswered(&self, recipient: usize) -> bool {
+        self.unanswered.get(recipient).copied().unwrap_or(false)
+    }
+
+    fn replied(&mut self, now: Duration, reply: &Reply) {
+        if reply.code == 421 {
+            // The server is about to close, whatever it was asked (RFC 5321 section 3.8).
+            return self.end(diagnosis(reply), true);
+        }
+        let Some(expected) = self.expected.pop_front() else {
+            return self.unexpected(reply);
+        };
+        if !self.expected.is_empty() {
+            self.wait(now, self.settings.reply_timeout);
+        }
+        self.heard = true;
+        match expected {
+            Expected::Greeting | Expected::Ehlo | Expected::Helo => self.hello_replied(now, expected, reply),
+            Expected::Reset | Expected::Nothing => self.advance(now),
+            Expected::Command(command) => self.command_replied(now, command, reply),
+            Expected::Final(recipient) => self.content_replied(now, recipient, reply),
+            Expected::Quit => self.end(diagnosis(reply), true),
+        }
+    }
+
+    fn hello_replied(&mut self, now: Duration, expected: Expected, reply: &Reply) {
+        let next = match (expected, self.settings.lmtp) {
+            (Expected::Greeting, false) if reply.is_positive() => ("EHLO", Expected::Ehlo),
+            (Expected::Greeting, true) if reply.is_positive() => ("LHLO", Expected::Ehlo),
+            (Expected::Ehlo, false) if reply.code / 100 == 5 => ("HELO", Expected::Helo),
+            (Expected::Ehlo | Expected::Helo, _) if reply.is_positive() => {
+                if expected == Expected::Ehlo {
+                    self.extensions = Extensions::parse(reply);
+                }
+                (self.phase, self.deadline) = (Phase::Ready, None);
+                return;
+            }
+            _ => {
+                self.end(diagnosis(reply), true);
+                self.out.extend_from_slice(b"QUIT\r\n");
+                return;
+            }
+        };
+        self.phase = Phase::Hello;
+        self.out.extend_from_slice(format!("{} {}\r\n", next.0, self.settings.hello).as_bytes());
+        self.expected.push_back(next.1);
+        self.wait(now, self.settings.reply_timeout);
+    }
+
+    fn command_replied(&mut self, now: Duration, command: Command, reply: &Reply) {
+        let Some(progress) = &mut self.progress else { return };
+        match command {
+            Command::Mail => progress.mail_replied(reply),
+            Command::Recipient(index) => progress.recipient_replied(index, reply),
+            Command::Data => match reply.code / 100 {
+                3 => return self.go_ahead(now),
+                2 => return self.lost_step(&format!("it answered DATA with {}", reply.code)),
+                _ => progress.data_refused(reply),
+            },
+        }
+        self.advance(now);
+    }
+
+    /// 354 came.
+    fn go_ahead(&mut self, now: Duration) {
+        let Some(progress) = &mut self.progress else { return };
+        if progress.has_accepted() {
+            (self.phase, self.stuffing) = (Phase::Content, Stuffing::new());
+            self.wait(now, self.settings.reply_timeout);
+        } else if progress.is_contradicted() || self.settings.lmtp {
+            // Somebody might get an empty message for the dot, or no reply to it might come: leave without it.
+            self.lost_step("it answered DATA with 354 although it had refused MAIL or every recipient");
+        } else {
+            // RFC 2920 section 3.1: the dot alone ends the transaction of a server that didn't notice that it has no recipients.
+            self.out.extend_from_slice(b".\r\n");
+            self.expected.push_back(Expected::Nothing);
+            self.wait(now, self.settings.reply_timeout);
+        }
+    }
+
+    fn content_replied(&mut self, now: Duration, recipient: Option<usize>, reply: &Reply) {
+        let Some(mut progress) = self.progress.take() else { return };
+        progress.content_replied(recipient, reply);
+        if !self.expected.is_empty() {
+            self.progress = Some(progress);
+            // Each LMTP reply means that a mailbox is done; the next one gets the time of a final dot again.
+            return self.wait(now, self.settings.reply_timeout * 2);
+        }
+        self.needs_reset = false;
+        if reply.is_positive() && progress.next_round() {
+            self.progress = Some(progress);
+            return self.start_round(now);
+        }
+        (self.phase, self.deadline) = (Phase::Ready, None);
+        self.finish(progress);
+    }
+
+    fn start_round(&mut self, now: Duration) {
+        self.phase = Phase::Envelope;
+        if self.needs_reset {
+            self.out.extend_from_slice(b"RSET\r\n");
+            self.expected.push_back(Expected::Reset);
+        }
+        self.needs_reset = true;
+        self.wait(now, self.settings.reply_timeout);
+        self.advance(now);
+    }
+
+    /// Sends what may be sent, and ends the transaction when nothing is awaited any more.
+    fn advance(&mut self, now: Duration) {
+        let Some(progress) = &mut self.progress else { return };
+        let room = if self.extensions.pipelining { PIPELINE_MAX } else { 1 };
+        // Half empty is soon enough: whole batches make full packets.
+        if self.expected.len() <= room / 2 {
+            while self.expected.len() < room
+                && let Some(command) = progress.next_command()
+            {
+                progress.write(command, self.extensions, &mut self.out);
+                self.expected.push_back(Expected::Command(command));
+            }
+        }
+        if !self.expected.is_empty() {
+            return self.wait(now, self.settings.reply_timeout);
+        }
+        if let Some(progress) = self.progress.take() {
+            (self.phase, self.deadline) = (Phase::Ready, None);
+            self.finish(progress);
+        }
+    }
+
+    /// A reply to nothing that we said. While content goes out, a server that won't have it may say so early; but an early yes,
+    /// like any other word out of turn, means that its replies are no longer about what we say.
+    fn unexpected(&mut self, reply: &Reply) {
+        match &mut self.progress {
+            Some(progress) if self.phase == Phase::Content && reply.code / 100 >= 4 => {
+                progress.data_refused(reply);
+                self.end(diagnosis(reply), true);
+            }
+            _ => self.lost_step(&format!("it said {reply} out of turn")),
+        }
+    }
+
+    /// The peer doesn't speak the protocol; the dot's fate is unknown.
+    fn lost_step(&mut self, why: &str) {
+        let mut text = format!("the server can't be understood {}: {why}", self.moment());
+        text.truncate(text.floor_char_boundary(500));
+        self.end(Diagnosis::new(EnhancedCode(4, 5, 0), Cause::Remote, text), false);
+    }
+
+    /// The end of the connection. `said`: the server itself ended it with a reply, so it doesn't have what it was asked about.
+    fn end(&mut self, diagnosis: Diagnosis, said: bool) {
+        self.out.clear();
+        match self.phase {
+            Phase::Closed => return,
+            Phase::Greeting | Phase::Hello => self.results.push_back(Step::Refused(diagnosis)),
+            Phase::Ready | Phase::Quitting => {}
+            Phase::Envelope | Phase::Content | Phase::Final => {
+                if let Some(mut progress) = self.progress.take() {
+                    let in_doubt = self.phase == Phase::Final && self.dot_sent && !said;
+                    progress.give_up(&diagnosis, self.phase != Phase::Final || !self.dot_sent, in_doubt);
+                    self.finish(progress);
+                }
+            }
+        }
+        self.phase = Phase::Closed;
+        self.expected.clear();
+        self.deadline = None;
+    }
+
+    fn finish(&mut self, progress: Progress) {
+        let (outcomes, unanswered) = progress.finish();
+        self.unanswered = unanswered;
+        self.results.push_back(Step::Finished(outcomes));
+    }
+
+    /// What MAIL would come to, if the server said in EHLO already that the message is too big.
+    fn too_big(&self, progress: &Progress) -> Option<Outcome> {
+        let (size, size_max) = (progress.size(), self.extensions.size_max?);
+        let text = format!("the message has {size} octets, the server takes {size_max} at the most");
+        (size > size_max).then(|| Outcome::Failed(Diagnosis::new(EnhancedCode(5, 3, 4), Cause::Remote, text)))
+    }
+
+    /// Whether the next step is to send.
+    #[cfg(test)]
+    pub(super) fn has_output(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    fn wait(&mut self, now: Duration, time: Duration) {
+        self.deadline = Some(now + time);
+    }
+
+    /// Where the session stands, for people.
+    fn moment(&self) -> &'static str {
+        match (self.phase, self.expected.front()) {
+            (Phase::Content, _) => "while sending the message",
+            (_, Some(Expected::Greeting)) => "while waiting for the greeting",
+            (_, Some(Expected::Ehlo)) if self.settings.lmtp => "while waiting for the reply to LHLO",
+            (_, Some(Expected::Ehlo)) => "while waiting for the reply to EHLO",
+            (_, Some(Expected::Helo)) => "while waiting for the reply to HELO",
+            (_, Some(Expected::Reset)) => "while waiting for the reply to RSET",
+            (_, Some(Expected::Command(Command::Mail))) => "while waiting for the reply to MAIL",
+            (_, Some(Expected::Command(Command::Recipient(_)))) => "while waiting for the reply to RCPT",
+            (_, Some(Expected::Command(Command::Data))) => "while waiting for the reply to DATA",
+            (_, Some(Expected::Final(_) | Expected::Nothing)) => "while waiting for the reply to the final dot",
+            (_, Some(Expected::Quit)) => "while waiting for the reply to QUIT",
+            (_, None) => "between transactions",
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! Sessions joined by hand with what a server says, time included.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::mail::{Address, BodyType, Cause, Diagnosis, Domain, EnhancedCode, Outcome, ReversePath};
+
+const SECOND: Duration = Duration::from_secs(1);
+const EHLO: &str = "250-peer.test\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250 8BITMIME\r\n";
+
+fn settings(lmtp: bool) -> Settings {
+    Settings { hello: Domain::parse("us.test").unwrap(), lmtp, reply_timeout: SECOND * 10 }
+}
+
+fn to(count: usize) -> Transaction {
+    Transaction {
+        reverse_path: ReversePath::Address(Address::parse("ann@us.test").unwrap()),
+        recipients: (0..count).map(|n| Address::parse(&format!("r{n}@peer.test")).unwrap()).collect(),
+        size: 100,
+        body: BodyType::EightBitMime,
+    }
+}
+
+/// A session at `Ready`, past a greeting and this reply to EHLO.
+fn ready(ehlo: &str) -> Session {
+    let mut session = Session::new(Duration::ZERO, settings(false));
+    say(&mut session, "220 peer.test\r\n");
+    assert_eq!(sent(&mut session), "EHLO us.test\r\n");
+    say(&mut session, ehlo);
+    assert!(matches!(session.next(), Step::Ready), "{session:?}");
+    assert_eq!(session.deadline(), None);
+    session
+}
+
+fn say(session: &mut Session, text: &str) {
+    session.receive(Duration::ZERO, text.as_bytes());
+}
+
+/// Everything that the session has to send now.
+fn sent(session: &mut Session) -> String {
+    let mut bytes = Vec::new();
+    while session.has_output() {
+        let Step::Send(more) = session.next() else { panic!("output, but nothing to send") };
+        bytes.extend(more);
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+/// One word an outcome: class, code, cause.
+fn finished(session: &mut Session) -> Vec<String> {
+    let Step::Finished(outcomes) = session.next() else { panic!("not finished: {session:?}") };
+    let short = |word: &str, d: &Diagnosis| format!("{word} {} {:?}", d.status, d.cause);
+    let outcomes = outcomes.iter().map(|outcome| match outcome {
+        Outcome::Delivered(d) => short("delivered", d),
+        Outcome::Deferred(d) => short("deferred", d),
+        Outcome::Failed(d) => short("failed", d),
+        Outcome::InDoubt(d) => short("in doubt", d),
+    });
+    outcomes.collect()
+}
+
+fn content(session: &mut Session, text: &str) -> String {
+    assert!(matches!(session.next(), Step::NeedContent), "{session:?}");
+    session.content(Duration::ZERO, text.as_bytes());
+    session.content_end(Duration::ZERO);
+    sent(session)
+}
+
+#[test]
+fn a_pipelined_transaction_goes_out_at_once_and_mixes_results() {
+    let mut session = ready(EHLO);
+    session.begin(Duration::ZERO, to(3));
+    assert_eq!(
+        sent(&mut session),
+        "MAIL FROM:<ann@us.test> SIZE=100 BODY=8BITMIME\r\nRCPT TO:<r0@peer.test>\r\nRCPT TO:<r1@peer.test>\r\n\
+         RCPT TO:<r2@peer.test>\r\nDATA\r\n"
+    );
+    say(&mut session, "250 2.1.0 Ok\r\n250 2.1.5 Ok\r\n550 5.1.1 No such user\r\n450 Greylisted\r\n354 Go\r\n");
+    assert_eq!(content(&mut session, ".a\r\nb"), "..a\r\nb\r\n.\r\n");
+    say(&mut session, "250 2.0.0 Queued as 7\r\n");
+    assert_eq!(finished(&mut session), ["delivered 2.0.0 Remote", "failed 5.1.1 Remote", "deferred 4.0.0 Remote"]);
+    // The next one needs no RSET, since the last ended with its dot.
+    assert!(matches!(session.next(), Step::Ready));
+    session.begin(Duration::ZERO, to(1));
+    assert!(sent(&mut session).starts_with("MAIL"));
+}
+
+#[test]
+fn without_pipelining_every_command_waits_for_its_reply() {
+    let mut session = ready("250 peer.test\r\n");
+    session.begin(Duration::ZERO, to(2));
+    assert_eq!(sent(&mut session), "MAIL FROM:<ann@us.test>\r\n");
+    say(&mut session, "250\r\n");
+    assert_eq!(sent(&mut session), "RCPT TO:<r0@peer.test>\r\n");
+    say(&mut session, "251 Will forward\n");
+    assert_eq!(sent(&mut session), "RCPT TO:<r1@peer.test>\r\n");
+    say(&mut session, "550 No\r\n");
+    assert_eq!(sent(&mut session), "DATA\r\n");
+    say(&mut session, "354 Go\r\n");
+    assert_eq!(content(&mut session, "a\r\n"), "a\r\n.\r\n");
+    say(&mut session, "250 Ok\r\n");
+    assert_eq!(finished(&mut session), ["delivered 2.0.0 Remote", "failed 5.0.0 Remote"]);
+    session.quit(Duration::ZERO);
+    assert_eq!(sent(&mut session), "QUIT\r\n");
+    say(&mut session, "221 Bye\r\n");
+    assert!(matches!(session.next(), Step::Closed));
+}
+
+#[test]
+fn with_all_recipients_refused_there_is_no_data_and_then_a_reset() {
+    let mut session = ready("250 peer.test\r\n");
+    session.begin(Duration::ZERO, to(1));
+    say(&mut session, "250 Ok\r\n");
+    sent(&mut session);
+    say(&mut session, "550 No\r\n");
+    assert_eq!(sent(&mut session), "");
+    assert_eq!(finished(&mut session), ["failed 5.0.0 Remote"]);
+    session.begin(Duration::ZERO, to(1));
+    assert_eq!(sent(&mut session), "RSET\r\n");
+    say(&mut session, "250 Ok\r\n");
+    assert!(sent(&mut session).starts_with("MAIL"));
+}
+
+#[test]
+fn a_go_ahead_for_nobody_gets_a_dot_alone() {
+    let mut session = ready(EHLO);
+    session.begin(Duration::ZERO, to(1));
+    sent(&mut session);
+    say(&mut session, "250 Ok\r\n550 No\r\n354 Go\r\n");
+    assert_eq!(sent(&mut session), ".\r\n");
+    say(&mut session, "554 No recipients\r\n");
+    assert_eq!(finished(&mut session), ["failed 5.0.0 Remote"]);
+    assert!(matches!(session.next(), Step::Ready));
+    // Had the server accepted a recipient all the same, the dot would be an empty message to somebody.
+    let mut session = ready(EHLO);
+    session.begin(Duration::ZERO, to(1));
+    sent(&mut session);
+    say(&mut session, "450 4.7.1 Later\r\n250 Ok\r\n354 Go\r\n");
+    assert_eq!(sent(&mut session), "");
+    assert_eq!(finished(&mut session), ["deferred 4.7.1 Remote"]);
+    assert!(matches!(session.next(), Step::Closed));
+}
+
+#[test]
+fn mail_and_data_refused() {
+    for (replies, outcome) in [
+        ("550 5.7.1 No\r\n503 a\r\n503 b\r\n503 c\r\n", "failed 5.7.1 Remote"),
+        ("450 No\r\n503 a\r\n503 b\r\n503 c\r\n", "deferred 4.0.0 Remote"),
+        ("250 Ok\r\n250 a\r\n250 b\r\n554 5.6.0 c\r\n", "failed 5.6.0 Remote"),
+        ("250 Ok\r\n250 a\r\n250 b\r\n451 c\r\n", "deferred 4.0.0 Remote"),
+    ] {
+        let mut session = ready(EHLO);
+        session.begin(Duration::ZERO, to(2));
+        say(&mut session, replies);
+        sent(&mut session);
+        assert_eq!(finished(&mut session), [outcome; 2], "{replies}");
+        assert!(matches!(session.next(), Step::Ready));
+    }
+}
+
+#[test]
+fn hello_falls_back_and_refusals_name_the_next_host() {
+    let mut session = Session::new(Duration::ZERO, settings(false));
+    say(&mut session, "220-peer\r\n220 hello\r\n");
+    sent(&mut session);
+    say(&mut session, "502 What?\r\n");
+    assert_eq!(sent(&mut session), "HELO us.test\r\n");
+    say(&mut session, "250 peer\r\n");
+    assert!(matches!(session.next(), Step::Ready));
+    assert_eq!(session.extensions(), Extensions::default());
+
+    for (replies, status) in [
+        (&["554 5.7.1 Not you\r\n"][..], EnhancedCode(5, 7, 1)),
+        (&["421 Busy\r\n"], EnhancedCode(4, 0, 0)),
+        (&["220 x\r\n", "450 Busy\r\n"], EnhancedCode(4, 0, 0)),
+        (&["220 x\r\n", "500 a\r\n", "550 b\r\n"], EnhancedCode(5, 0, 0)),
+        (&["garbage\r\n"], EnhancedCode(4, 5, 0)),
+    ] {
+        let mut session = Session::new(Duration::ZERO, settings(false));
+        for reply in replies {
+            sent(&mut session);
+            say(&mut session, reply);
+        }
+        sent(&mut session);
+        let Step::Refused(diagnosis) = session.next() else { panic!("{replies:?}") };
+        assert_eq!((diagnosis.status, diagnosis.cause), (status, Cause::Remote), "{replies:?}");
+        assert!(matches!(session.next(), Step::Closed));
+    }
+}
+
+#[test]
+fn a_message_bigger_than_the_server_takes_fails_without_a_word() {
+    let mut session = ready(EHLO);
+    session.begin(Duration::ZERO, Transaction { size: 1001, ..to(1) });
+    assert_eq!(sent(&mut session), "");
+    assert_eq!(finished(&mut session), ["failed 5.3.4 Remote"]);
+    assert!(matches!(session.next(), Step::Ready));
+}
+
+#[test]
+fn lost_connections_defer_before_the_dot_and_leave_doubt_behind_it() {
+    let stages =
+        ["", "250 Ok\r\n", "250 Ok\r\n250 a\r\n", "250 Ok\r\n250 a\r\n550 b\r\n", "250 Ok\r\n250 a\r\n550 b\r\n354 Go\r\n"];
+    for (at, replies) in stages.into_iter().enumerate() {
+        let mut session = ready(EHLO);
+        session.begin(Duration::ZERO, to(2));
+        sent(&mut session);
+        say(&mut session, replies);
+        session.closed(SECOND, "reset");
+        let second = if at < 3 { "deferred 4.4.2 Connection" } else { "failed 5.0.0 Remote" };
+        assert_eq!(finished(&mut session), ["deferred 4.4.2 Connection", second], "{replies}");
+        assert!(session.is_unanswered(0));
+        assert_eq!(session.is_unanswered(1), at < 3);
+        assert_eq!(session.is_heard(), at > 0);
+        assert!(matches!(session.next(), Step::Closed));
+    }
+    let mut session = ready(EHLO);
+    session.begin(Duration::ZERO, to(2));
+    sent(&mut session);
+    say(&mut session, stages[4]);
+    content(&mut session, "a\r\n");
+    session.closed(SECOND, "reset");
+    assert_eq!(finished(&mut session), ["in doubt 4.4.2 Connection", "failed 5.0.0 Remote"]);
+    assert!(!session.is_unanswered(0));
+}
+
+#[test]
+fn a_dot_that_never_went_out_leaves_no_doubt() {
+    let mut session = ready(EHLO);
+    session.begin(Duration::ZERO, to(1));
+    sent(&mut session);
+    say(&mut session, "250 Ok\r\n250 a\r\n354 Go\r\n");
+    session.content(Duration::ZERO, b"a\r\n");
+    session.content_end(Duration::ZERO);
+    session.closed(SECOND, "reset");
+    assert_eq!(finished(&mut session), ["deferred 4.4.2 Connection"]);
+    assert!(session.is_unanswered(0));
+}
+
+#[test]
+fn time_outs_count_by_reply_and_double_for_the_final_dot() {
+    let mut session = Session::new(SECOND, settings(false));
+    assert_eq!(session.deadline(), Some(SECOND * 11));
+    session.tick(SECOND * 10);
+    assert!(matches!(session.next(), Step::NeedInput));
+    session.tick(SECOND * 11);
+    let Step::Refused(diagnosis) = session.next() else { panic!() };
+    assert_eq!(diagnosis.text, "time-out while waiting for the greeting");
+
+    let mut session = ready(EHLO);
+    session.begin(Duration::ZERO, to(1));
+    sent(&mut session);
+    session.receive(SECOND * 5, b"250 Ok\r\n");
+    assert_eq!(session.deadline(), Some(SECOND * 15));
+    // Half a reply buys no time.
+    session.receive(SECOND * 6, b"250-a\r\n25");
+    assert_eq!(session.deadline(), Some(SECOND * 15));
+    session.receive(SECOND * 7, b"0 a\r\n354 Go\r\n");
+    session.content(SECOND * 8, b"a\r\n");
+    assert_eq!(session.deadline(), Some(SECOND * 18));
+    session.content_end(SECOND * 9);
+    assert_eq!(session.deadline(), Some(SECOND * 29));
+    sent(&mut session);
+    session.tick(SECOND * 29);
+    assert_eq!(finished(&mut session), ["in doubt 4.4.2 Connection"]);
+}
+
+#[test]
+fn closing_replies_defer_at_every_point() {
+    let stages = ["", "250 Ok\r\n", "250 Ok\r\n250 a\r\n", "250 Ok\r\n250 a\r\n354 Go\r\n"];
+    for replies in stages {
+        let mut session = ready(EHLO);
+        session.begin(Duration::ZERO, to(1));
+        sent(&mut session);
+        say(&mut session, replies);
+        say(&mut session, "421 4.3.2 Going down\r\n");
+        assert_eq!(finished(&mut session), ["deferred 4.3.2 Remote"], "{replies}");
+        assert!(session.is_unanswered(0));
+        assert!(matches!(session.next(), Step::Closed));
+    }
+    let mut session = ready(EHLO);
+    session.begin(Duration::ZERO, to(1));
+    say(&mut session, stages[3]);
+    sent(&mut session);
+    content(&mut session, "a\r\n");
+    say(&mut session, "421 4.3.2 Going down\r\n");
+    assert_eq!(finished(&mut session), ["deferred 4.3.2 Remote"]);
+    assert!(!session.is_unanswered(0), "it was told everything and said no");
+}
+
+#[test]
+fn early_words_during_the_content_count_only_as_no() {
+    for (early, outcome) in [
+        ("552 5.3.4 Too big\r\n", "failed 5.3.4 Remote"),
+        ("250 Ok\r\n", "deferred 4.5.0 Remote"),
+        ("x\r\n", "deferred 4.5.0 Remote"),
+    ] {
+        let mut session = ready(EHLO);
+        session.begin(Duration::ZERO, to(1));
+        say(&mut session, "250 Ok\r\n250 a\r\n354 Go\r\n");
+        sent(&mut session);
+        session.content(Duration::ZERO, b"a\r\n");
+        say(&mut session, early);
+        // The driver may not have noticed yet.
+        session.content(Duration::ZERO, b"b\r\n");
+        session.content_end(Duration::ZERO);
+        assert_eq!(sent(&mut session), "");
+        assert_eq!(finished(&mut session), [outcome]);
+        assert!(matches!(session.next(), Step::Closed));
+    }
+}
+
+#[test]
+fn a_failed_read_of_our_own_never_ends_with_a_dot() {
+    let mut session = ready(EHLO);
+    session.begin(Duration::ZERO, to(1));
+    say(&mut session, "250 Ok\r\n250 a\r\n354 Go\r\n");
+    sent(&mut session);
+    session.content(Duration::ZERO, b"a\r\n");
+    session.content_failed(Duration::ZERO);
+    assert_eq!(sent(&mut session), "");
+    assert_eq!(finished(&mut session), ["deferred 4.3.0 Local"]);
+    assert!(!session.is_unanswered(0));
+    assert!(matches!(session.next(), Step::Closed));
+}
+
+#[test]
+fn too_many_recipients_get_another_round() {
+    let mut session = ready(EHLO);
+    session.begin(Duration::ZERO, to(3));
+    sent(&mut session);
+    say(&mut session, "250 Ok\r\n250 a\r\n452 4.5.3 Too many\r\n552 Too many\r\n354 Go\r\n");
+    content(&mut session, "a\r\n");
+    say(&mut session, "250 Ok\r\n");
+    assert!(sent(&mut session).ends_with("RCPT TO:<r1@peer.test>\r\nRCPT TO:<r2@peer.test>\r\nDATA\r\n"));
+    say(&mut session, "250 Ok\r\n250 b\r\n452 4.2.2 Full\r\n354 Go\r\n");
+    assert_eq!(content(&mut session, "a\r\n"), "a\r\n.\r\n");
+    say(&mut session, "250 Ok\r\n");
+    assert_eq!(finished(&mut session), ["delivered 2.0.0 Remote", "delivered 2.0.0 Remote", "deferred 4.2.2 Remote"]);
+    // Where none was accepted before, it can't be that there are too many.
+    session.begin(Duration::ZERO, to(1));
+    sent(&mut session);
+    say(&mut session, "250 Ok\r\n552 Too many\r\n503 None\r\n");
+    assert_eq!(finished(&mut session), ["failed 5.0.0 Remote"]);
+}
+
+#[test]
+fn a_thousand_recipients_go_out_in_batches() {
+    let mut session = ready(EHLO);
+    session.begin(Duration::ZERO, to(1000));
+    let (mut commands, mut batches) = (0, 0);
+    loop {
+        let batch = sent(&mut session);
+        let count = batch.lines().count();
+        assert!(count <= 100, "{count}");
+        commands += count;
+        batches += 1;
+        say(&mut session, &"250 Ok\r\n".repeat(count - usize::from(batch.ends_with("DATA\r\n"))));
+        if batch.ends_with("DATA\r\n") {
+            break;
+        }
+    }
+    assert_eq!(commands, 1002);
+    assert!(batches < 25, "{batches}");
+    say(&mut session, "354 Go\r\n");
+    content(&mut session, "a\r\n");
+    say(&mut session, "250 Ok\r\n");
+    assert_eq!(finished(&mut session), vec!["delivered 2.0.0 Remote"; 1000]);
+}
+
+#[test]
+fn lmtp_has_a_reply_for_each_accepted_recipient() {
+    let mut session = Session::new(Duration::ZERO, settings(true));
+    say(&mut session, "220 peer\r\n");
+    assert_eq!(sent(&mut session), "LHLO us.test\r\n");
+    say(&mut session, EHLO);
+    session.begin(Duration::ZERO, to(4));
+    sent(&mut session);
+    say(&mut session, "250 Ok\r\n250 a\r\n550 b\r\n250 c\r\n250 d\r\n354 Go\r\n");
+    content(&mut session, "a\r\n");
+    say(&mut session, "250 2.1.5 a has it\r\n");
+    say(&mut session, "552 5.2.2 c is full\r\n");
+    session.closed(Duration::ZERO, "gone");
+    let expected = ["delivered 2.1.5 Remote", "failed 5.0.0 Remote", "failed 5.2.2 Remote", "in doubt 4.4.2 Connection"];
+    assert_eq!(finished(&mut session), expected);
+}
+
+#[test]
+fn words_out_of_turn_end_an_idle_session() {
+    for word in ["421 4.4.2 Idle\r\n", "250 Ok\r\n", "rubbish\r\n"] {
+        let mut session = ready(EHLO);
+        say(&mut session, word);
+        assert!(matches!(session.next(), Step::Closed), "{word}");
+        session.begin(Duration::ZERO, to(1));
+        assert_eq!(finished(&mut session), ["deferred 4.4.2 Connection"]);
+        assert!(session.is_unanswered(0) && !session.is_heard());
+    }
+}
+
+/// Runs a whole session against bytes that come in pieces, whatever the session says; all its outcomes.
+fn converse(bytes: &[u8], size: usize, lmtp: bool, recipients: usize) -> Vec<Vec<Outcome>> {
+    let mut session = Session::new(Duration::ZERO, settings(lmtp));
+    let mut pieces = bytes.chunks(size);
+    let (mut now, mut begun, mut all) = (Duration::ZERO, 0, Vec::new());
+    for _ in 0..100_000 {
+        now += Duration::from_millis(1);
+        match session.next() {
+            Step::Send(bytes) => assert!(!bytes.is_empty()),
+            Step::NeedInput => match pieces.next() {
+                Some(piece) => session.receive(now, piece),
+                None => {
+                    now = session.deadline().expect("what waits has a deadline");
+                    session.tick(now);
+                }
+            },
+            Step::NeedContent => {
+                session.content(now, b".x\r\n");
+                session.content_end(now);
+            }
+            Step::Ready if begun < 3 => {
+                begun += 1;
+                session.begin(now, to(recipients));
+            }
+            Step::Ready => session.quit(now),
+            Step::Finished(outcomes) => all.push(outcomes),
+            Step::Refused(_) => assert_eq!(begun, 0),
+            Step::Closed => {
+                assert_eq!(all.len(), begun, "an end for each beginning");
+                return all;
+            }
+        }
+    }
+    panic!("no end: {session:?}");
+}
+
+#[test]
+fn byte_by_byte_makes_no_difference() {
+    let whole = [
+        "220 hi\r\n",
+        EHLO,
+        "250 Ok\r\n250 a\r\n550-5.1.1 b\r\n550 5.1.1 c\r\n354 Go\r\n",
+        "250 2.0.0 done\r\n",
+        "250 Ok\r\n450 a\r\n550 b\r\n503 c\r\n",
+        "250 reset\r\n250 Ok\r\n250 a\r\n250 b\r\n354 Go\n",
+        "554 5.7.1 Spam\n",
+        "221 Bye\r\n",
+    ]
+    .concat();
+    let outcomes = converse(whole.as_bytes(), 1, false, 2);
+    assert_eq!(outcomes.len(), 3);
+    assert!(matches!(outcomes[0][..], [Outcome::Delivered(_), Outcome::Failed(_)]));
+    assert!(matches!(outcomes[1][..], [Outcome::Deferred(_), Outcome::Failed(_)]));
+    assert!(matches!(outcomes[2][..], [Outcome::Failed(_), Outcome::Failed(_)]));
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_server_says_every_recipient_gets_an_outcome(
+        replies in prop::collection::vec(
+            prop_oneof![
+                4 => "(2[0-5]0|354|4[0-5][0-4]|5[0-5][0-4]|421|452)( [245]\\.[0-9]\\.[0-9])? [a-z]{0,3}\r\n",
+                1 => "250-PIPELINING\r\n|250-SIZE 9\r\n|250-x\n",
+                1 => "[ -~\r\n\u{e9}]{0,8}",
+            ],
+            0..40,
+        ),
+        friendly in any::<bool>(),
+        size in 1..200usize,
+        lmtp in any::<bool>(),
+        recipients in 1..5usize,
+    ) {
+        let start = if friendly { "220 x\r\n250-x\r\n250 PIPELINING\r\n" } else { "" };
+        let bytes = [start, &replies.concat()].concat();
+        for outcomes in converse(bytes.as_bytes(), size, lmtp, recipients) {
+            prop_assert_eq!(outcomes.len(), recipients);
+        }
+    }
+
+    #[test]
+    fn arbitrary_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..300), size in 1..100usize, lmtp in any::<bool>()) {
+        converse(&bytes, size, lmtp, 2);
+    }
+}

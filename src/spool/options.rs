@@ -1,0 +1,64 @@
+//! How a spool is set up.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Note;
+use crate::config;
+use crate::mail::{Message, Timestamp};
+
+/// When a message found at start-up is due: by default when its next attempt is.
+pub type DueRule = Arc<dyn Fn(&Message) -> Timestamp + Send + Sync>;
+/// Takes what the spool has to say while it runs. Called with no lock held; must not block.
+pub type Reporter = Arc<dyn Fn(Note) + Send + Sync>;
+
+/// Settings of a spool.
+#[derive(Clone)]
+pub struct Options {
+    /// The spool folder; made if it isn't there.
+    pub path: PathBuf,
+    /// With less than this many bytes free on its disk no message is begun.
+    pub min_free: u64,
+    /// Bytes of a log segment.
+    pub segment_size: u64,
+    /// Content of more than this many octets lies in a file of its own.
+    pub inline_max: usize,
+    /// When messages found at start-up are due.
+    pub due: DueRule,
+    /// Where notes go once the spool runs; those of the start are in `Recovery`.
+    pub report: Reporter,
+}
+
+impl Options {
+    /// Octets up to which content lies in its log record.
+    pub const INLINE_MAX: usize = 256 * 1024;
+
+    /// From the configuration, with the usual rules.
+    pub fn new(config: &config::Spool) -> Self {
+        Self {
+            path: config.path.clone(),
+            min_free: config.min_free,
+            segment_size: config.segment_size,
+            inline_max: Self::INLINE_MAX,
+            due: next_attempt(),
+            report: Arc::new(|_| {}),
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("path", &self.path)
+            .field("min_free", &self.min_free)
+            .field("segment_size", &self.segment_size)
+            .field("inline_max", &self.inline_max)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The usual rule.
+pub(super) fn next_attempt() -> DueRule {
+    Arc::new(Message::next_attempt)
+}

@@ -1,0 +1,139 @@
+//! Certificates and private keys from PEM files: the server's side of TLS.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::Disk;
+
+/// Largest PEM file, octets: a long chain has a few dozen KiB.
+const PEM_SIZE_MAX: u64 = 1024 * 1024;
+
+/// Why a pair can't be used: which file, what is wrong, what to do.
+#[derive(Debug)]
+pub struct TlsError {
+    path: PathBuf,
+    what: String,
+    remedy: &'static str,
+    permission: bool,
+}
+
+impl TlsError {
+    fn unreadable(path: &Path, error: &io::Error) -> Self {
+        let permission = error.kind() == io::ErrorKind::PermissionDenied;
+        let remedy = if permission { "let the server's user read it" } else { "check that the file is there and readable" };
+        Self { path: path.to_owned(), what: format!("can't be read: {error}"), remedy, permission }
+    }
+
+    fn wrong(path: &Path, what: impl Into<String>, remedy: &'static str) -> Self {
+        Self { path: path.to_owned(), what: what.into(), remedy, permission: false }
+    }
+
+    /// The file in question.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is wrong with it.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        self.remedy
+    }
+
+    /// Whether the file is there and we may not read it.
+    pub fn is_permission(&self) -> bool {
+        self.permission
+    }
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.path.display(), self.what, self.remedy)
+    }
+}
+
+impl std::error::Error for TlsError {}
+
+/// Reads a certificate chain and its private key, and checks that they fit together. The result serves TLS 1.2 and 1.3 without
+/// client certificates.
+pub fn load_pair(disk: &dyn Disk, certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    let chain = load_chain(disk, certificate)?;
+    let private = load_key(disk, key)?;
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| TlsError::wrong(certificate, error.to_string(), "report this as a bug"))?;
+    builder.with_no_client_auth().with_single_cert(chain, private).map(Arc::new).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => {
+            let what = format!("does not belong to the certificate in {}", certificate.display());
+            TlsError::wrong(key, what, "name the key that the certificate was made for")
+        }
+        error => {
+            TlsError::wrong(certificate, error.to_string(), "put the server's own certificate first, then the intermediate ones")
+        }
+    })
+}
+
+fn load_chain(disk: &dyn Disk, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    const REMEDY: &str = "it must hold certificates between -----BEGIN CERTIFICATE----- and -----END CERTIFICATE-----";
+    let bytes = disk.read(path, PEM_SIZE_MAX).map_err(|error| TlsError::unreadable(path, &error))?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    let chain = chain.map_err(|error| TlsError::wrong(path, format!("is no PEM file: {error}"), REMEDY))?;
+    if chain.is_empty() {
+        return Err(TlsError::wrong(path, "has no certificate", REMEDY));
+    }
+    Ok(chain)
+}
+
+fn load_key(disk: &dyn Disk, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    const REMEDY: &str =
+        "it must hold one unencrypted private key between -----BEGIN PRIVATE KEY----- and -----END PRIVATE KEY-----";
+    let bytes = disk.read(path, PEM_SIZE_MAX).map_err(|error| TlsError::unreadable(path, &error))?;
+    PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
+        pem::Error::NoItemsFound => TlsError::wrong(path, "has no private key", REMEDY),
+        // The error's own words may quote the file; a key belongs in no message.
+        _ => TlsError::wrong(path, "is no PEM file", REMEDY),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SystemDisk;
+    use super::*;
+
+    const CERTIFICATE: &str = include_str!("../../tests/tls/cert.pem");
+    const KEY: &str = include_str!("../../tests/tls/key.pem");
+    const OTHER_KEY: &str = include_str!("../../tests/tls/other-key.pem");
+
+    #[test]
+    fn a_pair_loads_and_what_is_wrong_is_named_with_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let certificate = path("cert.pem", CERTIFICATE);
+        let key = path("key.pem", KEY);
+        assert!(load_pair(&SystemDisk, &certificate, &key).is_ok());
+        for (certificate, key, file, what) in [
+            (&certificate, &path("other.pem", OTHER_KEY), "other.pem", "does not belong to"),
+            (&certificate, &path("empty.pem", ""), "empty.pem", "no private key"),
+            (&path("text.pem", "hello"), &key, "text.pem", "no certificate"),
+            (&certificate, &folder.path().join("absent.pem"), "absent.pem", "can't be read"),
+        ] {
+            let error = load_pair(&SystemDisk, certificate, key).unwrap_err();
+            assert_eq!(error.path().file_name().unwrap(), file);
+            assert!(error.to_string().contains(what), "{error}");
+            assert!(!error.remedy().is_empty());
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Drives `smtp::server::Session` without sockets: answers its questions by a fixed policy and keeps what it accepts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use posthouse::mail::{Domain, EnhancedCode, QueueId, Reply};
+use posthouse::smtp::server::{Answer, ForwardPath, Question, Session, Settings, Step};
+
+/// A message that got 250.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Received {
+    pub sender: String,
+    pub recipients: Vec<String>,
+    pub content: Vec<u8>,
+}
+
+/// A session, its policy and what came of it.
+pub(crate) struct Driver {
+    pub session: Session,
+    pub now: Duration,
+    /// Replies, by the name of the question that they answer.
+    pub refusals: BTreeMap<&'static str, Reply>,
+    sender: String,
+    recipients: Vec<String>,
+    draft: Option<Vec<u8>>,
+    /// Drafts that were begun and dropped.
+    pub discarded: usize,
+    pub messages: Vec<Received>,
+    /// Everything that was sent to the client.
+    pub output: Vec<u8>,
+    pub closed: bool,
+}
+
+/// The settings that scripts start from.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        hostname: Domain::parse("mail.example.test").expect("a domain"),
+        size_max: 100_000,
+        recipients_max: 1000,
+        errors_max: 20,
+        command_timeout: Duration::from_secs(300),
+        data_timeout: Duration::from_secs(600),
+    }
+}
+
+impl Driver {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self {
+            session: Session::new(Duration::ZERO, Arc::new(settings)),
+            now: Duration::ZERO,
+            refusals: BTreeMap::new(),
+            sender: String::new(),
+            recipients: Vec::new(),
+            draft: None,
+            discarded: 0,
+            messages: Vec::new(),
+            output: Vec::new(),
+            closed: false,
+        }
+    }
+
+    /// Gives the session octets and carries out what it wants.
+    pub(crate) fn receive(&mut self, octets: &[u8]) {
+        self.session.receive(self.now, octets);
+        self.run();
+    }
+
+    /// Carries out steps until the session needs input or ends.
+    pub(crate) fn run(&mut self) {
+        loop {
+            match self.session.next() {
+                Step::Send(octets) => self.output.extend_from_slice(&octets),
+                Step::Ask(question) => {
+                    let answer = self.answer(question);
+                    self.session.answer(self.now, answer);
+                }
+                Step::Body(octets) => {
+                    assert!(!octets.is_empty(), "an empty piece of content");
+                    self.draft.as_mut().expect("content comes behind Begin").extend_from_slice(&octets);
+                }
+                Step::Discard => {
+                    self.draft.take().expect("only a draft can be dropped");
+                    self.discarded += 1;
+                }
+                Step::NeedInput => return,
+                Step::Close => {
+                    assert!(self.draft.is_none(), "a draft was forgotten");
+                    self.closed = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, question: Question) -> Answer {
+        let name = match &question {
+            Question::Connect => "connect",
+            Question::Hello { .. } => "hello",
+            Question::Sender { .. } => "sender",
+            Question::Recipient(_) => "recipient",
+            Question::Begin => "begin",
+            Question::Commit => "commit",
+        };
+        if let Some(reply) = self.refusals.get(name) {
+            if name == "commit" {
+                self.draft = None;
+            }
+            return Answer::Refuse(reply.clone());
+        }
+        match question {
+            Question::Connect | Question::Hello { .. } => Answer::Accept,
+            Question::Sender { path, .. } => {
+                self.sender = path.to_string();
+                self.recipients.clear();
+                Answer::Accept
+            }
+            Question::Recipient(path) => self.recipient(&path),
+            Question::Begin => {
+                assert!(self.draft.replace(Vec::new()).is_none(), "one draft at a time");
+                Answer::Accept
+            }
+            Question::Commit => {
+                let content = self.draft.take().expect("Commit comes behind Begin");
+                let (sender, recipients) = (self.sender.clone(), std::mem::take(&mut self.recipients));
+                self.messages.push(Received { sender, recipients, content });
+                Answer::Committed(QueueId(self.messages.len() as u64))
+            }
+        }
+    }
+
+    /// Ann, bob and postmaster live here, all others are unknown, and nobody may relay.
+    fn recipient(&mut self, path: &ForwardPath) -> Answer {
+        if let ForwardPath::Address(address) = path {
+            if address.domain().as_str() != "example.test" {
+                let text = format!("No relaying to {}", address.domain());
+                return Answer::Refuse(Reply::new(550, EnhancedCode(5, 7, 1), text));
+            }
+            let local = address.local().to_ascii_lowercase();
+            if !["ann", "bob", "postmaster"].contains(&local.as_str()) {
+                return Answer::Refuse(Reply::new(550, EnhancedCode(5, 1, 1), format!("No such user: {}", address.local())));
+            }
+        }
+        self.recipients.push(path.to_string());
+        Answer::Accept
+    }
+}

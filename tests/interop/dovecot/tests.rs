@@ -1,0 +1,76 @@
+//! Dovecot reads what Posthouse delivered, and takes mail from it over LMTP.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::{Dovecot, OWNER};
+use crate::neighbour::helper;
+use crate::support::corpus;
+use crate::support::home::Home;
+use crate::support::maildir;
+use crate::support::server::{Server, field};
+
+/// What Python's imaplib sees in a mailbox: a list of messages.
+fn look(home: &Home, dovecot: &Dovecot, user: &str) -> Vec<Value> {
+    let folder = home.at("fetched");
+    fs::create_dir_all(&folder).unwrap();
+    let arguments = ["127.0.0.1".to_owned(), dovecot.imap.port().to_string(), user.to_owned(), folder.display().to_string()];
+    helper("imap.py", arguments).expect("Python is there").as_array().unwrap().clone()
+}
+
+#[test]
+fn dovecot_reads_the_maildir_over_imap() {
+    let home = Home::new("");
+    let Some(dovecot) = Dovecot::start(home.path()) else { return };
+    home.configure(&format!("user = \"{OWNER}\""), "");
+    let server = Server::start(&home);
+    let contents = [corpus::difficult("first"), corpus::overlong("second"), corpus::large("third", 1_000_000)];
+    for content in &contents {
+        let id = server.client().send("sue@client.test", &["ann@example.test"], content).unwrap().id().to_owned();
+        server.finished(&id);
+    }
+    let messages = look(&home, &dovecot, "ann@example.test");
+    assert_eq!(messages.len(), 3);
+    for (content, subject) in contents.iter().zip(["first", "second", "third"]) {
+        let message = messages.iter().find(|message| message["subject"] == subject).expect("each message is listed");
+        let fetched = fs::read(message["file"].as_str().unwrap()).unwrap();
+        assert_eq!(message["size"].as_u64().unwrap(), fetched.len() as u64, "RFC822.SIZE is the size");
+        let fields = maildir::assert_content(&fetched, content);
+        assert_eq!(fields.get("Delivered-To"), "ann@example.test");
+        let age = message["age"].as_f64().unwrap();
+        assert!((-5.0..300.0).contains(&age), "INTERNALDATE is the time of delivery: {message}");
+        assert_eq!(message["flags"], "", "a message that nobody has read has no flags");
+    }
+}
+
+#[test]
+fn dovecot_takes_mail_over_lmtp_on_a_socket_and_on_a_port() {
+    let home = Home::new("");
+    let Some(dovecot) = Dovecot::start(home.path()) else { return };
+    home.users(["ann@socket.test", "bob@socket.test", "ann@port.test"]);
+    let socket = home.at("dovecot/lmtp");
+    home.configure(
+        "",
+        &format!(
+            "[[domain]]\nname = \"socket.test\"\nlmtp = \"unix:{}\"\n[[domain]]\nname = \"port.test\"\nlmtp = \"{}\"\n",
+            socket.display(),
+            dovecot.lmtp
+        ),
+    );
+    let server = Server::start(&home);
+    let content = corpus::difficult("over LMTP");
+    let to = ["ann@socket.test", "bob@socket.test", "ann@port.test"];
+    let id = server.client().send("sue@client.test", &to, &content).unwrap().id().to_owned();
+    server.finished(&id);
+    for user in to {
+        let delivered = server.delivered(&id, user);
+        assert!(field(&delivered, "destination").starts_with("lmtp:"), "{delivered}");
+        let messages = look(&home, &dovecot, user);
+        assert_eq!(messages.len(), 1, "{user}");
+        let fetched = fs::read(messages[0]["file"].as_str().unwrap()).unwrap();
+        let fields = maildir::above(&fetched, &content);
+        assert_eq!(fields.get("Return-Path"), "<sue@client.test>");
+        assert_eq!(fields.names().iter().filter(|name| **name == "Received").count(), 2, "{fields:?}");
+    }
+}

@@ -1,0 +1,16 @@
+//! Real neighbours: foreign clients, servers, readers and parsers, run as child processes on loopback with folders of their own.
+//!
+//! A neighbour that isn't installed: the test says so and passes, unless `POSTHOUSE_INTEROP=required`. `.ci/neighbours` installs them.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+
+mod corpora;
+mod dovecot;
+mod msmtp;
+mod neighbour;
+mod notices;
+mod nsd;
+mod postfix;
+mod smtplib;
+#[path = "../support/mod.rs"]
+mod support;
+mod swaks;
