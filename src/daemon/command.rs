@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::current::Current;
@@ -25,7 +26,7 @@ pub(super) enum Command {
 }
 
 /// What a verb came to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
     /// Messages that it changed.
     pub touched: u64,
@@ -34,7 +35,7 @@ pub struct Changed {
 }
 
 /// Where delivery attempts are stopped.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Paused {
     /// Everywhere.
     pub all: bool,

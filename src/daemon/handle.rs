@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use super::command::{Changed, Command, Levels, Paused};
@@ -41,7 +42,7 @@ pub(super) struct Inner {
 }
 
 /// How the server is: for each part nothing if it works, else why it doesn't.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
     /// The delivery loop. That delivery is paused is no trouble.
     pub delivery: Option<String>,
