@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::load::Settings;
 use super::problem::{Problem, Wrong};
-use super::values::{self, SOCKET_PATH_SIZE_MAX};
+use super::values::{self, SOCKET_PATH_SIZE_MAX, format_duration};
 use super::{Config, DomainPattern, KeyPair};
 use crate::mail::Domain;
 
@@ -36,8 +36,10 @@ pub(super) fn together(config: &Config, settings: &Settings) -> Vec<Problem> {
     domains(config, &mut findings);
     relay(config, &mut findings);
     routes(config, &mut findings);
-    if config.retry.max < config.retry.first {
-        findings.add("retry.max", "it is shorter than retry.first", "make it at least as long");
+    let retry = &config.retry;
+    if retry.max < retry.first {
+        let what = format!("{} is shorter than retry.first, {}", format_duration(retry.max), format_duration(retry.first));
+        findings.add("retry.max", what, "make it at least as long");
     }
     admin(config, &mut findings);
     findings.problems

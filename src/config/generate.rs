@@ -69,7 +69,9 @@ fn row(section: &Section, setting: &Setting) -> String {
     let mut meaning = capitalised(setting.doc);
     meaning.push('.');
     if let Some(later) = setting.later {
-        meaning.push_str(&format!(" Refused for now: {}.", later.remedy));
+        let allowed: Vec<_> = later.allowed.iter().map(|word| format!("`\"{word}\"`")).collect();
+        let allowed = if allowed.is_empty() { String::new() } else { format!(" other than {}", allowed.join(", ")) };
+        meaning.push_str(&format!(" For now any value{allowed} is refused."));
     }
     let key = section.key(setting.name);
     format!("| `{key}` | {} | {default} | {} |\n", setting.kind.describe(), meaning.replace('|', "\\|"))

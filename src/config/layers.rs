@@ -89,7 +89,8 @@ pub(super) struct Entry {
 }
 
 impl Layers {
-    /// Reads everything; problems go to `problems`, and what is right is kept. `None`: there is no main file to speak of.
+    /// Reads everything; problems go to `problems`, and what is right is kept. `None`: a file isn't
+    /// there or isn't TOML.
     pub(super) fn read(path: Option<&Path>, environment: &BTreeMap<String, String>, problems: &mut Vec<Problem>) -> Option<Self> {
         let (file, text) = match read_main(path) {
             Ok(read) => read,
@@ -108,10 +109,14 @@ impl Layers {
             }
         }
         files.extend(texts.iter().skip(1).map(|(path, _)| path.clone()));
+        let mut readable = true;
         for (path, text) in texts {
             match Toml::from_str::<Dict>(&text) {
                 Ok(values) => figment = figment.merge(sift(Origin::File(path), values, problems)),
-                Err(error) => problems.push(not_toml(&path, &text, &error)),
+                Err(error) => {
+                    readable = false;
+                    problems.push(not_toml(&path, &text, &error));
+                }
             }
         }
         for (name, text) in environment {
@@ -119,7 +124,8 @@ impl Layers {
                 figment = figment.merge(sift(Origin::Variable(name.clone()), values, problems));
             }
         }
-        Some(Self { figment, file, files })
+        // What a file would have set can't be missed yet.
+        readable.then_some(Self { figment, file, files })
     }
 
     /// The value of `limits.hops` or `hostname`.
@@ -261,7 +267,7 @@ fn unknown_variable(name: &str, parts: &[&str]) -> Problem {
         [section, ..] if schema::section(section).is_some_and(|section| section.repeated) => {
             format!("set all of them at once: {VARIABLE_PREFIX}{}='[{{ … }}]'", section.to_ascii_uppercase())
         }
-        [section, key, ..] => format!("did you mean {}?", as_variable(&format!("{}.{key}", nearest_section(section)))),
+        [section, key, ..] => format!("did you mean {}?", as_variable(&schema::nearest(&nearest_section(section), key))),
         _ => format!("did you mean {}?", as_variable(&schema::nearest("", parts.first().unwrap_or(&"")))),
     };
     Problem::new(format!("environment variable {name}"), "", "there is no such setting", remedy)
@@ -302,10 +308,10 @@ fn sift_section(origin: &Origin, section: &Section, value: Value, problems: &mut
     if !section.repeated {
         return match value {
             Value::Dict(tag, dict) => Ok(Value::Dict(tag, sift_table(origin, section, name, dict, problems))),
-            _ => Err(Wrong::new(format!("{name} is a section"), format!("write [{name}] and its keys below"))),
+            _ => Err(Wrong::new("this is a section", section_remedy(origin, section))),
         };
     }
-    let wrong = || Wrong::new(format!("{name} may stand several times"), format!("write [[{name}]], with two brackets"));
+    let wrong = || Wrong::new("this is a table that may stand several times", section_remedy(origin, section));
     let Value::Array(tag, tables) = value else { return Err(wrong()) };
     let mut kept = Vec::new();
     for (index, table) in tables.into_iter().enumerate() {
@@ -313,6 +319,16 @@ fn sift_section(origin: &Origin, section: &Section, value: Value, problems: &mut
         kept.push(Value::Dict(tag, sift_table(origin, section, &format!("{name}[{index}]"), dict, problems)));
     }
     Ok(Value::Array(tag, kept))
+}
+
+fn section_remedy(origin: &Origin, section: &Section) -> String {
+    let name = section.name;
+    match (origin, section.repeated) {
+        (Origin::Variable(variable), true) => format!("write {variable}='[{{ … }}]'"),
+        (Origin::Variable(variable), false) => format!("set its keys one by one: {variable}__…"),
+        (_, true) => format!("write [[{name}]], with two brackets, and its keys below"),
+        (_, false) => format!("write [{name}] and its keys below"),
+    }
 }
 
 fn sift_table(origin: &Origin, section: &Section, path: &str, dict: Dict, problems: &mut Vec<Problem>) -> Dict {

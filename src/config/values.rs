@@ -102,7 +102,20 @@ pub(super) fn optional<T>(value: &Value, parse: impl Fn(&Value) -> Parsed<T>) ->
 
 pub(super) fn list<T>(value: &Value, parse: impl Fn(&Value) -> Parsed<T>) -> Parsed<Vec<T>> {
     let items = value.as_array().ok_or_else(|| is_not(value, "a list", "write it in brackets, like [\"…\", \"…\"]"))?;
-    items.iter().map(parse).collect()
+    let (mut parsed, mut wrong) = (Vec::new(), Vec::new());
+    for item in items {
+        match parse(item) {
+            Ok(item) => parsed.push(item),
+            Err(fault) => wrong.push(fault),
+        }
+    }
+    match wrong.first() {
+        None => Ok(parsed),
+        Some(first) => {
+            let all: Vec<_> = wrong.iter().map(|fault| fault.what.as_str()).collect();
+            Err(Wrong::new(all.join(", "), first.remedy.clone()))
+        }
+    }
 }
 
 pub(super) fn boolean(value: &Value) -> Parsed<bool> {
@@ -143,13 +156,15 @@ pub(super) fn number(value: &Value, min: f64, max: f64) -> Parsed<f64> {
     number.filter(|n| n.is_finite() && *n >= min && *n <= max).ok_or_else(|| is_not(value, "a possible number here", &remedy))
 }
 
+/// Units of a duration in milliseconds, the largest first.
+const DURATION_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+
 /// `"1h30m"`: whole numbers with `ms`, `s`, `m`, `h` or `d`, the larger unit first.
 pub fn parse_duration(text: &str) -> Option<Duration> {
-    const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
     // Longer than any server lives; keeps sums of times within bounds.
     const MILLIS_MAX: u64 = 36_500 * 86_400_000;
     let mut rest = text;
-    let mut units = UNITS.as_slice();
+    let mut units = DURATION_UNITS.as_slice();
     let mut millis: u64 = 0;
     if rest.is_empty() {
         return None;
@@ -165,6 +180,19 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         rest = &rest[digits + letters..];
     }
     (millis <= MILLIS_MAX).then(|| Duration::from_millis(millis))
+}
+
+/// A duration as it would be written: `1h30m`.
+pub(super) fn format_duration(duration: Duration) -> String {
+    let mut millis = duration.as_millis();
+    let mut text = String::new();
+    for (unit, length) in DURATION_UNITS {
+        if millis >= u128::from(length) {
+            text.push_str(&format!("{}{unit}", millis / u128::from(length)));
+            millis %= u128::from(length);
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
 }
 
 /// `"50MiB"`, `"10GB"`, or a plain number of bytes.
@@ -412,7 +440,9 @@ mod tests {
         fn durations_round_trip(days in 0u64..1000, hours in 0u64..24, minutes in 0u64..60, seconds in 0u64..60, millis in 0u64..1000) {
             let text = format!("{days}d{hours}h{minutes}m{seconds}s{millis}ms");
             let all = (((days * 24 + hours) * 60 + minutes) * 60 + seconds) * 1000 + millis;
-            prop_assert_eq!(parse_duration(&text), Some(Duration::from_millis(all)));
+            let duration = Duration::from_millis(all);
+            prop_assert_eq!(parse_duration(&text), Some(duration));
+            prop_assert_eq!(parse_duration(&format_duration(duration)), Some(duration));
         }
 
         #[test]

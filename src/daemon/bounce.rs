@@ -15,12 +15,14 @@ const CHUNK_SIZE: usize = 16 * 1024;
 
 impl Delivery {
     /// Tells whom it concerns that these recipients failed, and records `update` with it. If that can't be stored the message
-    /// rests with its old state, and the failure is found again later.
-    pub(super) async fn bounce(&mut self, message: &Message, update: Update, failed: &[u32]) {
-        if let Err(error) = self.try_bounce(message, update, failed).await {
-            self.trouble(Some(message.id), "bounce", &error);
+    /// rests with its old state, and the failure is found again later: then this is false.
+    pub(super) async fn bounce(&mut self, message: &Message, update: Update, failed: &[u32]) -> bool {
+        let done = self.try_bounce(message, update, failed).await;
+        if let Err(error) = &done {
+            self.trouble(Some(message.id), "bounce", error);
             self.rest(message.id);
         }
+        done.is_ok()
     }
 
     async fn try_bounce(&mut self, message: &Message, update: Update, failed: &[u32]) -> Result<(), SpoolError> {
@@ -43,18 +45,20 @@ impl Delivery {
     }
 
     /// Tells the sender that these recipients still wait, and records `update` with it.
-    pub(super) async fn tell_delay(&mut self, message: &Message, update: Update, late: &[u32]) {
+    pub(super) async fn tell_delay(&mut self, message: &Message, update: Update, late: &[u32]) -> bool {
         let context = self.context();
         let header = self.header(message.id).await;
         let expires = expires_at(message, &self.current.config.retry);
         let Some(notice) = notice::delay(&context, message, late, expires, &header) else {
             self.spool.update(update);
-            return;
+            return true;
         };
-        if let Err(error) = self.submit(message.id, NoticeKind::Delay, notice, update, late.len()).await {
-            self.trouble(Some(message.id), "delay notice", &error);
+        let done = self.submit(message.id, NoticeKind::Delay, notice, update, late.len()).await;
+        if let Err(error) = &done {
+            self.trouble(Some(message.id), "delay notice", error);
             self.rest(message.id);
         }
+        done.is_ok()
     }
 
     fn context(&self) -> Context {

@@ -12,11 +12,12 @@ use tokio::task::{JoinError, JoinSet};
 use super::command::{Changed, Command, Levels, Paused};
 use super::current::Current;
 use super::pauses::Pauses;
-use super::{expand, report};
+use super::report;
 use crate::deliver;
-use crate::event::{Event, Events, Named};
-use crate::mail::{Cause, Destination, Diagnosis, Domain, EnhancedCode, Message, Outcome, QueueId, Timestamp, Update};
+use crate::event::{Event, Events};
+use crate::mail::{Cause, Destination, Diagnosis, Domain, EnhancedCode, Message, Outcome, QueueId, Timestamp};
 use crate::queue::{Attempt, AttemptId, Scheduler, Settings, Step, Verb};
+use crate::route::Plan;
 use crate::spool::{Spool, SpoolError};
 use crate::system::System;
 
@@ -167,7 +168,9 @@ impl Delivery {
         let fetched = match self.spool.due(now, room).await {
             Ok(messages) => {
                 let any = !messages.is_empty();
-                messages.into_iter().for_each(|message| self.admit(message));
+                for message in messages {
+                    self.admit(message);
+                }
                 any
             }
             Err(error) => return self.index_trouble(&error),
@@ -209,14 +212,12 @@ impl Delivery {
     /// Expands aliases and hands the message to the scheduler.
     pub(super) fn admit(&mut self, mut message: Message) {
         let now = self.now();
-        if let Some(update) = expand::expand(&message, &self.current.router, now) {
-            for (to, into) in expand::expanded(&message, &update) {
-                self.events.report(Event::Expanded { id: message.id, to: to.clone(), into: Named::new(into) });
-            }
+        let Plan { update, destinations } = self.current.router.plan(&message, now);
+        if !update.statuses.is_empty() {
+            report::expansions(&self.events, &message, &update);
             message.apply(&update);
             self.spool.update(update);
         }
-        let destinations = expand::destinations(&message, &self.current.router);
         self.scheduler.admit(now, message, destinations);
     }
 
@@ -224,29 +225,24 @@ impl Delivery {
         match step {
             Step::Attempt(attempt) => self.start(attempt),
             Step::Expire { id, recipients, update } => {
-                if let Some(message) = self.scheduler.message(id).cloned() {
-                    self.report_expiry(&message, &update);
-                    self.bounce(&message, update, &recipients).await;
-                    self.scheduler.noticed(id);
+                let message = self.scheduler.message(id).cloned();
+                if let Some(message) = message {
+                    report::expiries(&self.events, self.now(), &message, &update, &self.current.router);
+                    if self.bounce(&message, update, &recipients).await {
+                        self.scheduler.noticed(id);
+                    }
                 }
             }
             Step::Notify { id, recipients, update, .. } => {
-                if let Some(message) = self.scheduler.message(id).cloned() {
-                    self.tell_delay(&message, update, &recipients).await;
+                let message = self.scheduler.message(id).cloned();
+                if let Some(message) = message
+                    && self.tell_delay(&message, update, &recipients).await
+                {
                     self.scheduler.noticed(id);
                 }
             }
             Step::Park { id, due } => self.park(id, due),
             Step::Done { id } => self.spool.done(id),
-        }
-    }
-
-    fn report_expiry(&self, message: &Message, update: &Update) {
-        for (index, status) in &update.statuses {
-            let Some(recipient) = message.recipients.get(*index as usize) else { continue };
-            let one = Update { statuses: vec![(*index, status.clone())], ..Update::new(message.id) };
-            let destination = expand::destination(recipient, &self.current.router);
-            report::statuses(&self.events, self.now(), message, &destination, &one, &BTreeSet::new());
         }
     }
 
@@ -308,8 +304,9 @@ impl Delivery {
             self.spool.update(verdict.update);
         } else {
             message.apply(&verdict.update);
-            self.bounce(&message, verdict.update, &verdict.failed).await;
-            self.scheduler.noticed(id);
+            if self.bounce(&message, verdict.update, &verdict.failed).await {
+                self.scheduler.noticed(id);
+            }
         }
     }
 

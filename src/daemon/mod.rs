@@ -6,7 +6,6 @@ mod bounce;
 mod command;
 mod current;
 mod delivery;
-mod expand;
 mod handle;
 mod pauses;
 mod privileges;

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::event::{Event, Events};
+use crate::event::{Event, Events, Named};
 use crate::mail::{Cause, Destination, EnhancedCode, Message, RecipientState, Timestamp, Update};
+use crate::route::{Route, Router};
 
 /// One event for each recipient whose status the update sets. `in_doubt` are those whose connection was lost after the final
 /// dot.
@@ -53,5 +54,29 @@ pub(super) fn statuses(
             }
             RecipientState::Pending | RecipientState::Expanded | RecipientState::Removed => continue,
         });
+    }
+}
+
+/// Which recipients an update expands, and into what.
+pub(super) fn expansions(events: &Events, message: &Message, update: &Update) {
+    let expanded = update.statuses.iter().filter(|(_, status)| status.state == RecipientState::Expanded);
+    for recipient in expanded.filter_map(|(index, _)| message.recipients.get(*index as usize)) {
+        let original = recipient.original.as_ref().unwrap_or(&recipient.address);
+        let into = update.added.iter().filter(|added| added.original.as_ref() == Some(original));
+        let into = Named::new(into.map(|added| &added.address));
+        events.report(Event::Expanded { id: message.id, to: recipient.address.clone(), into });
+    }
+}
+
+/// Recipients whose lifetime is over.
+pub(super) fn expiries(events: &Events, now: Timestamp, message: &Message, update: &Update, router: &Router) {
+    for (index, status) in &update.statuses {
+        let Some(recipient) = message.recipients.get(*index as usize) else { continue };
+        let destination = match router.route(&recipient.address) {
+            Route::Deliver(destination) => destination,
+            Route::Alias(_) | Route::Unknown => Destination::Local(recipient.address.domain().clone()),
+        };
+        let update = Update { statuses: vec![(*index, status.clone())], ..Update::new(message.id) };
+        statuses(events, now, message, &destination, &update, &BTreeSet::new());
     }
 }

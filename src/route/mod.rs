@@ -89,7 +89,7 @@ impl Router {
         }
     }
 
-    /// The Maildir of a local address; an outcome where there is none (any more).
+    /// The Maildir of a local address; an outcome where there is none, or none any more.
     pub fn maildir(&self, address: &Address) -> Result<PathBuf, Outcome> {
         let resolved = match self.directory.mailbox(address) {
             Some(mailbox) => Resolution::Mailbox(mailbox),
@@ -99,8 +99,16 @@ impl Router {
             Resolution::Mailbox(mailbox) => {
                 mailbox.maildir().ok_or_else(|| misconfigured(format!("{} is no longer delivered to a Maildir", mailbox.domain)))
             }
-            Resolution::Unknown => Err(Outcome::Failed(unknown(address))),
-            Resolution::Alias(_) | Resolution::NotLocal => Err(misconfigured(format!("{address} is no mailbox here any more"))),
+            Resolution::Unknown => {
+                let text = format!("no such user here: {address}");
+                Err(Outcome::Failed(Diagnosis::new(EnhancedCode(5, 1, 1), Cause::Local, text)))
+            }
+            // An alias comes here only if it leads nowhere, or if it became one a moment ago; the next attempt is planned anew.
+            Resolution::Alias(_) => Err(match self.leaves(address) {
+                Err(diagnosis) => Outcome::Failed(diagnosis),
+                Ok(_) => misconfigured(format!("{address} has become an alias")),
+            }),
+            Resolution::NotLocal => Err(misconfigured(format!("{} is no longer a local domain", address.domain()))),
         }
     }
 
@@ -138,10 +146,6 @@ fn route_name(hosts: &[HostPort]) -> String {
         (None, None) => host.host.to_string(),
     };
     hosts.iter().map(host).collect::<Vec<_>>().join(",")
-}
-
-fn unknown(address: &Address) -> Diagnosis {
-    Diagnosis::new(EnhancedCode(5, 1, 1), Cause::Local, format!("no such user here: {address}"))
 }
 
 /// Our own tables are wrong or have changed: transient.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Route, Router, mailbox_destination, unknown};
+use super::{Route, Router, mailbox_destination};
 use crate::mail::{
     Address, Cause, Destination, Diagnosis, Domain, EnhancedCode, Message, Recipient, RecipientState, RecipientStatus, Timestamp,
     Update,
@@ -16,11 +16,10 @@ const DEPTH_MAX: usize = 50;
 /// Where a message's recipients go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Recipients that became others (`Expanded`, `added`), and those for whom there is no way (`Bounced`). Often nothing.
+    /// Recipients that became others (`Expanded`, `added`). Often nothing.
     pub update: Update,
-    /// Recipients without a way, by index behind `update`: the sender is to be told.
-    pub failed: Vec<u32>,
-    /// A destination for each recipient that is open behind `update`.
+    /// A destination for each recipient that is open behind `update`. Who is nobody goes to the local domain, and fails there
+    /// (`Router::maildir`) like any other attempt.
     pub destinations: Vec<(u32, Destination)>,
 }
 
@@ -35,7 +34,7 @@ struct Expansion {
 impl Router {
     /// Plans a message. Apply `update` to it (and to the spool's), then admit it with `destinations`.
     pub fn plan(&self, message: &Message, now: Timestamp) -> Plan {
-        let mut plan = Plan { update: Update::new(message.id), failed: Vec::new(), destinations: Vec::new() };
+        let mut plan = Plan { update: Update::new(message.id), destinations: Vec::new() };
         let routes: Vec<(u32, &Recipient, Option<Route>)> = (0u32..)
             .zip(&message.recipients)
             .map(|(index, recipient)| (index, recipient, recipient.is_open().then(|| self.recipient_route(recipient))))
@@ -49,7 +48,7 @@ impl Router {
             match route {
                 None => {}
                 Some(Route::Deliver(destination)) => plan.destinations.push((index, destination)),
-                Some(Route::Unknown) => plan.fail(index, &recipient.status, unknown(&recipient.address)),
+                Some(Route::Unknown) => plan.destinations.push((index, nowhere(&recipient.address))),
                 Some(Route::Alias(_)) => self.expand(&mut plan, message, index, &mut known, now),
             }
         }
@@ -68,9 +67,9 @@ impl Router {
     /// Replaces a recipient by all that its alias leads to; nobody gets the message twice.
     fn expand(&self, plan: &mut Plan, message: &Message, index: u32, known: &mut BTreeSet<(String, Domain)>, now: Timestamp) {
         let Some(recipient) = message.recipients.get(index as usize) else { return };
-        let leaves = match self.leaves(&recipient.address) {
-            Ok(leaves) => leaves,
-            Err(diagnosis) => return plan.fail(index, &recipient.status, diagnosis),
+        let Ok(leaves) = self.leaves(&recipient.address) else {
+            plan.destinations.push((index, nowhere(&recipient.address)));
+            return;
         };
         let expanded = RecipientStatus { state: RecipientState::Expanded, ..recipient.status.clone() };
         plan.update.statuses.push((index, expanded));
@@ -80,15 +79,12 @@ impl Router {
                 continue;
             }
             let new = u32::try_from(message.recipients.len() + plan.update.added.len()).unwrap_or(u32::MAX);
-            let mut added = Recipient::new(address, Some(original.clone()), now);
-            match route {
-                Route::Deliver(destination) => plan.destinations.push((new, destination)),
-                Route::Unknown | Route::Alias(_) => {
-                    added.status = bounced(&added.status, unknown(&added.address));
-                    plan.failed.push(new);
-                }
-            }
-            plan.update.added.push(added);
+            let destination = match route {
+                Route::Deliver(destination) => destination,
+                Route::Unknown | Route::Alias(_) => nowhere(&address),
+            };
+            plan.destinations.push((new, destination));
+            plan.update.added.push(Recipient::new(address, Some(original.clone()), now));
         }
     }
 
@@ -137,22 +133,11 @@ impl Plan {
     pub fn changes(&self) -> bool {
         !self.update.statuses.is_empty() || !self.update.added.is_empty()
     }
-
-    fn fail(&mut self, index: u32, old: &RecipientStatus, diagnosis: Diagnosis) {
-        self.update.statuses.push((index, bounced(old, diagnosis)));
-        self.failed.push(index);
-    }
 }
 
-fn bounced(old: &RecipientStatus, diagnosis: Diagnosis) -> RecipientStatus {
-    RecipientStatus {
-        state: RecipientState::Bounced,
-        last_status: Some(diagnosis.status),
-        last_cause: Some(diagnosis.cause),
-        last_reply: diagnosis.text,
-        next_hop: diagnosis.next_hop,
-        ..old.clone()
-    }
+/// For the address of nobody: its own domain, where the attempt finds out.
+fn nowhere(address: &Address) -> Destination {
+    Destination::Local(address.domain().clone())
 }
 
 /// By this two addresses are the same mailbox; a foreign domain's rules aren't known, but nobody tells names apart by case.

@@ -1,0 +1,292 @@
+//! The configuration from outside: generated files are up to date, samples load, and every mistake is named.
+//! `UPDATE_GOLDEN=1 cargo test --test config` rewrites the generated files.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use posthouse::config::{self, Loaded, Origin, Problem};
+use posthouse::directory::{Directory, Resolution};
+use posthouse::mail::Address;
+use posthouse::system::SystemDisk;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Compares a file of the repository with what it should be.
+fn golden(path: &str, wanted: &str) {
+    let path = root().join(path);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, wanted).unwrap();
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == wanted, "{} is out of date: run UPDATE_GOLDEN=1 cargo test --test config", path.display());
+}
+
+fn load_with(text: &str, environment: &[(&str, &str)]) -> Result<Loaded, Vec<Problem>> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("posthouse.toml");
+    std::fs::write(&file, text).unwrap();
+    load_file(&file, environment)
+}
+
+fn load_file(file: &Path, environment: &[(&str, &str)]) -> Result<Loaded, Vec<Problem>> {
+    let environment: BTreeMap<_, _> = environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    config::load(Some(file), &environment)
+}
+
+/// A problem's text with the folder taken off.
+fn told(problem: &Problem) -> String {
+    let text = problem.to_string();
+    match text.split_once("posthouse.toml") {
+        Some((before, rest)) if before.starts_with('/') => format!("posthouse.toml{rest}"),
+        _ => text,
+    }
+}
+
+const MINIMAL: &str = "hostname = \"mail.example.test\"\npostmaster = \"ann@example.test\"\n\
+                       [[listener]]\naddress = \"127.0.0.1:2525\"\n[[domain]]\nname = \"example.test\"\n";
+
+#[test]
+fn the_sample_file_is_what_the_schema_generates() {
+    golden("conf/posthouse.toml", &config::sample_file());
+}
+
+#[test]
+fn the_reference_page_is_what_the_schema_generates() {
+    golden("docs/configuration.md", &config::reference_page());
+}
+
+#[test]
+fn the_demo_configuration_loads_with_its_users_and_aliases() {
+    // Cargo runs tests in the package's folder, where the demo's relative paths start.
+    let loaded = load_file(&root().join("conf/posthouse.toml"), &[]).unwrap();
+    let directory = Directory::load(&loaded.config, &SystemDisk).unwrap();
+    assert_eq!(directory.warnings(), []);
+    let resolve = |address: &str| directory.resolve(&Address::parse(address).unwrap());
+    for address in ["ann@example.test", "Bob+lists@example.test"] {
+        assert!(matches!(resolve(address), Resolution::Mailbox(_)), "{address}");
+    }
+    for address in ["postmaster@example.test", "abuse@example.test", "team@example.test"] {
+        assert!(matches!(resolve(address), Resolution::Alias(_)), "{address}");
+    }
+    let users = posthouse::directory::users::Users::load(&SystemDisk, &loaded.config.auth.users).unwrap();
+    for address in users.iter() {
+        assert!(users.verify(address, "posthouse"), "{address}");
+    }
+}
+
+#[test]
+fn the_examples_load_with_the_files_they_name() {
+    for name in ["isp", "business", "relay"] {
+        let loaded =
+            load_file(&root().join(format!("conf/examples/{name}.toml")), &[]).unwrap_or_else(|p| panic!("{name}: {p:?}"));
+        let mut config = loaded.config;
+        // The examples name files in /etc/posthouse; here those of the folder beside them stand for them.
+        let fixture = |path: &Path| root().join("tests/golden").join(path.file_name().unwrap());
+        config.auth.users = fixture(&config.auth.users);
+        for domain in &mut config.domains {
+            domain.aliases = domain.aliases.as_deref().map(fixture);
+        }
+        Directory::load(&config, &SystemDisk).unwrap_or_else(|p| panic!("{name}: {p:?}"));
+    }
+}
+
+#[test]
+fn later_layers_win_and_every_value_tells_its_origin() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("posthouse.toml");
+    let parts = folder.path().join("conf.d");
+    std::fs::create_dir(&parts).unwrap();
+    std::fs::write(&file, format!("{MINIMAL}[limits]\nhops = 10\nerrors = 11\nrecipients = 12\nconnections = 13\n")).unwrap();
+    std::fs::write(parts.join("20-b.toml"), "[limits]\nrecipients = 20\n[[listener]]\naddress = \"127.0.0.1:2600\"\n").unwrap();
+    std::fs::write(parts.join("10-a.toml"), "[limits]\nrecipients = 19\nerrors = 19\n").unwrap();
+    std::fs::write(parts.join("ignored.txt"), "this is not TOML").unwrap();
+    let environment = [
+        ("POSTHOUSE_LIMITS__CONNECTIONS", "30"),
+        ("POSTHOUSE_HOSTNAME", "env.example.test"),
+        ("POSTHOUSE_SPOOL__PATH", "\"/var/spool/x\""),
+        ("POSTHOUSE_RELAY__NETWORKS", "[\"192.0.2.0/24\"]"),
+        ("POSTHOUSE_QUEUE__PAUSED", "true"),
+        ("POSTHOUSE_RETRY__FIRST", "90s"),
+        ("POSTHOUSE_ADMIN__HTTP", ""),
+        ("OTHER", "x"),
+    ];
+    let loaded = load_file(&file, &environment).unwrap();
+    let config = &loaded.config;
+    let limits = &config.limits;
+    assert_eq!((limits.hops, limits.errors, limits.recipients, limits.connections), (10, 19, 20, 30));
+    assert_eq!(config.hostname.as_str(), "env.example.test");
+    assert_eq!(config.listeners.iter().map(|l| l.address.port()).collect::<Vec<_>>(), [2600]);
+    assert_eq!(config.relay.networks, ["192.0.2.0/24".parse().unwrap()]);
+    assert!(config.queue.paused && config.admin.http.is_none());
+    assert_eq!(config.retry.first.as_secs(), 90);
+    assert_eq!(config.admin.socket, Path::new("/var/spool/x/control.sock"));
+    assert_eq!(loaded.files, [file.clone(), parts.join("10-a.toml"), parts.join("20-b.toml")]);
+    let origin = |key: &str| loaded.values.iter().find(|value| value.key == key).unwrap().origin.clone();
+    assert_eq!(origin("limits.hops"), Origin::File(file).to_string());
+    assert_eq!(origin("limits.recipients"), parts.join("20-b.toml").display().to_string());
+    assert_eq!(origin("listener[0].address"), parts.join("20-b.toml").display().to_string());
+    assert_eq!(origin("listener[0].service"), "default");
+    assert_eq!(origin("limits.connections"), "environment variable POSTHOUSE_LIMITS__CONNECTIONS");
+    assert_eq!(origin("spool.min_free"), "default");
+    assert_eq!(origin("domain[0].maildir"), "default");
+}
+
+#[test]
+fn the_contracts_sample_loads_without_what_is_not_built_yet() {
+    let text = r#"
+hostname = "mail.example.test"
+postmaster = "postmaster@example.test"
+shutdown_grace = "30s"
+user = ""
+[spool]
+path = "spool"
+min_free = "64MiB"
+[[listener]]
+address = "127.0.0.1:2525"
+service = "mx"
+tls = "none"
+[tls]
+certificate = "none"
+key = "none"
+[auth]
+users = "conf/users"
+[limits]
+message_size = "50MiB"
+recipients = 1000
+connections = 10000
+connections_per_client = 200
+errors = 20
+command_timeout = "5m"
+data_timeout = "10m"
+hops = 50
+[[domain]]
+name = "example.test"
+maildir = "mail/{domain}/{user}"
+subaddress = "+"
+catch_all = ""
+aliases = "conf/aliases"
+[relay]
+networks = []
+domains = []
+[[route]]
+domain = "partner.test"
+hosts = ["127.0.0.1:2526"]
+tls = "none"
+[remote]
+port = 25
+concurrency = 20
+connect_timeout = "30s"
+reply_timeout = "5m"
+tls = "none"
+special_addresses = "refuse"
+[queue]
+paused = false
+[retry]
+first = "5m"
+factor = 2.0
+max = "4h"
+jitter = 0.1
+lifetime = "5d"
+bounce_lifetime = "1d"
+delay_notice = ["4h"]
+[dns]
+servers = []
+timeout = "5s"
+[admin]
+socket = "spool/control.sock"
+http = "127.0.0.1:8025"
+[log]
+format = "text"
+level = "info"
+"#;
+    let loaded = load_with(text, &[]).unwrap();
+    // The contract's values are the defaults, where there are defaults.
+    assert_eq!(loaded.config, load_file(&root().join("conf/posthouse.toml"), &[]).unwrap().config);
+}
+
+/// Cases of a golden file: the text above `--`, what is said about it below; cases end with `==`.
+fn mistakes(path: &str, judge: impl Fn(&str) -> Vec<String>) {
+    let cases = std::fs::read_to_string(root().join(path)).unwrap();
+    let mut wanted = String::new();
+    for case in cases.split_inclusive("==\n") {
+        let (text, _) = case.split_once("--\n").unwrap();
+        let said = judge(text);
+        assert!(!said.is_empty(), "nothing is wrong with\n{text}");
+        wanted.push_str(&format!("{text}--\n{}\n==\n", said.join("\n")));
+    }
+    golden(path, &wanted);
+}
+
+#[test]
+fn every_mistake_is_named_with_file_key_and_remedy() {
+    mistakes("tests/golden/config-mistakes.txt", |text| {
+        // A case stands for itself, or comes behind a configuration that is right.
+        let text = if text.contains("hostname") { text.to_owned() } else { format!("{MINIMAL}{text}") };
+        load_with(&text, &[]).map(|loaded| loaded.config).unwrap_err().iter().map(told).collect()
+    });
+}
+
+#[test]
+fn mistakes_in_the_environment_are_named_by_their_variable() {
+    mistakes("tests/golden/environment-mistakes.txt", |text| {
+        let variables: Vec<_> = text.lines().filter_map(|line| line.split_once('=')).collect();
+        load_with(MINIMAL, &variables).map(|loaded| loaded.config).unwrap_err().iter().map(told).collect()
+    });
+}
+
+#[test]
+fn a_repeated_table_can_come_from_the_environment() {
+    let text = "[{ address = \"127.0.0.1:2600\" }, { address = \"127.0.0.1:2601\" }]";
+    let loaded = load_with(MINIMAL, &[("POSTHOUSE_LISTENER", text)]).unwrap();
+    assert_eq!(loaded.config.listeners.len(), 2);
+    assert_eq!(loaded.config.listeners[1].address.port(), 2601);
+}
+
+#[test]
+fn an_lmtp_domain_needs_no_word_about_maildir() {
+    let text = MINIMAL.to_owned() + "lmtp = \"unix:/run/lmtp\"\n";
+    let loaded = load_with(&text, &[]).unwrap();
+    assert_eq!(loaded.config.domains[0].store, config::MailStore::Lmtp(config::LmtpAddress::Unix("/run/lmtp".into())));
+}
+
+#[test]
+fn a_missing_file_is_named_with_a_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("posthouse.toml");
+    let problems = load_file(&file, &[]).unwrap_err();
+    let wanted = "posthouse.toml: the file does not exist; name a readable file with --config FILE";
+    assert_eq!(problems.iter().map(told).collect::<Vec<_>>(), [wanted]);
+    assert_eq!(Problem::exit_status(&problems), 78);
+}
+
+#[test]
+fn the_consoles_certificate_and_key_must_be_readable() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&certificate, "nothing").unwrap();
+    let text = format!("{MINIMAL}[admin]\ntls_certificate = {certificate:?}\ntls_key = {key:?}\n");
+    let config = load_with(&text, &[]).unwrap().config;
+    let said: Vec<_> = config::check_files(&config).iter().map(Problem::to_string).collect();
+    assert_eq!(said[0], format!("{}: there is no certificate in the file; put one there in PEM form", certificate.display()));
+    assert!(said[1].contains("key.pem: the file does not exist"), "{}", said[1]);
+}
+
+#[test]
+fn missing_and_broken_users_and_aliases_are_told_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("aliases"), "a: |cat\nb\n").unwrap();
+    let text = format!("{MINIMAL}aliases = {:?}\n[auth]\nusers = {:?}\n", at("aliases"), at("users"));
+    let config = load_with(&text, &[]).unwrap().config;
+    let said: Vec<_> = Directory::load(&config, &SystemDisk).unwrap_err().iter().map(Problem::to_string).collect();
+    assert_eq!(said.len(), 3, "{said:?}");
+    assert!(said[0].starts_with(&format!("{}: line 1: |cat runs a program", at("aliases").display())), "{}", said[0]);
+    assert!(said[1].starts_with(&format!("{}: line 2: b has no colon", at("aliases").display())), "{}", said[1]);
+    assert!(
+        said[2].contains("users: the file does not exist; ") && said[2].contains("`posthouse user add ADDRESS`"),
+        "{}",
+        said[2]
+    );
+}
