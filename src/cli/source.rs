@@ -47,7 +47,7 @@ impl Source {
 
     fn stopped(spool: StoppedSpool) -> Self {
         for note in spool.notes() {
-            eprintln!("note: {}", super::print::shown(&note.to_string()));
+            super::failure::note(&note.to_string());
         }
         Self::Stopped(spool)
     }
