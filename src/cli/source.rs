@@ -67,8 +67,8 @@ impl Source {
                 }
             }
             Self::Stopped(spool) => {
-                for message in spool.list(&Filter::from(query)) {
-                    each(MessageView::listed(&message, &config.retry))?;
+                for message in spool.list(&Filter::from(query)).iter().filter(|message| !message.is_done()) {
+                    each(MessageView::listed(message, &config.retry))?;
                 }
             }
         }
