@@ -22,6 +22,7 @@ pub mod deliver;
 pub mod notice;
 
 // Around it.
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;

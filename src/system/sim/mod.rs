@@ -16,3 +16,8 @@ pub use net::{Fault, SimNet};
 pub use peer::{Peer, Taken};
 pub use script::{Act, Script, Stage};
 pub use world::{World, run};
+mod disk;
+mod random;
+
+pub use disk::SimDisk;
+pub use random::SimRandom;
