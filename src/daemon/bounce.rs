@@ -15,11 +15,14 @@ const CHUNK_SIZE: usize = 16 * 1024;
 
 impl Delivery {
     /// Tells whom it concerns that these recipients failed, and records `update` with it. If that can't be stored the message
-    /// rests with its old state, and the failure is found again later: then this is false.
+    /// rests and the failure is found again later, but what else `update` says is recorded: then this is false.
     pub(super) async fn bounce(&mut self, message: &Message, update: Update, failed: &[u32]) -> bool {
-        let done = self.try_bounce(message, update, failed).await;
+        let done = self.try_bounce(message, update.clone(), failed).await;
         if let Err(error) = &done {
             self.trouble(Some(message.id), "bounce", error);
+            let mut rest = update;
+            rest.statuses.retain(|(index, _)| !failed.contains(index));
+            self.spool.update(rest);
             self.rest(message.id);
         }
         done.is_ok()

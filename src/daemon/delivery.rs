@@ -16,15 +16,17 @@ use super::report;
 use crate::deliver;
 use crate::event::{Event, Events};
 use crate::mail::{Cause, Destination, Diagnosis, Domain, EnhancedCode, Message, Outcome, QueueId, Timestamp};
-use crate::queue::{Attempt, AttemptId, Scheduler, Settings, Step, Verb};
+use crate::queue::{self, Attempt, AttemptId, Scheduler, Settings, Step, Verb};
 use crate::route::Plan;
-use crate::spool::{Spool, SpoolError};
+use crate::spool::{Filter, Spool, SpoolError};
 use crate::system::System;
 
 /// Messages taken from a channel, or from the index, in one go.
 const BATCH_MAX: usize = 256;
 /// The loop looks at the wall clock at least this often, because that can jump.
 const LOOK_MAX: Duration = Duration::from_secs(60);
+/// A clock that goes back by more than this was set back.
+const CLOCK_SLACK: Duration = Duration::from_secs(2);
 /// A message whose bounce could not be spooled is tried again after this time.
 const TROUBLE_WAIT: Duration = Duration::from_secs(300);
 
@@ -42,6 +44,8 @@ pub(super) struct Delivery {
     /// When the index next has something; none: nothing is known.
     next_due: Option<Timestamp>,
     spool_path: PathBuf,
+    /// Wall clock and monotonic clock when they were last compared.
+    clocks: (Timestamp, Duration),
 }
 
 /// The loop's inputs.
@@ -78,6 +82,7 @@ impl Delivery {
         }
         let spool_path = current.config.spool.path.clone();
         let next_due = Some(Timestamp::ZERO);
+        let clocks = (now, system.clock.monotonic());
         Self {
             spool,
             events,
@@ -89,6 +94,7 @@ impl Delivery {
             running: HashMap::new(),
             next_due,
             spool_path,
+            clocks,
         }
     }
 
@@ -148,6 +154,9 @@ impl Delivery {
 
     /// Carries out what the scheduler wants, and fetches from the index what has become due.
     async fn plan(&mut self) {
+        if self.clock_went_back() {
+            self.clamp_parked().await;
+        }
         loop {
             while let Some(step) = self.scheduler.next(self.now()) {
                 self.carry_out(step).await;
@@ -180,6 +189,38 @@ impl Delivery {
             Err(error) => return self.index_trouble(&error),
         }
         fetched
+    }
+
+    /// Whether the wall clock was set back since the last look.
+    fn clock_went_back(&mut self) -> bool {
+        let looked = (self.now(), self.system.clock.monotonic());
+        let (wall, monotonic) = std::mem::replace(&mut self.clocks, looked);
+        let expected = wall.plus(self.clocks.1.saturating_sub(monotonic));
+        self.clocks.0.plus(CLOCK_SLACK) < expected
+    }
+
+    /// Parked messages were planned under the old time: those that would now wait longer than one backoff are planned anew.
+    async fn clamp_parked(&mut self) {
+        let latest = self.now().plus(queue::wait_max(&self.current.config.retry));
+        let mut filter = Filter { limit: Some(BATCH_MAX), ..Filter::default() };
+        loop {
+            let page = match self.spool.list(&filter).await {
+                Ok(page) => page,
+                Err(error) => return self.trouble(None, "index", &error),
+            };
+            let Some(last) = page.last() else { return };
+            filter.after = Some(last.id);
+            for message in page.iter().filter(|message| !message.held && message.next_attempt() > latest) {
+                match self.spool.take(message.id).await {
+                    Ok(Some(message)) => self.admit(message),
+                    Ok(None) => {}
+                    Err(error) => return self.trouble(Some(message.id), "index", &error),
+                }
+            }
+            while let Some(step) = self.scheduler.next(self.now()) {
+                self.carry_out(step).await;
+            }
+        }
     }
 
     fn index_trouble(&mut self, error: &SpoolError) -> bool {

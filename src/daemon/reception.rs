@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::config::{Config, Service};
 use crate::event::{Event, Events};
@@ -97,11 +97,15 @@ impl Listeners {
             running.stop.send_replace(true);
             tasks.push(running.task);
         }
-        let end = tokio::time::Instant::now() + grace;
-        for mut task in tasks {
-            if tokio::time::timeout_at(end, &mut task).await.is_err() {
-                task.abort();
+        let aborts: Vec<_> = tasks.iter().map(JoinHandle::abort_handle).collect();
+        let all = async {
+            for task in tasks {
+                // A task that broke has ended, too.
+                let _ = task.await;
             }
+        };
+        if tokio::time::timeout(grace, all).await.is_err() {
+            aborts.iter().for_each(AbortHandle::abort);
         }
     }
 }

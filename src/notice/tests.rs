@@ -1,6 +1,5 @@
 //! Every notice parses back; nothing that strangers wrote changes its shape.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use mail_parser::{MessageParser, MimeHeaders, PartType};
@@ -227,13 +226,8 @@ fn odd_senders_are_written_as_they_must_be() {
     }
 }
 
-fn check_golden(name: &str, content: &[u8]) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/notice").join(name);
-    if std::env::var_os("POSTHOUSE_BLESS").is_some() {
-        std::fs::write(&path, content).unwrap();
-    }
-    let golden = std::fs::read(&path).unwrap();
-    assert_eq!(String::from_utf8_lossy(content), String::from_utf8_lossy(&golden), "run with POSTHOUSE_BLESS=1 if it is meant");
+fn check_golden(golden: &[u8], content: &[u8]) {
+    assert_eq!(String::from_utf8_lossy(content), String::from_utf8_lossy(golden), "change the file if it is meant");
 }
 
 #[test]
@@ -242,14 +236,20 @@ fn notices_read_as_the_golden_files_say() {
     bob.original = Some(address("team@example.test"));
     let eve = recipient("eve@gone.test", RecipientState::Bounced, EnhancedCode(5, 1, 2), Cause::Dns, "no such domain: gone.test");
     let eve = Recipient { status: crate::mail::RecipientStatus { next_hop: String::new(), ..eve.status }, ..eve };
-    check_golden("bounce.eml", &bounce_of(&message("ann@example.test", vec![bob, eve]), HEADER).content);
+    check_golden(
+        include_bytes!("../../tests/golden/notice/bounce.eml"),
+        &bounce_of(&message("ann@example.test", vec![bob, eve]), HEADER).content,
+    );
     let words = "connection refused";
     let later = recipient("bob@example.org", RecipientState::Deferred, EnhancedCode(4, 4, 1), Cause::Connection, words);
     let late = message("ann@example.test", vec![later]);
     let expires = ARRIVED.plus(Duration::from_secs(5 * 86400));
-    check_golden("delay.eml", &delay(&context(), &late, &[0], expires, HEADER).unwrap().content);
+    check_golden(
+        include_bytes!("../../tests/golden/notice/delay.eml"),
+        &delay(&context(), &late, &[0], expires, HEADER).unwrap().content,
+    );
     let lost = message("", vec![failed("ann@gone.test", "554 5.7.1 no")]);
-    check_golden("double_bounce.eml", &bounce_of(&lost, HEADER).content);
+    check_golden(include_bytes!("../../tests/golden/notice/double_bounce.eml"), &bounce_of(&lost, HEADER).content);
 }
 
 proptest! {

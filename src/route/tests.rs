@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::mail::{BodyType, Domain, Message, QueueId, Recipient, RecipientState, ReversePath, Timestamp};
-use crate::system::{BoxFuture, Dns, DnsError, Entropy, MxRecord, SystemClock, SystemDisk, SystemNet, Workers};
+use crate::system::{BoxFuture, Disk, Dns, DnsError, Entropy, MxRecord, SystemClock, SystemDisk, SystemNet, Workers};
 
 /// Answers as told; unknown names don't exist.
 #[derive(Default)]
@@ -112,13 +112,14 @@ const ALIASES: &str =
 
 fn router_with(dns: ScriptedDns, special: &str, seed: u64) -> Router {
     let folder = tempfile::tempdir().unwrap();
+    let disk: &dyn Disk = &SystemDisk;
+    let write = |name: &str, text: &str| disk.replace(&folder.path().join(name), text.as_bytes()).unwrap();
     let path = folder.path().display().to_string();
-    std::fs::write(folder.path().join("posthouse.toml"), TABLES.replace("FOLDER", &path).replace("SPECIAL", special)).unwrap();
-    std::fs::write(folder.path().join("aliases"), ALIASES).unwrap();
+    write("posthouse.toml", &TABLES.replace("FOLDER", &path).replace("SPECIAL", special));
+    write("aliases", ALIASES);
     let hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$c29tZWhhc2hzb21laGFzaHNvbWVoYXNoc29tZWhhc2g";
-    let users: String =
-        ["ann@example.test", "carl@example.test", "dora@lmtp.test"].iter().map(|user| format!("{user}:{hash}\n")).collect();
-    std::fs::write(folder.path().join("users"), users).unwrap();
+    let users = ["ann@example.test", "carl@example.test", "dora@lmtp.test"].map(|user| format!("{user}:{hash}\n"));
+    write("users", &users.concat());
     let config = crate::config::load(Some(&folder.path().join("posthouse.toml")), &BTreeMap::new()).unwrap().config;
     let directory = Directory::load(&config, &SystemDisk).unwrap();
     let system = System {
