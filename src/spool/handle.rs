@@ -1,19 +1,50 @@
 //! The spool's face to the rest of the server.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
-use super::index::IndexFactory;
-use super::{Filter, Gauges, Options, Recovery, SpoolError, Stats};
-use crate::mail::{BodyType, Message, QueueId, Recipient, ReversePath, Timestamp, Update};
-use crate::system::{Content, System};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
-/// Keeps accepted mail. Cheap to clone.
+use super::codec::Change;
+use super::content::{self, Incoming, Located};
+use super::index::{IndexFactory, Place, Stored};
+use super::keeper::{self, Command};
+use super::record::{Frame, RECORD_SIZE_MAX};
+use super::recover::{self, Recovered, Start};
+use super::segment::Layout;
+use super::shared::{Op, Shared};
+use super::{Filter, Gauges, Options, Recovery, SpoolError, Stats, commit, reader, release};
+use crate::mail::{BodyType, Message, QueueId, Recipient, ReversePath, Timestamp, Update};
+use crate::system::{Content, DiskLock, System};
+
+/// A listing is made in pages of this many messages, so that other work comes between.
+const PAGE: usize = 500;
+/// A message that moves while its content is being opened is looked for again so often.
+const TRIES: usize = 4;
+
+/// Keeps accepted mail. Cheap to clone. When the last clone is dropped, the loops end by themselves; `close` also waits for them.
 #[derive(Clone)]
-pub struct Spool {}
+pub struct Spool(Arc<Face>);
+
+struct Face {
+    shared: Arc<Shared>,
+    /// Ends when all loops have ended.
+    ended: Mutex<mpsc::Receiver<Infallible>>,
+}
+
+impl Drop for Face {
+    fn drop(&mut self) {
+        self.shared.shut();
+    }
+}
 
 /// A message that is being received: its content, piece by piece. Dropped without `commit`, it leaves nothing behind.
 pub struct Draft {
+    spool: Spool,
     id: QueueId,
+    content: Incoming,
+    /// Whether a content file may lie there that must go with the draft.
+    has_file: bool,
 }
 
 /// The envelope of a draft, ready to be committed.
@@ -31,80 +62,298 @@ pub struct Accept {
     pub updates: Vec<Update>,
 }
 
-#[allow(unused_variables, clippy::unused_async)]
 impl Spool {
-    /// Opens the spool: recovers what the log has, brings the index up to it, starts the loops.
+    /// Opens the spool: recovers what the log has, brings the index up to it, starts the loops. Every message found is parked.
     pub async fn open(options: Options, system: &System, index: Box<dyn IndexFactory>) -> Result<(Spool, Recovery), SpoolError> {
-        Err(SpoolError::Closed)
+        let start = Start {
+            options: options.clone(),
+            disk: system.disk.clone(),
+            factory: index,
+            now: system.clock.now(),
+            random: system.entropy.next_u64(),
+        };
+        let begun = system.workers.blocking(move || Ok(start_up(start))).await;
+        let (recovered, lock) = begun.map_err(|error| SpoolError::Io(error.to_string()))??;
+        let Recovered { identity, state, log, index, factory, recovery } = recovered;
+        let (tell, commands) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared::new(options, system, identity, state, tell));
+        shared.space_now();
+        let (alive, ended) = mpsc::channel(1);
+        // Each loop holds the lock on the spool as long as it lives.
+        let held = (alive, lock);
+        let run = |name: &str, work: crate::system::BoxFuture<'static, ()>| {
+            let held = held.clone();
+            let run = async move {
+                work.await;
+                drop(held);
+            };
+            system.workers.dedicated(name, run).map_err(|error| SpoolError::Io(format!("can't start {name}: {error}")))
+        };
+        let spool = Spool(Arc::new(Face { shared: shared.clone(), ended: Mutex::new(ended) }));
+        run("spool-log", Box::pin(commit::run(shared.clone(), log)))?;
+        run("spool-index", Box::pin(keeper::run(shared.clone(), index, factory, commands)))?;
+        run("spool-release", Box::pin(release::run(shared)))?;
+        Ok((spool, recovery))
     }
+
     /// Begins a message; its id is given out here. `Full` if the disk has less than `min_free` left.
     pub fn begin(&self) -> Result<Draft, SpoolError> {
-        Err(SpoolError::Closed)
+        let shared = &self.0.shared;
+        shared.space()?;
+        let (now, random) = (shared.clock.now(), shared.entropy.next_u64());
+        let mut state = shared.lock();
+        if state.closing {
+            return Err(SpoolError::Closed);
+        }
+        let id = QueueId::after(state.last_id, now, random);
+        state.last_id = id;
+        drop(state);
+        Ok(Draft { spool: self.clone(), id, content: Incoming::new(), has_file: false })
     }
+
     /// Whether `begin` would say `Full`: for 452 before DATA.
     pub fn space(&self) -> Result<(), SpoolError> {
-        Err(SpoolError::Closed)
+        self.0.shared.space()
     }
-    /// Changes a message: in the spool's copy at once, in the log with the next batch.
-    pub fn update(&self, update: Update) {}
+
+    /// Changes a message: in the spool's copy at once, in the log with the next batch. Nothing happens if there is no such message.
+    pub fn update(&self, update: Update) {
+        self.0.shared.update(update);
+    }
+
     /// Forgets a message: at once here, in the log with the next batch.
-    pub fn done(&self, id: QueueId) {}
+    pub fn done(&self, id: QueueId) {
+        self.0.shared.done(id);
+    }
+
     /// Lets go of an active message until `due` (`NEVER`: until `take`): out of memory, into the index.
-    pub fn park(&self, id: QueueId, due: Timestamp) {}
-    /// Parked messages that are due, the earliest first, at most `count_max`; they are active from now on.
+    pub fn park(&self, id: QueueId, due: Timestamp) {
+        self.0.shared.park(id, due);
+    }
+
+    /// Parked messages that are due, at most `count_max`; they are active from now on.
     pub async fn due(&self, now: Timestamp, count_max: usize) -> Result<Vec<Message>, SpoolError> {
-        Err(SpoolError::Closed)
+        self.0.shared.ask(|reply| Command::Due { now, count_max, reply }).await?
     }
-    /// When the next parked message is due.
+
+    /// When the next parked message is due; none if none ever is.
     pub async fn next_due(&self) -> Result<Option<Timestamp>, SpoolError> {
-        Err(SpoolError::Closed)
+        self.0.shared.ask(|reply| Command::NextDue { reply }).await?
     }
+
     /// Makes a parked message active, due or not. None: unknown, or active already.
     pub async fn take(&self, id: QueueId) -> Result<Option<Message>, SpoolError> {
-        Err(SpoolError::Closed)
+        Ok(self.take_with_due(id).await?.map(|(message, _)| message))
     }
+
+    async fn take_with_due(&self, id: QueueId) -> Result<Option<(Message, Timestamp)>, SpoolError> {
+        self.0.shared.ask(|reply| Command::Take { id, reply }).await?
+    }
+
     /// A look at a message, active or parked.
     pub async fn message(&self, id: QueueId) -> Result<Option<Message>, SpoolError> {
-        Err(SpoolError::Closed)
+        if let Some(entry) = self.0.shared.lock().visible(id) {
+            return Ok(Some(entry.stored.message.clone()));
+        }
+        let stored = self.0.shared.ask(|reply| Command::Look { id, reply }).await??;
+        Ok(stored.map(|stored| stored.message))
     }
+
     /// Messages that match, ordered by id. For long queues ask in pages: `limit`, then `after`.
     pub async fn list(&self, filter: &Filter) -> Result<Vec<Message>, SpoolError> {
-        Err(SpoolError::Closed)
+        let limit = filter.limit.unwrap_or(usize::MAX);
+        let mut messages = Vec::new();
+        let mut after = filter.after;
+        while messages.len() < limit {
+            let filter = Filter { after, ..filter.clone() };
+            let count_max = PAGE.min(limit - messages.len());
+            let listing = self.0.shared.ask(|reply| Command::Page { filter, count_max, reply }).await??;
+            messages.extend(listing.messages);
+            after = listing.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        Ok(messages)
     }
-    /// A message's content; stays readable as long as it is held.
+
+    /// A message's content; stays readable as long as it is held. Content in a file of its own is checked while it is read from
+    /// the first octet to the last: the last piece is an error if the file is damaged.
     pub async fn content(&self, id: QueueId) -> Result<Arc<dyn Content>, SpoolError> {
-        Err(SpoolError::Closed)
+        for _ in 0..TRIES {
+            let Some(located) = self.locate(id).await? else { return Err(SpoolError::Unknown(id)) };
+            let shared = self.0.shared.clone();
+            let open = move || Ok(content::open(&*shared.disk, &shared.layout, shared.identity, located, shared.workers));
+            let opened = self.0.shared.workers.blocking(open).await;
+            if let Some(content) = opened.map_err(|error| SpoolError::Io(error.to_string()))?? {
+                return Ok(content);
+            }
+        }
+        Err(SpoolError::Damaged(id))
     }
+
+    async fn locate(&self, id: QueueId) -> Result<Option<Located>, SpoolError> {
+        if let Some(entry) = self.0.shared.lock().visible(id) {
+            return Ok(Some((&entry.stored).into()));
+        }
+        let stored = self.0.shared.ask(|reply| Command::Look { id, reply }).await??;
+        Ok(stored.as_ref().map(Located::from))
+    }
+
     /// Figures without work, for metrics.
     pub fn gauges(&self) -> Gauges {
-        Gauges::default()
+        let state = self.0.shared.lock();
+        let mut gauges = Gauges {
+            active: state.active.len() as u64,
+            segments: state.segments.len() as u64,
+            batches: state.batches,
+            accepted: state.accepted,
+            free: self.0.shared.free(),
+            ..Gauges::default()
+        };
+        for segment in state.segments.values() {
+            gauges.messages += segment.live;
+            gauges.log_bytes += segment.used;
+            gauges.live_bytes += segment.live_bytes;
+        }
+        gauges
     }
+
     /// Counts the whole queue.
     pub async fn stats(&self) -> Result<Stats, SpoolError> {
-        Err(SpoolError::Closed)
+        let mut stats = Stats::default();
+        let mut filter = Filter { limit: Some(PAGE), ..Filter::default() };
+        loop {
+            let messages = self.list(&filter).await?;
+            messages.iter().for_each(|message| stats.add(message));
+            match messages.last() {
+                Some(last) if messages.len() == PAGE => filter.after = Some(last.id),
+                _ => break,
+            }
+        }
+        stats.gauges = self.gauges();
+        Ok(stats)
     }
+
     /// Waits until everything asked for so far is durable.
     pub async fn flush(&self) -> Result<(), SpoolError> {
-        Err(SpoolError::Closed)
+        // Changes of parked messages go through the index loop first.
+        self.0.shared.ask(|reply| Command::Ping { reply }).await?;
+        self.0.shared.barrier().await
     }
+
     /// Flushes log and index, ends the loops and lets go of the lock. Every clone is closed by it.
     pub async fn close(&self) -> Result<(), SpoolError> {
-        Err(SpoolError::Closed)
+        let flushed = match self.flush().await {
+            Ok(()) => self.0.shared.checkpoint().await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        self.0.shared.shut();
+        // Nothing is ever sent: this returns when the last loop has ended.
+        let _ = self.0.ended.lock().await.recv().await;
+        flushed
     }
 }
 
-#[allow(unused_variables, clippy::unused_async)]
+/// Folders, lock, recovery. Blocking.
+fn start_up(start: Start) -> Result<(Recovered, Arc<dyn DiskLock>), SpoolError> {
+    let layout = Layout::new(&start.options.path);
+    recover::make_folders(&*start.disk, &layout)?;
+    let lock = reader::lock(&*start.disk, &layout)?;
+    Ok((recover::recover(start)?, Arc::from(lock)))
+}
+
 impl Draft {
     /// The id: for the `Received:` field and the reply.
     pub fn id(&self) -> QueueId {
         self.id
     }
-    /// Adds content.
-    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
-        Err(SpoolError::Closed)
+
+    /// Octets of content so far.
+    pub fn size(&self) -> u64 {
+        self.content.size()
     }
+
+    /// Adds content. After an error the draft can only be dropped.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
+        let shared = &self.spool.0.shared;
+        self.has_file |= !self.content.stays_small(bytes.len(), shared.options.inline_max);
+        self.content.write(shared, self.id, bytes).await
+    }
+
     /// Makes the message durable: after this returns `Ok` it is never lost. The message is active.
-    pub async fn commit(self, accept: Accept) -> Result<Message, SpoolError> {
-        Err(SpoolError::Closed)
+    pub async fn commit(mut self, accept: Accept) -> Result<Message, SpoolError> {
+        let spool = self.spool.clone();
+        let Accept { arrived, reverse_path, body, recipients, updates } = accept;
+        let (id, size) = (self.id, self.content.size());
+        let message = Message { id, arrived, size, reverse_path, body, held: false, delays_noticed: 0, recipients };
+        // What is parked can't be changed together with another message: those come into memory for it.
+        let mut parked = Vec::new();
+        for update in &updates {
+            parked.extend(spool.take_with_due(update.id).await?.map(|(message, due)| (message.id, due)));
+        }
+        let committed = self.commit_message(&message, updates).await;
+        for (id, due) in parked {
+            spool.park(id, due);
+        }
+        committed.map(|()| message)
+    }
+
+    async fn commit_message(&mut self, message: &Message, updates: Vec<Update>) -> Result<(), SpoolError> {
+        let spool = self.spool.clone();
+        let shared = &spool.0.shared;
+        let taken = Incoming::Failed(SpoolError::Closed);
+        let content = std::mem::replace(&mut self.content, taken).finish(shared).await?;
+        let file = content.file();
+        let changes = with_bases(shared, updates);
+        let frame = Frame::accept(content, message, &changes);
+        let (reply, answer) = oneshot::channel();
+        let stored = Stored { message: message.clone(), place: Place::default(), file };
+        {
+            let mut state = shared.lock();
+            let closing = state.closing;
+            if closing || frame.bytes().len() > RECORD_SIZE_MAX {
+                commit::settle_changes(&mut state, &changes, None);
+                let long = SpoolError::Io("the envelope is too long for a record".to_owned());
+                return Err(if closing { SpoolError::Closed } else { long });
+            }
+            state.queue.push_back(Op::Accept { frame, stored, changes, reply });
+        }
+        // From here on the file belongs to the record.
+        let has_file = std::mem::take(&mut self.has_file);
+        shared.wake.notify_one();
+        match answer.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(failed)) => {
+                self.has_file = has_file && !failed.in_doubt;
+                Err(failed.error)
+            }
+            Err(_) => Err(SpoolError::Closed),
+        }
+    }
+}
+
+/// Notes that changes are under way, and how many recipients their messages have. What is unknown is left out.
+fn with_bases(shared: &Shared, updates: Vec<Update>) -> Vec<Change> {
+    if updates.is_empty() {
+        return Vec::new();
+    }
+    let mut state = shared.lock();
+    let known = updates.into_iter().filter_map(|update| {
+        let entry = state.visible_mut(update.id)?;
+        entry.in_doubt += 1;
+        Some(Change { base: entry.stored.message.recipients.len() as u32, update })
+    });
+    known.collect()
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if self.has_file {
+            let shared = &self.spool.0.shared;
+            let path = shared.layout.content_file(self.id);
+            shared.lock().unlinks.push(path);
+            shared.sweep.notify_one();
+        }
     }
 }

@@ -3,20 +3,34 @@
 //!
 //! Messages in memory are *active*: somebody works on them. The others are *parked*: they lie in the index until they are due.
 
+mod codec;
+mod commit;
+mod content;
 mod error;
 mod filter;
 mod handle;
 pub mod index;
+mod keeper;
+mod log;
 mod options;
 mod reader;
+pub mod record;
+mod recover;
+mod release;
+mod replay;
+mod scan;
+mod segment;
+mod shared;
+mod stats;
 
+pub use codec::{Change, Malformed};
 pub use error::{Note, SpoolError};
 pub use filter::Filter;
 pub use handle::{Accept, Draft, Spool};
 pub use options::{DueRule, Options, Reporter};
 pub use reader::{StoppedSpool, read_stopped};
+pub use segment::{HeaderFault, SegmentHeader};
 pub use stats::{Count, Gauges, Stats};
-mod stats;
 
 /// What `Spool::open` found and did.
 #[derive(Clone, Debug, Default)]

@@ -41,7 +41,7 @@ impl Options {
             min_free: config.min_free,
             segment_size: config.segment_size,
             inline_max: Self::INLINE_MAX,
-            due: Arc::new(Message::next_attempt),
+            due: next_attempt(),
             report: Arc::new(|_| {}),
         }
     }
@@ -56,4 +56,9 @@ impl fmt::Debug for Options {
             .field("inline_max", &self.inline_max)
             .finish_non_exhaustive()
     }
+}
+
+/// The usual rule.
+pub(super) fn next_attempt() -> DueRule {
+    Arc::new(Message::next_attempt)
 }

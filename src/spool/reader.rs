@@ -1,41 +1,105 @@
 //! Reads a stopped server's spool, from the log alone, and changes nothing.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::content;
+use super::index::{Index, MemoryIndex};
+use super::replay::{self, Replay, ReplayError};
+use super::segment::{BLOCK_SIZE, Layout};
 use super::{Filter, Note, SpoolError, Stats};
 use crate::mail::{Message, QueueId};
-use crate::system::{Content, Disk};
+use crate::system::{Content, Disk, Workers};
+
+/// A listing is read in pages of this many messages.
+const PAGE: usize = 1000;
 
 /// What a stopped server's log says.
 pub struct StoppedSpool {
+    disk: Arc<dyn Disk>,
+    layout: Layout,
+    identity: u64,
+    index: MemoryIndex,
     notes: Vec<Note>,
 }
 
 /// Reads the log below `path`. `Locked` if a server has the spool open.
-#[allow(unused_variables)]
 pub fn read_stopped(path: &Path, disk: &Arc<dyn Disk>) -> Result<StoppedSpool, SpoolError> {
-    Err(SpoolError::Closed)
+    let layout = Layout::new(path);
+    if !disk.exists(&layout.log) {
+        return Err(SpoolError::Unusable(format!("{} is not a spool", path.display())));
+    }
+    // Held while reading, so that a server that starts meanwhile doesn't take segments away.
+    let _lock = lock(&**disk, &layout)?;
+    let (files, identity) = replay::list(&**disk, &layout.log)?;
+    let identity = match identity {
+        Some(identity) => identity,
+        None if files.iter().all(|file| file.length <= BLOCK_SIZE) => 0,
+        None => {
+            let log = layout.log.display();
+            return Err(SpoolError::Unusable(format!("no segment in {log} has a readable header")));
+        }
+    };
+    let mut index = MemoryIndex::default();
+    let due = super::options::next_attempt();
+    let mut replay = Replay::new(disk, &layout, identity, &mut index, &due, false);
+    let read = files.iter().try_for_each(|file| replay.segment(file, BLOCK_SIZE).map(|_| ()));
+    let notes = std::mem::take(&mut replay.notes);
+    let read = read.and_then(|()| replay.spill().map_err(ReplayError::Index));
+    match read {
+        Ok(()) => Ok(StoppedSpool { disk: disk.clone(), layout, identity, index, notes }),
+        Err(ReplayError::Log(error)) => Err(error),
+        Err(ReplayError::Index(error)) => Err(SpoolError::Index(error.0)),
+    }
 }
 
-#[allow(unused_variables)]
+/// Locks a spool for this process.
+pub(crate) fn lock(disk: &dyn Disk, layout: &Layout) -> Result<Box<dyn crate::system::DiskLock>, SpoolError> {
+    disk.lock(&layout.lock).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => SpoolError::Locked(layout.root.clone()),
+        _ => SpoolError::io("can't lock", &layout.lock, &error),
+    })
+}
+
 impl StoppedSpool {
     /// Messages that match, ordered by id.
     pub fn list(&self, filter: &Filter) -> Vec<Message> {
-        Vec::new()
+        let limit = filter.limit.unwrap_or(usize::MAX);
+        let mut filter = filter.clone();
+        let mut messages = Vec::new();
+        while messages.len() < limit {
+            // The index in memory can't fail.
+            let Ok(page) = self.index.page(&filter, PAGE.min(limit - messages.len())) else { break };
+            messages.extend(page.found.into_iter().map(|stored| stored.message));
+            match page.next {
+                Some(next) => filter.after = Some(next),
+                None => break,
+            }
+        }
+        messages
     }
+
     /// One message.
     pub fn message(&self, id: QueueId) -> Option<Message> {
-        None
+        self.index.get(id).ok().flatten().map(|(stored, _)| stored.message)
     }
+
     /// A message's content.
     pub fn content(&self, id: QueueId) -> Result<Arc<dyn Content>, SpoolError> {
-        Err(SpoolError::Unknown(id))
+        let (stored, _) = self.index.get(id).ok().flatten().ok_or(SpoolError::Unknown(id))?;
+        let content = content::open(&*self.disk, &self.layout, self.identity, (&stored).into(), Workers::Inline)?;
+        content.ok_or(SpoolError::Damaged(id))
     }
+
     /// Counts the queue.
     pub fn stats(&self) -> Stats {
-        Stats::default()
+        let mut stats = Stats::default();
+        // The index in memory can't fail.
+        let _ = self.index.visit(&mut |stored, _| stats.add(&stored.message));
+        stats
     }
+
     /// Damage that was met: a torn tail, unreadable records.
     pub fn notes(&self) -> &[Note] {
         &self.notes

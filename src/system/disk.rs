@@ -45,7 +45,13 @@ pub trait Disk: Send + Sync {
     fn lock_dir(&self, _path: &Path) -> io::Result<Box<dyn Send>> {
         Ok(Box::new(()))
     }
+    /// Locks a file for this process as long as the guard is held, and makes it if it isn't there; `WouldBlock` if another
+    /// process holds it.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>>;
 }
+
+/// A held lock; dropping it lets go.
+pub trait DiskLock: Send + Sync {}
 
 /// An open file.
 pub trait DiskFile: Send + Sync {
@@ -183,7 +189,19 @@ impl Disk for SystemDisk {
         folder.lock()?;
         Ok(Box::new(folder))
     }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Box::new(SystemLock(file)))
+    }
 }
+
+/// The system lets go of the lock when the file is closed.
+struct SystemLock(#[allow(dead_code, reason = "held, not used")] File);
+
+impl DiskLock for SystemLock {}
 
 struct SystemFile(File);
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 pub use clock::{Clock, SystemClock};
 pub use content::Content;
-pub use disk::{Disk, DiskFile, OpenMode, SystemDisk};
+pub use disk::{Disk, DiskFile, DiskLock, OpenMode, SystemDisk};
 pub use dns::{Dns, DnsError, MxRecord, SystemDns};
 pub use entropy::{Entropy, SystemEntropy};
 pub use net::{BoxStream, Endpoint, Listener, Net, Stream, SystemNet};

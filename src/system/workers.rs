@@ -39,7 +39,7 @@ impl Workers {
                 tokio::spawn(run);
             }
             Self::Threads => {
-                let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
                 std::thread::Builder::new().name(name.to_owned()).spawn(move || runtime.block_on(run))?;
             }
         }

@@ -137,6 +137,9 @@ impl Disk for FullDisk {
     fn available(&self, path: &Path) -> std::io::Result<u64> {
         SystemDisk.available(path)
     }
+    fn lock(&self, path: &Path) -> std::io::Result<Box<dyn crate::system::DiskLock>> {
+        SystemDisk.lock(path)
+    }
 }
 
 struct FullFile(Arc<Full>, Box<dyn DiskFile>);

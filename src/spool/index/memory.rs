@@ -1,9 +1,10 @@
 //! The index in memory: the twin that the sled index is tested against, and the one that simulations crash.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Index, IndexError, IndexFactory, Mark, Stored};
+use super::{Index, IndexError, IndexFactory, LOOK_MAX, Mark, Page, Stored};
 use crate::mail::{QueueId, Timestamp};
 use crate::spool::Filter;
 
@@ -11,13 +12,13 @@ use crate::spool::Filter;
 #[derive(Clone, Debug, Default)]
 pub struct MemoryIndex(Arc<Mutex<Tables>>);
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 struct Tables {
     messages: BTreeMap<QueueId, (Stored, Timestamp)>,
     due: BTreeSet<(Timestamp, QueueId)>,
     mark: Option<Mark>,
-    /// The tables as they were after each change since the last mark, while `remember` asks for it.
-    past: Option<Vec<Tables>>,
+    /// What each change since the last mark replaced, if that is to be remembered.
+    undo: Option<Vec<(QueueId, Option<(Stored, Timestamp)>)>>,
 }
 
 /// Hands out one and the same memory index: "reopening" it finds what the last user left.
@@ -25,18 +26,53 @@ struct Tables {
 pub struct MemoryIndexFactory(pub MemoryIndex);
 
 impl MemoryIndex {
-    fn tables(&self) -> std::sync::MutexGuard<'_, Tables> {
+    /// One whose last changes can be taken back, as a power cut does with an index on disk.
+    pub fn forgetful() -> Self {
+        let index = Self::default();
+        index.tables().undo = Some(Vec::new());
+        index
+    }
+
+    /// How many changes were made since the last mark.
+    pub fn unmarked(&self) -> usize {
+        self.tables().undo.as_ref().map_or(0, Vec::len)
+    }
+
+    /// A copy of its own, without the last `count` changes since the mark.
+    pub fn without_last(&self, count: usize) -> Self {
+        let tables = self.tables();
+        let mut undo = tables.undo.clone().unwrap_or_default();
+        let mut copy = Tables { messages: tables.messages.clone(), due: tables.due.clone(), mark: tables.mark, undo: None };
+        for _ in 0..count {
+            match undo.pop() {
+                Some((id, Some((stored, due)))) => copy.put(id, Some((stored, due))),
+                Some((id, None)) => copy.put(id, None),
+                None => break,
+            }
+        }
+        copy.undo = Some(undo);
+        Self(Arc::new(Mutex::new(copy)))
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Tables {
-    fn put(&mut self, stored: Stored, due: Timestamp) {
-        let id = stored.message.id;
-        if let Some((_, old)) = self.messages.insert(id, (stored, due)) {
-            self.due.remove(&(old, id));
+    fn put(&mut self, id: QueueId, new: Option<(Stored, Timestamp)>) {
+        let due = new.as_ref().map(|(_, due)| *due);
+        let old = match new {
+            Some(new) => self.messages.insert(id, new),
+            None => self.messages.remove(&id),
+        };
+        if let Some((_, due)) = &old {
+            self.due.remove(&(*due, id));
         }
-        self.due.insert((due, id));
+        self.due.extend(due.map(|due| (due, id)));
+        if let Some(undo) = &mut self.undo {
+            undo.push((id, old));
+        }
     }
 }
 
@@ -46,30 +82,31 @@ impl Index for MemoryIndex {
     }
 
     fn set_mark(&mut self, mark: Mark) -> Result<(), IndexError> {
-        self.tables().mark = Some(mark);
+        let mut tables = self.tables();
+        tables.mark = Some(mark);
+        if let Some(undo) = &mut tables.undo {
+            undo.clear();
+        }
         Ok(())
     }
 
     fn insert(&mut self, stored: &Stored, due: Timestamp) -> Result<(), IndexError> {
-        self.tables().put(stored.clone(), due);
+        self.tables().put(stored.message.id, Some((stored.clone(), due)));
         Ok(())
     }
 
     fn set_due(&mut self, id: QueueId, due: Timestamp) -> Result<(), IndexError> {
         let mut tables = self.tables();
-        let tables = &mut *tables;
-        if let Some((_, old)) = tables.messages.get_mut(&id) {
-            tables.due.remove(&(*old, id));
-            *old = due;
-            tables.due.insert((due, id));
+        if let Some((stored, _)) = tables.messages.get(&id).cloned() {
+            tables.put(id, Some((stored, due)));
         }
         Ok(())
     }
 
     fn remove(&mut self, id: QueueId) -> Result<(), IndexError> {
         let mut tables = self.tables();
-        if let Some((_, due)) = tables.messages.remove(&id) {
-            tables.due.remove(&(due, id));
+        if tables.messages.contains_key(&id) {
+            tables.put(id, None);
         }
         Ok(())
     }
@@ -86,16 +123,28 @@ impl Index for MemoryIndex {
         Ok(self.tables().due.range(range).take(count_max).copied().collect())
     }
 
-    fn page(&self, filter: &Filter, count_max: usize) -> Result<Vec<Stored>, IndexError> {
+    fn page(&self, filter: &Filter, count_max: usize) -> Result<Page, IndexError> {
         let tables = self.tables();
-        let from = QueueId(filter.after.map_or(0, |after| after.0.saturating_add(1)));
-        let matching = tables.messages.range(from..).map(|(_, (stored, _))| stored);
-        Ok(matching.filter(|stored| filter.matches(&stored.message)).take(count_max).cloned().collect())
+        let from = match filter.after {
+            None => Bound::Unbounded,
+            Some(after) => Bound::Excluded(after),
+        };
+        let mut page = Page::default();
+        for (looked, (id, (stored, _))) in tables.messages.range((from, Bound::Unbounded)).enumerate() {
+            if filter.matches(&stored.message) {
+                page.found.push(stored.clone());
+            }
+            if page.found.len() >= count_max || looked + 1 >= LOOK_MAX {
+                page.next = Some(*id);
+                break;
+            }
+        }
+        Ok(page)
     }
 
     fn visit(&self, visit: &mut dyn FnMut(Stored, Timestamp)) -> Result<(), IndexError> {
-        let tables = self.tables().clone();
-        tables.messages.into_values().for_each(|(stored, due)| visit(stored, due));
+        let messages = self.tables().messages.clone();
+        messages.into_values().for_each(|(stored, due)| visit(stored, due));
         Ok(())
     }
 }
@@ -106,7 +155,9 @@ impl IndexFactory for MemoryIndexFactory {
     }
 
     fn set_aside(&self, _: Timestamp) -> Result<Option<String>, IndexError> {
-        let old = std::mem::take(&mut *self.0.tables());
-        Ok((old != Tables::default()).then(|| "nowhere".to_owned()))
+        let mut tables = self.0.tables();
+        let undo = tables.undo.as_ref().map(|_| Vec::new());
+        let old = std::mem::replace(&mut *tables, Tables { undo, ..Tables::default() });
+        Ok((!old.messages.is_empty() || old.mark.is_some()).then(|| "nowhere".to_owned()))
     }
 }

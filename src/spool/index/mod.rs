@@ -6,6 +6,8 @@ mod sled;
 pub use self::memory::{MemoryIndex, MemoryIndexFactory};
 pub use self::sled::{SledIndex, SledIndexFactory};
 
+use std::fmt;
+
 use crate::mail::{Message, QueueId, Timestamp};
 use crate::spool::Filter;
 
@@ -53,9 +55,29 @@ pub struct Mark {
     pub last_id: QueueId,
 }
 
+/// A page of messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Ordered by id.
+    pub found: Vec<Stored>,
+    /// The last id that was looked at, if there may be more behind it.
+    pub next: Option<QueueId>,
+}
+
+/// A page looks at so many messages at the most.
+const LOOK_MAX: usize = 4096;
+
 /// The index can't do what it was asked; the text is for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexError(pub String);
+
+impl fmt::Display for IndexError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for IndexError {}
 
 /// Parked messages. One thread calls it. Each changing call is one atomic change.
 pub trait Index: Send {
@@ -73,8 +95,9 @@ pub trait Index: Send {
     fn get(&self, id: QueueId) -> Result<Option<(Stored, Timestamp)>, IndexError>;
     /// At most `count_max` messages with due times from `from` to `to` inclusive, the earliest first.
     fn due(&self, from: Timestamp, to: Timestamp, count_max: usize) -> Result<Vec<(Timestamp, QueueId)>, IndexError>;
-    /// At most `count_max` messages that match, ordered by id, beginning behind `filter.after`. `filter.limit` is the caller's business.
-    fn page(&self, filter: &Filter, count_max: usize) -> Result<Vec<Stored>, IndexError>;
+    /// At most `count_max` messages that match, ordered by id, beginning behind `filter.after`; a bounded piece of work.
+    /// `filter.limit` is the caller's business.
+    fn page(&self, filter: &Filter, count_max: usize) -> Result<Page, IndexError>;
     /// Every message, ordered by id.
     fn visit(&self, visit: &mut dyn FnMut(Stored, Timestamp)) -> Result<(), IndexError>;
 }

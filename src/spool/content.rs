@@ -1,0 +1,268 @@
+//! A message's bytes: gathered in a draft, small in memory and large in a file of its own, and read back.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crc32fast::Hasher;
+
+use super::SpoolError;
+use super::index::{Place, Stored};
+use super::record::{self, AcceptContent, Frame, HEADER_SIZE, Header};
+use super::segment::{Layout, read_full};
+use super::shared::Shared;
+use crate::mail::QueueId;
+use crate::system::{BoxFuture, Content, Disk, DiskFile, OpenMode, Workers};
+
+/// Large content is written in pieces of this size.
+const PIECE: usize = 64 * 1024;
+
+/// Content on its way in.
+pub(crate) enum Incoming {
+    /// In memory, behind room for the record's header.
+    Small(Vec<u8>),
+    /// In its file, but for the last piece.
+    Large(LargeFile),
+    /// A write failed, or was given up half-way: this content can't be completed any more.
+    Failed(SpoolError),
+}
+
+/// Content of more than `inline_max` octets, on its way into its file.
+pub(crate) struct LargeFile {
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+    /// What isn't in the file yet.
+    piece: Vec<u8>,
+    written: u64,
+    hasher: Hasher,
+}
+
+impl Incoming {
+    pub(crate) fn new() -> Self {
+        Self::Small(Frame::draft())
+    }
+
+    /// Octets so far.
+    pub(crate) fn size(&self) -> u64 {
+        match self {
+            Self::Small(draft) => (draft.len() - HEADER_SIZE) as u64,
+            Self::Large(large) => large.written + large.piece.len() as u64,
+            Self::Failed(_) => 0,
+        }
+    }
+
+    /// Whether so many octets more still fit into memory.
+    pub(crate) fn stays_small(&self, more: usize, inline_max: usize) -> bool {
+        matches!(self, Self::Small(draft) if draft.len() - HEADER_SIZE + more <= inline_max)
+    }
+
+    pub(crate) async fn write(&mut self, shared: &Shared, id: QueueId, bytes: &[u8]) -> Result<(), SpoolError> {
+        if self.stays_small(bytes.len(), shared.options.inline_max)
+            && let Self::Small(draft) = self
+        {
+            draft.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let cancelled = Self::Failed(SpoolError::Io("the write before was given up".to_owned()));
+        let written = match std::mem::replace(self, cancelled) {
+            Self::Small(draft) => LargeFile::from_draft(shared, id, draft, bytes).await,
+            Self::Large(large) => large.write(shared.workers, bytes).await,
+            Self::Failed(error) => Err(error),
+        };
+        match written {
+            Ok(large) => {
+                *self = Self::Large(large);
+                Ok(())
+            }
+            Err(error) => {
+                *self = Self::Failed(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    /// Everything is durable but the record.
+    pub(crate) async fn finish(self, shared: &Shared) -> Result<AcceptContent, SpoolError> {
+        match self {
+            Self::Small(draft) => Ok(AcceptContent::Inline(draft)),
+            Self::Large(large) => large.finish(shared).await.map(AcceptContent::File),
+            Self::Failed(error) => Err(error),
+        }
+    }
+}
+
+impl LargeFile {
+    /// Content has become too large for memory.
+    async fn from_draft(shared: &Shared, id: QueueId, draft: Vec<u8>, more: &[u8]) -> Result<Self, SpoolError> {
+        let path = shared.layout.content_file(id);
+        let (disk, at) = (shared.disk.clone(), path.clone());
+        let opened = shared.workers.blocking(move || disk.open(&at, OpenMode::CreateNew)).await;
+        let file = Arc::from(opened.map_err(|error| SpoolError::io("can't make", &path, &error))?);
+        let mut large = Self { file, path, piece: Vec::with_capacity(PIECE), written: 0, hasher: Hasher::new() };
+        if draft.len() > HEADER_SIZE {
+            large.add(shared.workers, draft, HEADER_SIZE).await?;
+        }
+        large.write(shared.workers, more).await
+    }
+
+    async fn write(mut self, workers: Workers, mut bytes: &[u8]) -> Result<Self, SpoolError> {
+        while self.piece.len() + bytes.len() >= PIECE {
+            let (now, later) = bytes.split_at(PIECE - self.piece.len());
+            self.piece.extend_from_slice(now);
+            bytes = later;
+            let piece = std::mem::take(&mut self.piece);
+            self.piece = self.add(workers, piece, 0).await?;
+        }
+        self.piece.extend_from_slice(bytes);
+        Ok(self)
+    }
+
+    /// Writes a buffer from an index on; gives the buffer back, empty.
+    async fn add(&mut self, workers: Workers, buffer: Vec<u8>, from: usize) -> Result<Vec<u8>, SpoolError> {
+        self.hasher.update(&buffer[from..]);
+        let (file, offset) = (self.file.clone(), self.written);
+        self.written += (buffer.len() - from) as u64;
+        let written = workers.blocking(move || file.write_at(offset, &buffer[from..]).map(|()| buffer)).await;
+        let mut buffer = written.map_err(|error| SpoolError::io("can't write", &self.path, &error))?;
+        buffer.clear();
+        Ok(buffer)
+    }
+
+    async fn finish(mut self, shared: &Shared) -> Result<u32, SpoolError> {
+        let piece = std::mem::take(&mut self.piece);
+        if !piece.is_empty() {
+            self.add(shared.workers, piece, 0).await?;
+        }
+        let (file, disk, folder) = (self.file.clone(), shared.disk.clone(), shared.layout.content.clone());
+        let synced = shared.workers.blocking(move || file.sync_data().and_then(|()| disk.sync_dir(&folder))).await;
+        synced.map_err(|error| SpoolError::io("can't sync", &self.path, &error))?;
+        Ok(self.hasher.finalize())
+    }
+}
+
+/// Content in a file of its own.
+struct FileContent {
+    file: Arc<dyn DiskFile>,
+    size: u64,
+    crc: u32,
+    workers: Workers,
+    /// Up to where the content was read without a gap, and the checksum so far.
+    read: Mutex<(u64, Hasher)>,
+}
+
+impl Content for FileContent {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, offset: u64, size_max: usize) -> BoxFuture<'_, io::Result<Vec<u8>>> {
+        Box::pin(async move {
+            let want = self.size.saturating_sub(offset).min(size_max as u64) as usize;
+            let file = self.file.clone();
+            let piece = self.workers.blocking(move || read_piece(&*file, offset, want)).await?;
+            self.check(offset, &piece)?;
+            Ok(piece)
+        })
+    }
+}
+
+fn read_piece(file: &dyn DiskFile, offset: u64, want: usize) -> io::Result<Vec<u8>> {
+    let mut piece = vec![0; want];
+    match read_full(file, offset, &mut piece)? {
+        filled if filled == want => Ok(piece),
+        _ => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the content file is shorter than its message")),
+    }
+}
+
+impl FileContent {
+    /// Whoever reads from the first octet to the last learns with the last piece whether all are what they were.
+    fn check(&self, offset: u64, piece: &[u8]) -> io::Result<()> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset == 0 {
+            *read = (0, Hasher::new());
+        }
+        if read.0 != offset {
+            return Ok(());
+        }
+        read.1.update(piece);
+        read.0 += piece.len() as u64;
+        if read.0 == self.size && read.1.clone().finalize() != self.crc {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the content file is damaged"));
+        }
+        Ok(())
+    }
+}
+
+/// Where a message's content lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Located {
+    id: QueueId,
+    size: u64,
+    place: Place,
+    file: Option<u32>,
+}
+
+impl From<&Stored> for Located {
+    fn from(stored: &Stored) -> Self {
+        Self { id: stored.message.id, size: stored.message.size, place: stored.place, file: stored.file }
+    }
+}
+
+/// Opens a message's content. None: it doesn't lie there any more, look again where it does.
+pub(crate) fn open(
+    disk: &dyn Disk,
+    layout: &Layout,
+    identity: u64,
+    located: Located,
+    workers: Workers,
+) -> Result<Option<Arc<dyn Content>>, SpoolError> {
+    let Located { id, size, place, file } = located;
+    match file {
+        Some(crc) => {
+            let path = layout.content_file(id);
+            match disk.open(&path, OpenMode::Read) {
+                Ok(file) => {
+                    let read = Mutex::new((0, Hasher::new()));
+                    Ok(Some(Arc::new(FileContent { file: Arc::from(file), size, crc, workers, read })))
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(SpoolError::io("can't read", &path, &error)),
+            }
+        }
+        None => {
+            let bytes = read_record(disk, layout, identity, id, place)?;
+            Ok(bytes.map(|mut record| {
+                // The record's buffer becomes the content.
+                record.truncate(HEADER_SIZE + size as usize);
+                record.drain(..HEADER_SIZE);
+                Arc::new(record) as Arc<dyn Content>
+            }))
+        }
+    }
+}
+
+/// An Accept record's bytes, checked. None: its segment was released.
+pub(crate) fn read_record(
+    disk: &dyn Disk,
+    layout: &Layout,
+    identity: u64,
+    id: QueueId,
+    place: Place,
+) -> Result<Option<Vec<u8>>, SpoolError> {
+    let path = layout.segment(place.segment);
+    let failed = |error| SpoolError::io("can't read", &path, &error);
+    let file = match disk.open(&path, OpenMode::Read) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut bytes = vec![0; place.length as usize];
+    let filled = read_full(&*file, place.offset, &mut bytes).map_err(failed)?;
+    let header = Header::parse(identity, &bytes[..filled]);
+    match header {
+        Some(header) if header.id == id && header.size() == filled && record::check_payload(&header, &bytes).is_ok() => {
+            Ok(Some(bytes))
+        }
+        _ => Err(SpoolError::Damaged(id)),
+    }
+}

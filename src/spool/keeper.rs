@@ -1,0 +1,356 @@
+//! The index loop: the only one that calls the index. Moves messages from memory into the index and back.
+//!
+//! A message is at every moment in memory or in the index. It leaves memory only after the index has it, and where both have it,
+//! memory counts. Nothing goes into the index before it is durable in the log.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::index::{Index, IndexError, IndexFactory, Mark, Place, Stored};
+use super::replay::Replay;
+use super::shared::{Entry, Parking, Shared, State};
+use super::{Filter, Note, SpoolError};
+use crate::mail::{Message, QueueId, Timestamp, Update};
+
+/// The due time of a message that somebody works on.
+const TAKEN: Timestamp = Timestamp::ZERO;
+/// The earliest due time of a message that waits.
+const FIRST: Timestamp = Timestamp::from_millis(1);
+
+/// An answer that may be missing because the index failed.
+pub(crate) type Answer<T> = oneshot::Sender<Result<T, SpoolError>>;
+
+/// What is done with a parked message.
+pub(crate) enum Action {
+    Update(Update),
+    Done,
+}
+
+/// A page of a listing.
+pub(crate) struct Listing {
+    /// Ordered by id.
+    pub(crate) messages: Vec<Message>,
+    /// Where the next page begins behind; none: that was all.
+    pub(crate) next: Option<QueueId>,
+}
+
+/// What the loop is asked; carried out in order.
+pub(crate) enum Command {
+    /// The log is as far as this parking: it may go into the index.
+    Store {
+        id: QueueId,
+        generation: u64,
+    },
+    /// The message is gone for good.
+    Remove {
+        id: QueueId,
+    },
+    /// Something is to be done with a message that isn't in memory.
+    Recall {
+        id: QueueId,
+        action: Action,
+    },
+    Due {
+        now: Timestamp,
+        count_max: usize,
+        reply: Answer<Vec<Message>>,
+    },
+    NextDue {
+        reply: Answer<Option<Timestamp>>,
+    },
+    /// With the due time that it had.
+    Take {
+        id: QueueId,
+        reply: Answer<Option<(Message, Timestamp)>>,
+    },
+    Look {
+        id: QueueId,
+        reply: Answer<Option<Stored>>,
+    },
+    Page {
+        filter: Filter,
+        count_max: usize,
+        reply: Answer<Listing>,
+    },
+    /// Brings those that live at the places given into memory, to be parked again; none of them is active for it.
+    Borrow {
+        wanted: Vec<(QueueId, Place)>,
+        reply: Answer<()>,
+    },
+    Mark {
+        mark: Mark,
+        reply: Option<Answer<Mark>>,
+    },
+    /// Nothing but an answer: everything before is done.
+    Ping {
+        reply: oneshot::Sender<()>,
+    },
+    Stop,
+}
+
+/// Runs until told to stop.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    index: Box<dyn Index>,
+    factory: Box<dyn IndexFactory>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) {
+    let mut keeper = Keeper { shared, index: Ok(index), factory };
+    while let Some(command) = commands.recv().await {
+        if matches!(command, Command::Stop) {
+            break;
+        }
+        keeper.carry_out(command);
+    }
+}
+
+struct Keeper {
+    shared: Arc<Shared>,
+    /// Or why there is none.
+    index: Result<Box<dyn Index>, IndexError>,
+    factory: Box<dyn IndexFactory>,
+}
+
+impl Keeper {
+    fn carry_out(&mut self, command: Command) {
+        // A receiver that is gone doesn't care.
+        match command {
+            Command::Store { id, generation } => {
+                let _ = self.with_index(|keeper, index| keeper.store(index, id, generation));
+            }
+            Command::Remove { id } => {
+                let removed = self.with_index(|_, index| index.remove(id));
+                // Without an index the zombie in it can't be seen either; a new one is built from the log.
+                if removed.is_ok() || self.index.is_err() {
+                    self.shared.lock().dying.remove(&id);
+                }
+            }
+            Command::Recall { id, action } => {
+                let _ = self.with_index(|keeper, index| keeper.recall(index, id, &action));
+            }
+            Command::Due { now, count_max, reply } => {
+                let _ = reply.send(self.with_index(|keeper, index| keeper.due(index, now, count_max)));
+            }
+            Command::NextDue { reply } => {
+                let _ = reply.send(self.with_index(|keeper, index| keeper.next_due(index)));
+            }
+            Command::Take { id, reply } => {
+                let _ = reply.send(self.with_index(|keeper, index| keeper.take(index, id)));
+            }
+            Command::Look { id, reply } => {
+                let _ = reply.send(self.with_index(|keeper, index| keeper.look(index, id)));
+            }
+            Command::Page { filter, count_max, reply } => {
+                let _ = reply.send(self.with_index(|keeper, index| keeper.page(index, &filter, count_max)));
+            }
+            Command::Borrow { wanted, reply } => {
+                let _ = reply.send(self.with_index(|keeper, index| keeper.borrow(index, &wanted)));
+            }
+            Command::Mark { mark, reply } => {
+                let marked = self.with_index(|_, index| index.set_mark(mark)).map(|()| mark);
+                if let Some(reply) = reply {
+                    let _ = reply.send(marked);
+                }
+            }
+            Command::Ping { reply } => {
+                let _ = reply.send(());
+            }
+            Command::Stop => {}
+        }
+    }
+
+    /// Does something with the index. If it fails, the index is built anew from the log, and it is tried once more.
+    fn with_index<T>(&mut self, mut work: impl FnMut(&Self, &mut dyn Index) -> Result<T, IndexError>) -> Result<T, SpoolError> {
+        let mut tried = false;
+        loop {
+            let mut index = std::mem::replace(&mut self.index, Err(IndexError("in use".to_owned())));
+            let done = match &mut index {
+                Ok(index) => work(self, &mut **index),
+                Err(error) => Err(error.clone()),
+            };
+            self.index = index;
+            match done {
+                Ok(done) => return Ok(done),
+                Err(error) if tried || self.index.is_err() => return Err(SpoolError::Index(error.0)),
+                Err(error) => self.rebuild(error),
+            }
+            tried = true;
+        }
+    }
+
+    fn rebuild(&mut self, error: IndexError) {
+        // The old one must be closed before another can be opened in its place.
+        self.index = Err(error.clone());
+        let now = self.shared.clock.now();
+        let fresh = self.factory.set_aside(now).and_then(|set_aside| {
+            let mut index = self.factory.open()?;
+            Replay::rebuild(&self.shared, &mut *index)?;
+            Ok((set_aside, index))
+        });
+        match fresh {
+            Ok((set_aside, index)) => {
+                self.index = Ok(index);
+                self.shared.report(Note::IndexRebuilt { why: error.0, set_aside });
+            }
+            Err(worse) => self.shared.report(Note::Trouble(format!("the index failed ({error}) and can't be rebuilt: {worse}"))),
+        }
+    }
+
+    fn store(&self, index: &mut dyn Index, id: QueueId, generation: u64) -> Result<(), IndexError> {
+        let valid = |state: &State| state.parking.get(&id).is_some_and(|parking| parking.generation == generation);
+        let (stored, due) = {
+            let state = self.shared.lock();
+            match state.parking.get(&id) {
+                Some(parking) if valid(&state) => (parking.entry.stored.clone(), parking.due),
+                _ => return Ok(()),
+            }
+        };
+        index.insert(&stored, due)?;
+        let mut state = self.shared.lock();
+        if valid(&state) {
+            state.parking.remove(&id);
+        } else if state.active.contains_key(&id) {
+            drop(state);
+            index.set_due(id, TAKEN)?;
+        }
+        Ok(())
+    }
+
+    fn recall(&self, index: &mut dyn Index, id: QueueId, action: &Action) -> Result<(), IndexError> {
+        let mut state = self.shared.lock();
+        if !state.overrides(id) {
+            drop(state);
+            let Some((stored, due)) = index.get(id)? else { return Ok(()) };
+            state = self.shared.lock();
+            let entry = Entry { stored, indexed: true, since: None, in_doubt: 0, park_after: None };
+            state.parking.insert(id, Parking { entry, due, generation: 0 });
+        }
+        match action {
+            Action::Update(update) => state.update(update),
+            Action::Done => state.done(id),
+        };
+        drop(state);
+        self.shared.wake.notify_one();
+        Ok(())
+    }
+
+    fn due(&self, index: &mut dyn Index, now: Timestamp, count_max: usize) -> Result<Vec<Message>, IndexError> {
+        let mut due = Vec::new();
+        let waiting = {
+            let mut state = self.shared.lock();
+            let ready = state.parking.iter().filter(|(_, parking)| parking.due <= now).map(|(id, _)| *id);
+            let ready: Vec<QueueId> = ready.take(count_max).collect();
+            due.extend(ready.into_iter().filter_map(|id| state.unpark(id)));
+            state.parking.len() + state.dying.len()
+        };
+        let asked = count_max.saturating_sub(due.len());
+        if asked == 0 {
+            return Ok(due);
+        }
+        // Those that memory knows better don't count; ask for so many more.
+        for (_, id) in index.due(FIRST, now, asked.saturating_add(waiting))? {
+            if due.len() >= count_max {
+                break;
+            }
+            let state = self.shared.lock();
+            if state.active.contains_key(&id) {
+                drop(state);
+                index.set_due(id, TAKEN)?;
+            } else if !state.overrides(id) {
+                drop(state);
+                due.extend(self.activate(index, id)?.map(|(message, _)| message));
+            }
+        }
+        Ok(due)
+    }
+
+    /// Makes a message active that only the index has.
+    fn activate(&self, index: &mut dyn Index, id: QueueId) -> Result<Option<(Message, Timestamp)>, IndexError> {
+        let Some((stored, due)) = index.get(id)? else { return Ok(None) };
+        index.set_due(id, TAKEN)?;
+        let message = stored.message.clone();
+        let entry = Entry { stored, indexed: true, since: None, in_doubt: 0, park_after: None };
+        self.shared.lock().active.insert(id, entry);
+        Ok(Some((message, due)))
+    }
+
+    fn next_due(&self, index: &mut dyn Index) -> Result<Option<Timestamp>, IndexError> {
+        // Stale due times of messages that memory knows better are stepped over: ask for more until one is found.
+        let mut asked = 16;
+        loop {
+            let indexed = index.due(FIRST, Timestamp::NEVER, asked)?;
+            let all = indexed.len() < asked;
+            let state = self.shared.lock();
+            let first = indexed.into_iter().find(|(_, id)| !state.overrides(*id)).map(|(due, _)| due);
+            if first.is_some() || all {
+                let parking = state.parking.values().map(|parking| parking.due).min();
+                return Ok(parking.into_iter().chain(first).min().filter(|due| *due != Timestamp::NEVER));
+            }
+            asked = asked.saturating_mul(4);
+        }
+    }
+
+    fn take(&self, index: &mut dyn Index, id: QueueId) -> Result<Option<(Message, Timestamp)>, IndexError> {
+        let mut state = self.shared.lock();
+        if let Some(parking) = state.parking.get(&id) {
+            let due = parking.due;
+            return Ok(state.unpark(id).map(|message| (message, due)));
+        }
+        if state.overrides(id) {
+            return Ok(None);
+        }
+        drop(state);
+        self.activate(index, id)
+    }
+
+    fn look(&self, index: &mut dyn Index, id: QueueId) -> Result<Option<Stored>, IndexError> {
+        let state = self.shared.lock();
+        if state.overrides(id) {
+            return Ok(state.visible(id).map(|entry| entry.stored.clone()));
+        }
+        drop(state);
+        Ok(index.get(id)?.map(|(stored, _)| stored))
+    }
+
+    fn page(&self, index: &mut dyn Index, filter: &Filter, count_max: usize) -> Result<Listing, IndexError> {
+        let page = index.page(filter, count_max)?;
+        let state = self.shared.lock();
+        let parked = page.found.into_iter().map(|stored| stored.message).filter(|message| !state.overrides(message.id));
+        let mut messages: Vec<Message> = parked.collect();
+        let after = filter.after.map_or(Bound::Unbounded, Bound::Excluded);
+        let to = page.next.map_or(Bound::Unbounded, Bound::Included);
+        if filter.after.is_none_or(|after| page.next.is_none_or(|to| after < to)) {
+            let active = state.active.range((after, to)).map(|(_, entry)| &entry.stored.message);
+            let parking = state.parking.range((after, to)).map(|(_, parking)| &parking.entry.stored.message);
+            let matching = |message: &&Message| filter.matches(message);
+            // More than this many of either can't be on the page.
+            messages.extend(active.filter(matching).take(count_max).cloned());
+            messages.extend(parking.filter(matching).take(count_max).cloned());
+        }
+        drop(state);
+        messages.sort_by_key(|message| message.id);
+        let mut next = page.next;
+        if messages.len() > count_max {
+            messages.truncate(count_max);
+            next = messages.last().map(|message| message.id);
+        }
+        Ok(Listing { messages, next })
+    }
+
+    fn borrow(&self, index: &mut dyn Index, wanted: &[(QueueId, Place)]) -> Result<(), IndexError> {
+        for (id, place) in wanted {
+            if self.shared.lock().overrides(*id) {
+                continue;
+            }
+            let Some((stored, due)) = index.get(*id)? else { continue };
+            if stored.place == *place {
+                let entry = Entry { stored, indexed: true, since: None, in_doubt: 0, park_after: None };
+                // Generation 0 is nobody's: it stays until it is parked again.
+                self.shared.lock().parking.insert(*id, Parking { entry, due, generation: 0 });
+            }
+        }
+        Ok(())
+    }
+}

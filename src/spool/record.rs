@@ -1,0 +1,316 @@
+//! One record of the log: a header of 40 bytes with a checksum of its own, content, description. docs/spool.md has the table.
+//!
+//! Pure: bytes in, values out, and back. Never panics on any bytes.
+
+use crc32fast::Hasher;
+
+use super::codec::{self, Change, Malformed, Reader};
+use crate::mail::{Message, QueueId, Update};
+
+/// Every record begins with these bytes; the first of them is in no UTF-8 text.
+pub const MAGIC: [u8; 4] = [0xf5, b'P', b'H', b'R'];
+/// The version of the format that is written.
+pub const VERSION: u8 = 1;
+/// Bytes of a header.
+pub const HEADER_SIZE: usize = 40;
+/// The longest record that is read or written, header included; bytes.
+pub const RECORD_SIZE_MAX: usize = 64 << 20;
+
+/// Flag: every record before this one was durable when this one was written.
+const FLAG_BATCH: u16 = 1;
+/// Flag: the content lies in a file of its own.
+const FLAG_FILE: u16 = 2;
+
+/// What a record says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Grows from record to record, with gaps.
+    pub sequence: u64,
+    /// Whether everything before it was durable when it was written.
+    pub batch: bool,
+    /// The message it speaks of.
+    pub id: QueueId,
+    /// The rest.
+    pub body: Body,
+}
+
+/// What a record says, by kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// A message is in the spool, in the state given: at its acceptance, and again when the log is cleaned.
+    Accept {
+        /// The whole message.
+        message: Message,
+        /// Where its content is.
+        content: ContentAt,
+        /// Changes to other messages, durable with this record or not at all.
+        changes: Vec<Change>,
+    },
+    /// A message changes.
+    State(Change),
+    /// Nothing remains to be done for a message.
+    Done,
+}
+
+/// Where content is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContentAt {
+    /// In the record.
+    Inline(Vec<u8>),
+    /// In `content/<id>`, with this CRC-32.
+    File(u32),
+}
+
+/// Why bytes are not a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// They don't begin with a sound header.
+    NoHeader,
+    /// The header is sound, the record has this many bytes, and there are fewer.
+    Short(usize),
+    /// The header is sound, the rest of the record's bytes isn't: as many as given in all.
+    Checksum(usize),
+    /// The checksums hold, but the description says nothing that this version understands.
+    Malformed(usize, Malformed),
+}
+
+/// A header whose checksum holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) version: u8,
+    pub(crate) kind: u8,
+    pub(crate) flags: u16,
+    pub(crate) description: u32,
+    pub(crate) content: u32,
+    pub(crate) sequence: u64,
+    pub(crate) id: QueueId,
+    crc: u32,
+}
+
+const KIND_ACCEPT: u8 = 1;
+const KIND_STATE: u8 = 2;
+const KIND_DONE: u8 = 3;
+
+impl Header {
+    /// Reads a header. The identity goes into the checksum, so that nobody can smuggle a record in as content.
+    pub(crate) fn parse(identity: u64, bytes: &[u8]) -> Option<Header> {
+        let bytes = bytes.first_chunk::<HEADER_SIZE>()?;
+        if bytes[..4] != MAGIC || header_crc(identity, bytes) != u32::from_le_bytes(bytes[36..].try_into().ok()?) {
+            return None;
+        }
+        let mut fields = Reader(&bytes[4..36]);
+        let mut next = || -> Result<Header, Malformed> {
+            Ok(Header {
+                version: fields.byte("version")?,
+                kind: fields.byte("kind")?,
+                flags: u16::from_le_bytes(fields.fixed("flags")?),
+                description: u32::from_le_bytes(fields.fixed("length")?),
+                content: u32::from_le_bytes(fields.fixed("length")?),
+                sequence: u64::from_le_bytes(fields.fixed("sequence")?),
+                id: QueueId(u64::from_le_bytes(fields.fixed("id")?)),
+                crc: u32::from_le_bytes(fields.fixed("checksum")?),
+            })
+        };
+        let header = next().ok()?;
+        (header.size() <= RECORD_SIZE_MAX).then_some(header)
+    }
+
+    /// Bytes of the whole record.
+    pub(crate) fn size(&self) -> usize {
+        HEADER_SIZE + self.content as usize + self.description as usize
+    }
+
+    /// Whether everything before the record was durable when it was written.
+    pub(crate) fn is_batch(&self) -> bool {
+        self.flags & FLAG_BATCH != 0
+    }
+}
+
+fn header_crc(identity: u64, bytes: &[u8; HEADER_SIZE]) -> u32 {
+    let mut hasher = Hasher::new();
+    hasher.update(&identity.to_le_bytes());
+    hasher.update(&bytes[..36]);
+    hasher.finalize()
+}
+
+/// Reads the record that the bytes begin with, and says how many bytes it has.
+pub fn parse(identity: u64, bytes: &[u8]) -> Result<(Record, usize), Fault> {
+    let header = Header::parse(identity, bytes).ok_or(Fault::NoHeader)?;
+    parse_body(&header, bytes, true)
+}
+
+/// The same without a copy of inline content: that comes back empty.
+pub(crate) fn parse_without_content(identity: u64, bytes: &[u8]) -> Result<(Record, usize), Fault> {
+    let header = Header::parse(identity, bytes).ok_or(Fault::NoHeader)?;
+    parse_body(&header, bytes, false)
+}
+
+/// Where inline content lies in a record's bytes.
+pub(crate) fn content_range(header: &Header) -> std::ops::Range<usize> {
+    HEADER_SIZE..HEADER_SIZE + header.content as usize
+}
+
+/// Checks a record's bytes behind the header.
+pub(crate) fn check_payload(header: &Header, bytes: &[u8]) -> Result<(), Fault> {
+    let payload = bytes.get(HEADER_SIZE..header.size()).ok_or(Fault::Short(header.size()))?;
+    if crc32fast::hash(payload) == header.crc { Ok(()) } else { Err(Fault::Checksum(header.size())) }
+}
+
+fn parse_body(header: &Header, bytes: &[u8], with_content: bool) -> Result<(Record, usize), Fault> {
+    let size = header.size();
+    check_payload(header, bytes)?;
+    let content = &bytes[content_range(header)];
+    let description = &bytes[HEADER_SIZE + content.len()..size];
+    let content = if with_content { content } else { &[] };
+    let body = read_body(header, content, description).map_err(|malformed| Fault::Malformed(size, malformed))?;
+    Ok((Record { sequence: header.sequence, batch: header.is_batch(), id: header.id, body }, size))
+}
+
+fn read_body(header: &Header, content: &[u8], description: &[u8]) -> Result<Body, Malformed> {
+    let known = if header.kind == KIND_ACCEPT { FLAG_BATCH | FLAG_FILE } else { FLAG_BATCH };
+    if header.version != VERSION || header.flags & !known != 0 {
+        return Err(Malformed("version"));
+    }
+    let in_file = header.flags & FLAG_FILE != 0;
+    if header.content > 0 && (header.kind != KIND_ACCEPT || in_file) {
+        return Err(Malformed("content"));
+    }
+    let mut reader = Reader(description);
+    let body = match header.kind {
+        KIND_ACCEPT => {
+            let message = reader.message(header.id)?;
+            let content = if in_file {
+                ContentAt::File(u32::from_le_bytes(reader.fixed("content checksum")?))
+            } else if message.size == u64::from(header.content) {
+                ContentAt::Inline(content.to_vec())
+            } else {
+                return Err(Malformed("size"));
+            };
+            Body::Accept { message, content, changes: read_changes(&mut reader)? }
+        }
+        KIND_STATE => Body::State(reader.change(header.id)?),
+        KIND_DONE => Body::Done,
+        _ => return Err(Malformed("kind")),
+    };
+    reader.end()?;
+    Ok(body)
+}
+
+fn read_changes(reader: &mut Reader<'_>) -> Result<Vec<Change>, Malformed> {
+    let count = reader.number("changes")?;
+    let mut changes = Vec::new();
+    for _ in 0..count {
+        let id = QueueId(reader.number("change")?);
+        changes.push(reader.change(id)?);
+    }
+    Ok(changes)
+}
+
+/// A record's bytes. Inline content must be as long as `message.size` says, or the record can't be read again.
+pub fn encode(identity: u64, record: &Record) -> Vec<u8> {
+    let mut frame = match &record.body {
+        Body::Accept { message, content, changes } => {
+            let content = match content {
+                ContentAt::Inline(bytes) => {
+                    let mut draft = Frame::draft();
+                    draft.extend_from_slice(bytes);
+                    AcceptContent::Inline(draft)
+                }
+                ContentAt::File(crc) => AcceptContent::File(*crc),
+            };
+            Frame::accept(content, message, changes)
+        }
+        Body::State(change) => Frame::state(&change.update, change.base),
+        Body::Done => Frame::done(record.id),
+    };
+    frame.seal(identity, record.sequence, record.batch);
+    frame.bytes
+}
+
+/// A record on its way into the log: complete but for what is known only when it is written.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    bytes: Vec<u8>,
+}
+
+/// The content of a frame.
+pub(crate) enum AcceptContent {
+    /// A buffer begun with `Frame::draft`, content behind it: becomes the record without being copied.
+    Inline(Vec<u8>),
+    /// In its file, with this checksum.
+    File(u32),
+}
+
+impl AcceptContent {
+    /// The checksum of content in a file.
+    pub(crate) fn file(&self) -> Option<u32> {
+        match self {
+            Self::Inline(_) => None,
+            Self::File(crc) => Some(*crc),
+        }
+    }
+}
+
+impl Frame {
+    /// A buffer with room for the header, to which content is appended.
+    pub(crate) fn draft() -> Vec<u8> {
+        vec![0; HEADER_SIZE]
+    }
+
+    pub(crate) fn accept(content: AcceptContent, message: &Message, changes: &[Change]) -> Frame {
+        let (mut bytes, file) = match content {
+            AcceptContent::Inline(draft) => (draft, None),
+            AcceptContent::File(crc) => (Self::draft(), Some(crc)),
+        };
+        let content = bytes.len() - HEADER_SIZE;
+        codec::put_message(&mut bytes, message);
+        if let Some(crc) = file {
+            bytes.extend_from_slice(&crc.to_le_bytes());
+        }
+        codec::put_number(&mut bytes, changes.len() as u64);
+        for change in changes {
+            codec::put_number(&mut bytes, change.update.id.0);
+            codec::put_change(&mut bytes, &change.update, change.base);
+        }
+        Self::finish(bytes, KIND_ACCEPT, if file.is_some() { FLAG_FILE } else { 0 }, content, message.id)
+    }
+
+    pub(crate) fn state(update: &Update, base: u32) -> Frame {
+        let mut bytes = Self::draft();
+        codec::put_change(&mut bytes, update, base);
+        Self::finish(bytes, KIND_STATE, 0, 0, update.id)
+    }
+
+    pub(crate) fn done(id: QueueId) -> Frame {
+        Self::finish(Self::draft(), KIND_DONE, 0, 0, id)
+    }
+
+    fn finish(mut bytes: Vec<u8>, kind: u8, flags: u16, content: usize, id: QueueId) -> Frame {
+        let description = bytes.len() - HEADER_SIZE - content;
+        let crc = crc32fast::hash(&bytes[HEADER_SIZE..]);
+        bytes[..4].copy_from_slice(&MAGIC);
+        bytes[4] = VERSION;
+        bytes[5] = kind;
+        bytes[6..8].copy_from_slice(&flags.to_le_bytes());
+        bytes[8..12].copy_from_slice(&(description as u32).to_le_bytes());
+        bytes[12..16].copy_from_slice(&(content as u32).to_le_bytes());
+        bytes[24..32].copy_from_slice(&id.0.to_le_bytes());
+        bytes[32..36].copy_from_slice(&crc.to_le_bytes());
+        Frame { bytes }
+    }
+
+    /// Puts in what is known only now, and the header's checksum. May be done again, for another try in another segment.
+    pub(crate) fn seal(&mut self, identity: u64, sequence: u64, batch: bool) {
+        let flags = u16::from_le_bytes([self.bytes[6], self.bytes[7]]) & !FLAG_BATCH;
+        self.bytes[6..8].copy_from_slice(&(flags | if batch { FLAG_BATCH } else { 0 }).to_le_bytes());
+        self.bytes[16..24].copy_from_slice(&sequence.to_le_bytes());
+        if let Some(header) = self.bytes.first_chunk::<HEADER_SIZE>() {
+            let crc = header_crc(identity, header);
+            self.bytes[36..40].copy_from_slice(&crc.to_le_bytes());
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}

@@ -1,0 +1,294 @@
+//! Start-up: finds what the log has, brings the index to it, counts what lives, begins a new segment.
+//!
+//! No old segment is written: what doesn't count of the last one is said in the header of the new one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::index::{Index, IndexError, IndexFactory, Mark, Place, Position, Stored};
+use super::log::{Log, LogEnd};
+use super::replay::{self, Replay, ReplayError, SegmentFile, due_after};
+use super::segment::{BLOCK_SIZE, Layout};
+use super::shared::{State, Use};
+use super::{Filter, Note, Options, Recovery, SpoolError};
+use crate::mail::{QueueId, Timestamp};
+use crate::system::{Disk, OpenMode};
+
+/// What start-up hands to the loops.
+pub(crate) struct Recovered {
+    pub(crate) identity: u64,
+    pub(crate) state: State,
+    pub(crate) log: Log,
+    pub(crate) index: Box<dyn Index>,
+    pub(crate) factory: Box<dyn IndexFactory>,
+    pub(crate) recovery: Recovery,
+}
+
+/// What start-up needs.
+pub(crate) struct Start {
+    pub(crate) options: Options,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) factory: Box<dyn IndexFactory>,
+    pub(crate) now: Timestamp,
+    /// The identity, should this be a new spool.
+    pub(crate) random: u64,
+}
+
+/// Makes the folders that aren't there, and their names durable.
+pub(crate) fn make_folders(disk: &dyn Disk, layout: &Layout) -> Result<(), SpoolError> {
+    let folders = [&layout.log, &layout.content, &layout.quarantine];
+    // What is missing of the path to the spool is made with it.
+    let missing = layout.root.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !disk.exists(folder));
+    let parents =
+        missing.filter_map(Path::parent).map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    let mut changed: BTreeSet<&Path> = parents.collect();
+    // Also if they were made before: perhaps whoever made them was killed before the sync.
+    changed.insert(&layout.root);
+    for folder in folders {
+        disk.create_dir_all(folder).map_err(|error| SpoolError::io("can't make", folder, &error))?;
+    }
+    changed.into_iter().try_for_each(|folder| disk.sync_dir(folder).map_err(|error| SpoolError::io("can't sync", folder, &error)))
+}
+
+/// Recovers. Blocking; the folders exist and the lock is held.
+pub(crate) fn recover(start: Start) -> Result<Recovered, SpoolError> {
+    let layout = Layout::new(&start.options.path);
+    let (files, identity) = replay::list(&*start.disk, &layout.log)?;
+    sync_last(&*start.disk, &layout, &files)?;
+    let mut notes = missing(&files);
+    let opened = start.factory.open();
+    let marked = opened.as_ref().ok().and_then(|index| index.mark().ok().flatten()).map(|mark| mark.identity);
+    let identity = match identity.or(marked.filter(|_| has_bytes(&files))) {
+        Some(identity) => identity,
+        None if has_bytes(&files) => {
+            let folder = layout.log.display();
+            return Err(SpoolError::Unusable(format!("no segment in {folder} has a readable header: restore or move them away")));
+        }
+        None => start.random,
+    };
+    let (index, read, books) = bring_up_some_index(&start, &layout, identity, &files, opened, &mut notes)?;
+    let Start { options, disk, factory, now, .. } = start;
+    notes.extend(read.notes);
+    tidy_content(&*disk, &layout, &books.files, &mut notes);
+    let end = LogEnd { identity, end: read.end, number: files.last().map_or(0, |file| file.number), sequence: read.sequence };
+    let mut log = Log::new(disk, layout, options.segment_size, end);
+    if let Err(error) = log.open_next(read.last_id, now) {
+        match SpoolError::io("can't begin a segment in", &options.path, &error) {
+            // The first batch that finds room begins it.
+            SpoolError::Full => notes.push(Note::WriteFailed { segment: None, error: error.to_string() }),
+            error => return Err(error),
+        }
+    }
+    let state = State::new(books.segments, read.last_id);
+    let recovery = Recovery { messages: books.messages, segments: files.len() as u64, records: read.records, notes };
+    let mut recovered = Recovered { identity, state, log, index, factory, recovery };
+    recovered.settle();
+    Ok(recovered)
+}
+
+/// After a kill, what will be read may be only in the machine's memory: it must be durable before anything relies on it.
+fn sync_last(disk: &dyn Disk, layout: &Layout, files: &[SegmentFile]) -> Result<(), SpoolError> {
+    let Some(last) = files.last() else { return Ok(()) };
+    let path = layout.segment(last.number);
+    let synced = disk.open(&path, OpenMode::Write).and_then(|file| file.sync_data());
+    synced.map_err(|error| SpoolError::io("can't sync", &path, &error))?;
+    disk.sync_dir(&layout.log).map_err(|error| SpoolError::io("can't sync", &layout.log, &error))
+}
+
+/// Brings the index up to the log; if it doesn't fit or fails, a new one.
+fn bring_up_some_index(
+    start: &Start,
+    layout: &Layout,
+    identity: u64,
+    files: &[SegmentFile],
+    mut opened: Result<Box<dyn Index>, IndexError>,
+    notes: &mut Vec<Note>,
+) -> Result<(Box<dyn Index>, ReadLog, Books), SpoolError> {
+    let mut rebuilt = false;
+    loop {
+        let fitting = opened.and_then(|index| fit(&*index, identity, files).map(|mark| (index, mark)));
+        let brought = fitting.map_err(ReplayError::Index).and_then(|(mut index, mark)| {
+            if mark.is_none() && !rebuilt && has_bytes(files) {
+                notes.push(Note::IndexRebuilt { why: "there was none".to_owned(), set_aside: None });
+            }
+            let (read, books) = bring_up(start, layout, identity, &mut *index, mark, files)?;
+            Ok((index, read, books))
+        });
+        match brought {
+            Ok(brought) => return Ok(brought),
+            Err(ReplayError::Log(error)) => return Err(error),
+            Err(ReplayError::Index(error)) if rebuilt => return Err(SpoolError::Index(error.0)),
+            Err(ReplayError::Index(error)) => {
+                let set_aside = start.factory.set_aside(start.now).map_err(|error| SpoolError::Index(error.0))?;
+                notes.push(Note::IndexRebuilt { why: error.0, set_aside });
+                rebuilt = true;
+                opened = start.factory.open();
+            }
+        }
+    }
+}
+
+impl Recovered {
+    /// Notes the new segment, and marks the index with it.
+    fn settle(&mut self) {
+        let end = self.log.end();
+        self.state.end = end;
+        self.state.sequence = self.log.sequence();
+        if end.segment != 0 && self.state.segments.insert(end.segment, Use::default()).is_none() {
+            self.recovery.segments += 1;
+        }
+        let mark = self.state.mark(self.identity);
+        if let Err(error) = self.index.set_mark(mark) {
+            self.recovery.notes.push(Note::Trouble(format!("can't mark the index: {error}")));
+        }
+    }
+}
+
+/// Segments that their successor speaks of, and that aren't there. The ones before the oldest were released.
+fn missing(files: &[SegmentFile]) -> Vec<Note> {
+    let pairs = files.iter().zip(files.iter().skip(1));
+    let gaps = pairs.filter_map(|(before, file)| file.header.map(|header| header.prior).filter(|prior| *prior > before.number));
+    gaps.map(|segment| Note::SegmentMissing { segment }).collect()
+}
+
+fn has_bytes(files: &[SegmentFile]) -> bool {
+    files.iter().any(|file| file.length > BLOCK_SIZE)
+}
+
+/// Whether an index belongs to this log, and where it left off. None: it is new and empty.
+fn fit(index: &dyn Index, identity: u64, files: &[SegmentFile]) -> Result<Option<Mark>, IndexError> {
+    let Some(mark) = index.mark()? else {
+        let empty = index.page(&Filter::default(), 1)?.found.is_empty();
+        return if empty { Ok(None) } else { Err(IndexError("it was never finished".to_owned())) };
+    };
+    let last = files.last().map(|file| Position { segment: file.number, offset: known_end(file) });
+    if mark.identity != identity {
+        Err(IndexError("it belongs to another spool".to_owned()))
+    } else if last.is_none_or(|last| mark.position > last) {
+        Err(IndexError("it knows more than the log".to_owned()))
+    } else {
+        Ok(Some(mark))
+    }
+}
+
+/// Where a segment's records end, as far as names and headers tell.
+fn known_end(file: &SegmentFile) -> u64 {
+    file.end.unwrap_or(file.length).max(BLOCK_SIZE)
+}
+
+/// What reading the log gave.
+struct ReadLog {
+    end: Position,
+    sequence: u64,
+    last_id: QueueId,
+    records: u64,
+    notes: Vec<Note>,
+}
+
+/// What lives, by segment.
+#[derive(Default)]
+struct Books {
+    messages: u64,
+    segments: BTreeMap<u64, Use>,
+    /// Ids and sizes of messages whose content lies in a file.
+    files: BTreeMap<QueueId, u64>,
+}
+
+/// Reads the log from the index's mark on, and makes the index agree with it.
+fn bring_up(
+    start: &Start,
+    layout: &Layout,
+    identity: u64,
+    index: &mut dyn Index,
+    mark: Option<Mark>,
+    files: &[SegmentFile],
+) -> Result<(ReadLog, Books), ReplayError> {
+    let mut replay = Replay::new(&start.disk, layout, identity, index, &start.options.due, true);
+    let from = mark.map_or(Position::default(), |mark| mark.position);
+    let mut segments = BTreeMap::new();
+    let mut end = Position::default();
+    for file in files {
+        end = if file.number < from.segment {
+            Position { segment: file.number, offset: known_end(file) }
+        } else {
+            let offset = if file.number == from.segment { from.offset.max(BLOCK_SIZE) } else { BLOCK_SIZE };
+            replay.segment(file, offset)?
+        };
+        segments.insert(file.number, Use { used: end.offset - BLOCK_SIZE, ..Use::default() });
+    }
+    replay.spill()?;
+    let read = ReadLog {
+        end,
+        sequence: (replay.last_sequence + 1).max(mark.map_or(1, |mark| mark.sequence)),
+        last_id: replay.last_id.max(mark.map_or(QueueId(0), |mark| mark.last_id)),
+        records: replay.records,
+        notes: std::mem::take(&mut replay.notes),
+    };
+    Ok(count(index, &start.options, Books { segments, ..Books::default() }, read)?)
+}
+
+/// Goes through the index once: counts what lives, lets go of what was taken, drops what the log no longer has.
+fn count(index: &mut dyn Index, options: &Options, mut books: Books, mut read: ReadLog) -> Result<(ReadLog, Books), IndexError> {
+    let mut taken = Vec::new();
+    let mut stale = Vec::new();
+    index.visit(&mut |stored: Stored, due| {
+        let Stored { message, place: Place { segment, offset, length }, file } = &stored;
+        read.last_id = read.last_id.max(message.id);
+        let record_end = (offset + u64::from(*length)).saturating_sub(BLOCK_SIZE);
+        let Some(segment) = books.segments.get_mut(segment).filter(|segment| record_end <= segment.used) else {
+            stale.push(message.id);
+            return;
+        };
+        segment.live += 1;
+        segment.live_bytes += u64::from(*length);
+        books.messages += 1;
+        if file.is_some() {
+            books.files.insert(message.id, message.size);
+        }
+        if due == Timestamp::ZERO {
+            taken.push((message.id, due_after(&stored, due, &options.due)));
+        }
+    })?;
+    for (id, due) in taken {
+        index.set_due(id, due)?;
+    }
+    if !stale.is_empty() {
+        read.notes.push(Note::Trouble(format!("{} messages of the index have no record in the log any more", stale.len())));
+    }
+    for id in stale {
+        index.remove(id)?;
+    }
+    Ok((read, books))
+}
+
+/// Removes content files that no message names, and notes those that are missing.
+fn tidy_content(disk: &dyn Disk, layout: &Layout, files: &BTreeMap<QueueId, u64>, notes: &mut Vec<Note>) {
+    let names = match disk.list(&layout.content) {
+        Ok(names) => names,
+        Err(error) => {
+            notes.push(Note::Trouble(format!("can't list {}: {error}", layout.content.display())));
+            return;
+        }
+    };
+    let present: BTreeSet<QueueId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    let mut count = 0;
+    for id in present.iter().filter(|id| !files.contains_key(id)) {
+        match disk.unlink(&layout.content_file(*id)) {
+            Ok(()) => count += 1,
+            Err(error) => notes.push(Note::Trouble(format!("can't remove {}: {error}", layout.content_file(*id).display()))),
+        }
+    }
+    if count > 0 {
+        notes.push(Note::OrphansRemoved { count });
+    }
+    for (id, size) in files {
+        if !is_whole(disk, &layout.content_file(*id), *size) {
+            notes.push(Note::ContentMissing { id: *id });
+        }
+    }
+}
+
+fn is_whole(disk: &dyn Disk, path: &Path, size: u64) -> bool {
+    disk.open(path, OpenMode::Read).and_then(|file| file.len()).is_ok_and(|length| length >= size)
+}

@@ -1,0 +1,218 @@
+//! The release loop: gives the log's space back. Only the oldest segment ever goes; what still lives in it is accepted again at
+//! the log's end first, so no record outlives or predeceases what it speaks of.
+//!
+//! Works in steps of bounded size beside reception, on a thread that may block.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::content;
+use super::index::Place;
+use super::keeper::Command;
+use super::record::{AcceptContent, Body, ContentAt, Frame, HEADER_SIZE};
+use super::scan::{Found, Scan};
+use super::segment::BLOCK_SIZE;
+use super::shared::{Op, Shared, State};
+use super::{Note, SpoolError};
+use crate::mail::QueueId;
+use crate::system::OpenMode;
+
+/// A step looks at so many records,
+const STEP_RECORDS: usize = 256;
+/// and copies so many bytes before it waits for them to be durable.
+const STEP_BYTES: u64 = 1 << 20;
+/// Survivors with a change under way are asked again so often.
+const TRIES: usize = 3;
+
+/// Runs until the spool is closed.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    loop {
+        unlink_content(&shared);
+        while let Some(oldest) = shared.oldest_to_go() {
+            if let Err(error) = release(&shared, oldest).await {
+                if error != SpoolError::Closed {
+                    shared.report(Note::Trouble(format!("segment {oldest} isn't released yet: {error}")));
+                }
+                break;
+            }
+        }
+        if shared.lock().closing {
+            break;
+        }
+        shared.sweep.notified().await;
+    }
+}
+
+impl Shared {
+    fn oldest_to_go(&self) -> Option<u64> {
+        candidate(&self.lock(), self.options.segment_size)
+    }
+}
+
+/// The oldest segment, if it should go: nothing in it lives, or little, or the whole log has too much that is dead.
+fn candidate(state: &State, segment_size: u64) -> Option<u64> {
+    let (oldest, segment) = state.segments.first_key_value()?;
+    if state.closing || *oldest == state.end.segment || (segment.live > 0 && state.blocked == Some(*oldest)) {
+        return None;
+    }
+    let (used, live) = state.segments.values().fold((0, 0), |(used, live), s| (used + s.used, live + s.live_bytes));
+    let sparse = segment.live_bytes * 4 < segment.used;
+    let bloated = used > 2 * live + 2 * segment_size;
+    (segment.live == 0 || sparse || bloated).then_some(*oldest)
+}
+
+/// Copies the survivors, then removes the segment.
+async fn release(shared: &Arc<Shared>, number: u64) -> Result<(), SpoolError> {
+    for _ in 0..TRIES {
+        let (live, used) = shared.lock().segments.get(&number).map_or((0, 0), |segment| (segment.live, segment.used));
+        if live == 0 {
+            return remove(shared, number).await;
+        }
+        copy_survivors(shared, number, BLOCK_SIZE + used).await?;
+        // A survivor with a change under way has it behind it then.
+        shared.barrier().await?;
+    }
+    let mut state = shared.lock();
+    let stuck = state.segments.get(&number).is_some_and(|segment| segment.live > 0);
+    if stuck {
+        state.blocked = Some(number);
+        drop(state);
+        shared.report(Note::ReleaseBlocked { segment: number });
+    }
+    Ok(())
+}
+
+/// A record that names a message, and whether its content is in it.
+type Met = (QueueId, Place, bool);
+
+async fn copy_survivors(shared: &Arc<Shared>, number: u64, end: u64) -> Result<(), SpoolError> {
+    let path = shared.layout.segment(number);
+    let failed = |error| SpoolError::io("can't read", &path, &error);
+    let file = shared.disk.open(&path, OpenMode::Read).map_err(failed)?;
+    let mut scan = Scan::new(file, shared.identity, BLOCK_SIZE, end, true, 0);
+    while let Some(met) = step(&mut scan, number).map_err(failed)? {
+        if shared.lock().closing {
+            return Err(SpoolError::Closed);
+        }
+        let mut alive = living(shared, met).await?.into_iter().peekable();
+        while alive.peek().is_some() {
+            let mut bytes = 0;
+            let mut waiting = Vec::new();
+            while bytes < STEP_BYTES
+                && let Some((id, place, inline)) = alive.next()
+            {
+                bytes += u64::from(place.length);
+                waiting.extend(accept_again(shared, id, place, inline)?);
+            }
+            for durable in waiting {
+                durable.await.map_err(|_| SpoolError::Closed)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The next Accept records; none at the end.
+fn step(scan: &mut Scan, segment: u64) -> std::io::Result<Option<Vec<Met>>> {
+    let mut met = Vec::new();
+    for _ in 0..STEP_RECORDS {
+        match scan.next()? {
+            None if met.is_empty() => return Ok(None),
+            None => break,
+            Some(Found::Record { record, offset, length }) => {
+                if let Body::Accept { content, .. } = record.body {
+                    let place = Place { segment, offset, length };
+                    met.push((record.id, place, matches!(content, ContentAt::Inline(_))));
+                }
+            }
+            // Noted when it was found first, at start-up.
+            Some(Found::Damage { .. } | Found::Tail { .. }) => {}
+        }
+    }
+    Ok(Some(met))
+}
+
+/// Those that live where they were met; they are in memory then.
+async fn living(shared: &Shared, met: Vec<Met>) -> Result<Vec<Met>, SpoolError> {
+    let elsewhere: Vec<_> = {
+        let state = shared.lock();
+        met.iter().filter(|(id, _, _)| !state.overrides(*id)).map(|(id, place, _)| (*id, *place)).collect()
+    };
+    if !elsewhere.is_empty() {
+        shared.ask(|reply| Command::Borrow { wanted: elsewhere, reply }).await??;
+    }
+    let state = shared.lock();
+    let lives = |(id, place, _): &Met| state.visible(*id).is_some_and(|entry| entry.stored.place == *place);
+    Ok(met.into_iter().filter(lives).collect())
+}
+
+/// Queues a survivor's record again; what comes back tells when it is durable. None: it can't be copied now.
+fn accept_again(shared: &Shared, id: QueueId, place: Place, inline: bool) -> Result<Option<oneshot::Receiver<()>>, SpoolError> {
+    let read = if inline { content::read_record(&*shared.disk, &shared.layout, shared.identity, id, place) } else { Ok(None) };
+    let mut state = shared.lock();
+    let queued = match read {
+        Ok(record) => Ok(queue_again(&mut state, id, place, record)),
+        Err(SpoolError::Damaged(_)) => Ok(None),
+        Err(error) => Err(error),
+    };
+    // One that was borrowed from the index goes back, also if it couldn't be copied.
+    state.park_again(id);
+    drop(state);
+    shared.wake.notify_one();
+    queued
+}
+
+/// The message as it is at this moment, in the log's order.
+fn queue_again(state: &mut State, id: QueueId, place: Place, record: Option<Vec<u8>>) -> Option<oneshot::Receiver<()>> {
+    let entry = state.visible(id).filter(|entry| entry.stored.place == place && entry.in_doubt == 0)?;
+    let content = match (entry.stored.file, record) {
+        (Some(crc), _) => AcceptContent::File(crc),
+        (None, Some(mut record)) => {
+            // The header is written anew, the content stays where it is in the buffer.
+            record.truncate(HEADER_SIZE + entry.stored.message.size as usize);
+            AcceptContent::Inline(record)
+        }
+        (None, None) => return None,
+    };
+    let frame = Frame::accept(content, &entry.stored.message, &[]);
+    let (reply, answer) = oneshot::channel();
+    state.queue.push_back(Op::Reaccept { id, frame, reply });
+    Some(answer)
+}
+
+/// Removes a segment in which nothing lives.
+async fn remove(shared: &Arc<Shared>, number: u64) -> Result<(), SpoolError> {
+    // The index must not have to begin its replay there.
+    let mark = shared.checkpoint().await?;
+    if mark.position.segment <= number {
+        return Err(SpoolError::Index("its mark is still there".to_owned()));
+    }
+    let path = shared.layout.segment(number);
+    match shared.disk.unlink(&path) {
+        Ok(()) => {}
+        // After a failed sync of the folder it may be gone already.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(SpoolError::io("can't remove", &path, &error)),
+    }
+    shared.disk.sync_dir(&shared.layout.log).map_err(|error| SpoolError::io("can't sync", &shared.layout.log, &error))?;
+    let mut state = shared.lock();
+    state.segments.remove(&number);
+    if state.blocked == Some(number) {
+        state.blocked = None;
+    }
+    Ok(())
+}
+
+/// Removes the content files of messages that are gone. A name that comes back after a power cut is removed at start-up.
+fn unlink_content(shared: &Shared) {
+    let paths: Vec<PathBuf> = std::mem::take(&mut shared.lock().unlinks);
+    for path in paths {
+        match shared.disk.unlink(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => shared.report(Note::Trouble(format!("can't remove {}: {error}", path.display()))),
+        }
+    }
+}

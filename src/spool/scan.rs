@@ -1,0 +1,151 @@
+//! Reads a segment's records one after the other, and finds the way again behind bytes that are none.
+
+use std::io;
+
+use super::record::{self, Fault, HEADER_SIZE, MAGIC, RECORD_SIZE_MAX, Record};
+use super::segment::read_full;
+use crate::system::DiskFile;
+
+/// How much is read at a time; bytes.
+const WINDOW: usize = 1 << 20;
+
+/// What lies at a place in a segment.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// A record; inline content is left out.
+    Record { record: Record, offset: u64, length: u32 },
+    /// Confirmed bytes that are no record any more.
+    Damage { offset: u64, length: u64 },
+    /// Bytes of the last batch, which was never confirmed; nothing behind counts.
+    Tail { offset: u64, length: u64 },
+}
+
+/// Goes through a segment.
+pub(crate) struct Scan {
+    file: Box<dyn DiskFile>,
+    identity: u64,
+    offset: u64,
+    end: u64,
+    /// Whether everything up to `end` was confirmed: then what can't be read is damage, never a torn tail.
+    sealed: bool,
+    last_sequence: u64,
+    window: Vec<u8>,
+    window_at: u64,
+}
+
+impl Scan {
+    /// From `offset` to `end` of a segment; records up to `last_sequence` are no longer valid ones.
+    pub(crate) fn new(file: Box<dyn DiskFile>, identity: u64, offset: u64, end: u64, sealed: bool, last_sequence: u64) -> Self {
+        Self { file, identity, offset, end, sealed, last_sequence, window: Vec::new(), window_at: 0 }
+    }
+
+    /// Where the next record begins.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The highest sequence number met, or what `new` was given.
+    pub(crate) fn last_sequence(&self) -> u64 {
+        self.last_sequence
+    }
+
+    /// What comes next; none at the end.
+    pub(crate) fn next(&mut self) -> io::Result<Option<Found>> {
+        if self.offset >= self.end {
+            return Ok(None);
+        }
+        let offset = self.offset;
+        match self.try_at(offset)? {
+            Ok((record, length)) => {
+                self.last_sequence = record.sequence;
+                self.offset += length as u64;
+                Ok(Some(Found::Record { record, offset, length: length as u32 }))
+            }
+            Err(fault) => self.skip(fault).map(Some),
+        }
+    }
+
+    /// Steps over what is no record.
+    fn skip(&mut self, fault: Fault) -> io::Result<Found> {
+        let offset = self.offset;
+        let from = match fault {
+            Fault::Checksum(size) | Fault::Malformed(size, _) => offset + size as u64,
+            Fault::NoHeader | Fault::Short(_) => offset + 1,
+        };
+        let mut next = self.find(from)?;
+        // Bytes that nothing confirmed are a torn tail, and what stands behind them in the same batch goes with them.
+        let mut confirmed = self.sealed;
+        let mut look = next;
+        while !confirmed && let Some((at, length, batch)) = look {
+            confirmed = batch;
+            look = self.find(at + length)?;
+        }
+        if !confirmed {
+            next = None;
+        }
+        let to = next.map_or(self.end, |(at, _, _)| at);
+        self.offset = to;
+        let length = to - offset;
+        Ok(if confirmed { Found::Damage { offset, length } } else { Found::Tail { offset, length } })
+    }
+
+    /// The first whole record at `from` or behind: its offset, length, and whether it begins a batch.
+    fn find(&mut self, from: u64) -> io::Result<Option<(u64, u64, bool)>> {
+        let mut at = from;
+        while at + HEADER_SIZE as u64 <= self.end {
+            self.fill(at, HEADER_SIZE)?;
+            let view = self.view(at);
+            if view.len() < HEADER_SIZE {
+                return Ok(None);
+            }
+            let starts = view.len() - HEADER_SIZE + 1;
+            match view[..starts].iter().position(|byte| *byte == MAGIC[0]) {
+                None => at += starts as u64,
+                Some(skipped) => {
+                    at += skipped as u64;
+                    if let Ok((record, length)) = self.try_at(at)? {
+                        return Ok(Some((at, length as u64, record.batch)));
+                    }
+                    at += 1;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn try_at(&mut self, offset: u64) -> io::Result<Result<(Record, usize), Fault>> {
+        self.fill(offset, HEADER_SIZE)?;
+        let mut parsed = record::parse_without_content(self.identity, self.view(offset));
+        if let Err(Fault::Short(size)) = parsed {
+            if size <= RECORD_SIZE_MAX && offset + size as u64 <= self.end {
+                self.fill(offset, size)?;
+                parsed = record::parse_without_content(self.identity, self.view(offset));
+            }
+        }
+        Ok(match parsed {
+            // An old sequence number: bytes from an earlier life of the disk's blocks.
+            Ok((record, _)) if record.sequence <= self.last_sequence => Err(Fault::NoHeader),
+            parsed => parsed,
+        })
+    }
+
+    /// Brings `length` bytes from `offset` on into the window, as far as the segment has them.
+    fn fill(&mut self, offset: u64, length: usize) -> io::Result<()> {
+        let length = (length as u64).min(self.end.saturating_sub(offset));
+        let window_end = self.window_at + self.window.len() as u64;
+        if offset >= self.window_at && offset + length <= window_end {
+            return Ok(());
+        }
+        let want = length.max(WINDOW as u64).min(self.end - offset);
+        self.window.resize(want as usize, 0);
+        self.window_at = offset;
+        let filled = read_full(&*self.file, offset, &mut self.window)?;
+        self.window.truncate(filled);
+        Ok(())
+    }
+
+    fn view(&self, offset: u64) -> &[u8] {
+        let skip = usize::try_from(offset.saturating_sub(self.window_at)).unwrap_or(usize::MAX);
+        self.window.get(skip..).unwrap_or(&[])
+    }
+}

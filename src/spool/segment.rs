@@ -1,0 +1,227 @@
+//! Segments: the files of the log. A header block that says what belongs before, then records, one behind the other.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::codec::{Malformed, Reader};
+use crate::mail::{QueueId, Timestamp};
+use crate::system::{Disk, DiskFile, OpenMode};
+
+/// Bytes in front of the first record.
+pub(crate) const BLOCK_SIZE: u64 = 4096;
+/// A second copy of the header lies here, in a disk sector of its own.
+const COPY_AT: usize = 2048;
+const MAGIC: [u8; 8] = *b"\xf5PHSEG\r\n";
+/// The version of segments that is written.
+const VERSION: u16 = 1;
+const FIELDS_SIZE: usize = 72;
+/// When the disk has no room for a whole segment, a smaller one takes what must be written; not smaller than this.
+const SIZE_MIN: u64 = 256 * 1024;
+
+/// What a segment says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// The spool that it belongs to: a random number, the same in all its segments.
+    pub identity: u64,
+    /// Its number, as in its name.
+    pub number: u64,
+    /// The number of the segment before; 0 if it is the first.
+    pub prior: u64,
+    /// Where that one ends: bytes behind were never confirmed and don't count.
+    pub prior_end: u64,
+    /// Sequence numbers of its records are not below this.
+    pub sequence: u64,
+    /// No id up to this may be given out again.
+    pub last_id: QueueId,
+    /// When it was begun.
+    pub created: Timestamp,
+}
+
+/// Why a header block doesn't count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderFault {
+    /// Neither copy is sound.
+    Broken,
+    /// Sound, but of this version, which is newer than this program.
+    Newer(u16),
+}
+
+impl SegmentHeader {
+    /// The header block.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut fields = Vec::with_capacity(FIELDS_SIZE);
+        fields.extend_from_slice(&MAGIC);
+        fields.extend_from_slice(&VERSION.to_le_bytes());
+        fields.extend_from_slice(&[0; 2]);
+        for number in
+            [self.identity, self.number, self.prior, self.prior_end, self.sequence, self.last_id.0, self.created.as_millis()]
+        {
+            fields.extend_from_slice(&number.to_le_bytes());
+        }
+        fields.extend_from_slice(&crc32fast::hash(&fields).to_le_bytes());
+        let mut block = vec![0; BLOCK_SIZE as usize];
+        block[..fields.len()].copy_from_slice(&fields);
+        block[COPY_AT..COPY_AT + fields.len()].copy_from_slice(&fields);
+        block
+    }
+
+    /// Reads a header block; one sound copy is enough.
+    pub fn parse(block: &[u8]) -> Result<Self, HeaderFault> {
+        let mut fault = HeaderFault::Broken;
+        for copy in [block.get(..FIELDS_SIZE), block.get(COPY_AT..COPY_AT + FIELDS_SIZE)].into_iter().flatten() {
+            match Self::parse_copy(copy) {
+                Ok(Ok(header)) => return Ok(header),
+                Ok(Err(newer)) => fault = HeaderFault::Newer(newer),
+                Err(_) => {}
+            }
+        }
+        Err(fault)
+    }
+
+    fn parse_copy(copy: &[u8]) -> Result<Result<Self, u16>, Malformed> {
+        let mut reader = Reader(copy);
+        let magic = reader.fixed::<8>("magic")?;
+        let version = u16::from_le_bytes(reader.fixed("version")?);
+        reader.fixed::<2>("reserved")?;
+        let mut number = || reader.fixed("number").map(u64::from_le_bytes);
+        let header = Self {
+            identity: number()?,
+            number: number()?,
+            prior: number()?,
+            prior_end: number()?,
+            sequence: number()?,
+            last_id: QueueId(number()?),
+            created: Timestamp::from_millis(number()?),
+        };
+        let crc = u32::from_le_bytes(reader.fixed("checksum")?);
+        if magic != MAGIC || crc32fast::hash(&copy[..FIELDS_SIZE - 4]) != crc {
+            return Err(Malformed("header"));
+        }
+        Ok(if version == VERSION { Ok(header) } else { Err(version) })
+    }
+}
+
+/// `NNNNNNNN.seg`.
+pub(crate) fn name(number: u64) -> String {
+    format!("{number:08}.seg")
+}
+
+/// The number in a segment's name.
+pub(crate) fn number(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".seg")?;
+    (digits.len() >= 8 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
+}
+
+/// A new segment, its name and header durable; and up to which length it should be written.
+pub(crate) fn create(disk: &dyn Disk, folder: &Path, header: &SegmentHeader, size: u64) -> io::Result<(Box<dyn DiskFile>, u64)> {
+    let path = folder.join(name(header.number));
+    let file = disk.open(&path, OpenMode::CreateNew)?;
+    let begun = begin(&*file, header, size).and_then(|limit| disk.sync_dir(folder).map(|()| limit));
+    match begun {
+        Ok(limit) => Ok((file, limit)),
+        Err(error) => {
+            // The name must not stay: it would look like a segment that lost everything.
+            let _ = disk.unlink(&path);
+            Err(error)
+        }
+    }
+}
+
+fn begin(file: &dyn DiskFile, header: &SegmentHeader, size: u64) -> io::Result<u64> {
+    let mut limit = size.max(BLOCK_SIZE);
+    while let Err(error) = file.allocate(limit) {
+        if error.kind() != io::ErrorKind::StorageFull || limit / 4 < SIZE_MIN {
+            return Err(error);
+        }
+        limit /= 4;
+    }
+    file.write_at(0, &header.encode())?;
+    file.sync_data()?;
+    Ok(limit)
+}
+
+/// A segment's header block and length.
+pub(crate) fn read_header(file: &dyn DiskFile) -> io::Result<(Result<SegmentHeader, HeaderFault>, u64)> {
+    let mut block = vec![0; BLOCK_SIZE as usize];
+    let filled = read_full(file, 0, &mut block)?;
+    Ok((SegmentHeader::parse(&block[..filled]), file.len()?))
+}
+
+/// Reads until the buffer is full or the file ends.
+pub(crate) fn read_full(file: &dyn DiskFile, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(offset + filled as u64, &mut buffer[filled..])? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    Ok(filled)
+}
+
+/// The folders and files of a spool.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) root: PathBuf,
+    pub(crate) log: PathBuf,
+    pub(crate) content: PathBuf,
+    pub(crate) quarantine: PathBuf,
+    pub(crate) lock: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            log: root.join("log"),
+            content: root.join("content"),
+            quarantine: root.join("quarantine"),
+            lock: root.join("lock"),
+        }
+    }
+
+    pub(crate) fn segment(&self, number: u64) -> PathBuf {
+        self.log.join(name(number))
+    }
+
+    pub(crate) fn content_file(&self, id: QueueId) -> PathBuf {
+        self.content.join(id.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_survives_the_loss_of_one_copy() {
+        let header = SegmentHeader {
+            identity: 7,
+            number: 3,
+            prior: 2,
+            prior_end: 9000,
+            sequence: 77,
+            last_id: QueueId(5),
+            created: Timestamp::from_millis(1),
+        };
+        let block = header.encode();
+        assert_eq!(SegmentHeader::parse(&block), Ok(header));
+        for at in [20, COPY_AT + 20] {
+            let mut block = block.clone();
+            block[at] ^= 1;
+            assert_eq!(SegmentHeader::parse(&block), Ok(header));
+            block[(at + COPY_AT) % BLOCK_SIZE as usize] ^= 1;
+            assert_eq!(SegmentHeader::parse(&block), Err(HeaderFault::Broken));
+        }
+        assert_eq!(SegmentHeader::parse(&[]), Err(HeaderFault::Broken));
+    }
+
+    #[test]
+    fn names_are_numbers_and_nothing_else() {
+        assert_eq!(number(&name(12)), Some(12));
+        assert_eq!(number(&name(123_456_789)), Some(123_456_789));
+        for wrong in ["1.seg", "00000001.seg.new", "0000000x.seg", "lock"] {
+            assert_eq!(number(wrong), None);
+        }
+    }
+}

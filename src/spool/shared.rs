@@ -1,0 +1,427 @@
+//! What the loops and the handles of a running spool share: messages in memory, the queue of operations, the use of segments.
+//!
+//! One lock, held for moments only. The order of `queue` is the order of the log: whoever changes a message in memory puts the
+//! record that says so into the queue while holding the lock.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::codec::Change;
+use super::index::{Mark, Place, Position, Stored};
+use super::keeper::{Action, Command};
+use super::record::Frame;
+use super::segment::Layout;
+use super::{Note, Options, SpoolError};
+use crate::mail::{Message, QueueId, Timestamp, Update};
+use crate::system::{Clock, Disk, Entropy, System, Workers};
+
+/// How long a look at the disk's free space counts.
+const SPACE_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// A message in memory.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) stored: Stored,
+    /// Whether the index may have a copy.
+    pub(crate) indexed: bool,
+    /// No record that the index's copy lacks lies before this; none: the index's copy is up to date.
+    pub(crate) since: Option<Position>,
+    /// Changes on their way into the log that aren't carried out before they are durable.
+    pub(crate) in_doubt: u32,
+    /// Asked for while `in_doubt`.
+    pub(crate) park_after: Option<Timestamp>,
+}
+
+/// A message on its way into the index.
+#[derive(Debug)]
+pub(crate) struct Parking {
+    pub(crate) entry: Entry,
+    pub(crate) due: Timestamp,
+    /// Which of the operations that park it is the valid one.
+    pub(crate) generation: u64,
+}
+
+/// A message that is done with, until log and index know it.
+#[derive(Debug)]
+pub(crate) struct Dying {
+    pub(crate) place: Place,
+    pub(crate) file: bool,
+    pub(crate) indexed: bool,
+    pub(crate) since: Option<Position>,
+}
+
+/// How much of a segment still counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Use {
+    /// Bytes of records.
+    pub(crate) used: u64,
+    /// Bytes of Accept records of living messages.
+    pub(crate) live_bytes: u64,
+    /// Living messages.
+    pub(crate) live: u64,
+}
+
+/// Something for the log, or to be done when the log has come so far.
+pub(crate) enum Op {
+    Accept {
+        frame: Frame,
+        stored: Stored,
+        changes: Vec<Change>,
+        reply: oneshot::Sender<Result<(), CommitError>>,
+    },
+    /// A living message again at the log's end, so that its old segment can go.
+    Reaccept {
+        id: QueueId,
+        frame: Frame,
+        reply: oneshot::Sender<()>,
+    },
+    State(Frame),
+    Done {
+        id: QueueId,
+        frame: Frame,
+    },
+    Park {
+        id: QueueId,
+        generation: u64,
+    },
+    Barrier(oneshot::Sender<Result<(), SpoolError>>),
+}
+
+/// Why an Accept wasn't confirmed, and whether it may come back all the same.
+#[derive(Clone, Debug)]
+pub(crate) struct CommitError {
+    pub(crate) error: SpoolError,
+    pub(crate) in_doubt: bool,
+}
+
+impl Op {
+    pub(crate) fn frame(&self) -> Option<&Frame> {
+        match self {
+            Self::Accept { frame, .. } | Self::Reaccept { frame, .. } | Self::State(frame) | Self::Done { frame, .. } => {
+                Some(frame)
+            }
+            Self::Park { .. } | Self::Barrier(_) => None,
+        }
+    }
+
+    pub(crate) fn frame_mut(&mut self) -> Option<&mut Frame> {
+        match self {
+            Self::Accept { frame, .. } | Self::Reaccept { frame, .. } | Self::State(frame) | Self::Done { frame, .. } => {
+                Some(frame)
+            }
+            Self::Park { .. } | Self::Barrier(_) => None,
+        }
+    }
+}
+
+/// Everything that the lock protects.
+pub(crate) struct State {
+    pub(crate) active: BTreeMap<QueueId, Entry>,
+    pub(crate) parking: BTreeMap<QueueId, Parking>,
+    pub(crate) dying: BTreeMap<QueueId, Dying>,
+    pub(crate) queue: VecDeque<Op>,
+    pub(crate) segments: BTreeMap<u64, Use>,
+    /// Where the durable log ends.
+    pub(crate) end: Position,
+    pub(crate) sequence: u64,
+    pub(crate) last_id: QueueId,
+    /// Content files whose message is gone.
+    pub(crate) unlinks: Vec<PathBuf>,
+    /// The segment whose release failed.
+    pub(crate) blocked: Option<u64>,
+    pub(crate) batches: u64,
+    pub(crate) accepted: u64,
+    pub(crate) closing: bool,
+    generation: u64,
+}
+
+/// See the module.
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) layout: Layout,
+    pub(crate) identity: u64,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) workers: Workers,
+    state: Mutex<State>,
+    /// Wakes the committer.
+    pub(crate) wake: Notify,
+    /// Wakes the release loop.
+    pub(crate) sweep: Notify,
+    pub(crate) keeper: mpsc::UnboundedSender<Command>,
+    free: AtomicU64,
+    free_checked: AtomicU64,
+}
+
+impl State {
+    /// Nothing in memory yet.
+    pub(crate) fn new(segments: BTreeMap<u64, Use>, last_id: QueueId) -> Self {
+        Self {
+            active: BTreeMap::new(),
+            parking: BTreeMap::new(),
+            dying: BTreeMap::new(),
+            queue: VecDeque::new(),
+            segments,
+            end: Position::default(),
+            sequence: 0,
+            last_id,
+            unlinks: Vec::new(),
+            blocked: None,
+            batches: 0,
+            accepted: 0,
+            closing: false,
+            generation: 0,
+        }
+    }
+
+    /// A message in memory that somebody could see.
+    pub(crate) fn visible(&self, id: QueueId) -> Option<&Entry> {
+        self.active.get(&id).or_else(|| self.parking.get(&id).map(|parking| &parking.entry))
+    }
+
+    pub(crate) fn visible_mut(&mut self, id: QueueId) -> Option<&mut Entry> {
+        match self.active.get_mut(&id) {
+            Some(entry) => Some(entry),
+            None => self.parking.get_mut(&id).map(|parking| &mut parking.entry),
+        }
+    }
+
+    /// Whether the index's copy of a message doesn't count, because memory knows better.
+    pub(crate) fn overrides(&self, id: QueueId) -> bool {
+        self.active.contains_key(&id) || self.parking.contains_key(&id) || self.dying.contains_key(&id)
+    }
+
+    /// Lets the message go into the index as soon as the log is as far.
+    pub(crate) fn park(&mut self, mut entry: Entry, due: Timestamp) {
+        let id = entry.stored.message.id;
+        entry.indexed = true;
+        self.generation += 1;
+        let generation = self.generation;
+        self.parking.insert(id, Parking { entry, due: due.max(Timestamp::from_millis(1)), generation });
+        self.queue.push_back(Op::Park { id, generation });
+    }
+
+    /// After a change of a message that is on its way into the index: the change must get there too.
+    pub(crate) fn park_again(&mut self, id: QueueId) {
+        if let Some(parking) = self.parking.get_mut(&id) {
+            self.generation += 1;
+            parking.generation = self.generation;
+            self.queue.push_back(Op::Park { id, generation: self.generation });
+        }
+    }
+
+    /// Changes a message in memory and queues the record; `false` if it isn't there.
+    pub(crate) fn update(&mut self, update: &Update) -> bool {
+        let end = self.end;
+        let Some(entry) = self.visible_mut(update.id) else { return false };
+        let base = entry.stored.message.recipients.len() as u32;
+        entry.stored.message.apply(update);
+        entry.since.get_or_insert(end);
+        self.queue.push_back(Op::State(Frame::state(update, base)));
+        self.park_again(update.id);
+        true
+    }
+
+    /// Forgets a message in memory and queues the record; `false` if it isn't there.
+    pub(crate) fn done(&mut self, id: QueueId) -> bool {
+        let entry = match self.active.remove(&id) {
+            Some(entry) => entry,
+            None => match self.parking.remove(&id) {
+                Some(parking) => parking.entry,
+                None => return false,
+            },
+        };
+        let Entry { stored, indexed, since, .. } = entry;
+        self.dying.insert(id, Dying { place: stored.place, file: stored.file.is_some(), indexed, since });
+        self.queue.push_back(Op::Done { id, frame: Frame::done(id) });
+        true
+    }
+
+    /// Makes a message active that is still on its way into the index.
+    pub(crate) fn unpark(&mut self, id: QueueId) -> Option<Message> {
+        let parking = self.parking.remove(&id)?;
+        let message = parking.entry.stored.message.clone();
+        self.active.insert(id, parking.entry);
+        Some(message)
+    }
+
+    /// An Accept record has become durable for a living message, or no longer counts.
+    pub(crate) fn count_live(&mut self, place: Place, living: bool) {
+        if let Some(segment) = self.segments.get_mut(&place.segment) {
+            let length = u64::from(place.length);
+            if living {
+                segment.live += 1;
+                segment.live_bytes += length;
+            } else {
+                segment.live = segment.live.saturating_sub(1);
+                segment.live_bytes = segment.live_bytes.saturating_sub(length);
+            }
+        }
+    }
+
+    /// Up to where the index will reflect the log once it has done what it was told so far.
+    pub(crate) fn mark(&self, identity: u64) -> Mark {
+        let active = self.active.values().filter_map(|entry| entry.since);
+        let parking = self.parking.values().filter_map(|parking| parking.entry.since);
+        let dying = self.dying.values().filter_map(|dying| dying.since);
+        let position = active.chain(parking).chain(dying).min().unwrap_or(self.end).min(self.end);
+        Mark { identity, position, sequence: self.sequence, last_id: self.last_id }
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(
+        options: Options,
+        system: &System,
+        identity: u64,
+        state: State,
+        keeper: mpsc::UnboundedSender<Command>,
+    ) -> Self {
+        let layout = Layout::new(&options.path);
+        Self {
+            options,
+            layout,
+            identity,
+            disk: system.disk.clone(),
+            clock: system.clock.clone(),
+            entropy: system.entropy.clone(),
+            workers: system.workers,
+            state: Mutex::new(state),
+            wake: Notify::new(),
+            sweep: Notify::new(),
+            keeper,
+            free: AtomicU64::new(u64::MAX),
+            free_checked: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock; if it did, what is there is still the best that we have.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn report(&self, note: Note) {
+        (self.options.report)(note);
+    }
+
+    /// Sends a command to the index loop; after the end of that loop nobody hears it.
+    pub(crate) fn tell(&self, command: Command) {
+        let _ = self.keeper.send(command);
+    }
+
+    /// Asks the index loop.
+    pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, SpoolError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(command(reply));
+        answer.await.map_err(|_| SpoolError::Closed)
+    }
+
+    /// Changes a message, wherever it is.
+    pub(crate) fn update(&self, update: Update) {
+        let mut state = self.lock();
+        if state.closing {
+            return;
+        }
+        let here = state.update(&update);
+        drop(state);
+        if here {
+            self.wake.notify_one();
+        } else {
+            self.tell(Command::Recall { id: update.id, action: Action::Update(update) });
+        }
+    }
+
+    /// Forgets a message, wherever it is.
+    pub(crate) fn done(&self, id: QueueId) {
+        let mut state = self.lock();
+        if state.closing {
+            return;
+        }
+        let here = state.done(id);
+        drop(state);
+        if here {
+            self.wake.notify_one();
+        } else {
+            self.tell(Command::Recall { id, action: Action::Done });
+        }
+    }
+
+    /// Parks an active message.
+    pub(crate) fn park(&self, id: QueueId, due: Timestamp) {
+        let mut state = self.lock();
+        if let Some(mut entry) = state.active.remove(&id) {
+            if entry.in_doubt > 0 {
+                entry.park_after = Some(due);
+                state.active.insert(id, entry);
+            } else {
+                state.park(entry, due);
+            }
+        } else if let Some(parking) = state.parking.remove(&id) {
+            state.park(parking.entry, due);
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Waits until everything queued so far is durable.
+    pub(crate) async fn barrier(&self) -> Result<(), SpoolError> {
+        let (reply, answer) = oneshot::channel();
+        self.lock().queue.push_back(Op::Barrier(reply));
+        self.wake.notify_one();
+        answer.await.map_err(|_| SpoolError::Closed)?
+    }
+
+    /// Makes the index durable, and marked with how far it has come; says how far.
+    pub(crate) async fn checkpoint(&self) -> Result<Mark, SpoolError> {
+        let (reply, answer) = oneshot::channel();
+        {
+            // Under the lock: what the committer tells the index loop of later batches comes behind.
+            let state = self.lock();
+            self.tell(Command::Mark { mark: state.mark(self.identity), reply: Some(reply) });
+        }
+        answer.await.map_err(|_| SpoolError::Closed)?
+    }
+
+    /// Whether new mail may come. A look at the disk counts for a second.
+    pub(crate) fn space(&self) -> Result<(), SpoolError> {
+        let age = self.monotonic().saturating_sub(self.free_checked.load(Ordering::Relaxed));
+        if age >= SPACE_AGE_MAX.as_millis() as u64 {
+            self.space_now();
+        }
+        if self.free() < self.options.min_free { Err(SpoolError::Full) } else { Ok(()) }
+    }
+
+    /// Looks at the disk. If it can't be seen how much is free, mail is taken: the writes will tell.
+    pub(crate) fn space_now(&self) {
+        self.free_checked.store(self.monotonic(), Ordering::Relaxed);
+        match self.disk.available(&self.layout.root) {
+            Ok(free) => self.free.store(free, Ordering::Relaxed),
+            Err(error) => {
+                self.free.store(u64::MAX, Ordering::Relaxed);
+                self.report(Note::Trouble(format!("can't see how much is free in {}: {error}", self.layout.root.display())));
+            }
+        }
+    }
+
+    fn monotonic(&self) -> u64 {
+        u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Bytes free when last looked.
+    pub(crate) fn free(&self) -> u64 {
+        self.free.load(Ordering::Relaxed)
+    }
+
+    /// Ends the loops once they have done what they were asked.
+    pub(crate) fn shut(&self) {
+        self.lock().closing = true;
+        self.wake.notify_one();
+        self.sweep.notify_one();
+    }
+}

@@ -1,0 +1,596 @@
+//! A disk in memory that can lose power after any operation, and come back as a real one might.
+//!
+//! What was synced is there afterwards. Of what wasn't, each write may be there, missing or torn, and of each folder's changes a
+//! first part is there. Which, is decided by a seed alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::SimRandom;
+use crate::system::{Disk, DiskFile, DiskLock, OpenMode};
+
+/// A write reaches the disk in pieces of this size, each wholly or not at all.
+const SECTOR: u64 = 512;
+
+/// The simulated disk; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct SimDisk(Arc<Mutex<World>>);
+
+#[derive(Debug, Default)]
+struct World {
+    inodes: Vec<Inode>,
+    folders: BTreeMap<PathBuf, Folder>,
+    locks: BTreeSet<PathBuf>,
+    /// Operations that change something or sync it, so far.
+    operations: u64,
+    writes: u64,
+    syncs: u64,
+    faults: Faults,
+}
+
+/// What goes wrong.
+#[derive(Clone, Debug, Default)]
+struct Faults {
+    crash_after: Option<u64>,
+    fail_writes: BTreeSet<u64>,
+    fail_syncs: BTreeSet<u64>,
+    capacity: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Inode {
+    /// What everyone reads.
+    current: Vec<u8>,
+    /// What is certain to outlive a crash.
+    durable: Vec<u8>,
+    /// What isn't certain yet, in order.
+    pending: Vec<Change>,
+    /// What a failed sync left behind: no later sync makes it certain.
+    doubtful: Vec<Change>,
+    allocated: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write { offset: u64, bytes: Vec<u8> },
+    Length(u64),
+}
+
+#[derive(Clone, Debug, Default)]
+struct Folder {
+    current: BTreeMap<String, usize>,
+    durable: BTreeMap<String, usize>,
+    pending: Vec<Naming>,
+    /// Whether the folder itself is certain to outlive a crash.
+    kept: bool,
+}
+
+/// A change of names in one folder; each happens wholly or not at all.
+#[derive(Clone, Debug)]
+enum Naming {
+    Add(String, usize),
+    Remove(String),
+    Rename { from: String, to: String, inode: usize },
+}
+
+impl Naming {
+    fn apply(&self, names: &mut BTreeMap<String, usize>) {
+        match self {
+            Self::Add(name, inode) => {
+                names.insert(name.clone(), *inode);
+            }
+            Self::Remove(name) => {
+                names.remove(name);
+            }
+            Self::Rename { from, to, inode } => {
+                names.remove(from);
+                names.insert(to.clone(), *inode);
+            }
+        }
+    }
+}
+
+fn power_lost() -> io::Error {
+    io::Error::other("the power is gone")
+}
+
+fn missing(path: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("{}: no such file", path.display()))
+}
+
+impl SimDisk {
+    /// An empty disk without faults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Operations so far that change something or sync it: the points at which power can be lost.
+    pub fn operations(&self) -> u64 {
+        self.world().operations
+    }
+
+    /// The power goes with operation `count` (counted from now): that one may still reach the disk, but fails like all later ones.
+    pub fn crash_after(&self, count: u64) {
+        let mut world = self.world();
+        world.faults.crash_after = Some(world.operations + count);
+    }
+
+    /// Whether the power is gone.
+    pub fn is_off(&self) -> bool {
+        self.world().off()
+    }
+
+    /// The `count`-th sync of a file from now (0 is the next) fails with EIO, and what it should have made durable is in doubt for ever.
+    pub fn fail_sync(&self, count: u64) {
+        let mut world = self.world();
+        let at = world.syncs + count;
+        world.faults.fail_syncs.insert(at);
+    }
+
+    /// The `count`-th write from now (0 is the next) fails with EIO after a part of it.
+    pub fn fail_write(&self, count: u64) {
+        let mut world = self.world();
+        let at = world.writes + count;
+        world.faults.fail_writes.insert(at);
+    }
+
+    /// The disk holds this many bytes, then it is full; none: it is endless.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.world().faults.capacity = bytes;
+    }
+
+    /// Bytes in use: lengths of files with a name, and what is reserved for them.
+    pub fn used(&self) -> u64 {
+        self.world().used()
+    }
+
+    /// Inverts one bit of a file, on disk and for readers.
+    pub fn flip_bit(&self, path: &Path, bit: u64) -> io::Result<()> {
+        let mut world = self.world();
+        let inode = world.find(path)?;
+        let at = (bit / 8) as usize;
+        let inode = &mut world.inodes[inode];
+        for bytes in [&mut inode.current, &mut inode.durable] {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte ^= 1 << (bit % 8);
+            }
+        }
+        Ok(())
+    }
+
+    /// The disk as it comes back after the power went: without faults, nothing locked, everything on it certain.
+    pub fn crashed(&self, seed: u64) -> SimDisk {
+        let world = self.world();
+        let mut random = SimRandom::new(seed);
+        let mut after = World::default();
+        for inode in &world.inodes {
+            let mut bytes = inode.durable.clone();
+            for change in inode.doubtful.iter().chain(&inode.pending) {
+                change.survive(&mut bytes, &mut random);
+            }
+            let allocated = bytes.len() as u64;
+            after.inodes.push(Inode { current: bytes.clone(), durable: bytes, allocated, ..Inode::default() });
+        }
+        for (path, folder) in &world.folders {
+            // A folder is as certain as the names in it: those that nothing synced may be gone, and with them all below.
+            let mut names = folder.durable.clone();
+            let kept = random.below(folder.pending.len() as u64 + 1) as usize;
+            folder.pending.iter().take(kept).for_each(|naming| naming.apply(&mut names));
+            if folder.kept || random.below(2) == 0 {
+                after
+                    .folders
+                    .insert(path.clone(), Folder { current: names.clone(), durable: names, kept: true, ..Folder::default() });
+            }
+        }
+        let orphans = after.folders.keys().filter(|path| !has_parents(path, &after.folders)).cloned();
+        for path in orphans.collect::<Vec<_>>() {
+            after.folders.remove(&path);
+        }
+        SimDisk(Arc::new(Mutex::new(after)))
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether all simulated folders above one are there too; a path's first part needs none.
+fn has_parents(path: &Path, folders: &BTreeMap<PathBuf, Folder>) -> bool {
+    path.ancestors().skip(1).all(|parent| is_top(parent) || folders.contains_key(parent))
+}
+
+fn is_top(path: &Path) -> bool {
+    path.parent().is_none() || path.as_os_str().is_empty()
+}
+
+impl Change {
+    /// Does the change.
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Write { offset, bytes: new } => write_into(bytes, *offset, new),
+            Self::Length(length) => bytes.resize(*length as usize, 0),
+        }
+    }
+
+    /// Does as much of it as the power let through.
+    fn survive(&self, bytes: &mut Vec<u8>, random: &mut SimRandom) {
+        match (self, random.below(3)) {
+            (_, 0) => self.apply(bytes),
+            (_, 1) => {}
+            (Self::Length(_), _) => {}
+            (Self::Write { offset, bytes: new }, _) => {
+                let mut at = *offset;
+                let end = offset + new.len() as u64;
+                while at < end {
+                    let next = ((at / SECTOR + 1) * SECTOR).min(end);
+                    if random.below(2) == 0 {
+                        write_into(bytes, at, &new[(at - offset) as usize..(next - offset) as usize]);
+                    }
+                    at = next;
+                }
+            }
+        }
+    }
+}
+
+fn write_into(bytes: &mut Vec<u8>, offset: u64, new: &[u8]) {
+    let (from, to) = (offset as usize, offset as usize + new.len());
+    if bytes.len() < to {
+        bytes.resize(to, 0);
+    }
+    bytes[from..to].copy_from_slice(new);
+}
+
+impl World {
+    fn off(&self) -> bool {
+        self.faults.crash_after.is_some_and(|last| self.operations > last)
+    }
+
+    /// Nothing works without power.
+    fn check(&self) -> io::Result<()> {
+        if self.off() { Err(power_lost()) } else { Ok(()) }
+    }
+
+    /// Counts an operation. An error: the power went before it. `false`: the power goes with it.
+    fn count(&mut self) -> io::Result<bool> {
+        self.check()?;
+        self.operations += 1;
+        Ok(!self.off())
+    }
+
+    fn folder(&mut self, path: &Path) -> io::Result<(&mut Folder, String)> {
+        let name = path.file_name().ok_or_else(|| missing(path))?.to_string_lossy().into_owned();
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let folder = self.folders.get_mut(folder).ok_or_else(|| missing(folder))?;
+        Ok((folder, name))
+    }
+
+    fn find(&mut self, path: &Path) -> io::Result<usize> {
+        let (folder, name) = self.folder(path)?;
+        folder.current.get(&name).copied().ok_or_else(|| missing(path))
+    }
+
+    /// Changes names; what the power still lets through is decided by `crashed`.
+    fn name(&mut self, folder: &Path, naming: Naming) -> io::Result<()> {
+        let on = self.count()?;
+        let folder = self.folders.get_mut(folder).ok_or_else(|| missing(folder))?;
+        naming.apply(&mut folder.current);
+        folder.pending.push(naming);
+        if on { Ok(()) } else { Err(power_lost()) }
+    }
+
+    fn used(&self) -> u64 {
+        let named: BTreeSet<usize> = self.folders.values().flat_map(|folder| folder.current.values().copied()).collect();
+        named.into_iter().map(|inode| self.inodes[inode].allocated.max(self.inodes[inode].current.len() as u64)).sum()
+    }
+
+    fn room(&self, inode: usize, length: u64) -> io::Result<()> {
+        let Some(capacity) = self.faults.capacity else { return Ok(()) };
+        let inode = &self.inodes[inode];
+        let more = length.saturating_sub(inode.allocated.max(inode.current.len() as u64));
+        if more > 0 && self.used() + more > capacity {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "the disk is full"));
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, inode: usize, change: Change) {
+        let inode = &mut self.inodes[inode];
+        change.apply(&mut inode.current);
+        inode.pending.push(change);
+    }
+}
+
+impl Disk for SimDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
+        let mut world = self.world();
+        world.check()?;
+        let inode = match mode {
+            OpenMode::Read | OpenMode::Write => world.find(path)?,
+            OpenMode::CreateNew => {
+                let (folder, name) = world.folder(path)?;
+                if folder.current.contains_key(&name) {
+                    return Err(io::ErrorKind::AlreadyExists.into());
+                }
+                let inode = world.inodes.len();
+                world.inodes.push(Inode::default());
+                world.name(path.parent().unwrap_or(Path::new("")), Naming::Add(name, inode))?;
+                inode
+            }
+        };
+        Ok(Box::new(SimFile { disk: self.clone(), inode, writable: mode != OpenMode::Read }))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        let mut world = self.world();
+        world.check()?;
+        for folder in path.ancestors().collect::<Vec<_>>().into_iter().rev() {
+            if !world.folders.contains_key(folder) {
+                let on = world.count()?;
+                world.folders.insert(folder.to_owned(), Folder { kept: is_top(folder), ..Folder::default() });
+                if !on {
+                    return Err(power_lost());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let world = self.world();
+        world.check()?;
+        let folder = world.folders.get(path).ok_or_else(|| missing(path))?;
+        let mut names: Vec<String> = folder.current.keys().cloned().collect();
+        let below = world.folders.keys().filter(|folder| folder.parent() == Some(path));
+        names.extend(below.filter_map(|folder| folder.file_name()).map(|name| name.to_string_lossy().into_owned()));
+        names.sort();
+        Ok(names)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut world = self.world();
+        world.check()?;
+        let inode = world.find(from)?;
+        let (_, old) = world.folder(from)?;
+        let (_, new) = world.folder(to)?;
+        let (from, to) = (from.parent().unwrap_or(Path::new("")), to.parent().unwrap_or(Path::new("")));
+        if from == to {
+            return world.name(from, Naming::Rename { from: old, to: new, inode });
+        }
+        // Across folders a crash may leave both names, never none.
+        world.name(to, Naming::Add(new, inode))?;
+        world.name(from, Naming::Remove(old))
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut world = self.world();
+        world.check()?;
+        let inode = world.find(from)?;
+        let (folder, name) = world.folder(to)?;
+        if folder.current.contains_key(&name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        world.name(to.parent().unwrap_or(Path::new("")), Naming::Add(name, inode))
+    }
+
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        let mut world = self.world();
+        world.check()?;
+        world.find(path)?;
+        let (_, name) = world.folder(path)?;
+        world.name(path.parent().unwrap_or(Path::new("")), Naming::Remove(name))
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let path = if path == Path::new(".") { Path::new("") } else { path };
+        let mut world = self.world();
+        let on = world.count()?;
+        if !world.folders.contains_key(path) {
+            return Err(missing(path));
+        }
+        if !on {
+            return Err(power_lost());
+        }
+        for (name, folder) in &mut world.folders {
+            if name == path {
+                folder.durable = folder.current.clone();
+                folder.pending.clear();
+                folder.kept = true;
+            } else if name.parent() == Some(path) {
+                folder.kept = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        let mut world = self.world();
+        world.check().is_ok() && (world.folders.contains_key(path) || world.find(path).is_ok())
+    }
+
+    fn available(&self, _: &Path) -> io::Result<u64> {
+        let world = self.world();
+        world.check()?;
+        Ok(world.faults.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(world.used())))
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
+        let mut world = self.world();
+        world.check()?;
+        if !world.locks.insert(path.to_owned()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(Box::new(SimLock { disk: self.clone(), path: path.to_owned() }))
+    }
+}
+
+struct SimLock {
+    disk: SimDisk,
+    path: PathBuf,
+}
+
+impl DiskLock for SimLock {}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        self.disk.world().locks.remove(&self.path);
+    }
+}
+
+struct SimFile {
+    disk: SimDisk,
+    inode: usize,
+    writable: bool,
+}
+
+impl SimFile {
+    fn writable(&self) -> io::Result<()> {
+        if self.writable { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+    }
+}
+
+impl DiskFile for SimFile {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let world = self.disk.world();
+        world.check()?;
+        let rest = world.inodes[self.inode].current.get(offset as usize..).unwrap_or(&[]);
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.writable()?;
+        let mut world = self.disk.world();
+        let on = world.count()?;
+        let number = world.writes;
+        world.writes += 1;
+        if world.faults.fail_writes.contains(&number) {
+            let part = bytes[..bytes.len() / 2].to_vec();
+            world.change(self.inode, Change::Write { offset, bytes: part });
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        world.room(self.inode, offset + bytes.len() as u64)?;
+        world.change(self.inode, Change::Write { offset, bytes: bytes.to_vec() });
+        if on { Ok(()) } else { Err(power_lost()) }
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut world = self.disk.world();
+        let on = world.count()?;
+        let number = world.syncs;
+        world.syncs += 1;
+        let fails = world.faults.fail_syncs.contains(&number);
+        let inode = &mut world.inodes[self.inode];
+        if fails {
+            let pending = std::mem::take(&mut inode.pending);
+            inode.doubtful.extend(pending);
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        if !on {
+            return Err(power_lost());
+        }
+        for change in std::mem::take(&mut inode.pending) {
+            change.apply(&mut inode.durable);
+        }
+        Ok(())
+    }
+
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        self.writable()?;
+        let mut world = self.disk.world();
+        let on = world.count()?;
+        world.room(self.inode, length)?;
+        let inode = &mut world.inodes[self.inode];
+        inode.allocated = inode.allocated.max(length);
+        if on { Ok(()) } else { Err(power_lost()) }
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.writable()?;
+        let mut world = self.disk.world();
+        let on = world.count()?;
+        world.room(self.inode, length)?;
+        world.change(self.inode, Change::Length(length));
+        world.inodes[self.inode].allocated = length;
+        if on { Ok(()) } else { Err(power_lost()) }
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        let world = self.disk.world();
+        world.check()?;
+        Ok(world.inodes[self.inode].current.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk_with(path: &str) -> (SimDisk, Box<dyn DiskFile>) {
+        let disk = SimDisk::new();
+        disk.create_dir_all(Path::new("a")).unwrap();
+        disk.sync_dir(Path::new("")).unwrap();
+        let file = disk.open(Path::new(path), OpenMode::CreateNew).unwrap();
+        (disk, file)
+    }
+
+    #[test]
+    fn what_is_synced_outlives_every_crash_and_nothing_else_is_certain() {
+        let (disk, file) = disk_with("a/f");
+        file.write_at(0, b"certain").unwrap();
+        file.sync_data().unwrap();
+        disk.sync_dir(Path::new("a")).unwrap();
+        file.write_at(7, b" or not").unwrap();
+        let after = |seed| {
+            let disk: Arc<dyn Disk> = Arc::new(disk.crashed(seed));
+            disk.read(Path::new("a/f"), 100).unwrap()
+        };
+        let outcomes: BTreeSet<_> = (0..50).map(after).collect();
+        assert!(outcomes.iter().all(|bytes| bytes.starts_with(b"certain")));
+        assert_eq!(outcomes.len(), 2, "kept and lost");
+        assert_eq!(after(3), after(3));
+    }
+
+    #[test]
+    fn a_name_that_was_not_synced_may_vanish() {
+        let (disk, file) = disk_with("a/f");
+        file.sync_data().unwrap();
+        let there = (0..50).filter(|seed| disk.crashed(*seed).exists(Path::new("a/f"))).count();
+        assert!((1..50).contains(&there));
+    }
+
+    #[test]
+    fn after_the_crash_nothing_works() {
+        let (disk, file) = disk_with("a/f");
+        disk.crash_after(1);
+        file.write_at(0, b"x").unwrap();
+        assert!(file.sync_data().is_err());
+        assert!(file.write_at(0, b"x").is_err() && file.len().is_err() && disk.list(Path::new("a")).is_err());
+        assert!(disk.is_off() && !disk.crashed(1).is_off());
+    }
+
+    #[test]
+    fn a_failed_sync_leaves_its_bytes_in_doubt_for_ever() {
+        let (disk, file) = disk_with("a/f");
+        disk.sync_dir(Path::new("a")).unwrap();
+        disk.fail_sync(0);
+        file.write_at(0, b"x").unwrap();
+        assert!(file.sync_data().is_err());
+        file.sync_data().unwrap();
+        let lengths: BTreeSet<u64> =
+            (0..50).map(|seed| disk.crashed(seed).open(Path::new("a/f"), OpenMode::Read).unwrap().len().unwrap()).collect();
+        assert_eq!(lengths, BTreeSet::from([0, 1]));
+    }
+
+    #[test]
+    fn a_full_disk_says_so() {
+        let (disk, file) = disk_with("a/f");
+        disk.set_capacity(Some(10));
+        file.write_at(0, &[0; 10]).unwrap();
+        assert_eq!(file.write_at(10, b"x").unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(disk.available(Path::new("a")).unwrap(), 0);
+    }
+}

@@ -1,0 +1,4 @@
+//! Simulations: stories from a seed, cut off at every operation, and the rules that must hold afterwards.
+
+mod spool;
+mod spool_world;

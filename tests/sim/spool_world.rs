@@ -1,0 +1,92 @@
+//! The world of the spool's stories: a clock that tokio's paused time moves, random numbers from a seed, no network.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use posthouse::mail::{Domain, Timestamp};
+use posthouse::spool::Options;
+use posthouse::system::sim::{SimDisk, SimRandom};
+use posthouse::system::{
+    BoxFuture, BoxStream, Clock, Disk, Dns, DnsError, Endpoint, Entropy, Listener, MxRecord, Net, System, Workers,
+};
+
+/// Wall-clock time at the start of a story.
+pub(crate) const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+struct PausedClock(tokio::time::Instant);
+
+impl Clock for PausedClock {
+    fn now(&self) -> Timestamp {
+        START.plus(self.monotonic())
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+struct SeededEntropy(Mutex<SimRandom>);
+
+impl Entropy for SeededEntropy {
+    fn next_u64(&self) -> u64 {
+        self.0.lock().unwrap().next_u64()
+    }
+}
+
+struct Nothing;
+
+impl Dns for Nothing {
+    fn mx<'a>(&'a self, _: &'a Domain) -> BoxFuture<'a, Result<Vec<MxRecord>, DnsError>> {
+        Box::pin(async { Err(DnsError::NoSuchDomain) })
+    }
+
+    fn ipv4<'a>(&'a self, _: &'a Domain) -> BoxFuture<'a, Result<Vec<IpAddr>, DnsError>> {
+        Box::pin(async { Err(DnsError::NoSuchDomain) })
+    }
+
+    fn ipv6<'a>(&'a self, _: &'a Domain) -> BoxFuture<'a, Result<Vec<IpAddr>, DnsError>> {
+        Box::pin(async { Err(DnsError::NoSuchDomain) })
+    }
+}
+
+impl Net for Nothing {
+    fn connect<'a>(&'a self, _: &'a Endpoint) -> BoxFuture<'a, io::Result<BoxStream>> {
+        Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
+    }
+
+    fn listen(&self, _: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
+        Box::pin(async { Err(io::ErrorKind::AddrInUse.into()) })
+    }
+}
+
+/// The world around a disk. Within a tokio runtime only.
+pub(crate) fn system(disk: Arc<dyn Disk>, seed: u64, workers: Workers) -> System {
+    System {
+        clock: Arc::new(PausedClock(tokio::time::Instant::now())),
+        disk,
+        dns: Arc::new(Nothing),
+        net: Arc::new(Nothing),
+        entropy: Arc::new(SeededEntropy(Mutex::new(SimRandom::new(seed)))),
+        workers,
+    }
+}
+
+/// A simulated world.
+pub(crate) fn simulated(disk: &SimDisk, seed: u64) -> System {
+    system(Arc::new(disk.clone()), seed, Workers::Inline)
+}
+
+/// A spool with small segments, so that a short story fills several.
+pub(crate) fn options(path: impl Into<PathBuf>) -> Options {
+    let config = posthouse::config::Spool { path: path.into(), min_free: 0, segment_size: 16 * 1024, index_cache: 1 << 20 };
+    Options { inline_max: 2048, ..Options::new(&config) }
+}
+
+/// Runs one simulation: a runtime with paused time, gone with everything in it at the end.
+pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(work)
+}
