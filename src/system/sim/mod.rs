@@ -20,8 +20,3 @@ pub use peer::{Peer, Taken};
 pub use random::SimRandom;
 pub use script::{Act, Script, Stage};
 pub use world::{World, run};
-mod disk;
-mod random;
-
-pub use disk::SimDisk;
-pub use random::SimRandom;
