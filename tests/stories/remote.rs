@@ -56,7 +56,8 @@ fn mixed_results_never_deliver_twice() {
             .once(rcpt("b@far.test"), Act::say("451 4.7.1 greylisted"))
             .once(rcpt("b@far.test"), Act::say("451 4.7.1 greylisted"));
         let far = server.domain("far.test", script).await;
-        let script = Script::default().once(Stage::End, Act::say("452 4.3.1 no room")).once(Stage::Data, Act::say("421 4.3.2 bye"));
+        let script =
+            Script::default().once(Stage::End, Act::say("452 4.3.1 no room")).once(Stage::Data, Act::say("421 4.3.2 bye"));
         let other = server.domain("other.test", script).await;
         server.send("sue@example.test", &["mix@example.test", "ann@example.test"], CONTENT).await;
         server.empty().await;

@@ -137,7 +137,8 @@ fn a_pause_outlives_a_restart_and_ends_with_resume() {
 fn a_paused_domain_waits_and_the_others_do_not() {
     story(async {
         let server = Setup::new().start().await;
-        let (far, other) = (server.domain("far.test", Script::default()).await, server.domain("other.test", Script::default()).await);
+        let (far, other) =
+            (server.domain("far.test", Script::default()).await, server.domain("other.test", Script::default()).await);
         let paused = Some(Domain::parse("far.test").unwrap());
         server.handle.pause(paused.clone()).await.unwrap();
         server.relay("ann@example.test", &["eve@far.test", "joe@other.test"], CONTENT).await;

@@ -145,13 +145,7 @@ pub(crate) fn write(disk: &Arc<SimDisk>, path: &str, text: &str) {
 }
 
 impl Server {
-    pub(crate) async fn start(
-        world: World,
-        disk: Arc<SimDisk>,
-        config: Arc<Mutex<Config>>,
-        events: Events,
-        hosts: u8,
-    ) -> Self {
+    pub(crate) async fn start(world: World, disk: Arc<SimDisk>, config: Arc<Mutex<Config>>, events: Events, hosts: u8) -> Self {
         let system = world.system(disk.clone());
         let source = {
             let config = config.clone();
