@@ -15,7 +15,9 @@ use super::pauses::Pauses;
 use super::report;
 use crate::deliver;
 use crate::event::{Event, Events};
-use crate::mail::{Cause, Destination, Diagnosis, Domain, EnhancedCode, Message, Outcome, QueueId, Timestamp};
+use crate::mail::{
+    Cause, Destination, Diagnosis, Domain, EnhancedCode, Message, Outcome, QueueId, RecipientStatus, Timestamp, Update,
+};
 use crate::queue::{self, Attempt, AttemptId, Scheduler, Settings, Step, Verb};
 use crate::route::Plan;
 use crate::spool::{Filter, Spool, SpoolError};
@@ -212,7 +214,13 @@ impl Delivery {
             filter.after = Some(last.id);
             for message in page.iter().filter(|message| !message.held && message.next_attempt() > latest) {
                 match self.spool.take(message.id).await {
-                    Ok(Some(message)) => self.admit(message),
+                    Ok(Some(mut message)) => {
+                        // Into the spool, too: what comes back from it would else still name the old time.
+                        let update = clamped(&message, latest);
+                        message.apply(&update);
+                        self.spool.update(update);
+                        self.admit(message);
+                    }
                     Ok(None) => {}
                     Err(error) => return self.trouble(Some(message.id), "index", &error),
                 }
@@ -243,10 +251,14 @@ impl Delivery {
         }
     }
 
-    /// Admits all that waits in the channel: an order must find every message either here or in the index.
+    /// Takes all that waits in the channel: an order must find every message either here or in the index.
     fn admit_waiting(&mut self, accepted: &mut mpsc::Receiver<Message>) {
         while let Ok(message) = accepted.try_recv() {
-            self.admit(message);
+            if self.scheduler.room() > 0 {
+                self.admit(message);
+            } else {
+                self.park(message.id, message.arrived);
+            }
         }
     }
 
@@ -428,6 +440,17 @@ impl Delivery {
         self.pauses = pauses;
         Ok(())
     }
+}
+
+/// Nobody is attempted later than `latest`.
+fn clamped(message: &Message, latest: Timestamp) -> Update {
+    let mut update = Update::new(message.id);
+    for (index, recipient) in (0u32..).zip(&message.recipients) {
+        if recipient.is_open() && recipient.status.next_attempt > latest {
+            update.statuses.push((index, RecipientStatus { next_attempt: latest, ..recipient.status.clone() }));
+        }
+    }
+    update
 }
 
 /// Waits for the stop. The guard that `wait_for` returns must not live on.

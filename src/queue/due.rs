@@ -26,10 +26,13 @@ pub(super) fn ages_reached(message: &Message, retry: &Retry, now: Timestamp) -> 
     message.delays_noticed.saturating_add(u32::try_from(waiting.take_while(reached).count()).unwrap_or(u32::MAX))
 }
 
-/// The earliest time at which the message wants something: an attempt, a delay notice or its expiry. `NEVER` if it is held or
-/// nothing of it is open.
+/// The earliest time at which the message wants something: an attempt, a delay notice or its expiry; at once if nothing of it is
+/// open, so that its end gets recorded, which a crash kept from happening. `NEVER` if it is held.
 pub fn due_at(message: &Message, retry: &Retry) -> Timestamp {
-    if message.held || message.is_done() {
+    if message.is_done() {
+        return message.arrived;
+    }
+    if message.held {
         return Timestamp::NEVER;
     }
     message.next_attempt().min(next_notice_at(message, retry)).min(expires_at(message, retry))
@@ -39,7 +42,7 @@ pub fn due_at(message: &Message, retry: &Retry) -> Timestamp {
 mod tests {
     use super::super::backoff::tests::retry;
     use super::*;
-    use crate::mail::{Address, BodyType, QueueId, Recipient, ReversePath};
+    use crate::mail::{Address, BodyType, QueueId, Recipient, RecipientState, ReversePath};
 
     fn message(reverse_path: &str) -> Message {
         let arrived = Timestamp::from_millis(1_000_000);
@@ -66,6 +69,8 @@ mod tests {
         assert_eq!(due_at(&message, &retry), message.arrived.plus(retry.lifetime));
         message.held = true;
         assert_eq!(due_at(&message, &retry), Timestamp::NEVER);
+        message.recipients[0].status.state = RecipientState::Delivered;
+        assert_eq!(due_at(&message, &retry), message.arrived);
     }
 
     #[test]

@@ -1,4 +1,13 @@
 //! Simulations: stories from a seed, cut off at every operation, and the rules that must hold afterwards.
 
+#[allow(dead_code, reason = "shared with the stories, which use more of it")]
+#[path = "../stories/client.rs"]
+mod client;
+mod daemon;
+mod daemon_rules;
+mod daemon_world;
 mod spool;
 mod spool_world;
+#[allow(dead_code, reason = "shared with the stories, which use more of it")]
+#[path = "../stories/world.rs"]
+mod world;

@@ -328,6 +328,9 @@ impl Disk for SimDisk {
         world.check()?;
         for folder in path.ancestors().collect::<Vec<_>>().into_iter().rev() {
             if !world.folders.contains_key(folder) {
+                if !is_top(folder) && world.find(folder).is_ok() {
+                    return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{}: not a folder", folder.display())));
+                }
                 let on = world.count()?;
                 world.folders.insert(folder.to_owned(), Folder { kept: is_top(folder), ..Folder::default() });
                 if !on {

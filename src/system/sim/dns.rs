@@ -1,13 +1,15 @@
 //! A DNS whose answers a test writes down, and changes while the server runs. State: the answers, and the questions asked.
 
 use std::collections::BTreeMap;
-use std::future::pending;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::mail::Domain;
 use crate::system::{BoxFuture, Dns, DnsError, MxRecord};
 
+/// How long a question without answer is waited for, as the real resolver does.
+const SILENCE: Duration = Duration::from_secs(10);
 /// CNAMEs followed for a name.
 const ALIASES_MAX: usize = 8;
 
@@ -61,7 +63,7 @@ impl SimDns {
         self.set(name, Name::Unavailable(why.to_owned()));
     }
 
-    /// Questions about the name are never answered.
+    /// Questions about the name are never answered: after ten seconds that counts as a failure.
     pub fn silent(&self, name: &str) {
         self.set(name, Name::Silent);
     }
@@ -105,7 +107,10 @@ impl SimDns {
                 Some(Name::Records { mx, addresses }) => return Ok((mx, addresses)),
                 Some(Name::Alias(target)) => name = target,
                 Some(Name::Unavailable(why)) => return Err(DnsError::Unavailable(why)),
-                Some(Name::Silent) => pending().await,
+                Some(Name::Silent) => {
+                    tokio::time::sleep(SILENCE).await;
+                    return Err(DnsError::Unavailable("DNS time-out".to_owned()));
+                }
             }
         }
         Err(DnsError::Unavailable("too many CNAMEs".to_owned()))

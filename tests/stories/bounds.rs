@@ -1,0 +1,109 @@
+//! Bounds: connections to a destination, attempts in flight, messages in memory; and nobody waits for somebody else's slowness.
+
+use std::time::Duration;
+
+use posthouse::system::sim::{Act, Script, Stage};
+
+use crate::world::*;
+
+const CONTENT: &str = "Subject: hi\r\n\r\nhello\r\n";
+
+fn stalling() -> Script {
+    Script::default().always(Stage::Greeting, Act::Stall)
+}
+
+#[test]
+fn a_destination_never_has_more_connections_than_it_may() {
+    story(async {
+        let server = Setup::new().config(|c| c.remote.concurrency = 3).start().await;
+        let far = server.domain("far.test", stalling()).await;
+        for _ in 0..10 {
+            server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        }
+        server.pass(MINUTE).await;
+        assert_eq!((far.connections(), server.handle.levels().await.unwrap().attempts), (3, 3));
+        far.script(|script| *script = Script::default());
+        server.empty().await;
+        assert_eq!(far.taken().len(), 10);
+    });
+}
+
+#[test]
+fn there_are_never_more_attempts_than_allowed() {
+    story(async {
+        let server = Setup::new().config(|c| c.queue.attempts = 4).start().await;
+        let mut peers = Vec::new();
+        for n in 0..10 {
+            let domain = format!("far{n}.test");
+            peers.push(server.domain(&domain, stalling()).await);
+            server.relay("ann@example.test", &[&format!("eve@{domain}")], CONTENT).await;
+        }
+        server.pass(MINUTE).await;
+        let connections: u64 = peers.iter().map(|peer| peer.connections()).sum();
+        // One of the four is kept for mailboxes here.
+        assert_eq!((connections, server.handle.levels().await.unwrap().attempts), (3, 3));
+        server.send("eve@far.test", &["bob@example.test"], CONTENT).await;
+        server.pass(Duration::from_secs(1)).await;
+        assert_eq!(server.mailbox("bob").len(), 1);
+        peers.iter().for_each(|peer| peer.script(|script| *script = Script::default()));
+        server.empty().await;
+        assert!(peers.iter().all(|peer| peer.taken().len() == 1));
+    });
+}
+
+#[test]
+fn a_slow_destination_does_not_hold_up_the_others() {
+    story(async {
+        let bounds = |c: &mut posthouse::config::Config| (c.queue.attempts, c.remote.concurrency, c.queue.active) = (10, 5, 100);
+        let server = Setup::new().config(bounds).start().await;
+        let slow = server.domain("slow.test", stalling()).await;
+        for _ in 0..200 {
+            server.relay("ann@example.test", &["eve@slow.test"], CONTENT).await;
+        }
+        let fast = server.domain("fast.test", Script::default()).await;
+        for _ in 0..20 {
+            server.relay("ann@example.test", &["eve@fast.test", "bob@example.test"], CONTENT).await;
+        }
+        server.pass(2 * MINUTE).await;
+        assert_eq!((fast.taken().len(), server.mailbox("bob").len(), slow.connections()), (20, 20, 5));
+    });
+}
+
+#[test]
+fn a_long_queue_waits_on_disk_and_not_in_memory() {
+    story(async {
+        let server = Setup::new().config(|c| c.queue.active = 20).start().await;
+        let far = server.domain("far.test", stalling()).await;
+        let mut client = server.client(TRUSTED).await;
+        for _ in 0..300 {
+            queue_id(&client.transaction("ann@example.test", &["eve@far.test"], CONTENT.as_bytes()).await.unwrap());
+        }
+        server.pass(MINUTE).await;
+        let scheduled = server.handle.levels().await.unwrap().scheduled;
+        assert!(scheduled <= 25, "{scheduled}");
+        far.script(|script| *script = Script::default());
+        server.empty().await;
+        assert_eq!(far.taken().len(), 300);
+    });
+}
+
+#[test]
+fn ten_clients_at_a_time_are_served_side_by_side() {
+    story(async {
+        let server = Setup::new().start().await;
+        let mut clients = Vec::new();
+        for _ in 0..10 {
+            clients.push(server.client(STRANGER).await);
+        }
+        for client in &mut clients {
+            client.command("MAIL FROM:<eve@far.test>").await.unwrap();
+            client.command("RCPT TO:<ann@example.test>").await.unwrap();
+            client.command("DATA").await.unwrap();
+        }
+        for client in clients.iter_mut().rev() {
+            assert!(client.content(CONTENT.as_bytes()).await.unwrap().starts_with("250 2.0.0"));
+        }
+        server.pass(Duration::from_secs(1)).await;
+        assert_eq!(server.mailbox("ann").len(), 10);
+    });
+}

@@ -1,0 +1,182 @@
+//! Clients and their limits: size, space, hops, connections, patience.
+
+use std::time::Duration;
+
+use posthouse::mail::{BodyType, Timestamp};
+
+use crate::world::*;
+
+#[test]
+fn a_message_over_the_size_limit_is_refused_before_or_after_it_is_sent() {
+    story(async {
+        let server = Setup::new().config(|c| c.limits.message_size = 10_000).start().await;
+        let mut client = server.client(STRANGER).await;
+        let reply = client.command("MAIL FROM:<eve@far.test> SIZE=10001").await.unwrap();
+        assert!(reply.starts_with("552 5.3.4"), "{reply}");
+        let big = format!("Subject: big\r\n\r\n{}", "0123456789\r\n".repeat(1000));
+        let replies = client.transaction("eve@far.test", &["ann@example.test"], big.as_bytes()).await.unwrap();
+        assert!(replies.last().unwrap().starts_with("552 5.3.4"), "{replies:?}");
+        let replies = client.transaction("eve@far.test", &["ann@example.test"], b"\r\nsmall\r\n").await.unwrap();
+        queue_id(&replies);
+        server.empty().await;
+        assert_eq!(server.mailbox("ann").len(), 1);
+    });
+}
+
+#[test]
+fn a_large_message_comes_through_unharmed() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", Default::default()).await;
+        let line = "The quick brown fox jumps over the lazy dog, again and again and again.\r\n";
+        let content = format!("Subject: large\r\n\r\n{}", line.repeat(70_000));
+        server.relay("ann@example.test", &["bob@example.test", "eve@far.test"], &content).await;
+        server.empty().await;
+        assert!(below_our_fields(&server.mailbox("bob")[0]) == content.as_bytes());
+        assert!(below_our_fields(&far.taken()[0].content) == content.as_bytes());
+    });
+}
+
+#[test]
+fn a_full_disk_says_452_until_there_is_room_again() {
+    story(async {
+        let server = Setup::new().start().await;
+        server.send("eve@far.test", &["ann@example.test"], "\r\none\r\n").await;
+        server.empty().await;
+        server.disk.set_capacity(Some(server.disk.used() + 1000));
+        server.pass(MINUTE).await;
+        let replies = server.try_send("eve@far.test", &["ann@example.test"], "\r\ntwo\r\n").await;
+        assert!(replies.last().unwrap().starts_with("452 4.3.1"), "{replies:?}");
+        server.disk.set_capacity(None);
+        server.pass(MINUTE).await;
+        server.send("eve@far.test", &["ann@example.test"], "\r\nthree\r\n").await;
+        server.empty().await;
+        assert_eq!(server.mailbox("ann").len(), 2);
+    });
+}
+
+#[test]
+fn a_message_that_has_come_round_too_often_is_refused() {
+    story(async {
+        let server = Setup::new().config(|c| c.limits.hops = 5).start().await;
+        let hops = |count: usize| format!("{}\r\nhello\r\n", "Received: from a by b; now\r\n".repeat(count));
+        let replies = server.try_send("eve@far.test", &["ann@example.test"], &hops(6)).await;
+        assert!(replies.last().unwrap().starts_with("554 5.4.6"), "{replies:?}");
+        server.send("eve@far.test", &["ann@example.test"], &hops(5)).await;
+        server.empty().await;
+        assert_eq!(server.mailbox("ann").len(), 1);
+    });
+}
+
+#[test]
+fn a_client_with_too_many_connections_hears_421_and_others_do_not() {
+    story(async {
+        let server = Setup::new().config(|c| c.limits.connections_per_client = 2).start().await;
+        let (one, _two) = (server.client(STRANGER).await, server.client(STRANGER).await);
+        let reply = call(&server, STRANGER).await.unwrap().reply().await.unwrap();
+        assert!(reply.starts_with("421 4.7.0"), "{reply}");
+        server.client(TRUSTED).await;
+        drop(one);
+        server.pass(Duration::from_secs(1)).await;
+        server.client(STRANGER).await;
+        assert_eq!(server.count("limited"), 1);
+    });
+}
+
+#[test]
+fn too_many_connections_in_all_hear_421() {
+    story(async {
+        let server = Setup::new().config(|c| c.limits.connections = 1).start().await;
+        let _one = server.client(STRANGER).await;
+        let reply = call(&server, TRUSTED).await.unwrap().reply().await.unwrap();
+        assert!(reply.starts_with("421 4.3.2"), "{reply}");
+    });
+}
+
+#[test]
+fn a_client_that_says_nothing_is_sent_away() {
+    story(async {
+        let server = Setup::new().start().await;
+        let mut client = server.client(STRANGER).await;
+        let begun = server.now();
+        let reply = client.reply().await.unwrap();
+        assert!(reply.starts_with("421 4.4.2"), "{reply}");
+        assert_eq!(server.now().since(begun), 5 * MINUTE);
+        assert!(client.reply().await.is_err());
+        assert_eq!(server.handle.connections(), 0);
+    });
+}
+
+#[test]
+fn content_that_drips_too_slowly_is_given_up() {
+    story(async {
+        let server = Setup::new().start().await;
+        let mut client = server.client(STRANGER).await;
+        for line in ["MAIL FROM:<eve@far.test>", "RCPT TO:<ann@example.test>", "DATA"] {
+            client.command(line).await.unwrap();
+        }
+        client.send(b"Subject: slow\r\n").await.unwrap();
+        let reply = client.reply().await.unwrap();
+        assert!(reply.starts_with("421 4.4.2"), "{reply}");
+        server.empty().await;
+        assert_eq!(server.count("accepted"), 0);
+    });
+}
+
+#[test]
+fn a_client_that_goes_away_in_the_middle_leaves_nothing_behind() {
+    story(async {
+        let server = Setup::new().start().await;
+        for lines in [1, 2, 3, 4] {
+            let mut client = server.client(STRANGER).await;
+            let steps = ["MAIL FROM:<eve@far.test>", "RCPT TO:<ann@example.test>", "DATA", "Subject: unfinished"];
+            for line in &steps[..lines] {
+                client.send(format!("{line}\r\n").as_bytes()).await.unwrap();
+            }
+            server.pass(Duration::from_secs(1)).await;
+        }
+        server.pass(Duration::from_secs(1)).await;
+        assert_eq!((server.handle.connections(), server.queue().await.len(), server.count("accepted")), (0, 0, 0));
+    });
+}
+
+#[test]
+fn too_many_mistakes_end_the_session() {
+    story(async {
+        let server = Setup::new().config(|c| c.limits.errors = 3).start().await;
+        let mut client = server.client(STRANGER).await;
+        let mut replies = Vec::new();
+        while let Ok(reply) = client.command("WHAT").await {
+            replies.push(reply);
+        }
+        assert!(replies.len() <= 4 && replies.last().unwrap().starts_with("421 4.7.0"), "{replies:?}");
+    });
+}
+
+#[test]
+fn a_message_with_more_recipients_than_allowed_keeps_the_first() {
+    story(async {
+        let server = Setup::new().config(|c| c.limits.recipients = 2).start().await;
+        let to = ["ann@example.test", "bob@example.test", "sue@example.test"];
+        let replies = server.try_send("eve@far.test", &to, "\r\nhello\r\n").await;
+        assert!(replies[3].starts_with("452 4.5.3"), "{replies:?}");
+        server.empty().await;
+        assert_eq!(["ann", "bob", "sue"].map(|user| server.mailbox(user).len()), [1, 1, 0]);
+    });
+}
+
+#[test]
+fn the_queue_knows_what_the_client_declared() {
+    story(async {
+        let server = Setup::new().start().await;
+        server.handle.pause(None).await.unwrap();
+        let mut client = server.client(STRANGER).await;
+        client.command("MAIL FROM:<eve@far.test> BODY=8BITMIME SIZE=11").await.unwrap();
+        client.command("RCPT TO:<ann@example.test>").await.unwrap();
+        client.command("DATA").await.unwrap();
+        client.content(b"\r\ncaf\xc3\xa9\r\n").await.unwrap();
+        let queue = server.queue().await;
+        assert_eq!((queue.len(), queue[0].body), (1, BodyType::EightBitMime));
+        assert!(queue[0].arrived > Timestamp::ZERO && queue[0].size > 9);
+    });
+}

@@ -1,0 +1,348 @@
+//! The server's own life: restarts, crashes, pauses, operator verbs, stop, reload.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use posthouse::config::{LocalDomain, MailStore};
+use posthouse::mail::{Domain, MessageState, QueueId};
+use posthouse::queue::Verb;
+use posthouse::system::sim::{Act, Script, Stage};
+
+use crate::client::Client;
+use crate::world::*;
+
+const CONTENT: &str = "From: ann@example.test\r\nSubject: hi\r\n\r\nhello\r\n";
+
+fn busy() -> Script {
+    Script::default().always(Stage::Data, Act::say("451 4.3.2 come back later"))
+}
+
+/// Sends so many numbered messages to bob and to eve, over a few connections.
+async fn send_many(server: &Server, count: usize) {
+    for chunk in 0..count.div_ceil(50) {
+        let mut client = server.client(TRUSTED).await;
+        for n in chunk * 50..count.min((chunk + 1) * 50) {
+            let content = format!("Subject: number {n}\r\n\r\nhello\r\n");
+            let to = ["bob@example.test", "eve@far.test"];
+            queue_id(&client.transaction("ann@example.test", &to, content.as_bytes()).await.unwrap());
+        }
+    }
+}
+
+/// How often each subject is there.
+fn subjects<'a>(mails: impl IntoIterator<Item = &'a Vec<u8>>) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for mail in mails {
+        let text = String::from_utf8_lossy(mail);
+        let subject = text.lines().find(|line| line.starts_with("Subject: ")).unwrap_or_default().to_owned();
+        *counts.entry(subject).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn a_restart_with_a_full_queue_delivers_all_exactly_once() {
+    story(async {
+        let server = Setup::new().config(|c| c.queue.active = 50).start().await;
+        server.handle.pause(None).await.unwrap();
+        send_many(&server, 500).await;
+        assert_eq!(server.queue().await.len(), 500);
+        let server = server.restart().await;
+        assert_eq!(server.queue().await.len(), 500);
+        let far = server.domain("far.test", Script::default()).await;
+        server.handle.resume(None).await.unwrap();
+        server.empty().await;
+        let taken = far.taken();
+        for found in [subjects(&server.mailbox("bob")), subjects(taken.iter().map(|taken| &taken.content))] {
+            assert_eq!((found.len(), found.values().max()), (500, Some(&1)));
+        }
+    });
+}
+
+#[test]
+fn a_restart_in_the_middle_of_retries_keeps_to_the_schedule() {
+    story(async {
+        let server = Setup::new().config(|c| c.retry.delay_notice.clear()).start().await;
+        let far = server.domain("far.test", busy()).await;
+        server.relay("ann@example.test", &["eve@far.test", "bob@example.test"], CONTENT).await;
+        server.pass(HOUR).await;
+        let before = server.queue().await;
+        let server = server.restart().await;
+        assert_eq!(server.queue().await, before);
+        far.script(|script| *script = Script::default());
+        let next = before[0].next_attempt().since(server.now());
+        server.pass(next - Duration::from_secs(5)).await;
+        assert_eq!(far.taken().len(), 0);
+        server.pass(Duration::from_secs(10)).await;
+        assert_eq!((far.taken().len(), far.taken()[0].recipients.len(), server.mailbox("bob").len()), (1, 1, 1));
+    });
+}
+
+#[test]
+fn lifetimes_go_on_while_the_server_is_down() {
+    story(async {
+        let server = Setup::new().start().await;
+        let _far = server.domain("far.test", busy()).await;
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.pass(HOUR).await;
+        server.stop().await;
+        server.pass(6 * DAY).await;
+        let server = server.restart().await;
+        server.empty().await;
+        assert_eq!(server.count("expired"), 1);
+        assert!(server.mails("ann").last().unwrap().contains("Status: 5.4.7"));
+    });
+}
+
+#[test]
+fn a_crash_behind_the_250_loses_nothing() {
+    for seed in 0..20 {
+        let wreck = story(async {
+            let server = Setup::seeded(seed).start().await;
+            let _far = server.domain("far.test", busy()).await;
+            send_many(&server, 10).await;
+            server.wreck()
+        });
+        story(async {
+            let server = wreck.recover(seed).await;
+            let far = server.domain("far.test", Script::default()).await;
+            server.empty().await;
+            let taken = far.taken();
+            for found in [subjects(&server.mailbox("bob")), subjects(taken.iter().map(|taken| &taken.content))] {
+                assert_eq!((found.len(), found.values().max()), (10, Some(&1)), "seed {seed}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_pause_outlives_a_restart_and_ends_with_resume() {
+    story(async {
+        let server = Setup::new().start().await;
+        server.handle.pause(None).await.unwrap();
+        server.send("eve@far.test", &["ann@example.test"], CONTENT).await;
+        server.pass(HOUR).await;
+        let server = server.restart().await;
+        server.send("eve@far.test", &["ann@example.test"], CONTENT).await;
+        server.pass(HOUR).await;
+        assert_eq!((server.mailbox("ann").len(), server.queue().await.len()), (0, 2));
+        assert!(server.handle.paused().await.unwrap().all);
+        server.handle.resume(None).await.unwrap();
+        server.pass(Duration::from_secs(1)).await;
+        assert_eq!((server.mailbox("ann").len(), server.queue().await.len()), (2, 0));
+    });
+}
+
+#[test]
+fn a_paused_domain_waits_and_the_others_do_not() {
+    story(async {
+        let server = Setup::new().start().await;
+        let (far, other) =
+            (server.domain("far.test", Script::default()).await, server.domain("other.test", Script::default()).await);
+        let paused = Some(Domain::parse("far.test").unwrap());
+        server.handle.pause(paused.clone()).await.unwrap();
+        server.relay("ann@example.test", &["eve@far.test", "joe@other.test"], CONTENT).await;
+        server.pass(HOUR).await;
+        let server = server.restart().await;
+        server.pass(HOUR).await;
+        assert_eq!((far.connections(), other.taken().len()), (0, 1));
+        server.handle.resume(paused).await.unwrap();
+        server.pass(2 * MINUTE).await;
+        assert_eq!((far.taken().len(), other.taken().len()), (1, 1));
+    });
+}
+
+#[test]
+fn a_held_message_waits_for_its_release() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", busy()).await;
+        let id = server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.pass(MINUTE).await;
+        server.verb(Verb::Hold, id).await;
+        far.script(|script| *script = Script::default());
+        let server = server.restart().await;
+        // Longer than its lifetime: held mail doesn't expire.
+        server.pass(6 * DAY).await;
+        assert_eq!((far.taken().len(), server.queue().await[0].state()), (0, MessageState::Held));
+        server.verb(Verb::Release, id).await;
+        server.empty().await;
+        assert_eq!(far.taken().len() + server.count("expired"), 1);
+    });
+}
+
+#[test]
+fn a_released_message_goes_on_its_way() {
+    story(async {
+        let server = Setup::new().start().await;
+        server.handle.pause(None).await.unwrap();
+        let id = server.send("eve@far.test", &["ann@example.test"], CONTENT).await;
+        server.verb(Verb::Hold, id).await;
+        server.handle.resume(None).await.unwrap();
+        server.pass(HOUR).await;
+        assert_eq!(server.mailbox("ann").len(), 0);
+        server.verb(Verb::Release, id).await;
+        server.pass(Duration::from_secs(1)).await;
+        assert_eq!(server.mailbox("ann").len(), 1);
+    });
+}
+
+#[test]
+fn retry_tries_at_once() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", busy()).await;
+        let id = server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.pass(2 * HOUR).await;
+        far.script(|script| *script = Script::default());
+        server.verb(Verb::Retry, id).await;
+        server.pass(Duration::from_secs(1)).await;
+        assert_eq!((far.taken().len(), server.queue().await.len()), (1, 0));
+    });
+}
+
+#[test]
+fn bounce_tells_the_sender_and_ends_it() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", busy()).await;
+        let id = server.relay("ann@example.test", &["eve@far.test", "joe@far.test"], CONTENT).await;
+        server.pass(MINUTE).await;
+        server.verb(Verb::Bounce, id).await;
+        server.empty().await;
+        let bounces = server.mails("ann");
+        assert_eq!((bounces.len(), far.taken().len()), (1, 0));
+        assert!(bounces[0].contains("eve@far.test") && bounces[0].contains("joe@far.test"));
+        assert!(bounces[0].contains("451 4.3.2 come back later"));
+    });
+}
+
+#[test]
+fn remove_tells_nobody() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", busy()).await;
+        let id = server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.pass(MINUTE).await;
+        server.verb(Verb::Remove, id).await;
+        server.empty().await;
+        far.script(|script| *script = Script::default());
+        let server = server.restart().await;
+        server.pass(DAY).await;
+        assert_eq!((server.mailbox("ann").len(), far.taken().len(), server.count("removed")), (0, 0, 1));
+    });
+}
+
+#[test]
+fn a_verb_on_an_unknown_id_says_so() {
+    story(async {
+        let server = Setup::new().start().await;
+        let changed = server.handle.change(Verb::Retry, vec![QueueId(7)]).await.unwrap();
+        assert_eq!((changed.touched, changed.unknown), (0, vec![QueueId(7)]));
+    });
+}
+
+#[test]
+fn a_stop_lets_what_is_in_flight_come_to_its_end() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", Script::default().once(Stage::End, Act::Stall)).await;
+        let slow = server.domain("slow.test", Script::default().once(Stage::Data, Act::Stall)).await;
+        server.relay("ann@example.test", &["joe@slow.test"], CONTENT).await;
+        server.pass(Duration::from_secs(1)).await;
+        let mut open = server.client(STRANGER).await;
+        open.command("MAIL FROM:<eve@far.test>").await.unwrap();
+        server.relay("ann@example.test", &["bob@example.test"], CONTENT).await;
+        let (begun, address) = (server.now(), server.address().await);
+        server.stop().await;
+        assert!(server.now().since(begun) <= Duration::from_secs(35));
+        assert!(open.reply().await.unwrap().starts_with("421 4.3.2"));
+        assert!(Client::connect(&server.world.net, STRANGER, address).await.is_err());
+        assert_eq!((slow.taken().len(), far.connections(), server.count("stopped")), (0, 0, 1));
+        let server = server.restart().await;
+        server.empty().await;
+        assert_eq!((slow.taken().len(), server.mailbox("bob").len()), (1, 1));
+    });
+}
+
+#[test]
+fn a_stop_waits_for_a_slow_peer_within_its_grace() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", Script::default().once(Stage::Data, Act::Stall)).await;
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.pass(Duration::from_secs(1)).await;
+        let begun = server.now();
+        server.stop().await;
+        let waited = server.now().since(begun);
+        assert!(waited >= Duration::from_secs(30) && waited < Duration::from_secs(40), "{waited:?}");
+        let server = server.restart().await;
+        server.empty().await;
+        assert_eq!(far.taken().len(), 1);
+    });
+}
+
+#[test]
+fn a_reload_brings_a_new_domain_to_new_sessions() {
+    story(async {
+        let server = Setup::new().user("zoe@new.test").start().await;
+        let mut old = server.client(STRANGER).await;
+        let new = LocalDomain {
+            name: Domain::parse("new.test").unwrap(),
+            store: MailStore::Maildir("/mail/{domain}/{user}".to_owned()),
+            subaddress: String::new(),
+            catch_all: None,
+            aliases: None,
+        };
+        let replies = server.try_send("eve@far.test", &["zoe@new.test"], "").await;
+        assert!(replies[1].starts_with("550 5.7.1"), "{replies:?}");
+        server.reload(|config| config.domains.push(new)).await.unwrap();
+        server.send("eve@far.test", &["zoe@new.test"], CONTENT).await;
+        // An open session goes on as it began.
+        let replies = old.transaction("eve@far.test", &["ann@example.test"], CONTENT.as_bytes()).await.unwrap();
+        queue_id(&replies);
+        server.empty().await;
+        assert_eq!((maildir(&server.disk, "/mail/new.test/zoe").len(), server.mailbox("ann").len()), (1, 1));
+        assert_eq!(server.count("reloaded"), 1);
+    });
+}
+
+#[test]
+fn a_reload_of_something_wrong_changes_nothing() {
+    story(async {
+        let server = Setup::new().start().await;
+        let problems = server.reload(|config| config.domains[0].aliases = Some("/conf/nothing".into())).await.unwrap_err();
+        assert!(problems[0].contains("/conf/nothing"), "{problems:?}");
+        server.send("eve@far.test", &["ann@example.test"], CONTENT).await;
+        server.empty().await;
+        assert_eq!((server.mailbox("ann").len(), server.count("reload-refused")), (1, 1));
+    });
+}
+
+#[test]
+fn a_reload_reads_users_and_aliases_again() {
+    story(async {
+        let server = Setup::new().start().await;
+        write(&server.disk, "/conf/aliases", "team: ann, bob\n");
+        server.reload(|_| {}).await.unwrap();
+        server.send("eve@far.test", &["team@example.test"], CONTENT).await;
+        server.empty().await;
+        assert_eq!((server.mailbox("ann").len(), server.mailbox("bob").len()), (1, 1));
+    });
+}
+
+#[test]
+fn a_mailbox_that_goes_away_while_mail_waits_for_it_bounces() {
+    story(async {
+        let server = Setup::new().start().await;
+        server.handle.pause(None).await.unwrap();
+        server.send("sue@example.test", &["ann@example.test"], CONTENT).await;
+        write(&server.disk, "/conf/users", &users(&["sue@example.test"]));
+        server.reload(|_| {}).await.unwrap();
+        server.handle.resume(None).await.unwrap();
+        server.empty().await;
+        let bounces = server.mails("sue");
+        assert_eq!(bounces.len(), 1);
+        assert!(bounces[0].contains("Status: 5.1.1") && bounces[0].contains("ann@example.test"), "{}", bounces[0]);
+    });
+}
