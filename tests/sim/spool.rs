@@ -334,7 +334,8 @@ impl Story<'_> {
 }
 
 fn alike(found: &[Message], known: &[Message]) {
-    let odd = |left: &[Message], right: &[Message]| left.iter().filter(|message| !right.contains(message)).cloned().collect::<Vec<_>>();
+    let odd =
+        |left: &[Message], right: &[Message]| left.iter().filter(|message| !right.contains(message)).cloned().collect::<Vec<_>>();
     assert_eq!(odd(found, known), odd(known, found), "found, and known");
     assert_eq!(found, known, "the order");
 }
