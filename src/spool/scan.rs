@@ -116,11 +116,12 @@ impl Scan {
     fn try_at(&mut self, offset: u64) -> io::Result<Result<(Record, usize), Fault>> {
         self.fill(offset, HEADER_SIZE)?;
         let mut parsed = record::parse_without_content(self.identity, self.view(offset));
-        if let Err(Fault::Short(size)) = parsed {
-            if size <= RECORD_SIZE_MAX && offset + size as u64 <= self.end {
-                self.fill(offset, size)?;
-                parsed = record::parse_without_content(self.identity, self.view(offset));
-            }
+        if let Err(Fault::Short(size)) = parsed
+            && size <= RECORD_SIZE_MAX
+            && offset + size as u64 <= self.end
+        {
+            self.fill(offset, size)?;
+            parsed = record::parse_without_content(self.identity, self.view(offset));
         }
         Ok(match parsed {
             // An old sequence number: bytes from an earlier life of the disk's blocks.

@@ -1,4 +1,11 @@
 //! Simulations: stories from a seed, cut off at every operation, and the rules that must hold afterwards.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test that can't set itself up has failed"
+)]
 
 #[allow(dead_code, reason = "shared with the stories, which use more of it")]
 #[path = "../stories/client.rs"]

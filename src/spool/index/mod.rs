@@ -156,11 +156,11 @@ mod tests {
             size: 3,
             reverse_path: if sender == 0 { ReversePath::Null } else { ReversePath::Address(address(sender)) },
             body: BodyType::SevenBit,
-            held: id % 5 == 0,
+            held: id.is_multiple_of(5),
             delays_noticed: 0,
             recipients: recipients.collect(),
         };
-        Stored { message, place: Place { segment: 1, offset, length: 7 }, file: (id % 3 == 0).then_some(9) }
+        Stored { message, place: Place { segment: 1, offset, length: 7 }, file: id.is_multiple_of(3).then_some(9) }
     }
 
     fn filters() -> Vec<Filter> {
