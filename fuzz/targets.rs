@@ -2,20 +2,37 @@
 //!
 //! The file belongs to two crates: the fuzzer in this folder and `tests/fuzz_replay.rs`, which replays the corpus.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use posthouse::mail::{Address, Domain, HeaderScan, QueueId, ReversePath, fields};
+use posthouse::directory::aliases;
+use posthouse::mail::{
+    Address, BodyType, Domain, HeaderScan, Message, QueueId, Recipient, Reply, ReversePath, Timestamp, fields,
+};
+use posthouse::smtp::client::reply::{LINES_MAX, Parser, REPLY_SIZE_MAX, ReplyError};
 use posthouse::smtp::command::{Command, ForwardPath};
 use posthouse::smtp::data::{Receiver, Stuffer};
 use posthouse::smtp::server::{Answer, Question, Session, Settings, Step};
+use posthouse::spool::record::{Body, Fault, HEADER_SIZE, MAGIC, encode, parse};
+use posthouse::spool::{Change, Filter, Note, SegmentHeader, read_stopped};
+use posthouse::system::sim::SimDisk;
+use posthouse::system::{Disk, OpenMode};
 
 /// A target: takes any octets and panics if something is wrong.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also its function's, its corpus folder's and its binary's.
-pub const TARGETS: &[(&str, Target)] =
-    &[("address", address), ("command", command), ("data", data), ("header", header), ("session", session)];
+pub const TARGETS: &[(&str, Target)] = &[
+    ("address", address),
+    ("aliases", aliases),
+    ("command", command),
+    ("data", data),
+    ("header", header),
+    ("record", record),
+    ("reply", reply),
+    ("session", session),
+];
 
 /// `Address::parse`: what it takes has one written form, and that means the same.
 pub fn address(data: &[u8]) {
@@ -25,6 +42,37 @@ pub fn address(data: &[u8]) {
     assert!(written.is_ascii() && !written.bytes().any(|octet| octet.is_ascii_control()));
     assert_eq!(Address::parse(&written).as_ref(), Ok(&address));
     assert_eq!(Address::new(address.local(), address.domain().clone()).as_ref(), Ok(&address));
+}
+
+/// `aliases::parse`: a bounded list of problems, or aliases that say the same when they are written out in full.
+pub fn aliases(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let domain = Domain::parse("example.test").expect("a domain");
+    let aliases = match aliases::parse(text, &domain) {
+        Ok(aliases) => aliases,
+        Err(problems) => {
+            assert!((1..=100).contains(&problems.len()));
+            let lines = problems.iter().map(ToString::to_string);
+            return lines.for_each(|line| assert!(line.len() < 1000 && !line.contains(char::is_control), "{line:?}"));
+        }
+    };
+    let mut written = String::new();
+    for (name, targets) in aliases.iter() {
+        assert!(!targets.is_empty() && targets.len() <= text.len() && name == name.to_ascii_lowercase());
+        if name.starts_with(SPECIAL) || targets.iter().any(|target| target.local().trim_start().starts_with(SPECIAL)) {
+            // Quotes can make an address of what else is a program, a file or a list.
+            return;
+        }
+        let targets: Vec<String> = targets.iter().map(|to| format!("{}@{}", quoted(to.local()), to.domain())).collect();
+        written.push_str(&format!("{}:\n\t{}\n", quoted(name), targets.join(",\n\t")));
+    }
+    assert_eq!(aliases::parse(&written, &domain), Ok(aliases), "{written}");
+}
+
+const SPECIAL: [char; 4] = ['|', '/', ':', '"'];
+
+fn quoted(local: &str) -> String {
+    format!("\"{}\"", local.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// `Command::parse`: paths survive being written; refusals are whole replies.
@@ -110,6 +158,169 @@ pub fn header(data: &[u8]) {
     let count = fields(whole.header()).inspect(|field| assert!(!field.name.is_empty())).count();
     assert!(count <= whole.header().len());
     assert_eq!(whole.count("Received"), fields(whole.header()).filter(|field| field.is("received")).count());
+}
+
+/// `record::parse`: what it takes encodes to the same octets, and what it says can be carried out twice. The log that holds the
+/// octets can be read, whatever they are.
+pub fn record(data: &[u8]) {
+    let mended = mend(data);
+    for bytes in [Some(data), mended.as_deref()].into_iter().flatten() {
+        let Ok((record, size)) = parse(IDENTITY, bytes) else { continue };
+        assert!(encode(IDENTITY, &record) == bytes[..size], "{record:?}");
+        match record.body {
+            Body::Accept { changes, .. } => changes.iter().for_each(change),
+            Body::State(update) => change(&update),
+            Body::Done => {}
+        }
+    }
+    if let Ok(header) = SegmentHeader::parse(data) {
+        assert_eq!(SegmentHeader::parse(&header.encode()), Ok(header));
+    }
+    read_log(&[data, mended.as_deref().unwrap_or_default(), data].concat());
+}
+
+/// The identity of the spool whose records are in the corpus.
+const IDENTITY: u64 = 0x706f_7374;
+
+/// The octets as a record with right lengths and checksums: what lies behind those must hold by itself.
+fn mend(data: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = data.to_vec();
+    let payload = u32::try_from(bytes.len().checked_sub(HEADER_SIZE)?).ok()?;
+    let content = u32::from_le_bytes(bytes[12..16].try_into().ok()?).min(payload);
+    bytes[..4].copy_from_slice(&MAGIC);
+    bytes[8..12].copy_from_slice(&(payload - content).to_le_bytes());
+    bytes[12..16].copy_from_slice(&content.to_le_bytes());
+    let crc = crc32fast::hash(&bytes[HEADER_SIZE..]);
+    bytes[32..36].copy_from_slice(&crc.to_le_bytes());
+    let crc = crc32fast::hash(&[&IDENTITY.to_le_bytes(), &bytes[..36]].concat());
+    bytes[36..40].copy_from_slice(&crc.to_le_bytes());
+    let parsed = parse(IDENTITY, &bytes);
+    assert!(matches!(parsed, Ok(_) | Err(Fault::Malformed(..))), "{parsed:?}");
+    Some(bytes)
+}
+
+/// A change means the same when it comes with its message, and nothing more when it comes again.
+fn change(change: &Change) {
+    let base = change.base as usize;
+    let to = Address::parse("ann@example.test").expect("an address");
+    let mut before = Message {
+        id: change.update.id,
+        arrived: Timestamp::ZERO,
+        size: 0,
+        reverse_path: ReversePath::Null,
+        body: BodyType::SevenBit,
+        held: false,
+        delays_noticed: 0,
+        recipients: vec![Recipient::new(to, None, Timestamp::ZERO); base.min(100)],
+    };
+    let mut message = before.clone();
+    assert_eq!(change.apply(&mut message), base <= 100);
+    if base > 100 {
+        return assert_eq!(message, before);
+    }
+    before.apply(&change.update);
+    assert_eq!(message, before);
+    assert!(change.apply(&mut message));
+    assert_eq!(message, before);
+}
+
+/// Reads a log of one segment with these octets, first as the last one, then as one whose end is confirmed.
+fn read_log(records: &[u8]) {
+    let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
+    disk.create_dir_all(Path::new("/spool/log")).expect("a folder");
+    let write = |number: u64, prior: u64, prior_end: u64, records: &[u8]| {
+        let (sequence, last_id, created) = (1, QueueId(0), Timestamp::ZERO);
+        let header = SegmentHeader { identity: IDENTITY, number, prior, prior_end, sequence, last_id, created };
+        let path = format!("/spool/log/{number:08}.seg");
+        let file = disk.open(Path::new(&path), OpenMode::CreateNew).expect("a file");
+        file.write_at(0, &[header.encode(), records.to_vec()].concat()).expect("room");
+        header.encode().len() as u64 + records.len() as u64
+    };
+    let end = write(1, 0, 0, records);
+    for sealed in [false, true] {
+        if sealed {
+            write(2, 1, end, &[]);
+        }
+        let spool = read_stopped(Path::new("/spool"), &disk).expect("a spool");
+        assert!(spool.list(&Filter::default()).is_sorted_by_key(|message| message.id));
+        let mut covered = 0;
+        for note in spool.notes() {
+            match note {
+                Note::Quarantined { segment: 1, offset, bytes, .. } => {
+                    assert!(*offset >= covered && offset + bytes <= end && *bytes > 0);
+                    covered = offset + bytes;
+                }
+                Note::TailCut { segment: 1, offset, bytes } => {
+                    assert!(!sealed && *offset >= covered && offset + bytes == end);
+                    covered = end;
+                }
+                note => panic!("{note:?}"),
+            }
+        }
+    }
+}
+
+/// `Parser`: the same replies however the octets are cut, all within their bounds, nothing behind an error. The first octet says
+/// how many of those behind it are the sizes of the pieces, in turn.
+pub fn reply(data: &[u8]) {
+    let Some((count, rest)) = data.split_first() else { return };
+    let (sizes, octets) = rest.split_at(usize::from(count % 8).min(rest.len()));
+    let stream = unroll(octets);
+    let mut parser = Parser::default();
+    let whole = replies(&mut parser, &stream);
+    let mut cut = Parser::default();
+    let mut pieces = Vec::new();
+    let (mut rest, mut sizes) = (&stream[..], sizes.iter().cycle());
+    while !rest.is_empty() {
+        let size = sizes.next().map_or(1, |size| usize::from(*size).max(1)).min(rest.len());
+        pieces.extend(replies(&mut cut, &rest[..size]));
+        rest = &rest[size..];
+        if pieces.last().is_some_and(Result::is_err) {
+            break;
+        }
+    }
+    assert_eq!(pieces, whole);
+    let failed = whole.iter().position(Result::is_err);
+    assert!(failed.is_none_or(|at| at + 1 == whole.len()));
+    assert!(failed.is_some() || parser.is_inside() == cut.is_inside());
+    for reply in whole.iter().flatten() {
+        assert!((200..=599).contains(&reply.code));
+        assert!(reply.enhanced.is_none_or(|enhanced| u16::from(enhanced.0) == reply.code / 100));
+        // An octet that isn't UTF-8 becomes a character of three.
+        assert!(reply.text.len() <= 3 * REPLY_SIZE_MAX && reply.text.split('\n').count() <= LINES_MAX);
+        assert!(!reply.text.contains(|c: char| c.is_control() && c != '\n') && !reply.to_string().contains('\n'));
+    }
+}
+
+/// The octets with runs made long, so that a short input can go beyond every bound: 255 and `n` stand for 32 times `n` more of
+/// the octet before.
+fn unroll(octets: &[u8]) -> Vec<u8> {
+    let mut unrolled = Vec::new();
+    let mut octets = octets.iter();
+    while let Some(octet) = octets.next() {
+        match (octet, unrolled.last()) {
+            (255, Some(&last)) => {
+                let times = 32 * octets.next().map_or(0, |times| usize::from(*times));
+                unrolled.resize((unrolled.len() + times).min(3 * REPLY_SIZE_MAX), last);
+            }
+            (octet, _) => unrolled.push(*octet),
+        }
+    }
+    unrolled
+}
+
+/// What a parser finds in the octets, up to the first error.
+fn replies(parser: &mut Parser, mut octets: &[u8]) -> Vec<Result<Reply, ReplyError>> {
+    let mut found = Vec::new();
+    while let Some(reply) = parser.next(&mut octets) {
+        let failed = reply.is_err();
+        found.push(reply);
+        if failed {
+            assert_eq!(parser.next(&mut &b"250 fine\r\n"[..]).as_ref(), found.last());
+            break;
+        }
+    }
+    found
 }
 
 /// `smtp::server::Session`: any octets, at once and in pieces, lead to the same replies and messages. The first octet is the

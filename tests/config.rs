@@ -1,6 +1,8 @@
 //! The configuration from outside: generated files are up to date, samples load, and every mistake is named.
 //! `UPDATE_GOLDEN=1 cargo test --test config` rewrites the generated files.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't set itself up has failed")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -76,17 +78,20 @@ fn the_demo_configuration_loads_with_its_users_and_aliases() {
     }
 }
 
+/// What stands here for a file in /etc/posthouse.
+fn fixture(path: PathBuf) -> PathBuf {
+    root().join("tests/golden").join(path.file_name().unwrap())
+}
+
 #[test]
 fn the_examples_load_with_the_files_they_name() {
     for name in ["isp", "business", "relay"] {
         let loaded =
             load_file(&root().join(format!("conf/examples/{name}.toml")), &[]).unwrap_or_else(|p| panic!("{name}: {p:?}"));
         let mut config = loaded.config;
-        // The examples name files in /etc/posthouse; here those of the folder beside them stand for them.
-        let fixture = |path: &Path| root().join("tests/golden").join(path.file_name().unwrap());
-        config.auth.users = fixture(&config.auth.users);
+        config.auth.users = fixture(config.auth.users);
         for domain in &mut config.domains {
-            domain.aliases = domain.aliases.as_deref().map(fixture);
+            domain.aliases = domain.aliases.take().map(fixture);
         }
         Directory::load(&config, &SystemDisk).unwrap_or_else(|p| panic!("{name}: {p:?}"));
     }
@@ -289,4 +294,80 @@ fn missing_and_broken_users_and_aliases_are_told_at_once() {
         "{}",
         said[2]
     );
+}
+
+#[test]
+fn a_configuration_as_benchmarks_write_it_loads_with_its_empty_users_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().display();
+    std::fs::write(folder.path().join("users"), "").unwrap();
+    let text = format!(
+        r#"
+hostname = "mx.bench.test"
+postmaster = "u0@bench.test"
+
+[spool]
+path = "{root}/spool"
+
+[[listener]]
+address = "127.0.0.1:2525"
+service = "mx"
+tls = "none"
+
+[auth]
+users = "{root}/users"
+
+[limits]
+connections = 10000
+connections_per_client = 10000
+
+[[domain]]
+name = "nobody.invalid"
+maildir = "{root}/mail/{{user}}/Maildir"
+
+[relay]
+networks = ["127.0.0.0/8"]
+
+[[route]]
+domain = "*"
+hosts = ["127.0.0.1:2526"]
+tls = "none"
+
+[remote]
+concurrency = 50
+special_addresses = "allow"
+
+[queue]
+paused = true
+
+[retry]
+first = "1h"
+delay_notice = []
+
+[admin]
+socket = "{root}/control.sock"
+http = ""
+
+[log]
+level = "warn"
+"#
+    );
+    let config = load_with(&text, &[]).unwrap().config;
+    assert!(config.retry.delay_notice.is_empty() && config.admin.http.is_none() && config.queue.paused);
+    assert_eq!(Directory::load(&config, &SystemDisk).unwrap().warnings(), []);
+}
+
+#[test]
+fn the_reference_page_names_every_setting_once_and_show_tells_them_all() {
+    let page = config::reference_page();
+    let keys: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let mut unique = keys.clone();
+    unique.sort_unstable();
+    unique.dedup();
+    assert_eq!(unique.len(), keys.len());
+    let loaded = load_file(&root().join("conf/posthouse.toml"), &[]).unwrap();
+    let shown: Vec<_> = loaded.values.iter().map(|value| value.key.replace("[0]", "")).collect();
+    // `auth.require_tls` has no value until AUTH is built.
+    let missing: Vec<_> = keys.iter().filter(|key| !shown.iter().any(|shown| shown == *key)).collect();
+    assert_eq!(missing, [&"auth.require_tls"]);
 }

@@ -312,6 +312,19 @@ mod tests {
     }
 
     #[test]
+    fn docs_queue_md_describes_every_queue_command_and_option() {
+        let docs = include_str!("../../docs/queue.md");
+        let command = Arguments::command();
+        let queue = command.find_subcommand("queue").unwrap();
+        for sub in queue.get_subcommands() {
+            assert!(docs.contains(&format!("queue {}", sub.get_name())), "queue {}", sub.get_name());
+            for option in sub.get_arguments().filter_map(|argument| argument.get_long()) {
+                assert!(docs.contains(&format!("--{option}")), "--{option}");
+            }
+        }
+    }
+
+    #[test]
     fn a_verb_needs_ids_or_filters_or_all_and_only_one_of_them() {
         assert_eq!(chosen("p queue hold 0000000000001"), Ok(Chosen::Ids(vec![QueueId(1)])));
         assert_eq!(chosen("p queue hold --all"), Ok(Chosen::All));

@@ -70,6 +70,16 @@ impl Failure {
     }
 }
 
+/// Something that should be known and hinders nothing, on standard error.
+pub(super) fn note(text: &str) {
+    say(&format!("note: {}\n", shown(text)));
+}
+
+/// Words on standard error; that nobody hears them is no trouble.
+pub(super) fn say(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
 /// Trouble with our own output. A reader that has read enough (`| head`) is none.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {

@@ -239,8 +239,8 @@ pub(super) fn duration(duration: Duration) -> String {
         Some(first) => {
             let (count, unit) = parts[first];
             match parts.get(first + 1) {
-                // Seconds beside minutes are noise.
-                Some((rest, small)) if *rest > 0 && *small != "s" => format!("{count}{unit}{rest}{small}"),
+                // Seconds beside ten minutes are noise.
+                Some((rest, small)) if *rest > 0 && (*small != "s" || count < 10) => format!("{count}{unit}{rest}{small}"),
                 _ => format!("{count}{unit}"),
             }
         }
@@ -306,8 +306,8 @@ mod tests {
     #[test]
     fn sizes_and_times_are_for_people() {
         assert_eq!([0, 1023, 1024, 1_048_575, 52_428_800].map(size), ["0 B", "1023 B", "1.0 KiB", "1.0 MiB", "50.0 MiB"]);
-        let times = [0, 59, 61, 3600, 3661, 90_000, 259_200].map(|s| duration(Duration::from_secs(s)));
-        assert_eq!(times, ["0s", "59s", "1m", "1h", "1h1m", "1d1h", "3d"]);
+        let times = [0, 59, 61, 601, 3600, 3661, 90_000, 259_200].map(|s| duration(Duration::from_secs(s)));
+        assert_eq!(times, ["0s", "59s", "1m1s", "10m", "1h", "1h1m", "1d1h", "3d"]);
         assert_eq!(until(Timestamp::from_millis(500), Timestamp::ZERO), "now");
         assert_eq!(until(Timestamp::from_millis(60_500), Timestamp::ZERO), "in 1m");
         assert_eq!(shell("it's"), "'it'\\''s'");

@@ -81,7 +81,7 @@ async fn run(
         }
     };
     if let Some(first_steps) = first_steps {
-        eprint!("{first_steps}");
+        failure::say(&first_steps);
     }
     wait(&handle, &mut signals).await;
     doors.close();

@@ -47,7 +47,7 @@ impl Source {
 
     fn stopped(spool: StoppedSpool) -> Self {
         for note in spool.notes() {
-            eprintln!("note: {}", super::print::shown(&note.to_string()));
+            super::failure::note(&note.to_string());
         }
         Self::Stopped(spool)
     }
@@ -67,8 +67,8 @@ impl Source {
                 }
             }
             Self::Stopped(spool) => {
-                for message in spool.list(&Filter::from(query)) {
-                    each(MessageView::listed(&message, &config.retry))?;
+                for message in spool.list(&Filter::from(query)).iter().filter(|message| !message.is_done()) {
+                    each(MessageView::listed(message, &config.retry))?;
                 }
             }
         }

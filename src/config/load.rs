@@ -213,3 +213,74 @@ fn stand_in(table: &Table, setting: &Setting) -> Option<Value> {
     }
     parse_value(&setting.default_toml().or_else(|| setting.sample_toml())?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::schema::Kind;
+    use super::*;
+
+    /// A right value of this kind that is neither default nor sample.
+    fn other(kind: Kind, default: &str) -> String {
+        match kind {
+            Kind::Boolean => (default != "true").to_string(),
+            Kind::Count | Kind::Port => "7".to_owned(),
+            Kind::Number(min, _) => format!("{:?}", min + 0.75),
+            Kind::Duration | Kind::Period if default == "5m" => "\"6m\"".to_owned(),
+            Kind::Duration | Kind::Period => "\"9h\"".to_owned(),
+            Kind::Size => "\"77KiB\"".to_owned(),
+            Kind::Text | Kind::Path(_) => "\"other\"".to_owned(),
+            Kind::Hostname | Kind::Domain | Kind::Pattern => "\"other.test\"".to_owned(),
+            Kind::Address(_) => "\"ann@example.test\"".to_owned(),
+            Kind::Socket(_) => "\"127.0.0.1:7777\"".to_owned(),
+            Kind::Choice(words) => format!("{:?}", words.iter().find(|word| **word != default).unwrap()),
+            Kind::Template => "\"other/{user}\"".to_owned(),
+            Kind::Lmtp => "\"127.0.0.1:2424\"".to_owned(),
+            Kind::Networks => "[\"192.0.2.0/24\"]".to_owned(),
+            Kind::Domains => "[\"other.test\"]".to_owned(),
+            Kind::Hosts => "[\"192.0.2.1:25\"]".to_owned(),
+            Kind::Servers => "[\"192.0.2.1\"]".to_owned(),
+            Kind::Periods => "[\"1h\"]".to_owned(),
+        }
+    }
+
+    #[test]
+    fn no_setting_is_ignored() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("posthouse.toml");
+        // Without `maildir`, which an LMTP server takes the place of.
+        let sample: String =
+            super::super::sample_file().lines().filter(|line| !line.starts_with("maildir")).map(|l| format!("{l}\n")).collect();
+        let load_text = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            load(Some(&file), &BTreeMap::new()).map_err(|problems| format!("{text}\n{problems:?}")).unwrap().config
+        };
+        let base = load_text(&sample);
+        for section in SECTIONS {
+            for setting in section.settings.iter().filter(|setting| setting.later.is_none()) {
+                let head = if section.repeated { format!("\n[[{}]]", section.name) } else { format!("\n[{}]", section.name) };
+                let (before, table) = match section.name.is_empty() {
+                    true => ("", sample.as_str()),
+                    false => sample.split_at(sample.find(&head).unwrap() + 1),
+                };
+                let (first, rest) = table.split_once('\n').unwrap();
+                let start = format!("{} = ", setting.name);
+                let kept: String = match rest.find(&start) {
+                    Some(at) if setting.name != "maildir" => {
+                        let end = at + rest[at..].find('\n').unwrap();
+                        format!("{}{}", &rest[..at], &rest[end..])
+                    }
+                    _ => rest.to_owned(),
+                };
+                let value = other(setting.kind, setting.sample.or(setting.default).unwrap_or_default());
+                let mut text = format!("{before}{first}\n{start}{value}\n{kept}");
+                // The two are right only together.
+                if setting.name.starts_with("tls_") {
+                    text = sample
+                        .replace("tls_certificate = \"\"", "tls_certificate = \"c\"")
+                        .replace("tls_key = \"\"", "tls_key = \"k\"");
+                }
+                assert_ne!(load_text(&text), base, "{} changes nothing", section.key(setting.name));
+            }
+        }
+    }
+}

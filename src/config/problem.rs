@@ -4,10 +4,12 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use serde::Serialize;
+
 use super::Origin;
 
 /// One thing that is wrong. Displays as `FILE: KEY: WHAT; REMEDY`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// The file or environment variable.
     pub source: String,
@@ -18,6 +20,7 @@ pub struct Problem {
     /// What to do.
     pub remedy: String,
     /// What kind of trouble it is.
+    #[serde(skip)]
     pub class: ProblemClass,
 }
 

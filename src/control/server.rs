@@ -143,7 +143,8 @@ impl Connection {
                 Err(problem) => return self.refuse(&problem).await,
             };
             let retry = self.admin.config().retry.clone();
-            for message in &messages {
+            // What has nothing open left is as good as gone: an attempt in flight keeps it for a moment.
+            for message in messages.iter().filter(|message| !message.is_done()) {
                 self.send(&Response::Message(MessageView::listed(message, &retry))).await?;
             }
             left -= messages.len().min(left);

@@ -295,7 +295,10 @@ impl Delivery {
                 }
             }
             Step::Park { id, due } => self.park(id, due),
-            Step::Done { id } => self.spool.done(id),
+            Step::Done { id, arrived, recipients } => {
+                self.spool.done(id);
+                self.events.report(Event::Finished { id, delay: self.now().since(arrived), recipients });
+            }
         }
     }
 

@@ -114,7 +114,7 @@ impl Handle {
             Ok(levels) => levels.err(),
             Err(_) => Some("the delivery loop does not answer".to_owned()),
         };
-        let reception = if *self.0.stop.borrow() {
+        let reception = if self.is_stopping() {
             Some("the server is stopping".to_owned())
         } else {
             self.0.listeners.lock().await.broken().map(|address| format!("nothing is accepted on {address} any more"))
@@ -170,6 +170,10 @@ impl Handle {
             let grace = self.config().shutdown_grace;
             self.0.events.report(Event::Stopping { reason: reason.to_owned(), grace });
         }
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        *self.0.stop.borrow()
     }
 
     /// Waits until the server has stopped and the spool is closed.

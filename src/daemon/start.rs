@@ -147,10 +147,13 @@ async fn supervise(handle: Handle, delivery: tokio::task::JoinHandle<usize>, sto
         _ = stop.wait_for(|stop| *stop) => None,
         // Only a bug ends the loop by itself. Without it the server is none: better to end, and to be started again.
         ended = &mut delivery => {
-            let reason = ended.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
-            handle.0.events.report(Event::Trouble { id: None, operation: "delivery loop", reason });
-            handle.stop("the delivery loop ended");
-            Some(0)
+            // It also ends, in good order, when a stop came between the two looks.
+            if !handle.is_stopping() {
+                let reason = ended.as_ref().err().map_or_else(|| "it ended".to_owned(), ToString::to_string);
+                handle.0.events.report(Event::Trouble { id: None, operation: "delivery loop", reason });
+                handle.stop("the delivery loop ended");
+            }
+            Some(ended.unwrap_or(0))
         }
     };
     let grace = handle.config().shutdown_grace;

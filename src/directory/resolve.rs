@@ -228,3 +228,134 @@ fn load_aliases(disk: &dyn Disk, path: &Path, domain: &Domain) -> Result<Aliases
     aliases::parse(&text, domain)
         .map_err(|problems| problems.into_iter().map(|p| Problem { source: source.clone(), ..p }).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::config::{MailStore, load};
+    use crate::system::SystemDisk;
+
+    const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz";
+
+    fn directory(postmaster: &str, domains: &str, users: &[&str], aliases: &str) -> Directory {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("users"), users.iter().map(|user| format!("{user}:{HASH}\n")).collect::<String>()).unwrap();
+        std::fs::write(at("aliases"), aliases).unwrap();
+        let domains = domains.replace("ALIASES", &format!("{:?}", at("aliases")));
+        let text = format!(
+            "hostname = \"mx.test.example\"\npostmaster = {postmaster:?}\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
+             [auth]\nusers = {:?}\n{domains}",
+            at("users")
+        );
+        std::fs::write(at("posthouse.toml"), text).unwrap();
+        let loaded = load(Some(&at("posthouse.toml")), &BTreeMap::new()).unwrap();
+        Directory::load(&loaded.config, &SystemDisk).unwrap()
+    }
+
+    const ONE: &str = "[[domain]]\nname = \"x.test\"\nmaildir = \"mail/{domain}/{user}\"\naliases = ALIASES\n";
+
+    /// What an address means, in short.
+    fn means(directory: &Directory, address: &str) -> String {
+        match directory.resolve(&Address::parse(address).unwrap()) {
+            Resolution::NotLocal => "not local".to_owned(),
+            Resolution::Unknown => "unknown".to_owned(),
+            Resolution::Mailbox(mailbox) => match mailbox.store {
+                MailStore::Maildir(path) => path,
+                MailStore::Lmtp(_) => format!("lmtp {}", mailbox.user),
+            },
+            Resolution::Alias(targets) => {
+                format!("alias {}", targets.iter().map(Address::to_string).collect::<Vec<_>>().join(" "))
+            }
+        }
+    }
+
+    #[test]
+    fn aliases_users_tags_postmaster_in_this_order() {
+        let users = ["ann@x.test", "bob@x.test", "c+d@x.test", "both@x.test"];
+        let directory = directory("postmaster@x.test", ONE, &users, "team: ann, bob\nboth: bob\nann+sales: bob\n");
+        for (address, meaning) in [
+            ("ann@x.test", "mail/x.test/ann"),
+            ("ANN@X.TEST", "mail/x.test/ann"),
+            ("ann+tag@x.test", "mail/x.test/ann"),
+            ("ann+tag+more@x.test", "mail/x.test/ann"),
+            ("ann+SALES@x.test", "alias bob@x.test"),
+            ("team@x.test", "alias ann@x.test bob@x.test"),
+            ("Team+x@x.test", "alias ann@x.test bob@x.test"),
+            ("both@x.test", "alias bob@x.test"),
+            ("c+d@x.test", "mail/x.test/c+d"),
+            ("c@x.test", "unknown"),
+            ("+tag@x.test", "unknown"),
+            ("nobody@x.test", "unknown"),
+            ("\"../ann\"@x.test", "unknown"),
+            ("\"../../etc/x\"@x.test", "unknown"),
+            ("postmaster@x.test", "mail/x.test/postmaster"),
+            ("PostMaster+x@x.test", "mail/x.test/postmaster"),
+            ("ann@y.test", "not local"),
+            ("postmaster@y.test", "not local"),
+            ("ann@sub.x.test", "not local"),
+        ] {
+            assert_eq!(means(&directory, address), meaning, "{address}");
+        }
+        assert!(directory.is_local(&Domain::parse("X.test").unwrap()));
+    }
+
+    #[test]
+    fn postmaster_is_always_somebody() {
+        let two = ONE.to_owned() + "[[domain]]\nname = \"y.test\"\n";
+        let listed = directory("ann@x.test", &two, &["ann@x.test", "postmaster@x.test"], "");
+        assert_eq!(means(&listed, "postmaster@x.test"), "mail/x.test/postmaster");
+        assert_eq!(means(&listed, "postmaster@y.test"), "alias ann@x.test");
+        let elsewhere = directory("admin@far.test", &two, &[], "");
+        assert_eq!(means(&elsewhere, "postmaster@x.test"), "alias admin@far.test");
+        let other = directory("postmaster@y.test", &two, &[], "");
+        assert_eq!(means(&other, "postmaster@x.test"), "alias postmaster@y.test");
+        assert_eq!(means(&other, "postmaster@y.test"), "mail/y.test/postmaster");
+        let nobody = directory("root@x.test", &two, &[], "");
+        assert_eq!(means(&nobody, "postmaster@x.test"), "alias root@x.test");
+        assert_eq!(means(&nobody, "root@x.test"), "mail/x.test/postmaster");
+    }
+
+    #[test]
+    fn a_catch_all_gets_what_nobody_else_does_and_never_loops() {
+        let domains = "[[domain]]\nname = \"x.test\"\ncatch_all = \"ann@x.test\"\nsubaddress = \"\"\n\
+                       [[domain]]\nname = \"y.test\"\ncatch_all = \"nobody@y.test\"\n\
+                       [[domain]]\nname = \"z.test\"\ncatch_all = \"away@far.test\"\n";
+        let directory = directory("ann@x.test", domains, &["ann@x.test", "ann@z.test"], "");
+        assert_eq!(means(&directory, "who@x.test"), "alias ann@x.test");
+        assert_eq!(means(&directory, "ann+tag@x.test"), "alias ann@x.test");
+        assert_eq!(means(&directory, "who@y.test"), "unknown");
+        assert_eq!(means(&directory, "nobody@y.test"), "unknown");
+        assert_eq!(means(&directory, "who@z.test"), "alias away@far.test");
+        assert_eq!(means(&directory, "ann@z.test"), "mail/z.test/ann");
+        assert_eq!(means(&directory, "postmaster@z.test"), "alias ann@x.test");
+        assert_eq!(directory.warnings().len(), 1);
+        let wanted = "domain y.test: catch_all nobody@y.test is nobody here: mail for unknown users is refused; \
+                      correct catch_all, or create the mailbox with `posthouse user add`";
+        assert_eq!(directory.warnings()[0].to_string(), wanted);
+    }
+
+    #[test]
+    fn a_mailbox_lies_behind_an_alias_of_its_own_name() {
+        let directory = directory("ann@x.test", ONE, &["ann@x.test"], "ann: ann, away@far.test\nlost: gone\nloop: loop\n");
+        assert_eq!(means(&directory, "ann@x.test"), "alias ann@x.test away@far.test");
+        let mailbox = |address: &str| directory.mailbox(&Address::parse(address).unwrap()).map(|mailbox| mailbox.user);
+        assert_eq!(mailbox("Ann@x.test").as_deref(), Some("ann"));
+        assert_eq!(mailbox("ann+x@x.test").as_deref(), Some("ann"));
+        assert_eq!(mailbox("loop@x.test"), None);
+        let warned: Vec<_> = directory.warnings().iter().map(|w| format!("{}: {}", w.key, w.what)).collect();
+        assert_eq!(
+            warned,
+            ["alias loop of x.test: loop@x.test is nobody here", "alias lost of x.test: gone@x.test is nobody here"]
+        );
+    }
+
+    #[test]
+    fn users_of_foreign_domains_are_warned_of() {
+        let directory = directory("ann@x.test", ONE, &["ann@x.test", "bob@q.test", "ann@q.test"], "");
+        assert_eq!(directory.warnings().len(), 1);
+        assert_eq!(directory.warnings()[0].what, "there are users of q.test, which is not a local domain");
+    }
+}

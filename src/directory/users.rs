@@ -247,7 +247,12 @@ fn change(disk: &dyn Disk, path: &Path, make: impl FnOnce(&mut Users) -> Result<
     let lock = disk.lock_dir(folder).map_err(io)?;
     let mut users = read(disk, path)?;
     make(&mut users)?;
+    let is_new = !disk.exists(path);
     disk.replace(path, users.to_text().as_bytes()).map_err(io)?;
+    if is_new {
+        // Made by root for a server that isn't root: whoever owns the folder is meant to read it.
+        disk.copy_access(folder, path).map_err(io)?;
+    }
     drop(lock);
     Ok(())
 }
@@ -329,7 +334,7 @@ mod tests {
             ),
             (
                 "\"a/b\"@x.test:x",
-                "line 1: \"a/b\"@x.test can't be a user: a user's name must not contain a slash; choose another name",
+                "line 1: a/b@x.test can't be a user: a user's name must not contain a slash; choose another name",
             ),
             (
                 "# c\nann@x.test:secret",

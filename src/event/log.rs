@@ -9,7 +9,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::{Layer as _, Registry, reload};
+use tracing_subscriber::{Registry, reload};
 
 pub use super::line::Format;
 use super::line::Line;
@@ -55,7 +55,7 @@ where
 {
     let (filter, handle) = reload::Layer::new(targets(level)?);
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer).event_format(Lines { format, now });
-    Ok((tracing_subscriber::registry().with(lines.with_filter(filter)), Log { filter: handle }))
+    Ok((tracing_subscriber::registry().with(filter).with(lines), Log { filter: handle }))
 }
 
 /// Our events from `level` on; other libraries' only when they are errors, or warnings if everything is wanted.

@@ -368,7 +368,7 @@ impl Scheduler {
         }
         let entry = self.take_out(id)?;
         if entry.message.is_done() {
-            return Some(Step::Done { id });
+            return Some(Step::Done { id, arrived: entry.message.arrived, recipients: entry.message.recipients.len() });
         }
         let due = entry.away.unwrap_or_else(|| self.park_until(now, &entry.message));
         Some(Step::Park { id, due })

@@ -55,5 +55,9 @@ pub enum Step {
     Done {
         /// The message.
         id: QueueId,
+        /// When it was accepted.
+        arrived: Timestamp,
+        /// How many recipients it had at the end, those that an alias put in included.
+        recipients: usize,
     },
 }

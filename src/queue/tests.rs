@@ -43,6 +43,11 @@ fn destinations(message: &Message) -> Vec<(u32, Destination)> {
     open.map(|(index, r)| (index, destination(&r.address))).collect()
 }
 
+/// Message 1 has nothing left to do.
+fn is_done(step: Option<Step>) -> bool {
+    matches!(step, Some(Step::Done { id: QueueId(1), arrived: START, recipients: 1.. }))
+}
+
 fn settings() -> Settings {
     Settings { attempts_max: 20, concurrency: 3, active_max: 1000, retry: Retry { jitter: 0.0, ..retry() } }
 }
@@ -85,7 +90,7 @@ fn delivered_mail_is_done() {
     let verdict = report(&mut scheduler, at(1), &attempt, Outcome::Delivered);
     assert!(verdict.failed.is_empty());
     assert!(verdict.update.statuses.iter().all(|(_, s)| s.state == RecipientState::Delivered));
-    assert_eq!(scheduler.next(at(1)), Some(Step::Done { id: QueueId(1) }));
+    assert!(is_done(scheduler.next(at(1))));
     assert_eq!(scheduler.next(at(1)), None);
     assert!(scheduler.is_empty() && scheduler.deadline().is_none());
 }
@@ -146,7 +151,7 @@ fn a_recipient_becomes_ready_while_another_is_still_being_attempted() {
     assert_eq!(again.destination, quick.destination);
     report(&mut scheduler, at(301), &again, Outcome::Delivered);
     report(&mut scheduler, at(302), &slow, Outcome::Delivered);
-    assert_eq!(scheduler.next(at(302)), Some(Step::Done { id: QueueId(1) }));
+    assert!(is_done(scheduler.next(at(302))));
 }
 
 #[test]
@@ -163,7 +168,7 @@ fn a_long_list_of_recipients_goes_in_several_attempts_one_after_the_other() {
                 sizes.push(attempt.recipients.len());
                 report(&mut scheduler, START, &attempt, Outcome::Delivered);
             }
-            step => break assert_eq!(step, Some(Step::Done { id: QueueId(1) })),
+            step => break assert!(is_done(step)),
         }
     }
     assert_eq!(sizes, [1000, 1000, 500]);
@@ -189,7 +194,7 @@ fn what_outlives_its_lifetime_expires_once() {
     assert_eq!(verdict.failed, [1]);
     assert_eq!(verdict.update.statuses[0].1.last_cause, Some(Cause::Expired));
     scheduler.noticed(QueueId(1));
-    assert_eq!(scheduler.next(expiry), Some(Step::Done { id: QueueId(1) }));
+    assert!(is_done(scheduler.next(expiry)));
     let notice = message(2, "", &["a@one.test"]);
     admit(&mut scheduler, START.plus(retry().bounce_lifetime), &notice);
     assert!(matches!(scheduler.next(START.plus(retry().bounce_lifetime)), Some(Step::Expire { .. })), "its own lifetime");
@@ -263,7 +268,7 @@ fn removed_and_bounced_recipients_are_not_attempted_nor_changed_by_late_outcomes
     assert!(scheduler.change(START, &remove));
     assert_eq!(scheduler.next(START), None);
     assert!(report(&mut scheduler, START, &flying, Outcome::Failed).update.statuses.is_empty());
-    assert_eq!(scheduler.next(START), Some(Step::Done { id: QueueId(1) }));
+    assert!(is_done(scheduler.next(START)));
 }
 
 #[test]
@@ -514,7 +519,7 @@ impl World {
                     assert!(due > self.now, "parked and due at once");
                     self.parked.insert(id, due);
                 }
-                Step::Done { id } => assert!(self.spool.remove(&id).unwrap().is_done()),
+                Step::Done { id, .. } => assert!(self.spool.remove(&id).unwrap().is_done()),
             }
         }
         if let Some(deadline) = self.scheduler.deadline() {

@@ -30,8 +30,12 @@ impl Change {
         if base > known {
             return false;
         }
-        let present = (known - base).min(self.update.added.len());
-        message.apply(&Update { added: self.update.added[present..].to_vec(), ..self.update.clone() });
+        let Update { id, held, delays_noticed, statuses, added } = &self.update;
+        let present = (known - base).min(added.len());
+        // A status can't speak of recipients that come with it or after it: the first time it was left out, too.
+        let statuses = statuses.iter().filter(|(index, _)| *index < self.base).cloned().collect();
+        let added = added[present..].to_vec();
+        message.apply(&Update { id: *id, held: *held, delays_noticed: *delays_noticed, statuses, added });
         true
     }
 }
@@ -157,6 +161,20 @@ pub(crate) fn put_change(out: &mut Vec<u8>, update: &Update, base: u32) {
     }
 }
 
+/// Whether this is how the address is written; without writing it anywhere.
+fn is_written(address: &Address, text: &str) -> bool {
+    use std::fmt::Write;
+    struct Rest<'a>(&'a str);
+    impl Write for Rest<'_> {
+        fn write_str(&mut self, piece: &str) -> std::fmt::Result {
+            self.0 = self.0.strip_prefix(piece).ok_or(std::fmt::Error)?;
+            Ok(())
+        }
+    }
+    let mut rest = Rest(text);
+    write!(rest, "{address}").is_ok() && rest.0.is_empty()
+}
+
 /// Takes values off the front of some bytes.
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
@@ -219,7 +237,9 @@ impl<'a> Reader<'a> {
         if text.is_empty() {
             return Ok(None);
         }
-        Address::parse(text).map(Some).map_err(|_| Malformed(what))
+        let address = Address::parse(text).map_err(|_| Malformed(what))?;
+        // One spelling an address, as for numbers.
+        if is_written(&address, text) { Ok(Some(address)) } else { Err(Malformed(what)) }
     }
 
     fn status(&mut self) -> Result<RecipientStatus, Malformed> {

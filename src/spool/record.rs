@@ -314,3 +314,185 @@ impl Frame {
         &self.bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::mail::{
+        Address, BodyType, Cause, Domain, EnhancedCode, Recipient, RecipientState, RecipientStatus, ReversePath, Timestamp,
+    };
+
+    fn address() -> impl Strategy<Value = Address> {
+        ("[ -~]{1,64}", "[a-z0-9]{1,20}(\\.[a-z]{2,5}){0,3}")
+            .prop_map(|(local, domain)| Address::new(&local, Domain::parse(&domain).unwrap()).unwrap())
+    }
+
+    fn status() -> impl Strategy<Value = RecipientStatus> {
+        let states = [
+            RecipientState::Pending,
+            RecipientState::Deferred,
+            RecipientState::Delivered,
+            RecipientState::Bounced,
+            RecipientState::Expanded,
+            RecipientState::Removed,
+        ];
+        let causes = [Cause::Remote, Cause::Connection, Cause::Dns, Cause::Local, Cause::Expired, Cause::Operator];
+        let code = (prop::sample::select(vec![2u8, 4, 5]), 0u16..1000, 0u16..1000);
+        (
+            prop::sample::select(states.to_vec()),
+            any::<u32>(),
+            any::<u64>(),
+            prop::option::of(code),
+            prop::option::of(prop::sample::select(causes.to_vec())),
+            ".{0,40}",
+            ".{0,20}",
+        )
+            .prop_map(|(state, attempts, next, code, last_cause, last_reply, next_hop)| RecipientStatus {
+                state,
+                attempts,
+                next_attempt: Timestamp::from_millis(next),
+                last_status: code.map(|(class, subject, detail)| EnhancedCode(class, subject, detail)),
+                last_cause,
+                last_reply,
+                next_hop,
+            })
+    }
+
+    fn recipients(max: usize) -> impl Strategy<Value = Vec<Recipient>> {
+        let recipient = (address(), prop::option::of(address()), status());
+        prop::collection::vec(recipient.prop_map(|(address, original, status)| Recipient { address, original, status }), 0..max)
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        let statuses = prop::collection::vec((any::<u32>(), status()), 0..3);
+        (any::<u64>(), prop::option::of(any::<bool>()), prop::option::of(any::<u32>()), statuses, recipients(3), any::<u32>())
+            .prop_map(|(id, held, delays_noticed, statuses, added, base)| Change {
+                update: Update { id: QueueId(id), held, delays_noticed, statuses, added },
+                base,
+            })
+    }
+
+    fn accept() -> impl Strategy<Value = Record> {
+        let content = prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..300).prop_map(ContentAt::Inline),
+            any::<u32>().prop_map(ContentAt::File)
+        ];
+        let path = prop::option::of(address()).prop_map(|path| path.map_or(ReversePath::Null, ReversePath::Address));
+        let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
+        let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+        (numbers, flags, path, recipients(4), content, prop::collection::vec(change(), 0..3)).prop_map(
+            |(
+                (sequence, id, arrived, size, delays_noticed),
+                (batch, eight, held),
+                reverse_path,
+                recipients,
+                content,
+                changes,
+            )| {
+                let size = match &content {
+                    ContentAt::Inline(bytes) => bytes.len() as u64,
+                    ContentAt::File(_) => size,
+                };
+                let message = Message {
+                    id: QueueId(id),
+                    arrived: Timestamp::from_millis(arrived),
+                    size,
+                    reverse_path,
+                    body: if eight { BodyType::EightBitMime } else { BodyType::SevenBit },
+                    held,
+                    delays_noticed,
+                    recipients,
+                };
+                Record { sequence, batch, id: message.id, body: Body::Accept { message, content, changes } }
+            },
+        )
+    }
+
+    fn record() -> impl Strategy<Value = Record> {
+        let state = (any::<u64>(), any::<bool>(), change()).prop_map(|(sequence, batch, change)| Record {
+            sequence,
+            batch,
+            id: change.update.id,
+            body: Body::State(change),
+        });
+        let done = (any::<u64>(), any::<bool>(), any::<u64>()).prop_map(|(sequence, batch, id)| Record {
+            sequence,
+            batch,
+            id: QueueId(id),
+            body: Body::Done,
+        });
+        prop_oneof![3 => accept(), 2 => state, 1 => done]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn what_is_encoded_is_parsed(identity: u64, record in record(), behind in prop::collection::vec(any::<u8>(), 0..50)) {
+            let mut bytes = encode(identity, &record);
+            let length = bytes.len();
+            bytes.extend(behind);
+            prop_assert_eq!(parse(identity, &bytes), Ok((record.clone(), length)));
+            prop_assert_eq!(parse(identity ^ 1, &bytes), Err(Fault::NoHeader));
+            for cut in [0, HEADER_SIZE - 1, HEADER_SIZE, length - 1] {
+                if cut < length {
+                    let fault = if cut < HEADER_SIZE { Fault::NoHeader } else { Fault::Short(length) };
+                    prop_assert_eq!(parse(identity, &bytes[..cut]), Err(fault));
+                }
+            }
+        }
+
+        #[test]
+        fn a_flipped_bit_is_found(record in record(), at: prop::sample::Index) {
+            let mut bytes = encode(7, &record);
+            let bit = at.index(bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let fault = parse(7, &bytes).unwrap_err();
+            let expected = if bit / 8 < HEADER_SIZE { Fault::NoHeader } else { Fault::Checksum(bytes.len()) };
+            prop_assert_eq!(fault, expected);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), id: u64) {
+            let _ = parse(7, &bytes);
+            for kind in 0..5 {
+                let header = Header {
+                    version: VERSION, kind, flags: 0, description: bytes.len() as u32, content: 0, sequence: 1, id: QueueId(id), crc: 0,
+                };
+                if let Ok(body) = read_body(&header, &[], &bytes) {
+                    let record = Record { sequence: 1, batch: false, id: QueueId(id), body };
+                    let again = encode(7, &record);
+                    prop_assert_eq!(parse(7, &again), Ok((record, again.len())));
+                }
+            }
+        }
+
+        #[test]
+        fn a_damaged_description_never_panics(record in record(), at: prop::sample::Index, to: u8) {
+            let bytes = encode(7, &record);
+            let header = Header::parse(7, &bytes).unwrap();
+            let mut description = bytes[HEADER_SIZE + header.content as usize..].to_vec();
+            if !description.is_empty() {
+                let at = at.index(description.len());
+                description[at] = to;
+            }
+            let _ = read_body(&header, &bytes[content_range(&header)], &description);
+        }
+
+        #[test]
+        fn a_change_read_twice_changes_once(record in accept(), mut change in change()) {
+            let Body::Accept { mut message, .. } = record.body else { unreachable!() };
+            change.update.id = message.id;
+            change.base = message.recipients.len() as u32;
+            prop_assert!(change.apply(&mut message));
+            let once = message.clone();
+            prop_assert!(change.apply(&mut message));
+            prop_assert_eq!(&message, &once);
+            change.base = once.recipients.len() as u32 + 1;
+            prop_assert!(!change.apply(&mut message));
+            prop_assert_eq!(message, once);
+        }
+    }
+}

@@ -116,11 +116,12 @@ impl Scan {
     fn try_at(&mut self, offset: u64) -> io::Result<Result<(Record, usize), Fault>> {
         self.fill(offset, HEADER_SIZE)?;
         let mut parsed = record::parse_without_content(self.identity, self.view(offset));
-        if let Err(Fault::Short(size)) = parsed {
-            if size <= RECORD_SIZE_MAX && offset + size as u64 <= self.end {
-                self.fill(offset, size)?;
-                parsed = record::parse_without_content(self.identity, self.view(offset));
-            }
+        if let Err(Fault::Short(size)) = parsed
+            && size <= RECORD_SIZE_MAX
+            && offset + size as u64 <= self.end
+        {
+            self.fill(offset, size)?;
+            parsed = record::parse_without_content(self.identity, self.view(offset));
         }
         Ok(match parsed {
             // An old sequence number: bytes from an earlier life of the disk's blocks.
@@ -147,5 +148,99 @@ impl Scan {
     fn view(&self, offset: u64) -> &[u8] {
         let skip = usize::try_from(offset.saturating_sub(self.window_at)).unwrap_or(usize::MAX);
         self.window.get(skip..).unwrap_or(&[])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::mail::{BodyType, Message, QueueId, ReversePath, Timestamp};
+    use crate::spool::record::{Body, ContentAt, encode};
+    use crate::system::sim::SimDisk;
+    use crate::system::{Disk, OpenMode};
+
+    const IDENTITY: u64 = 42;
+
+    fn accept(sequence: u64, batch: bool, content: &[u8]) -> Vec<u8> {
+        let message = Message {
+            id: QueueId(sequence),
+            arrived: Timestamp::from_millis(1),
+            size: content.len() as u64,
+            reverse_path: ReversePath::Null,
+            body: BodyType::SevenBit,
+            held: false,
+            delays_noticed: 0,
+            recipients: Vec::new(),
+        };
+        let body = Body::Accept { message, content: ContentAt::Inline(content.to_vec()), changes: Vec::new() };
+        encode(IDENTITY, &Record { sequence, batch, id: QueueId(sequence), body })
+    }
+
+    /// What a scan finds: sequence numbers, and `D` or `T` with a length.
+    fn scan(bytes: &[u8], sealed: bool) -> Vec<String> {
+        let disk = SimDisk::new();
+        let path = Path::new("f");
+        disk.create_dir_all(Path::new("")).unwrap();
+        disk.open(path, OpenMode::CreateNew).unwrap().write_at(0, bytes).unwrap();
+        let file = disk.open(path, OpenMode::Read).unwrap();
+        let mut scan = Scan::new(file, IDENTITY, 0, bytes.len() as u64, sealed, 0);
+        let mut found = Vec::new();
+        while let Some(next) = scan.next().unwrap() {
+            found.push(match next {
+                Found::Record { record, .. } => record.sequence.to_string(),
+                Found::Damage { length, .. } => format!("D{length}"),
+                Found::Tail { length, .. } => format!("T{length}"),
+            });
+        }
+        found
+    }
+
+    #[test]
+    fn a_torn_tail_takes_its_whole_batch_end_with_it() {
+        let records = [accept(1, true, b"a"), accept(2, true, b"b"), accept(3, false, b"c"), accept(4, false, b"d")];
+        let mut bytes = records.concat();
+        assert_eq!(scan(&bytes, false), ["1", "2", "3", "4"]);
+        let third = records[0].len() + records[1].len();
+        bytes[third + HEADER_SIZE] ^= 1;
+        let rest = bytes.len() - third;
+        assert_eq!(scan(&bytes, false), ["1", "2", &format!("T{rest}")]);
+        assert_eq!(scan(&bytes, true), ["1", "2", &format!("D{}", records[2].len()), "4"]);
+    }
+
+    #[test]
+    fn damage_before_a_later_batch_is_set_aside_alone() {
+        let records = [accept(1, true, b"a"), accept(2, false, b"b"), accept(3, true, b"c")];
+        for at in [0, 5, 20, HEADER_SIZE, HEADER_SIZE + 3] {
+            let mut bytes = records.concat();
+            bytes[records[0].len() + at] ^= 0x10;
+            let damage = format!("D{}", records[1].len());
+            assert_eq!(scan(&bytes, false), ["1", &damage, "3"], "byte {at}");
+        }
+    }
+
+    #[test]
+    fn zeros_and_old_records_are_a_torn_tail() {
+        let bytes = [accept(5, true, b"a"), vec![0; 5000]].concat();
+        assert_eq!(scan(&bytes, false), ["5", "T5000"]);
+        let old = accept(4, true, b"old");
+        assert_eq!(scan(&[accept(5, true, b"a"), old.clone()].concat(), false), ["5", &format!("T{}", old.len())]);
+    }
+
+    #[test]
+    fn records_hidden_in_content_are_never_found() {
+        // An attacker knows the format, but not the spool's identity.
+        let forged = encode(IDENTITY + 1, &Record { sequence: 9, batch: true, id: QueueId(1), body: Body::Done });
+        let records = [accept(1, true, b"a"), accept(2, true, &forged.repeat(20)), accept(10, true, b"c")];
+        let mut bytes = records.concat();
+        bytes[records[0].len() + 8] ^= 1;
+        assert_eq!(scan(&bytes, true), ["1", &format!("D{}", records[1].len()), "10"]);
+    }
+
+    #[test]
+    fn a_record_longer_than_the_window_is_read() {
+        let long = accept(2, true, &vec![b'x'; 3 * WINDOW]);
+        assert_eq!(scan(&[accept(1, true, b"a"), long, accept(3, true, b"c")].concat(), false), ["1", "2", "3"]);
     }
 }

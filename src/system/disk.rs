@@ -37,7 +37,7 @@ pub trait Disk: Send + Sync {
     fn exists(&self, path: &Path) -> bool;
     /// Bytes that may still be written on the disk that holds `path`.
     fn available(&self, path: &Path) -> io::Result<u64>;
-    /// Gives a file the mode and, where we may, the owner of another.
+    /// Gives a file the owner of another, where we may, and its mode; of a folder only the owner.
     fn copy_access(&self, _from: &Path, _to: &Path) -> io::Result<()> {
         Ok(())
     }
@@ -181,7 +181,7 @@ impl Disk for SystemDisk {
             Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
             _ => {}
         }
-        std::fs::set_permissions(to, access.permissions())
+        if access.is_file() { std::fs::set_permissions(to, access.permissions()) } else { Ok(()) }
     }
 
     fn lock_dir(&self, path: &Path) -> io::Result<Box<dyn Send>> {

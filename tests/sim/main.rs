@@ -1,4 +1,11 @@
 //! Simulations: stories from a seed, cut off at every operation, and the rules that must hold afterwards.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test that can't set itself up has failed"
+)]
 
 #[allow(dead_code, reason = "shared with the stories, which use more of it")]
 #[path = "../stories/client.rs"]
@@ -7,6 +14,7 @@ mod daemon;
 mod daemon_rules;
 mod daemon_world;
 mod spool;
+mod spool_disk;
 mod spool_world;
 #[allow(dead_code, reason = "shared with the stories, which use more of it")]
 #[path = "../stories/world.rs"]

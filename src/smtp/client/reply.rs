@@ -82,13 +82,12 @@ impl Parser {
     }
 
     fn receive(&mut self, piece: &[u8], whole: bool) -> Result<Option<Reply>, ReplyError> {
+        // The limit that is met first counts, however much comes at once.
+        let (line_room, reply_room) = (LINE_SIZE_MAX - self.line.len(), REPLY_SIZE_MAX - self.size);
+        if piece.len() > line_room.min(reply_room) {
+            return Err(if line_room <= reply_room { ReplyError::LineTooLong } else { ReplyError::TooLong });
+        }
         self.size += piece.len();
-        if self.line.len() + piece.len() > LINE_SIZE_MAX {
-            return Err(ReplyError::LineTooLong);
-        }
-        if self.size > REPLY_SIZE_MAX {
-            return Err(ReplyError::TooLong);
-        }
         self.line.extend_from_slice(piece);
         if !whole {
             return Ok(None);

@@ -12,13 +12,16 @@ use crate::spool::Filter;
 #[derive(Clone, Debug, Default)]
 pub struct MemoryIndex(Arc<Mutex<Tables>>);
 
+/// A message and when it is due.
+type Parked = (Stored, Timestamp);
+
 #[derive(Debug, Default)]
 struct Tables {
-    messages: BTreeMap<QueueId, (Stored, Timestamp)>,
+    messages: BTreeMap<QueueId, Parked>,
     due: BTreeSet<(Timestamp, QueueId)>,
     mark: Option<Mark>,
     /// What each change since the last mark replaced, if that is to be remembered.
-    undo: Option<Vec<(QueueId, Option<(Stored, Timestamp)>)>>,
+    undo: Option<Vec<(QueueId, Option<Parked>)>>,
 }
 
 /// Hands out one and the same memory index: "reopening" it finds what the last user left.

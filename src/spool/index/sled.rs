@@ -73,9 +73,16 @@ impl IndexFactory for SledIndexFactory {
         if !self.path.exists() {
             return Ok(None);
         }
-        let mut aside = self.path.clone().into_os_string();
-        aside.push(format!(".bad-{}", now.as_millis()));
-        let aside = PathBuf::from(aside);
+        let mut number = now.as_millis();
+        let aside = loop {
+            let mut aside = self.path.clone().into_os_string();
+            aside.push(format!(".bad-{number}"));
+            let aside = PathBuf::from(aside);
+            if !aside.exists() {
+                break aside;
+            }
+            number += 1;
+        };
         std::fs::rename(&self.path, &aside).map_err(io(&self.path))?;
         Ok(Some(aside.display().to_string()))
     }
