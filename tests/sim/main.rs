@@ -19,3 +19,8 @@ mod spool_world;
 #[allow(dead_code, reason = "shared with the stories, which use more of it")]
 #[path = "../stories/world.rs"]
 mod world;
+
+/// Whether the simulations are to take their time: 10,000 crashes and more, all tests together.
+fn in_ci() -> bool {
+    std::env::var("POSTHOUSE_SIM").as_deref() == Ok("ci")
+}

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use posthouse::config::{self, Config};
@@ -80,11 +80,11 @@ impl Wreck {
 
 /// The configuration that stories start from.
 pub(crate) fn story_config() -> Config {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stories/posthouse.toml");
-    match config::load(Some(&path), &Default::default()) {
-        Ok(loaded) => loaded.config,
-        Err(problems) => panic!("{problems:?}"),
-    }
+    static CONFIG: LazyLock<Config> = LazyLock::new(|| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stories/posthouse.toml");
+        config::load(Some(&path), &Default::default()).unwrap_or_else(|problems| panic!("{problems:?}")).config
+    });
+    CONFIG.clone()
 }
 
 impl Setup {
