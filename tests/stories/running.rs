@@ -361,3 +361,61 @@ fn a_mailbox_that_goes_away_while_mail_waits_for_it_bounces() {
         assert!(bounces[0].contains("Status: 5.1.1") && bounces[0].contains("ann@example.test"), "{}", bounces[0]);
     });
 }
+
+#[test]
+fn verbs_on_a_message_in_flight_never_make_two_ends_of_it() {
+    for verb in [Verb::Bounce, Verb::Remove, Verb::Hold, Verb::Retry] {
+        story(async {
+            let server = Setup::new().start().await;
+            // The peer takes the message and never says so: five minutes, twice, until that counts as doubt.
+            let far = server.domain("far.test", Script::default().once(Stage::End, Act::Stall)).await;
+            let id = server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+            server.pass(MINUTE).await;
+            let changed = server.handle.change(verb, vec![id]).await.unwrap();
+            server.pass(DAY).await;
+            let ends = (far.taken().len(), server.mailbox("ann").len(), server.queue().await.len());
+            match verb {
+                // In flight it may be delivered this very moment: nothing is bounced.
+                Verb::Bounce => assert_eq!((changed.touched, ends), (0, (1, 0, 0))),
+                Verb::Remove => assert_eq!((changed.touched, ends), (1, (0, 0, 0))),
+                Verb::Hold => assert_eq!((changed.touched, ends), (1, (0, 0, 1))),
+                _ => assert_eq!(ends, (1, 0, 0)),
+            }
+        });
+    }
+}
+
+#[test]
+fn a_disk_error_in_the_spool_is_told_to_the_client_and_the_next_message_is_taken() {
+    story(async {
+        let server = Setup::new().start().await;
+        server.disk.fail_sync(0);
+        let replies = server.try_send("eve@far.test", &["ann@example.test"], CONTENT).await;
+        assert!(replies.last().unwrap().starts_with("451 4.3.0"), "{replies:?}");
+        server.send("eve@far.test", &["bob@example.test"], CONTENT).await;
+        server.empty().await;
+        assert_eq!((server.mailbox("bob").len(), server.count("write-failed")), (1, 1));
+        let server = server.restart().await;
+        server.empty().await;
+        assert_eq!((server.mailbox("ann").len(), server.mailbox("bob").len()), (0, 1));
+    });
+}
+
+#[test]
+fn what_is_kept_is_delivered_while_the_disk_is_full() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", busy()).await;
+        server.relay("ann@example.test", &["eve@far.test", "joe@far.test"], CONTENT).await;
+        server.pass(MINUTE).await;
+        server.disk.set_capacity(Some(server.disk.used() + 100_000));
+        let replies = server.try_send("eve@far.test", &["ann@example.test"], CONTENT).await;
+        assert!(replies[0].starts_with("452 4.3.1"), "{replies:?}");
+        far.script(|script| {
+            *script = Script::default().always(Stage::Recipient("joe@far.test".to_owned()), Act::say("550 5.1.1 nobody"));
+        });
+        server.empty().await;
+        // The bounce has room, too.
+        assert_eq!((far.taken().len(), server.mailbox("ann").len()), (1, 1));
+    });
+}
