@@ -79,8 +79,8 @@ impl Spool {
         let shared = Arc::new(Shared::new(options, system, identity, state, tell));
         shared.space_now();
         let (alive, ended) = mpsc::channel(1);
-        // Each loop holds the lock on the spool as long as it lives.
-        let held = (alive, lock);
+        // Each loop holds the lock on the spool as long as it lives, and lets go of it before it counts as ended.
+        let held = (lock, alive);
         let run = |name: &str, work: crate::system::BoxFuture<'static, ()>| {
             let held = held.clone();
             let run = async move {

@@ -43,6 +43,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         shared.sweep.notified().await;
     }
+    unlink_content(&shared);
 }
 
 impl Shared {

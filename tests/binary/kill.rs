@@ -7,19 +7,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::support::PATIENCE;
 use crate::support::client::Client;
 use crate::support::home::Home;
 use crate::support::maildir;
+use crate::support::peer::Peer;
 use crate::support::random::Random;
-use crate::support::server::{Server, listing};
+use crate::support::server::{Server, field, listing};
 
 const CLIENTS: u64 = 10;
 const KILLS: u64 = 20;
-/// A message is delivered again only if its delivery was this shortly before a kill: the record of it was not yet on disk.
-const NEAR: Duration = Duration::from_secs(2);
+/// A message is attempted again only if it was delivered this shortly before a kill: the record of it was not yet on disk.
+const NEAR: Duration = Duration::from_secs(1);
 
 /// The clients' view of the server: which start this is, and where it listens.
 #[derive(Default)]
@@ -75,6 +80,11 @@ fn content(seed: u64, number: Number) -> Vec<u8> {
     content
 }
 
+/// Every other message is for a mailbox here, the rest for a peer.
+fn recipient((client, sequence): Number) -> String {
+    if sequence % 2 == 0 { format!("u{client}@example.test") } else { format!("u{client}@far.test") }
+}
+
 /// Sends until told to stop. Says which messages were answered with 250.
 fn send(client: u64, seed: u64, current: &Current, answered: &Sender<Number>) -> Vec<String> {
     let (mut seen, mut sequence, mut refusals) = (0, 0, Vec::new());
@@ -84,7 +94,7 @@ fn send(client: u64, seed: u64, current: &Current, answered: &Sender<Number>) ->
         while !current.stop.load(Ordering::SeqCst) {
             let number = (client, sequence);
             sequence += 1;
-            match connection.send("load@client.test", &[&format!("u{client}@example.test")], &content(seed, number)) {
+            match connection.send("load@client.test", &[&recipient(number)], &content(seed, number)) {
                 Ok(_) => answered.send(number).unwrap(),
                 Err(error) => {
                     // A connection that breaks is a kill; a refusal would be a fault of the server's.
@@ -114,7 +124,11 @@ fn collect(answers: &Receiver<Number>, known: &mut Vec<Number>, count: u64, mome
 fn every_message_that_got_250_outlives_twenty_kills_under_load() {
     let mut random = Random::new();
     let seed = random.next();
-    let home = Home::new("");
+    let peer = Peer::new();
+    let home = Home::new(&format!(
+        "[relay]\nnetworks = [\"127.0.0.1/32\"]\n[[route]]\ndomain = \"far.test\"\nhosts = [\"{}\"]\n",
+        peer.address()
+    ));
     home.users((0..CLIENTS).map(|client| format!("u{client}@example.test")));
     let current = Arc::new(Current::default());
     let (answered, answers) = mpsc::channel();
@@ -125,7 +139,7 @@ fn every_message_that_got_250_outlives_twenty_kills_under_load() {
         })
         .collect();
 
-    let (mut known, mut kills) = (Vec::new(), Vec::new());
+    let (mut known, mut lives) = (Vec::new(), Vec::new());
     for round in 0..KILLS {
         let mut server = Server::launch(&home);
         if round % 5 == 4 {
@@ -137,8 +151,10 @@ fn every_message_that_got_250_outlives_twenty_kills_under_load() {
             let moment = Duration::from_micros(random.between(0, 20_000));
             collect(&answers, &mut known, random.between(0, 90), moment);
         }
-        kills.push(SystemTime::now());
+        let killed = OffsetDateTime::now_utc();
         server.kill();
+        server.process().wait(PATIENCE);
+        lives.push(Life::of(&server, killed));
     }
     let server = Server::start(&home);
     current.set(server.address());
@@ -148,26 +164,56 @@ fn every_message_that_got_250_outlives_twenty_kills_under_load() {
     assert!(refusals.is_empty(), "refused: {refusals:?}");
     known.extend(answers.try_iter());
     wait_until_empty(&home);
+    lives.push(Life::of(&server, OffsetDateTime::now_utc()));
 
-    let found = read(&home, seed);
+    let found = read(&home, &peer, seed);
     let lost: Vec<&Number> = known.iter().filter(|number| !found.contains_key(number)).collect();
     assert!(lost.is_empty(), "{} of {} messages that got 250 are lost: {lost:?}", lost.len(), known.len());
     let twice = found.values().filter(|copies| copies.len() > 1).count();
+    let open: usize = lives.iter().map(|life| life.attempted.len() - life.delivered.len()).sum();
     eprintln!(
-        "{KILLS} kills: {} messages got 250, all found undamaged; {} more were taken without the client hearing of it; {twice} delivered more than once",
+        "{KILLS} kills: {} messages got 250, all found undamaged; {} more were taken without the client hearing of it; \
+         kills met {open} attempts; {twice} messages were delivered twice",
         known.len(),
         found.len() - known.len(),
     );
-    for (number, copies) in &found {
-        for pair in copies.windows(2) {
-            let kill = kills.iter().find(|kill| **kill >= pair[0]);
-            let near = kill.is_some_and(|kill| kill.duration_since(pair[0]).unwrap() < NEAR && *kill <= pair[1]);
-            assert!(
-                near,
-                "{number:?} was delivered twice, {:?} apart, without a kill just behind the first",
-                pair[1].duration_since(pair[0])
-            );
+    found.values().for_each(|copies| check_copies(copies, &lives));
+}
+
+/// A message is attempted once in a server's life, and in the next only if the kill was near.
+fn check_copies(copies: &[String], lives: &[Life]) {
+    let id = &copies[0];
+    assert!(copies.iter().all(|copy| copy == id), "one message, one id: {copies:?}");
+    let tried: Vec<&Life> = lives.iter().filter(|life| life.attempted.contains_key(id)).collect();
+    assert!(copies.len() <= tried.len(), "{id} was delivered {} times in {} lives", copies.len(), tried.len());
+    for (at, life) in tried.iter().enumerate() {
+        assert_eq!(life.attempted[id], 1, "{id} was attempted more than once without a kill");
+        if let (Some(delivered), true) = (life.delivered.get(id), at + 1 < tried.len()) {
+            let before = life.ended - *delivered;
+            assert!(before < NEAR, "{id} was attempted again though it was delivered {before} before the kill");
         }
+    }
+}
+
+/// What one start of the server did until its end.
+struct Life {
+    /// How often each message was attempted, by its id.
+    attempted: BTreeMap<String, usize>,
+    /// When it was delivered.
+    delivered: BTreeMap<String, OffsetDateTime>,
+    ended: OffsetDateTime,
+}
+
+impl Life {
+    fn of(server: &Server, ended: OffsetDateTime) -> Self {
+        let mut attempted = BTreeMap::new();
+        for event in server.events("attempting") {
+            *attempted.entry(field(&event, "id").to_owned()).or_default() += 1;
+        }
+        let time = |event: &Value| OffsetDateTime::parse(field(event, "time"), &Rfc3339).expect("every event has its time");
+        let delivered = server.events("delivered");
+        let delivered = delivered.iter().map(|event| (field(event, "id").to_owned(), time(event))).collect();
+        Self { attempted, delivered, ended }
     }
 }
 
@@ -183,20 +229,30 @@ fn wait_until_empty(home: &Home) {
     }
 }
 
-/// Every message in the Maildirs, with the times of its copies in order. Each is compared with what was sent.
-fn read(home: &Home, seed: u64) -> BTreeMap<Number, Vec<SystemTime>> {
-    let mut found: BTreeMap<Number, Vec<SystemTime>> = BTreeMap::new();
+/// Every message in the Maildirs and at the peer, with the queue ids of its copies. Each copy is compared with what was sent.
+fn read(home: &Home, peer: &Peer, seed: u64) -> BTreeMap<Number, Vec<String>> {
+    let mut found: BTreeMap<Number, Vec<String>> = BTreeMap::new();
     for client in 0..CLIENTS {
         for file in maildir::files(&home.maildir(&format!("u{client}"))) {
             let message = fs::read(&file).unwrap();
-            let text = String::from_utf8_lossy(&message);
-            let line = text.lines().find_map(|line| line.strip_prefix("X-Number: ")).expect("every message has its number");
-            let (_, sequence) = line.split_once('-').expect("two numbers");
-            let number = (client, sequence.parse().unwrap());
-            maildir::assert_content(&message, &content(seed, number));
-            found.entry(number).or_default().push(fs::metadata(&file).unwrap().modified().unwrap());
+            let number = number(&message);
+            let fields = maildir::assert_content(&message, &content(seed, number));
+            assert_eq!(fields.get("Delivered-To"), recipient(number));
+            found.entry(number).or_default().push(maildir::queue_id(&message).to_owned());
         }
     }
-    found.values_mut().for_each(|copies| copies.sort());
+    for mail in peer.all() {
+        let number = number(&mail.content);
+        assert_eq!(maildir::above(&mail.content, &content(seed, number)).names(), ["Received"]);
+        assert_eq!(mail.to, [recipient(number)]);
+        found.entry(number).or_default().push(maildir::queue_id(&mail.content).to_owned());
+    }
     found
+}
+
+fn number(message: &[u8]) -> Number {
+    let text = String::from_utf8_lossy(&message[..message.len().min(1000)]);
+    let line = text.lines().find_map(|line| line.strip_prefix("X-Number: ")).expect("every message has its number");
+    let (client, sequence) = line.split_once('-').expect("two numbers");
+    (client.parse().unwrap(), sequence.parse().unwrap())
 }

@@ -76,7 +76,8 @@ impl Model {
 
 fn bytes(random: &mut SimRandom, count: u64) -> Vec<u8> {
     // Some look like the magic of a record.
-    let mut bytes: Vec<u8> = (0..count).map(|_| random.next_u64() as u8).collect();
+    let mut bytes: Vec<u8> = (0..count / 8 + 1).flat_map(|_| random.next_u64().to_le_bytes()).collect();
+    bytes.truncate(count as usize);
     for at in (0..bytes.len().saturating_sub(4)).step_by(97) {
         bytes[at..at + 4].copy_from_slice(&posthouse::spool::record::MAGIC);
     }
@@ -343,7 +344,7 @@ fn alike(found: &[Message], known: &[Message]) {
 async fn read(content: &dyn Content) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     loop {
-        let piece = content.read_at(bytes.len() as u64, 1000).await?;
+        let piece = content.read_at(bytes.len() as u64, 3000).await?;
         if piece.is_empty() {
             return Ok(bytes);
         }

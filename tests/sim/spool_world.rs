@@ -79,9 +79,12 @@ pub(crate) fn simulated(disk: &SimDisk, seed: u64) -> System {
     system(Arc::new(disk.clone()), seed, Workers::Inline)
 }
 
-/// A spool with small segments, so that a short story fills several.
+/// Bytes of a segment, of which the header takes half: a short story fills many.
+pub(crate) const SEGMENT_SIZE: u64 = 8 * 1024;
+
+/// A spool with small segments.
 pub(crate) fn options(path: impl Into<PathBuf>) -> Options {
-    let config = posthouse::config::Spool { path: path.into(), min_free: 0, segment_size: 16 * 1024, index_cache: 1 << 20 };
+    let config = posthouse::config::Spool { path: path.into(), min_free: 0, segment_size: SEGMENT_SIZE, index_cache: 1 << 20 };
     Options { inline_max: 2048, ..Options::new(&config) }
 }
 

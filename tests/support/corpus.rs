@@ -22,7 +22,7 @@ pub fn difficult(subject: &str) -> Vec<u8> {
     content.extend_from_slice(&line(997));
     content.extend_from_slice(b".");
     content.extend_from_slice(&line(997));
-    content.extend_from_slice(b"QUIT\r\nDATA\r\n\r\n.\r\n\r\n");
+    content.extend_from_slice(b"QUIT\r\nDATA\r\n\r\n.\r\n\r\nend\r\n");
     content
 }
 

@@ -72,3 +72,11 @@ pub fn assert_content(message: &[u8], content: &[u8]) -> Fields {
     assert_eq!(fields.names(), ["Return-Path", "Delivered-To", "Received"]);
     fields
 }
+
+/// The queue id in our own Received field, which is the first of a message.
+pub fn queue_id(message: &[u8]) -> &str {
+    let head = &message[..message.len().min(2000)];
+    let at = head.windows(4).position(|word| word == b" id ").expect("our Received field has the id") + 4;
+    let end = head[at..].iter().position(|byte| !byte.is_ascii_alphanumeric()).expect("something stands behind the id");
+    std::str::from_utf8(&head[at..at + end]).unwrap()
+}

@@ -22,6 +22,12 @@ pub struct Mail {
     pub content: Vec<u8>,
 }
 
+impl Mail {
+    fn from(from: String) -> Self {
+        Self { from, to: Vec::new(), content: Vec::new() }
+    }
+}
+
 /// Says what to reply to a command line instead of yes, if anything. The final dot comes as ".".
 type Rule = dyn Fn(&str) -> Option<String> + Send + Sync;
 
@@ -56,13 +62,18 @@ impl Peer {
     pub fn next(&self) -> Mail {
         self.mail.lock().expect("one reader").recv_timeout(PATIENCE).expect("a message arrives at the peer")
     }
+
+    /// Everything that arrived and wasn't asked for yet.
+    pub fn all(&self) -> Vec<Mail> {
+        self.mail.lock().expect("one reader").try_iter().collect()
+    }
 }
 
 fn serve(stream: TcpStream, sender: &Sender<Mail>, rule: &Rule) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut out = stream.try_clone()?;
     let mut input = BufReader::new(stream);
-    let mut mail = Mail { from: String::new(), to: Vec::new(), content: Vec::new() };
+    let mut mail = Mail::from(String::new());
     out.write_all(b"220 peer.test ESMTP\r\n")?;
     loop {
         let mut line = Vec::new();
@@ -77,14 +88,14 @@ fn serve(stream: TcpStream, sender: &Sender<Mail>, rule: &Rule) -> io::Result<()
         out.write_all(format!("{reply}\r\n").as_bytes())?;
         match verb.as_str() {
             "QUIT" => return Ok(()),
-            "MAIL" => mail = Mail { from: path(&line), to: Vec::new(), content: Vec::new() },
+            "MAIL" => mail = Mail::from(path(&line)),
             "RCPT" if !refused => mail.to.push(path(&line)),
             "DATA" if !refused => {
                 mail.content = content(&mut input)?;
                 let refusal = rule(".");
                 let taken = refusal.is_none();
                 out.write_all(format!("{}\r\n", refusal.as_deref().unwrap_or("250 2.0.0 taken")).as_bytes())?;
-                let done = std::mem::replace(&mut mail, Mail { from: String::new(), to: Vec::new(), content: Vec::new() });
+                let done = std::mem::replace(&mut mail, Mail::from(String::new()));
                 if taken && sender.send(done).is_err() {
                     return Ok(());
                 }
