@@ -137,9 +137,7 @@ impl Found {
                     Fate::Bounce => 0,
                 };
                 assert!(delivered <= delivered_max && failed <= 1, "too often: {what}");
-                // What was refused because of a disk error may still come back from the disk, after its lifetime even.
-                let may_fail = fate(recipient) == Fate::Bounce || !message.accepted;
-                assert!(may_fail || failed == 0, "bounced without cause: {what}");
+                assert!(fate(recipient) == Fate::Bounce || failed == 0, "bounced without cause: {what}");
                 outcomes += usize::from(delivered + failed > 0);
                 known.push(key);
             }

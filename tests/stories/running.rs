@@ -7,6 +7,7 @@ use posthouse::config::{LocalDomain, MailStore};
 use posthouse::event::Event;
 use posthouse::mail::{Domain, MessageState, QueueId};
 use posthouse::queue::Verb;
+use posthouse::system::Disk;
 use posthouse::system::sim::{Act, Script, Stage};
 
 use crate::client::Client;
@@ -418,4 +419,29 @@ fn what_is_kept_is_delivered_while_the_disk_is_full() {
         // The bounce has room, too.
         assert_eq!((far.taken().len(), server.mailbox("ann").len()), (1, 1));
     });
+}
+
+#[test]
+fn a_failed_sync_leaves_no_segment_of_the_log_behind() {
+    for failing in 0..60 {
+        story(async {
+            let server = Setup::new().config(|c| c.spool.segment_size = 16 * 1024).start().await;
+            server.disk.fail_sync(failing);
+            let content = format!("Subject: filler\r\n\r\n{}", "0123456789\r\n".repeat(400));
+            let mut accepted = 0;
+            for _ in 0..15 {
+                let replies = server.try_send("eve@far.test", &["ann@example.test"], &content).await;
+                accepted += usize::from(replies.last().unwrap().starts_with("250"));
+                server.pass(Duration::from_secs(1)).await;
+            }
+            server.empty().await;
+            server.pass(MINUTE).await;
+            let segments = server.disk.list("/spool/log".as_ref()).unwrap();
+            // No gap: each says where the one before it ends.
+            let numbers: Vec<u64> = segments.iter().map(|name| name.trim_end_matches(".seg").parse().unwrap()).collect();
+            assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]), "sync {failing}: {segments:?}");
+            assert_eq!(server.mailbox("ann").len(), accepted);
+            assert!(accepted >= 14);
+        });
+    }
 }
