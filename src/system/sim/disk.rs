@@ -3,11 +3,14 @@
 //! What was synced is there afterwards. Of what wasn't, each write may be there, missing or torn, and of each folder's changes a
 //! first part is there. Which, is decided by a seed alone.
 
+mod file;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use self::file::{SimFile, SimLock};
 use super::SimRandom;
 use super::change::{Change, Naming};
 use crate::system::{Disk, DiskFile, DiskLock, OpenMode};
@@ -355,105 +358,6 @@ impl Disk for SimDisk {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         Ok(Box::new(SimLock { disk: self.clone(), path: path.to_owned() }))
-    }
-}
-
-struct SimLock {
-    disk: SimDisk,
-    path: PathBuf,
-}
-
-impl DiskLock for SimLock {}
-
-impl Drop for SimLock {
-    fn drop(&mut self) {
-        self.disk.world().locks.remove(&self.path);
-    }
-}
-
-struct SimFile {
-    disk: SimDisk,
-    inode: usize,
-    writable: bool,
-}
-
-impl SimFile {
-    fn writable(&self) -> io::Result<()> {
-        if self.writable { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
-    }
-}
-
-impl DiskFile for SimFile {
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let world = self.disk.world();
-        world.check()?;
-        let rest = world.inodes[self.inode].current.get(offset as usize..).unwrap_or(&[]);
-        let count = rest.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&rest[..count]);
-        Ok(count)
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.writable()?;
-        let mut world = self.disk.world();
-        let on = world.count()?;
-        let number = world.writes;
-        world.writes += 1;
-        if world.faults.fail_writes.contains(&number) {
-            let part = bytes[..bytes.len() / 2].to_vec();
-            world.change(self.inode, Change::Write { offset, bytes: part });
-            return Err(io::Error::from_raw_os_error(5));
-        }
-        world.room(self.inode, offset + bytes.len() as u64)?;
-        world.change(self.inode, Change::Write { offset, bytes: bytes.to_vec() });
-        if on { Ok(()) } else { Err(power_lost()) }
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        let mut world = self.disk.world();
-        let on = world.count()?;
-        let number = world.syncs;
-        world.syncs += 1;
-        let fails = world.faults.fail_syncs.contains(&number);
-        let inode = &mut world.inodes[self.inode];
-        if fails {
-            let pending = std::mem::take(&mut inode.pending);
-            inode.doubtful.extend(pending);
-            return Err(io::Error::from_raw_os_error(5));
-        }
-        if !on {
-            return Err(power_lost());
-        }
-        for change in std::mem::take(&mut inode.pending) {
-            change.apply(&mut inode.durable);
-        }
-        Ok(())
-    }
-
-    fn allocate(&self, length: u64) -> io::Result<()> {
-        self.writable()?;
-        let mut world = self.disk.world();
-        let on = world.count()?;
-        world.room(self.inode, length)?;
-        let inode = &mut world.inodes[self.inode];
-        inode.allocated = inode.allocated.max(length);
-        if on { Ok(()) } else { Err(power_lost()) }
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.writable()?;
-        let mut world = self.disk.world();
-        let on = world.count()?;
-        world.room(self.inode, length)?;
-        world.change(self.inode, Change::Length(length));
-        world.inodes[self.inode].allocated = length;
-        if on { Ok(()) } else { Err(power_lost()) }
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        let world = self.disk.world();
-        world.check()?;
-        Ok(world.inodes[self.inode].current.len() as u64)
     }
 }
 
