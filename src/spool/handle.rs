@@ -98,8 +98,14 @@ impl Spool {
 
     /// Begins a message; its id is given out here. `Full` if the disk has less than `min_free` left.
     pub fn begin(&self) -> Result<Draft, SpoolError> {
+        self.space()?;
+        self.begin_notice()
+    }
+
+    /// Begins a message of the server's own, for which `min_free` keeps room: what is in the spool must come to its end, whatever
+    /// that is, also while no new mail is taken.
+    pub fn begin_notice(&self) -> Result<Draft, SpoolError> {
         let shared = &self.0.shared;
-        shared.space()?;
         let (now, random) = (shared.clock.now(), shared.entropy.next_u64());
         let mut state = shared.lock();
         if state.closing {

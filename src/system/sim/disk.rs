@@ -12,10 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::file::{SimFile, SimLock};
 use super::SimRandom;
+use super::change::{Change, Naming};
 use crate::system::{Disk, DiskFile, DiskLock, OpenMode};
-
-/// A write reaches the disk in pieces of this size, each wholly or not at all.
-const SECTOR: u64 = 512;
 
 /// The simulated disk; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -55,12 +53,6 @@ struct Inode {
     allocated: u64,
 }
 
-#[derive(Clone, Debug)]
-enum Change {
-    Write { offset: u64, bytes: Vec<u8> },
-    Length(u64),
-}
-
 #[derive(Clone, Debug, Default)]
 struct Folder {
     current: BTreeMap<String, usize>,
@@ -68,31 +60,6 @@ struct Folder {
     pending: Vec<Naming>,
     /// Whether the folder itself is certain to outlive a crash.
     kept: bool,
-}
-
-/// A change of names in one folder; each happens wholly or not at all.
-#[derive(Clone, Debug)]
-enum Naming {
-    Add(String, usize),
-    Remove(String),
-    Rename { from: String, to: String, inode: usize },
-}
-
-impl Naming {
-    fn apply(&self, names: &mut BTreeMap<String, usize>) {
-        match self {
-            Self::Add(name, inode) => {
-                names.insert(name.clone(), *inode);
-            }
-            Self::Remove(name) => {
-                names.remove(name);
-            }
-            Self::Rename { from, to, inode } => {
-                names.remove(from);
-                names.insert(to.clone(), *inode);
-            }
-        }
-    }
 }
 
 fn power_lost() -> io::Error {
@@ -206,44 +173,6 @@ fn has_parents(path: &Path, folders: &BTreeMap<PathBuf, Folder>) -> bool {
 
 fn is_top(path: &Path) -> bool {
     path.parent().is_none() || path.as_os_str().is_empty()
-}
-
-impl Change {
-    /// Does the change.
-    fn apply(&self, bytes: &mut Vec<u8>) {
-        match self {
-            Self::Write { offset, bytes: new } => write_into(bytes, *offset, new),
-            Self::Length(length) => bytes.resize(*length as usize, 0),
-        }
-    }
-
-    /// Does as much of it as the power let through.
-    fn survive(&self, bytes: &mut Vec<u8>, random: &mut SimRandom) {
-        match (self, random.below(3)) {
-            (_, 0) => self.apply(bytes),
-            (_, 1) => {}
-            (Self::Length(_), _) => {}
-            (Self::Write { offset, bytes: new }, _) => {
-                let mut at = *offset;
-                let end = offset + new.len() as u64;
-                while at < end {
-                    let next = ((at / SECTOR + 1) * SECTOR).min(end);
-                    if random.below(2) == 0 {
-                        write_into(bytes, at, &new[(at - offset) as usize..(next - offset) as usize]);
-                    }
-                    at = next;
-                }
-            }
-        }
-    }
-}
-
-fn write_into(bytes: &mut Vec<u8>, offset: u64, new: &[u8]) {
-    let (from, to) = (offset as usize, offset as usize + new.len());
-    if bytes.len() < to {
-        bytes.resize(to, 0);
-    }
-    bytes[from..to].copy_from_slice(new);
 }
 
 impl World {
