@@ -84,7 +84,7 @@ impl Delivery {
         recipients: usize,
     ) -> Result<(), SpoolError> {
         let arrived = self.system.clock.now();
-        let mut draft = self.spool.begin()?;
+        let mut draft = self.spool.begin_notice()?;
         draft.write(&notice.content).await?;
         let accept = Accept {
             arrived,

@@ -98,8 +98,13 @@ impl Spool {
 
     /// Begins a message; its id is given out here. `Full` if the disk has less than `min_free` left.
     pub fn begin(&self) -> Result<Draft, SpoolError> {
+        self.0.shared.space()?;
+        self.begin_notice()
+    }
+
+    /// Begins a message of our own about mail that is here already: it may use the room that `min_free` keeps free.
+    pub fn begin_notice(&self) -> Result<Draft, SpoolError> {
         let shared = &self.0.shared;
-        shared.space()?;
         let (now, random) = (shared.clock.now(), shared.entropy.next_u64());
         let mut state = shared.lock();
         if state.closing {
