@@ -98,15 +98,20 @@ impl Connection<'_> {
     /// Waits for bytes, the session's deadline, or the server's stop.
     async fn input(&mut self) -> Result<(), Lost> {
         let wait = self.session.deadline().map_or(Duration::MAX, |deadline| deadline.saturating_sub(self.now()));
+        if wait.is_zero() {
+            // Also for a client that always has something to read.
+            self.session.tick(self.now());
+            return Ok(());
+        }
         let read = tokio::select! {
             biased;
-            read = self.stream.read(&mut self.buffer) => Some(read),
-            () = tokio::time::sleep(wait) => None,
             () = stopped(&mut self.stop), if !self.stopped => {
                 self.stopped = true;
                 self.session.stop();
                 return Ok(());
             }
+            read = self.stream.read(&mut self.buffer) => Some(read),
+            () = tokio::time::sleep(wait) => None,
         };
         let now = self.now();
         match read {

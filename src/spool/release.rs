@@ -153,6 +153,10 @@ async fn living(shared: &Shared, met: Vec<Met>) -> Result<Vec<Met>, SpoolError> 
 fn accept_again(shared: &Shared, id: QueueId, place: Place, inline: bool) -> Result<Option<oneshot::Receiver<()>>, SpoolError> {
     let read = if inline { content::read_record(&*shared.disk, &shared.layout, shared.identity, id, place) } else { Ok(None) };
     let mut state = shared.lock();
+    if state.closing {
+        // The committer may be gone already: nobody would answer.
+        return Err(SpoolError::Closed);
+    }
     let queued = match read {
         Ok(record) => Ok(queue_again(&mut state, id, place, record)),
         Err(SpoolError::Damaged(_)) => Ok(None),

@@ -372,7 +372,14 @@ impl Shared {
     /// Waits until everything queued so far is durable.
     pub(crate) async fn barrier(&self) -> Result<(), SpoolError> {
         let (reply, answer) = oneshot::channel();
-        self.lock().queue.push_back(Op::Barrier(reply));
+        {
+            let mut state = self.lock();
+            if state.closing {
+                // The committer may be gone already.
+                return Err(SpoolError::Closed);
+            }
+            state.queue.push_back(Op::Barrier(reply));
+        }
         self.wake.notify_one();
         answer.await.map_err(|_| SpoolError::Closed)?
     }

@@ -131,3 +131,19 @@ fn make_room_for_the_mailbox(server: &Server) {
     use posthouse::system::Disk;
     server.disk.unlink("/mail/example.test/ann".as_ref()).unwrap();
 }
+
+#[test]
+fn a_nearly_full_disk_has_room_for_bounces() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", Script::default().always(Stage::Greeting, Act::say("421 4.3.2 later"))).await;
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.pass(MINUTE).await;
+        server.disk.set_capacity(Some(server.disk.used() + 100_000));
+        far.script(|script| *script = unknown());
+        server.pass(10 * MINUTE).await;
+        let replies = server.try_send("eve@far.test", &["ann@example.test"], CONTENT).await;
+        assert!(replies.last().unwrap().starts_with("452 4.3.1"), "{replies:?}");
+        assert_eq!((notified(&server), server.mailbox("ann").len()), (vec![NoticeKind::Bounce], 1));
+    });
+}
