@@ -188,7 +188,7 @@ impl Delivery {
         };
         match self.spool.next_due().await {
             Ok(due) => self.next_due = due,
-            Err(error) => return self.index_trouble(&error),
+            Err(error) => _ = self.index_trouble(&error),
         }
         fetched
     }

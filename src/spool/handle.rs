@@ -240,6 +240,18 @@ impl Spool {
         Ok(stats)
     }
 
+    /// What keeps the spool from its work, as far as it isn't said by `space`.
+    pub fn trouble(&self) -> Option<String> {
+        let state = self.0.shared.lock();
+        if state.closing { Some(SpoolError::Closed.to_string()) } else { state.unindexed.clone() }
+    }
+
+    /// Waits until the spool has closed; true if a bug did that.
+    pub async fn closed(&self) -> bool {
+        let _ = self.0.ended.lock().await.recv().await;
+        self.0.shared.lock().failed
+    }
+
     /// Waits until everything asked for so far is durable.
     pub async fn flush(&self) -> Result<(), SpoolError> {
         // Changes of parked messages go through the index loop first.
