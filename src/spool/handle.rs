@@ -155,6 +155,11 @@ impl Spool {
         self.0.shared.ask(|reply| Command::Take { id, reply }).await?
     }
 
+    /// A look at a message that is active.
+    pub fn active(&self, id: QueueId) -> Option<Message> {
+        self.0.shared.lock().active.get(&id).map(|entry| entry.stored.message.clone())
+    }
+
     /// A look at a message, active or parked.
     pub async fn message(&self, id: QueueId) -> Result<Option<Message>, SpoolError> {
         if let Some(entry) = self.0.shared.lock().visible(id) {
