@@ -140,7 +140,8 @@ impl FilterArguments {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether nothing is asked for but all.
+    pub(super) fn is_empty(&self) -> bool {
         self.query(Timestamp::ZERO) == Query::default()
     }
 }

@@ -12,11 +12,15 @@ use crate::mail::{MessageState, Timestamp};
 const MEASURED_MAX: usize = 1000;
 /// Widest column, except the last; longer cells push theirs to the right.
 const WIDTH_MAX: usize = 60;
+/// Where the lines after a row's first begin, when a terminal is too narrow for all columns side by side.
+const INDENT: usize = 4;
 
 /// Standard output, or a buffer in tests.
 pub(super) struct Out<'a> {
     sink: Box<dyn Write + 'a>,
     colour: bool,
+    /// Columns of the terminal, if it is one: rows are folded there. Programs always get a row a line.
+    width: Option<usize>,
 }
 
 impl<'a> Out<'a> {
@@ -24,13 +28,14 @@ impl<'a> Out<'a> {
     pub(super) fn standard() -> Self {
         let stdout = io::stdout();
         let colour = may_colour(&stdout);
-        Self { sink: Box::new(BufWriter::with_capacity(64 * 1024, stdout)), colour }
+        let width = rustix::termios::tcgetwinsize(&stdout).ok().map(|size| usize::from(size.ws_col)).filter(|width| *width > 0);
+        Self { sink: Box::new(BufWriter::with_capacity(64 * 1024, stdout)), colour, width }
     }
 
     /// Somewhere else, without colours.
     #[cfg(test)]
     pub(super) fn to(sink: impl Write + 'a) -> Self {
-        Self { sink: Box::new(sink), colour: false }
+        Self { sink: Box::new(sink), colour: false, width: None }
     }
 
     /// One line; whatever strangers wrote in it is made harmless.
@@ -117,13 +122,15 @@ impl Cell {
 pub(super) struct Table {
     rows: Vec<Vec<Cell>>,
     widths: Vec<usize>,
+    /// For each column, whether it begins a line of its own.
+    folds: Vec<bool>,
     columns: usize,
 }
 
 impl Table {
     pub(super) fn new(head: &[&str]) -> Self {
         let head: Vec<Cell> = head.iter().map(|name| Cell::new(name).colour(Colour::Bold)).collect();
-        Self { columns: head.len(), rows: vec![head], widths: Vec::new() }
+        Self { columns: head.len(), rows: vec![head], widths: Vec::new(), folds: Vec::new() }
     }
 
     /// Adds a row; it may be printed at once.
@@ -150,6 +157,7 @@ impl Table {
         let rows = std::mem::take(&mut self.rows);
         let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(Cell::width).max().unwrap_or(0);
         self.widths = (0..self.columns).map(|column| width(column).min(WIDTH_MAX)).collect();
+        self.folds = folds(&self.widths, out.width);
         // The head of a column of numbers stands over their ends.
         let right: Vec<bool> = rows.get(1).map(|row| row.iter().map(|cell| cell.right).collect()).unwrap_or_default();
         for (at, mut row) in rows.into_iter().enumerate() {
@@ -164,17 +172,24 @@ impl Table {
     fn write(&self, out: &mut Out<'_>, row: &[Cell]) -> io::Result<()> {
         let mut line = String::new();
         for (column, cell) in row.iter().enumerate() {
+            let folded = self.folds.get(column) == Some(&true);
+            if folded {
+                writeln!(out.sink, "{}", line.trim_end())?;
+                line = " ".repeat(INDENT);
+            }
             let last = column + 1 == row.len();
             let padding = " ".repeat(self.widths.get(column).copied().unwrap_or(0).saturating_sub(cell.width()));
             let (begin, end) = out.paint(cell.colour);
-            if cell.right {
+            // Numbers stand right below each other; at the beginning of a folded line they would only be far away.
+            let right = cell.right && !folded;
+            if right {
                 line.push_str(&padding);
             }
             line.push_str(begin);
             line.push_str(&cell.text);
             line.push_str(end);
             if !last {
-                if !cell.right {
+                if !right {
                     line.push_str(&padding);
                 }
                 line.push_str("  ");
@@ -182,6 +197,18 @@ impl Table {
         }
         writeln!(out.sink, "{}", line.trim_end())
     }
+}
+
+/// Which columns begin a line of their own, so that no line is wider than the terminal if that can be helped.
+fn folds(widths: &[usize], width: Option<usize>) -> Vec<bool> {
+    let mut end = 0;
+    let fold = |(column, cell): (usize, &usize)| {
+        let beside = if column == 0 { *cell } else { end + 2 + cell };
+        let folded = column > 0 && width.is_some_and(|width| beside > width);
+        end = if folded { INDENT + cell } else { beside };
+        folded
+    };
+    widths.iter().enumerate().map(fold).collect()
 }
 
 /// A text with everything escaped that is no printable ASCII and no letter or digit: strangers' words can't move the cursor,
@@ -292,9 +319,30 @@ mod tests {
     }
 
     #[test]
+    fn a_narrow_terminal_folds_rows_between_columns() {
+        let mut bytes = Vec::new();
+        let mut out = Out { sink: Box::new(&mut bytes), colour: false, width: Some(12) };
+        let mut table = Table::new(&["ID", "SIZE", "SENDER", "REPLY"]);
+        table.row(&mut out, vec![Cell::new("one"), Cell::number("12 B"), Cell::new("<a@x>"), Cell::new("busy")]).unwrap();
+        table.end(&mut out).unwrap();
+        drop(out);
+        assert_eq!(String::from_utf8(bytes).unwrap(), "ID   SIZE\n    SENDER\n    REPLY\none  12 B\n    <a@x>\n    busy\n");
+        let mut bytes = Vec::new();
+        let mut out = Out { sink: Box::new(&mut bytes), colour: false, width: Some(12) };
+        let mut table = Table::new(&["DOMAIN", "OLDEST"]);
+        table.row(&mut out, vec![Cell::new("x.test"), Cell::number("3d")]).unwrap();
+        table.end(&mut out).unwrap();
+        drop(out);
+        assert_eq!(String::from_utf8(bytes).unwrap(), "DOMAIN\n    OLDEST\nx.test\n    3d\n");
+        assert_eq!(folds(&[3, 4, 5], Some(16)), [false, false, false]);
+        assert_eq!(folds(&[30, 4, 5], Some(16)), [false, true, false]);
+        assert_eq!(folds(&[300, 400], None), [false, false]);
+    }
+
+    #[test]
     fn colours_stand_around_the_text_and_not_in_its_width() {
         let mut bytes = Vec::new();
-        let mut out = Out { sink: Box::new(&mut bytes), colour: true };
+        let mut out = Out { sink: Box::new(&mut bytes), colour: true, width: None };
         let mut table = Table::new(&["A", "B"]);
         table.row(&mut out, vec![Cell::new("held").colour(Colour::Red), Cell::new("x")]).unwrap();
         table.end(&mut out).unwrap();

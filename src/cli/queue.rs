@@ -1,5 +1,7 @@
 //! `queue …`: looks at the queue and changes it.
 
+use std::io::IsTerminal as _;
+
 use serde_json::json;
 
 use super::arguments::{Chosen, DomainArgument, FilterArguments, QueueCommand, SelectionArguments};
@@ -44,7 +46,9 @@ async fn list(config: &Config, filter: &FilterArguments, json: bool, out: &mut O
     let now = now();
     let mut source = Source::open(config).await?;
     let mut table = Table::new(&["ID", "STATE", "AGE", "SIZE", "NEXT", "SENDER", "RECIPIENTS", "LAST REPLY"]);
+    let mut is_empty = true;
     let mut each = |view: MessageView| {
+        is_empty = false;
         if json {
             out.json(&view)?
         } else {
@@ -53,6 +57,10 @@ async fn list(config: &Config, filter: &FilterArguments, json: bool, out: &mut O
         Ok(())
     };
     source.list(config, filter.query(now), &mut each).await?;
+    // A person sees that nothing is there; a program gets no lines.
+    if is_empty && std::io::stderr().is_terminal() {
+        failure::say(if filter.is_empty() { "the queue is empty\n" } else { "no message in the queue fits\n" });
+    }
     Ok(table.end(out)?)
 }
 

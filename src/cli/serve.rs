@@ -196,6 +196,10 @@ impl From<StartError> for Failure {
             StartError::Spool(_) => failure::CANT_CREATE,
             StartError::System(_) => failure::UNAVAILABLE,
         };
-        Failure::new(status, error.to_string())
+        let remedy = match &error {
+            StartError::Spool(SpoolError::Io(_)) => "look whether the user that the server runs as may make and write that",
+            _ => "",
+        };
+        Failure::new(status, error.to_string()).remedy(remedy)
     }
 }

@@ -10,7 +10,7 @@ use super::queue::{recipient_state_name, unknown};
 use super::source::Source;
 use crate::config::Config;
 use crate::control::{MessageView, RecipientView, state_name};
-use crate::mail::{BodyType, Cause, QueueId, Timestamp};
+use crate::mail::{BodyType, Cause, QueueId, RecipientState, Timestamp};
 
 /// The message as `--json` has it: the view, and what its header says.
 #[derive(Serialize)]
@@ -42,7 +42,8 @@ fn print(view: &MessageView, header: &Preview, now: Timestamp, out: &mut Out<'_>
     field("Arrived", &format!("{} ({} ago)", view.arrived, duration(now.since(view.arrived))))?;
     let body = view.details.map(|details| details.body);
     let body = if body == Some(BodyType::EightBitMime) { ", declared as 8BITMIME" } else { "" };
-    field("Size", &format!("{} ({} octets){body}", size(view.size), view.size))?;
+    let exact = if view.size < 1024 { String::new() } else { format!(" ({} octets)", view.size) };
+    field("Size", &format!("{}{exact}{body}", size(view.size)))?;
     if let Some(time) = view.next_attempt {
         field("Next attempt", &format!("{time} ({})", until(time, now)))?;
     }
@@ -77,7 +78,8 @@ fn print_recipient(recipient: &RecipientView, now: Timestamp, out: &mut Out<'_>)
         field("next attempt", &format!("{time} ({})", until(time, now)))?;
     }
     if let Some(next_hop) = &recipient.next_hop {
-        field("last spoke to", next_hop)?;
+        // A Maildir isn't spoken to, and neither is a host that refused the connection.
+        field(if recipient.state == RecipientState::Delivered { "delivered to" } else { "last tried" }, next_hop)?;
     }
     let source = match details.and_then(|details| details.last_cause) {
         None => "last result",
@@ -129,7 +131,7 @@ Subject:      Hi\\u{d}\\u{a}\\u{1b}]0;x\\u{7}
 2 recipients
   <ann@example.org> deferred, 2 attempts
       next attempt  2026-11-22T02:10:00Z (in 9m)
-      last spoke to mx.example.org [192.0.2.25]
+      last tried    mx.example.org [192.0.2.25]
       it replied    450 4.2.1 busy\\u{1b}[2J\\u{202e}
   <bob@example.net> pending, 0 attempts
       next attempt  2026-11-22T02:00:00Z (now)

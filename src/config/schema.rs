@@ -180,6 +180,11 @@ const fn must(name: &'static str, kind: Kind, sample: &'static str, doc: &'stati
     Setting { name, kind, default: None, sample: Some(sample), doc, later: None }
 }
 
+/// Without a default, and not in the sample.
+const fn open(name: &'static str, kind: Kind, doc: &'static str) -> Setting {
+    Setting { name, kind, default: None, sample: None, doc, later: None }
+}
+
 const fn sampled(mut setting: Setting, sample: &'static str) -> Setting {
     setting.sample = Some(sample);
     setting
@@ -253,8 +258,8 @@ pub(super) const SECTIONS: &[Section] = &[
         repeated: false,
         doc: "the certificate for reception",
         settings: &[
-            later(set("certificate", Kind::Text, "none", "PEM file, our own certificate first"), NONE, LATER_TLS_IN),
-            later(set("key", Kind::Text, "none", "PEM file, the private key"), NONE, LATER_TLS_IN),
+            later(open("certificate", Kind::Text, "PEM file, our own certificate first"), NONE, LATER_TLS_IN),
+            later(open("key", Kind::Text, "PEM file, the private key"), NONE, LATER_TLS_IN),
         ],
     },
     Section {
@@ -263,18 +268,7 @@ pub(super) const SECTIONS: &[Section] = &[
         doc: "the mailboxes and their passwords",
         settings: &[
             set("users", Kind::Path(false), "conf/users", "ADDRESS:HASH a line (PHC strings, argon2id); see `posthouse user`"),
-            later(
-                Setting {
-                    name: "require_tls",
-                    kind: Kind::Boolean,
-                    default: None,
-                    sample: None,
-                    doc: "AUTH is offered on encrypted sessions only",
-                    later: None,
-                },
-                &[],
-                LATER_AUTH,
-            ),
+            later(open("require_tls", Kind::Boolean, "AUTH is offered on encrypted sessions only"), &[], LATER_AUTH),
         ],
     },
     Section {
@@ -305,7 +299,7 @@ pub(super) const SECTIONS: &[Section] = &[
                 "a Maildir for each user; not beside `lmtp`, whose setting turns this default off",
             ),
             set("lmtp", Kind::Lmtp, "", "instead of maildir: \"unix:/run/dovecot/lmtp\" or \"127.0.0.1:2424\""),
-            set("subaddress", Kind::Text, "+", "user+tag@ goes to user@; \"\" turns it off"),
+            set("subaddress", Kind::Text, "+", "ends a mailbox's name: user+tag@ goes to user@; \"\" turns it off"),
             set("catch_all", Kind::Address(true), "", "gets mail for users that don't exist; \"\" for nobody"),
             sampled(
                 set("aliases", Kind::Path(true), "", "classic aliases file: name: target, target…; \"\" for none"),

@@ -204,6 +204,10 @@ impl Committer {
         self.shared.report(Note::WriteFailed { segment: failure.segment, error: failure.error.to_string() });
         let mut state = self.shared.lock();
         let end = self.log.end();
+        if let Some(closed) = failure.segment {
+            // Perhaps nothing ever got into it. It must go before its successor, which says where it ends.
+            state.segments.entry(closed).or_default();
+        }
         if end.segment != state.end.segment {
             // What the closed segment has behind its end counts as used, so that it will be released.
             state.segments.entry(end.segment).or_default();

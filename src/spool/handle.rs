@@ -98,11 +98,12 @@ impl Spool {
 
     /// Begins a message; its id is given out here. `Full` if the disk has less than `min_free` left.
     pub fn begin(&self) -> Result<Draft, SpoolError> {
-        self.0.shared.space()?;
+        self.space()?;
         self.begin_notice()
     }
 
-    /// Begins a message of our own about mail that is here already: it may use the room that `min_free` keeps free.
+    /// Begins a message of the server's own, for which `min_free` keeps room: what is in the spool must come to its end, whatever
+    /// that is, also while no new mail is taken.
     pub fn begin_notice(&self) -> Result<Draft, SpoolError> {
         let shared = &self.0.shared;
         let (now, random) = (shared.clock.now(), shared.entropy.next_u64());

@@ -3,6 +3,7 @@
 
 mod commands;
 mod kill;
+mod letters;
 mod signals;
 mod start;
 #[path = "../support/mod.rs"]

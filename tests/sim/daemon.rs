@@ -129,6 +129,8 @@ async fn administer(handle: &Handle, mut random: SimRandom) {
 fn faults(disk: &SimDisk, seed: u64) {
     let mut random = SimRandom::new(seed ^ 0xfa17);
     match seed % 4 {
+        // Until the clients are through.
+        1 => disk.set_capacity(Some(disk.used() + 50_000 + random.below(500_000))),
         2 => disk.fail_sync(5 + random.below(80)),
         3 => disk.fail_write(5 + random.below(120)),
         _ => {}
@@ -155,6 +157,7 @@ fn tell(seed: u64, cut: Option<u64>) -> Left {
                 .collect();
             let busy = || clients.iter().any(|client| !client.is_finished());
             until(&disk, HOUR, || !busy()).await;
+            disk.set_capacity(None);
             let admin = SimRandom::new(random.next_u64());
             let _ = tokio::time::timeout(HOUR, powered(&disk, administer(&handle, admin))).await;
             let quiet = until(&disk, DAY, || handle.spool().gauges().messages == 0).await;

@@ -142,8 +142,9 @@ impl Found {
                 known.push(key);
             }
             let whole = outcomes == recipients.len();
-            assert!(whole || !message.accepted, "lost: {} of {message:?}", recipients.len() - outcomes);
-            assert!(whole || outcomes == 0, "in part: {} of {message:?}", recipients.len() - outcomes);
+            let what = format!("{} of the recipients of {} to {:?}", recipients.len() - outcomes, message.token, message.to);
+            assert!(whole || !message.accepted, "lost: {what}");
+            assert!(whole || outcomes == 0, "in part: {what}");
         }
         for key in self.delivered.keys().chain(self.failed.keys()).chain(self.delayed.keys()) {
             assert!(known.contains(key), "nobody sent {key:?}");

@@ -129,3 +129,44 @@ fn an_order_to_retry_a_long_queue_does_not_fill_the_memory() {
         assert_eq!(far.taken().len(), 200);
     });
 }
+
+#[test]
+fn a_message_that_waits_for_days_does_not_keep_the_space_of_the_others() {
+    story(async {
+        let server = Setup::new().config(|c| c.retry.delay_notice.clear()).start().await;
+        let busy = server.domain("busy.test", Script::default().always(Stage::Data, Act::say("451 4.3.2 later"))).await;
+        server.relay("ann@example.test", &["eve@busy.test"], CONTENT).await;
+        let far = server.domain("far.test", Script::default()).await;
+        let large = format!("Subject: large\r\n\r\n{}", "0123456789012345678901234567890123456789\r\n".repeat(2500));
+        for n in 0..120 {
+            let tail = if n % 10 == 0 { large.repeat(4) } else { String::new() };
+            server.relay("ann@example.test", &["eve@far.test"], &format!("{large}{tail}")).await;
+            server.pass(MINUTE).await;
+        }
+        server.pass(10 * MINUTE).await;
+        assert_eq!((far.taken().len(), busy.taken().len(), server.queue().await.len()), (120, 0, 1));
+        // More than fifteen megabytes went through; segments are of one.
+        assert!(server.disk.used() < 4 * 1024 * 1024, "{} bytes", server.disk.used());
+        busy.script(|script| *script = Script::default());
+        let server = server.restart().await;
+        server.empty().await;
+        assert_eq!(below_our_fields(&busy.taken()[0].content), CONTENT.as_bytes());
+    });
+}
+
+#[test]
+fn thousands_of_recipients_at_a_destination_go_in_transactions_of_a_thousand() {
+    story(async {
+        let names: Vec<String> = (0..2500).map(|n| format!("user{n}@far.test")).collect();
+        let server = Setup::new().aliases(&format!("everybody: {}\n", names.join(", "))).start().await;
+        let far = server.domain("far.test", Script::default()).await;
+        server.send("eve@other.test", &["everybody@example.test"], CONTENT).await;
+        server.empty().await;
+        let counts: Vec<usize> = far.taken().iter().map(|taken| taken.recipients.len()).collect();
+        assert_eq!(counts, [1000, 1000, 500]);
+        let mut taken: Vec<String> = far.taken().into_iter().flat_map(|taken| taken.recipients).collect();
+        taken.sort();
+        taken.dedup();
+        assert_eq!(taken.len(), 2500);
+    });
+}

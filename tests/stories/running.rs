@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use posthouse::config::{LocalDomain, MailStore};
+use posthouse::event::Event;
 use posthouse::mail::{Domain, MessageState, QueueId};
 use posthouse::queue::Verb;
+use posthouse::system::Disk;
 use posthouse::system::sim::{Act, Script, Stage};
 
 use crate::client::Client;
@@ -243,25 +245,39 @@ fn a_verb_on_an_unknown_id_says_so() {
 }
 
 #[test]
-fn a_stop_lets_what_is_in_flight_come_to_its_end() {
+fn a_stop_lets_an_attempt_in_flight_come_to_its_end() {
     story(async {
         let server = Setup::new().start().await;
-        let far = server.domain("far.test", Script::default().once(Stage::End, Act::Stall)).await;
-        let slow = server.domain("slow.test", Script::default().once(Stage::Data, Act::Stall)).await;
-        server.relay("ann@example.test", &["joe@slow.test"], CONTENT).await;
+        // The answer takes ten seconds, less than the grace.
+        server.world.dns.silent("far.test");
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
         server.pass(Duration::from_secs(1)).await;
-        let mut open = server.client(STRANGER).await;
-        open.command("MAIL FROM:<eve@far.test>").await.unwrap();
-        server.relay("ann@example.test", &["bob@example.test"], CONTENT).await;
-        let (begun, address) = (server.now(), server.address().await);
+        let begun = server.now();
         server.stop().await;
-        assert!(server.now().since(begun) <= Duration::from_secs(35));
-        assert!(open.reply().await.unwrap().starts_with("421 4.3.2"));
+        assert_eq!(server.now().since(begun), Duration::from_secs(9));
+        assert_eq!((server.count("deferred"), server.events.recorded().last()), (1, Some(&Event::Stopped { unfinished: 0 })));
+    });
+}
+
+#[test]
+fn a_stop_lets_a_message_come_in_that_has_begun() {
+    story(async {
+        let server = Setup::new().start().await;
+        let (mut sending, mut idle) = (server.client(STRANGER).await, server.client(STRANGER).await);
+        for line in ["MAIL FROM:<eve@far.test>", "RCPT TO:<ann@example.test>", "DATA"] {
+            sending.command(line).await.unwrap();
+        }
+        sending.send(b"Subject: begun\r\n").await.unwrap();
+        let address = server.address().await;
+        server.handle.stop("the story wants it");
+        server.pass(Duration::from_secs(1)).await;
+        assert!(idle.reply().await.unwrap().starts_with("421 4.3.2"));
         assert!(Client::connect(&server.world.net, STRANGER, address).await.is_err());
-        assert_eq!((slow.taken().len(), far.connections(), server.count("stopped")), (0, 0, 1));
+        assert!(sending.content(b"\r\nand ended\r\n").await.unwrap().starts_with("250 2.0.0"));
+        assert!(sending.reply().await.unwrap().starts_with("421 4.3.2"));
         let server = server.restart().await;
         server.empty().await;
-        assert_eq!((slow.taken().len(), server.mailbox("bob").len()), (1, 1));
+        assert!(server.mails("ann")[0].ends_with("Subject: begun\r\n\r\nand ended\r\n"));
     });
 }
 
@@ -345,4 +361,87 @@ fn a_mailbox_that_goes_away_while_mail_waits_for_it_bounces() {
         assert_eq!(bounces.len(), 1);
         assert!(bounces[0].contains("Status: 5.1.1") && bounces[0].contains("ann@example.test"), "{}", bounces[0]);
     });
+}
+
+#[test]
+fn verbs_on_a_message_in_flight_never_make_two_ends_of_it() {
+    for verb in [Verb::Bounce, Verb::Remove, Verb::Hold, Verb::Retry] {
+        story(async {
+            let server = Setup::new().start().await;
+            // The peer takes the message and never says so: five minutes, twice, until that counts as doubt.
+            let far = server.domain("far.test", Script::default().once(Stage::End, Act::Stall)).await;
+            let id = server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+            server.pass(MINUTE).await;
+            let changed = server.handle.change(verb, vec![id]).await.unwrap();
+            server.pass(DAY).await;
+            let ends = (far.taken().len(), server.mailbox("ann").len(), server.queue().await.len());
+            match verb {
+                // In flight it may be delivered this very moment: nothing is bounced.
+                Verb::Bounce => assert_eq!((changed.touched, ends), (0, (1, 0, 0))),
+                Verb::Remove => assert_eq!((changed.touched, ends), (1, (0, 0, 0))),
+                Verb::Hold => assert_eq!((changed.touched, ends), (1, (0, 0, 1))),
+                _ => assert_eq!(ends, (1, 0, 0)),
+            }
+        });
+    }
+}
+
+#[test]
+fn a_disk_error_in_the_spool_is_told_to_the_client_and_the_next_message_is_taken() {
+    story(async {
+        let server = Setup::new().start().await;
+        server.disk.fail_sync(0);
+        let replies = server.try_send("eve@far.test", &["ann@example.test"], CONTENT).await;
+        assert!(replies.last().unwrap().starts_with("451 4.3.0"), "{replies:?}");
+        server.send("eve@far.test", &["bob@example.test"], CONTENT).await;
+        server.empty().await;
+        assert_eq!((server.mailbox("bob").len(), server.count("write-failed")), (1, 1));
+        let server = server.restart().await;
+        server.empty().await;
+        assert_eq!((server.mailbox("ann").len(), server.mailbox("bob").len()), (0, 1));
+    });
+}
+
+#[test]
+fn what_is_kept_is_delivered_while_the_disk_is_full() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", busy()).await;
+        server.relay("ann@example.test", &["eve@far.test", "joe@far.test"], CONTENT).await;
+        server.pass(MINUTE).await;
+        server.disk.set_capacity(Some(server.disk.used() + 100_000));
+        let replies = server.try_send("eve@far.test", &["ann@example.test"], CONTENT).await;
+        assert!(replies[0].starts_with("452 4.3.1"), "{replies:?}");
+        far.script(|script| {
+            *script = Script::default().always(Stage::Recipient("joe@far.test".to_owned()), Act::say("550 5.1.1 nobody"));
+        });
+        server.empty().await;
+        // The bounce has room, too.
+        assert_eq!((far.taken().len(), server.mailbox("ann").len()), (1, 1));
+    });
+}
+
+#[test]
+fn a_failed_sync_leaves_no_segment_of_the_log_behind() {
+    for failing in 0..60 {
+        story(async {
+            let server = Setup::new().config(|c| c.spool.segment_size = 16 * 1024).start().await;
+            server.disk.fail_sync(failing);
+            let content = format!("Subject: filler\r\n\r\n{}", "0123456789\r\n".repeat(400));
+            let mut accepted = 0;
+            for _ in 0..15 {
+                let replies = server.try_send("eve@far.test", &["ann@example.test"], &content).await;
+                accepted += usize::from(replies.last().unwrap().starts_with("250"));
+                server.pass(Duration::from_secs(1)).await;
+            }
+            server.empty().await;
+            server.pass(MINUTE).await;
+            let segments = server.disk.list("/spool/log".as_ref()).unwrap();
+            // No gap: each says where the one before it ends.
+            let numbers: Vec<u64> = segments.iter().map(|name| name.trim_end_matches(".seg").parse().unwrap()).collect();
+            assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]), "sync {failing}: {segments:?}");
+            assert_eq!(server.mailbox("ann").len(), accepted);
+            assert!(accepted >= 14);
+        });
+    }
 }

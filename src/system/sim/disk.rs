@@ -3,16 +3,17 @@
 //! What was synced is there afterwards. Of what wasn't, each write may be there, missing or torn, and of each folder's changes a
 //! first part is there. Which, is decided by a seed alone.
 
+mod file;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use self::file::{SimFile, SimLock};
 use super::SimRandom;
+use super::change::{Change, Naming};
 use crate::system::{Disk, DiskFile, DiskLock, OpenMode};
-
-/// A write reaches the disk in pieces of this size, each wholly or not at all.
-const SECTOR: u64 = 512;
 
 /// The simulated disk; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -52,12 +53,6 @@ struct Inode {
     allocated: u64,
 }
 
-#[derive(Clone, Debug)]
-enum Change {
-    Write { offset: u64, bytes: Vec<u8> },
-    Length(u64),
-}
-
 #[derive(Clone, Debug, Default)]
 struct Folder {
     current: BTreeMap<String, usize>,
@@ -65,31 +60,6 @@ struct Folder {
     pending: Vec<Naming>,
     /// Whether the folder itself is certain to outlive a crash.
     kept: bool,
-}
-
-/// A change of names in one folder; each happens wholly or not at all.
-#[derive(Clone, Debug)]
-enum Naming {
-    Add(String, usize),
-    Remove(String),
-    Rename { from: String, to: String, inode: usize },
-}
-
-impl Naming {
-    fn apply(&self, names: &mut BTreeMap<String, usize>) {
-        match self {
-            Self::Add(name, inode) => {
-                names.insert(name.clone(), *inode);
-            }
-            Self::Remove(name) => {
-                names.remove(name);
-            }
-            Self::Rename { from, to, inode } => {
-                names.remove(from);
-                names.insert(to.clone(), *inode);
-            }
-        }
-    }
 }
 
 fn power_lost() -> io::Error {
@@ -203,44 +173,6 @@ fn has_parents(path: &Path, folders: &BTreeMap<PathBuf, Folder>) -> bool {
 
 fn is_top(path: &Path) -> bool {
     path.parent().is_none() || path.as_os_str().is_empty()
-}
-
-impl Change {
-    /// Does the change.
-    fn apply(&self, bytes: &mut Vec<u8>) {
-        match self {
-            Self::Write { offset, bytes: new } => write_into(bytes, *offset, new),
-            Self::Length(length) => bytes.resize(*length as usize, 0),
-        }
-    }
-
-    /// Does as much of it as the power let through.
-    fn survive(&self, bytes: &mut Vec<u8>, random: &mut SimRandom) {
-        match (self, random.below(3)) {
-            (_, 0) => self.apply(bytes),
-            (_, 1) => {}
-            (Self::Length(_), _) => {}
-            (Self::Write { offset, bytes: new }, _) => {
-                let mut at = *offset;
-                let end = offset + new.len() as u64;
-                while at < end {
-                    let next = ((at / SECTOR + 1) * SECTOR).min(end);
-                    if random.below(2) == 0 {
-                        write_into(bytes, at, &new[(at - offset) as usize..(next - offset) as usize]);
-                    }
-                    at = next;
-                }
-            }
-        }
-    }
-}
-
-fn write_into(bytes: &mut Vec<u8>, offset: u64, new: &[u8]) {
-    let (from, to) = (offset as usize, offset as usize + new.len());
-    if bytes.len() < to {
-        bytes.resize(to, 0);
-    }
-    bytes[from..to].copy_from_slice(new);
 }
 
 impl World {
@@ -426,105 +358,6 @@ impl Disk for SimDisk {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         Ok(Box::new(SimLock { disk: self.clone(), path: path.to_owned() }))
-    }
-}
-
-struct SimLock {
-    disk: SimDisk,
-    path: PathBuf,
-}
-
-impl DiskLock for SimLock {}
-
-impl Drop for SimLock {
-    fn drop(&mut self) {
-        self.disk.world().locks.remove(&self.path);
-    }
-}
-
-struct SimFile {
-    disk: SimDisk,
-    inode: usize,
-    writable: bool,
-}
-
-impl SimFile {
-    fn writable(&self) -> io::Result<()> {
-        if self.writable { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
-    }
-}
-
-impl DiskFile for SimFile {
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let world = self.disk.world();
-        world.check()?;
-        let rest = world.inodes[self.inode].current.get(offset as usize..).unwrap_or(&[]);
-        let count = rest.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&rest[..count]);
-        Ok(count)
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.writable()?;
-        let mut world = self.disk.world();
-        let on = world.count()?;
-        let number = world.writes;
-        world.writes += 1;
-        if world.faults.fail_writes.contains(&number) {
-            let part = bytes[..bytes.len() / 2].to_vec();
-            world.change(self.inode, Change::Write { offset, bytes: part });
-            return Err(io::Error::from_raw_os_error(5));
-        }
-        world.room(self.inode, offset + bytes.len() as u64)?;
-        world.change(self.inode, Change::Write { offset, bytes: bytes.to_vec() });
-        if on { Ok(()) } else { Err(power_lost()) }
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        let mut world = self.disk.world();
-        let on = world.count()?;
-        let number = world.syncs;
-        world.syncs += 1;
-        let fails = world.faults.fail_syncs.contains(&number);
-        let inode = &mut world.inodes[self.inode];
-        if fails {
-            let pending = std::mem::take(&mut inode.pending);
-            inode.doubtful.extend(pending);
-            return Err(io::Error::from_raw_os_error(5));
-        }
-        if !on {
-            return Err(power_lost());
-        }
-        for change in std::mem::take(&mut inode.pending) {
-            change.apply(&mut inode.durable);
-        }
-        Ok(())
-    }
-
-    fn allocate(&self, length: u64) -> io::Result<()> {
-        self.writable()?;
-        let mut world = self.disk.world();
-        let on = world.count()?;
-        world.room(self.inode, length)?;
-        let inode = &mut world.inodes[self.inode];
-        inode.allocated = inode.allocated.max(length);
-        if on { Ok(()) } else { Err(power_lost()) }
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.writable()?;
-        let mut world = self.disk.world();
-        let on = world.count()?;
-        world.room(self.inode, length)?;
-        world.change(self.inode, Change::Length(length));
-        world.inodes[self.inode].allocated = length;
-        if on { Ok(()) } else { Err(power_lost()) }
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        let world = self.disk.world();
-        world.check()?;
-        Ok(world.inodes[self.inode].current.len() as u64)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The simulated world: time, disk, network, DNS and randomness that do the same again for the same seed, and a scripted mail server
 //! to talk to. For tests; on a current-thread runtime with its clock paused.
 
+mod change;
 mod clock;
 mod disk;
 mod dns;
