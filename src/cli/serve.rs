@@ -85,6 +85,11 @@ async fn run(
     }
     wait(&handle, &mut signals).await;
     doors.close();
+    if handle.has_failed() {
+        return Err(
+            Failure::new(failure::SOFTWARE, "a part of the server ended by a bug").remedy("look at the log, and report it")
+        );
+    }
     Ok(())
 }
 

@@ -118,26 +118,18 @@ impl Delivery {
 
     /// An operator verb on one message: whether it changed something; none if there is no such message.
     pub(super) async fn change_one(&mut self, verb: Verb, id: QueueId) -> Result<Option<bool>, SpoolError> {
-        let scheduled = self.scheduler.message(id).cloned();
-        let message = match scheduled {
-            Some(message) => message,
-            None => match self.spool.take(id).await? {
-                // From the index into the scheduler; what doesn't change goes back by itself.
-                Some(message) => {
-                    self.admit(message);
-                    match self.scheduler.message(id).cloned() {
-                        Some(message) => message,
-                        None => return self.change_away(verb, id).await,
-                    }
-                }
-                None => return self.change_away(verb, id).await,
-            },
-        };
-        self.change_message(verb, message).await.map(Some)
-    }
-
-    /// A message that the scheduler did not keep, because its destination is crowded or it is on its way out.
-    async fn change_away(&mut self, verb: Verb, id: QueueId) -> Result<Option<bool>, SpoolError> {
+        if let Some(message) = self.scheduler.message(id).cloned() {
+            return self.change_message(verb, message).await.map(Some);
+        }
+        if let Some(message) = self.spool.take(id).await? {
+            // It goes back into the index, and comes from there when there is room: an order about a long queue fills no memory.
+            let changed = self.change_message(verb, message.clone()).await;
+            if !matches!(changed, Ok(true)) {
+                self.settle_away(&message);
+            }
+            return changed.map(Some);
+        }
+        // Just accepted and on its way here, or on its way out.
         match self.spool.message(id).await? {
             Some(message) => self.change_message(verb, message).await.map(Some),
             None => Ok(None),

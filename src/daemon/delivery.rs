@@ -114,7 +114,7 @@ impl Delivery {
                 }
                 Some(ended) = self.attempts.join_next_with_id(), if !self.attempts.is_empty() => self.ended(ended).await,
                 Some(message) = inputs.accepted.recv(), if self.scheduler.room() > 0 => {
-                    self.admit(message);
+                    self.admit_new(&message);
                     self.admit_some(&mut inputs.accepted);
                 }
                 () = inputs.overflow.notified() => self.next_due = Some(Timestamp::ZERO),
@@ -124,7 +124,10 @@ impl Delivery {
         self.finish(inputs).await
     }
 
-    async fn finish(mut self, mut inputs: Inputs) -> usize {
+    async fn finish(mut self, inputs: Inputs) -> usize {
+        // Whoever asked for something hears at once that the server is stopping. The senders of the rest have the 250: the spool has
+        // it, the next start finds it.
+        drop(inputs);
         let current = Arc::clone(&self.current);
         let grace = tokio::time::sleep(current.config.shutdown_grace);
         tokio::pin!(grace);
@@ -135,8 +138,6 @@ impl Delivery {
                 () = &mut grace => break,
             }
         }
-        // Their senders have the 250: the spool has them, the next start finds them.
-        inputs.accepted.close();
         let unfinished = self.attempts.len();
         self.attempts.abort_all();
         self.current.deliverer.close().await;
@@ -188,7 +189,7 @@ impl Delivery {
         };
         match self.spool.next_due().await {
             Ok(due) => self.next_due = due,
-            Err(error) => return self.index_trouble(&error),
+            Err(error) => _ = self.index_trouble(&error),
         }
         fetched
     }
@@ -245,9 +246,17 @@ impl Delivery {
     fn admit_some(&mut self, accepted: &mut mpsc::Receiver<Message>) {
         for _ in 1..BATCH_MAX.min(self.scheduler.room()) {
             match accepted.try_recv() {
-                Ok(message) => self.admit(message),
+                Ok(message) => self.admit_new(&message),
                 Err(_) => return,
             }
+        }
+    }
+
+    /// Admits a message that was just accepted, as the spool has it by now: an order may have changed it, parked it or ended it while
+    /// it was on its way here.
+    fn admit_new(&mut self, message: &Message) {
+        if let Some(message) = self.spool.active(message.id) {
+            self.admit(message);
         }
     }
 
@@ -255,7 +264,7 @@ impl Delivery {
     fn admit_waiting(&mut self, accepted: &mut mpsc::Receiver<Message>) {
         while let Ok(message) = accepted.try_recv() {
             if self.scheduler.room() > 0 {
-                self.admit(message);
+                self.admit_new(&message);
             } else {
                 self.park(message.id, message.arrived);
             }

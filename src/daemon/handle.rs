@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,7 @@ pub(super) struct Inner {
     pub(super) listeners: Mutex<Listeners>,
     pub(super) stop: watch::Sender<bool>,
     pub(super) stopped: watch::Receiver<bool>,
+    pub(super) failed: AtomicBool,
     pub(super) source: Source,
 }
 
@@ -119,7 +121,8 @@ impl Handle {
         } else {
             self.0.listeners.lock().await.broken().map(|address| format!("nothing is accepted on {address} any more"))
         };
-        Health { delivery, reception, spool: self.0.spool.space().err().map(|error| error.to_string()) }
+        let spool = self.0.spool.space().err().map(|error| error.to_string());
+        Health { delivery, reception, spool: spool.or_else(|| self.0.spool.trouble()) }
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, String> {
@@ -170,6 +173,17 @@ impl Handle {
             let grace = self.config().shutdown_grace;
             self.0.events.report(Event::Stopping { reason: reason.to_owned(), grace });
         }
+    }
+
+    /// Whether it stopped because of a bug, and not because it was asked to.
+    pub fn has_failed(&self) -> bool {
+        self.0.failed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn fail(&self, part: &'static str, reason: String) {
+        self.0.failed.store(true, Ordering::Relaxed);
+        self.0.events.report(Event::Trouble { id: None, operation: part, reason });
+        self.stop(&format!("the {part} ended"));
     }
 
     pub(super) fn is_stopping(&self) -> bool {

@@ -30,6 +30,7 @@ pub fn drop_to(user: &str) -> Result<(), PrivilegeError> {
     }
     privdrop::PrivDrop::default()
         .user(user)
+        .include_default_supplementary_groups()
         .apply()
         .map_err(|error| PrivilegeError { user: user.to_owned(), why: error.to_string() })
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify, mpsc, watch};
@@ -130,6 +131,7 @@ impl Bound {
             listeners: Mutex::new(listeners),
             stop: stop_in,
             stopped,
+            failed: AtomicBool::new(false),
             source,
         };
         let handle = Handle(Arc::new(inner));
@@ -145,13 +147,17 @@ async fn supervise(handle: Handle, delivery: tokio::task::JoinHandle<usize>, sto
     let unfinished = tokio::select! {
         biased;
         _ = stop.wait_for(|stop| *stop) => None,
+        // Nothing can be kept any more, neither mail nor outcomes. The next start finds everything that was promised.
+        _ = handle.0.spool.closed() => {
+            handle.fail("spool", "it closed".to_owned());
+            None
+        }
         // Only a bug ends the loop by itself. Without it the server is none: better to end, and to be started again.
         ended = &mut delivery => {
             // It also ends, in good order, when a stop came between the two looks.
             if !handle.is_stopping() {
                 let reason = ended.as_ref().err().map_or_else(|| "it ended".to_owned(), ToString::to_string);
-                handle.0.events.report(Event::Trouble { id: None, operation: "delivery loop", reason });
-                handle.stop("the delivery loop ended");
+                handle.fail("delivery loop", reason);
             }
             Some(ended.unwrap_or(0))
         }

@@ -44,7 +44,6 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
             }
         }
     }
-    committer.give_up();
 }
 
 struct Committer {
@@ -235,9 +234,12 @@ impl Committer {
             let _ = reply.send(Err(error.clone()));
         }
     }
+}
 
-    /// The loop ends: nobody may wait for ever.
-    fn give_up(&self) {
+impl Drop for Committer {
+    /// The loop ends, if need be by a panic: nobody may wait for ever.
+    fn drop(&mut self) {
+        self.shared.ended("spool-log");
         let left = std::mem::take(&mut self.shared.lock().queue);
         drop(left);
         self.shared.tell(Command::Stop);

@@ -156,6 +156,11 @@ impl Spool {
         self.0.shared.ask(|reply| Command::Take { id, reply }).await?
     }
 
+    /// A look at a message that is active.
+    pub fn active(&self, id: QueueId) -> Option<Message> {
+        self.0.shared.lock().active.get(&id).map(|entry| entry.stored.message.clone())
+    }
+
     /// A look at a message, active or parked.
     pub async fn message(&self, id: QueueId) -> Result<Option<Message>, SpoolError> {
         if let Some(entry) = self.0.shared.lock().visible(id) {
@@ -239,6 +244,18 @@ impl Spool {
         }
         stats.gauges = self.gauges();
         Ok(stats)
+    }
+
+    /// What keeps the spool from its work, as far as it isn't said by `space`.
+    pub fn trouble(&self) -> Option<String> {
+        let state = self.0.shared.lock();
+        if state.closing { Some(SpoolError::Closed.to_string()) } else { state.unindexed.clone() }
+    }
+
+    /// Waits until the spool has closed; true if a bug did that.
+    pub async fn closed(&self) -> bool {
+        let _ = self.0.ended.lock().await.recv().await;
+        self.0.shared.lock().failed
     }
 
     /// Waits until everything asked for so far is durable.

@@ -5,6 +5,7 @@
 
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -18,6 +19,9 @@ use crate::mail::{Message, QueueId, Timestamp, Update};
 const TAKEN: Timestamp = Timestamp::ZERO;
 /// The earliest due time of a message that waits.
 const FIRST: Timestamp = Timestamp::from_millis(1);
+
+/// An index that can't be rebuilt is tried again after this time.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
 
 /// An answer that may be missing because the index failed.
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, SpoolError>>;
@@ -97,7 +101,7 @@ pub(crate) async fn run(
     factory: Box<dyn IndexFactory>,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) {
-    let mut keeper = Keeper { shared, index: Ok(index), factory };
+    let mut keeper = Keeper { shared, index: Ok(index), factory, half_made: false, try_again: Duration::ZERO };
     while let Some(command) = commands.recv().await {
         if matches!(command, Command::Stop) {
             break;
@@ -111,6 +115,16 @@ struct Keeper {
     /// Or why there is none.
     index: Result<Box<dyn Index>, IndexError>,
     factory: Box<dyn IndexFactory>,
+    /// What lies there is the beginning of a new index that wasn't finished.
+    half_made: bool,
+    /// When another index is to be tried, if there is none.
+    try_again: Duration,
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.shared.ended("spool-index");
+    }
 }
 
 impl Keeper {
@@ -161,9 +175,16 @@ impl Keeper {
         }
     }
 
-    /// Does something with the index. If it fails, the index is built anew from the log, and it is tried once more.
+    /// Does something with the index. If it fails, the index is built anew from the log, and it is tried once more. If that can't be
+    /// done, for want of space perhaps, it is tried again later.
     fn with_index<T>(&mut self, mut work: impl FnMut(&Self, &mut dyn Index) -> Result<T, IndexError>) -> Result<T, SpoolError> {
         let mut tried = false;
+        if let Err(error) = &self.index
+            && self.shared.clock.monotonic() >= self.try_again
+        {
+            self.rebuild(error.clone());
+            tried = true;
+        }
         loop {
             let mut index = std::mem::replace(&mut self.index, Err(IndexError("in use".to_owned())));
             let done = match &mut index {
@@ -183,19 +204,34 @@ impl Keeper {
     fn rebuild(&mut self, error: IndexError) {
         // The old one must be closed before another can be opened in its place.
         self.index = Err(error.clone());
-        let now = self.shared.clock.now();
-        let fresh = self.factory.set_aside(now).and_then(|set_aside| {
-            let mut index = self.factory.open()?;
-            Replay::rebuild(&self.shared, &mut *index)?;
-            Ok((set_aside, index))
-        });
-        match fresh {
+        match self.fresh_index() {
             Ok((set_aside, index)) => {
                 self.index = Ok(index);
+                self.shared.lock().unindexed = None;
                 self.shared.report(Note::IndexRebuilt { why: error.0, set_aside });
             }
-            Err(worse) => self.shared.report(Note::Trouble(format!("the index failed ({error}) and can't be rebuilt: {worse}"))),
+            Err(worse) => {
+                self.try_again = self.shared.clock.monotonic() + TRY_AGAIN;
+                let trouble = format!("the index failed ({error}) and can't be rebuilt: {worse}");
+                self.shared.lock().unindexed = Some(trouble.clone());
+                self.shared.report(Note::Trouble(trouble));
+            }
         }
+    }
+
+    /// A new index, filled from the log; and where the old one lies now.
+    fn fresh_index(&mut self) -> Result<(Option<String>, Box<dyn Index>), IndexError> {
+        let set_aside = if self.half_made {
+            self.factory.discard()?;
+            None
+        } else {
+            self.factory.set_aside(self.shared.clock.now())?
+        };
+        self.half_made = true;
+        let mut index = self.factory.open()?;
+        Replay::rebuild(&self.shared, &mut *index)?;
+        self.half_made = false;
+        Ok((set_aside, index))
     }
 
     fn store(&self, index: &mut dyn Index, id: QueueId, generation: u64) -> Result<(), IndexError> {
@@ -236,8 +272,22 @@ impl Keeper {
         Ok(())
     }
 
+    /// What was made active before the index failed is given out all the same: nobody else would work on it.
     fn due(&self, index: &mut dyn Index, now: Timestamp, count_max: usize) -> Result<Vec<Message>, IndexError> {
         let mut due = Vec::new();
+        match self.make_due_active(index, now, count_max, &mut due) {
+            Err(error) if due.is_empty() => Err(error),
+            _ => Ok(due),
+        }
+    }
+
+    fn make_due_active(
+        &self,
+        index: &mut dyn Index,
+        now: Timestamp,
+        count_max: usize,
+        due: &mut Vec<Message>,
+    ) -> Result<(), IndexError> {
         let waiting = {
             let mut state = self.shared.lock();
             let ready = state.parking.iter().filter(|(_, parking)| parking.due <= now).map(|(id, _)| *id);
@@ -247,7 +297,7 @@ impl Keeper {
         };
         let asked = count_max.saturating_sub(due.len());
         if asked == 0 {
-            return Ok(due);
+            return Ok(());
         }
         // Those that memory knows better don't count; ask for so many more.
         for (_, id) in index.due(FIRST, now, asked.saturating_add(waiting))? {
@@ -263,7 +313,7 @@ impl Keeper {
                 due.extend(self.activate(index, id)?.map(|(message, _)| message));
             }
         }
-        Ok(due)
+        Ok(())
     }
 
     /// Makes a message active that only the index has.

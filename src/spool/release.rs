@@ -26,8 +26,18 @@ const STEP_BYTES: u64 = 1 << 20;
 /// Survivors with a change under way are asked again so often.
 const TRIES: usize = 3;
 
+/// Closes the spool when the loop has ended.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.ended("spool-release");
+    }
+}
+
 /// Runs until the spool is closed.
 pub(crate) async fn run(shared: Arc<Shared>) {
+    let _ending = Ending(shared.clone());
     loop {
         unlink_content(&shared);
         while let Some(oldest) = shared.oldest_to_go() {

@@ -126,8 +126,13 @@ impl<'a> Replay<'a> {
         let mut replay = Replay::new(&shared.disk, &shared.layout, shared.identity, index, &shared.options.due, false);
         let mut done = 0;
         loop {
+            // What lies behind isn't durable yet, and may never be; when it is, memory has it.
+            let end = shared.lock().end;
             let (files, _) = list(&**replay.disk, &shared.layout.log).map_err(|error| IndexError(error.to_string()))?;
-            let fresh: Vec<_> = files.into_iter().filter(|file| file.number > done).collect();
+            let mut fresh: Vec<_> = files.into_iter().filter(|file| file.number > done && file.number <= end.segment).collect();
+            if let Some(open) = fresh.last_mut().filter(|file| file.number == end.segment) {
+                open.end = Some(end.offset);
+            }
             // The log may have grown by a segment meanwhile, and what was released from the front lies there again.
             let Some(last) = fresh.last() else { break };
             done = last.number;

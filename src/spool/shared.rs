@@ -137,6 +137,10 @@ pub(crate) struct State {
     pub(crate) batches: u64,
     pub(crate) accepted: u64,
     pub(crate) closing: bool,
+    /// A loop ended by a bug.
+    pub(crate) failed: bool,
+    /// Why there is no index at the moment.
+    pub(crate) unindexed: Option<String>,
     generation: u64,
 }
 
@@ -176,6 +180,8 @@ impl State {
             batches: 0,
             accepted: 0,
             closing: false,
+            failed: false,
+            unindexed: None,
             generation: 0,
         }
     }
@@ -423,6 +429,14 @@ impl Shared {
     /// Bytes free when last looked.
     pub(crate) fn free(&self) -> u64 {
         self.free.load(Ordering::Relaxed)
+    }
+
+    /// A loop has ended. If by a panic, the spool can't go on: it closes, and whoever waits for it hears that.
+    pub(crate) fn ended(&self, name: &str) {
+        if std::thread::panicking() && !std::mem::replace(&mut self.lock().failed, true) {
+            self.report(Note::Trouble(format!("{name} has ended by a bug: the spool is closed")));
+        }
+        self.shut();
     }
 
     /// Ends the loops once they have done what they were asked.

@@ -111,17 +111,23 @@ impl Dns for SystemDns {
     fn mx<'a>(&'a self, domain: &'a Domain) -> BoxFuture<'a, Result<Vec<MxRecord>, DnsError>> {
         Box::pin(async move {
             let mut records = Vec::new();
+            let mut impossible = None;
             for data in self.lookup(domain, RecordType::MX).await? {
                 if let RData::MX(mx) = data {
                     let exchange =
                         if mx.exchange.is_root() { Ok(None) } else { Domain::parse(&mx.exchange.to_ascii()).map(Some) };
                     // A host name that isn't one can't be called; the other records still count.
-                    if let Ok(exchange) = exchange {
-                        records.push(MxRecord { preference: mx.preference, exchange });
+                    match exchange {
+                        Ok(exchange) => records.push(MxRecord { preference: mx.preference, exchange }),
+                        Err(_) => impossible = Some(mx.exchange),
                     }
                 }
             }
-            Ok(records)
+            match impossible {
+                // Not the same as no MX: the domain's own address must not be tried instead (RFC 5321 section 5.1).
+                Some(name) if records.is_empty() => Err(DnsError::Unavailable(format!("the MX names no possible host: {name}"))),
+                _ => Ok(records),
+            }
         })
     }
 

@@ -15,6 +15,7 @@ mod daemon_rules;
 mod daemon_world;
 mod spool;
 mod spool_disk;
+mod spool_trouble;
 mod spool_world;
 #[allow(dead_code, reason = "shared with the stories, which use more of it")]
 #[path = "../stories/world.rs"]

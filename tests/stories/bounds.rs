@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use posthouse::queue::Verb;
 use posthouse::system::sim::{Act, Script, Stage};
 
 use crate::world::*;
@@ -105,6 +106,27 @@ fn ten_clients_at_a_time_are_served_side_by_side() {
         }
         server.pass(Duration::from_secs(1)).await;
         assert_eq!(server.mailbox("ann").len(), 10);
+    });
+}
+
+#[test]
+fn an_order_to_retry_a_long_queue_does_not_fill_the_memory() {
+    story(async {
+        let server = Setup::new().config(|c| c.queue.active = 20).start().await;
+        let far = server.domain("far.test", Script::default().always(Stage::Greeting, Act::say("421 4.3.2 later"))).await;
+        for _ in 0..200 {
+            server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        }
+        server.pass(4 * MINUTE).await;
+        far.script(|script| *script = stalling());
+        let ids: Vec<_> = server.queue().await.iter().map(|message| message.id).collect();
+        assert_eq!(server.handle.change(Verb::Retry, ids).await.unwrap().touched, 200);
+        server.pass(Duration::from_secs(1)).await;
+        let scheduled = server.handle.levels().await.unwrap().scheduled;
+        assert!((1..=25).contains(&scheduled), "{scheduled}");
+        far.script(|script| *script = Script::default());
+        server.empty().await;
+        assert_eq!(far.taken().len(), 200);
     });
 }
 

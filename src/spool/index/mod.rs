@@ -108,6 +108,8 @@ pub trait IndexFactory: Send {
     fn open(&self) -> Result<Box<dyn Index>, IndexError>;
     /// Puts what is there out of the way (`now` becomes part of its name) and says where; none if there was nothing.
     fn set_aside(&self, now: Timestamp) -> Result<Option<String>, IndexError>;
+    /// Removes what is there: the beginning of an index that came to nothing.
+    fn discard(&self) -> Result<(), IndexError>;
 }
 
 #[cfg(test)]

@@ -86,6 +86,13 @@ impl IndexFactory for SledIndexFactory {
         std::fs::rename(&self.path, &aside).map_err(io(&self.path))?;
         Ok(Some(aside.display().to_string()))
     }
+
+    fn discard(&self) -> Result<(), IndexError> {
+        match std::fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io(&self.path)(error)),
+            _ => Ok(()),
+        }
+    }
 }
 
 fn message_key(id: QueueId) -> Vec<u8> {

@@ -1,0 +1,155 @@
+//! The spool in trouble: an index that is gone for a while, and loops that end by a bug. Nobody waits for ever, and nothing is lost.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use posthouse::mail::{BodyType, QueueId, Recipient, ReversePath, Timestamp};
+use posthouse::spool::index::{Index, IndexError, IndexFactory, Mark, MemoryIndexFactory, Page, Stored};
+use posthouse::spool::{Accept, Filter, Note, Spool, SpoolError};
+use posthouse::system::sim::SimDisk;
+
+use crate::spool_world::{START, options, run, simulated};
+
+/// An index that fails as long as it is told to.
+#[derive(Clone, Default)]
+struct Failing {
+    inner: MemoryIndexFactory,
+    broken: Arc<AtomicBool>,
+}
+
+struct FailingIndex {
+    inner: Box<dyn Index>,
+    broken: Arc<AtomicBool>,
+}
+
+fn check(broken: &AtomicBool) -> Result<(), IndexError> {
+    if broken.load(Ordering::Relaxed) { Err(IndexError("no space".to_owned())) } else { Ok(()) }
+}
+
+impl IndexFactory for Failing {
+    fn open(&self) -> Result<Box<dyn Index>, IndexError> {
+        check(&self.broken)?;
+        Ok(Box::new(FailingIndex { inner: self.inner.open()?, broken: self.broken.clone() }))
+    }
+
+    fn set_aside(&self, now: Timestamp) -> Result<Option<String>, IndexError> {
+        self.inner.set_aside(now)
+    }
+
+    fn discard(&self) -> Result<(), IndexError> {
+        self.inner.discard()
+    }
+}
+
+impl Index for FailingIndex {
+    fn mark(&self) -> Result<Option<Mark>, IndexError> {
+        self.inner.mark()
+    }
+
+    fn set_mark(&mut self, mark: Mark) -> Result<(), IndexError> {
+        check(&self.broken)?;
+        self.inner.set_mark(mark)
+    }
+
+    fn insert(&mut self, stored: &Stored, due: Timestamp) -> Result<(), IndexError> {
+        check(&self.broken)?;
+        self.inner.insert(stored, due)
+    }
+
+    fn set_due(&mut self, id: QueueId, due: Timestamp) -> Result<(), IndexError> {
+        check(&self.broken)?;
+        self.inner.set_due(id, due)
+    }
+
+    fn remove(&mut self, id: QueueId) -> Result<(), IndexError> {
+        check(&self.broken)?;
+        self.inner.remove(id)
+    }
+
+    fn get(&self, id: QueueId) -> Result<Option<(Stored, Timestamp)>, IndexError> {
+        check(&self.broken)?;
+        self.inner.get(id)
+    }
+
+    fn due(&self, from: Timestamp, to: Timestamp, count_max: usize) -> Result<Vec<(Timestamp, QueueId)>, IndexError> {
+        check(&self.broken)?;
+        self.inner.due(from, to, count_max)
+    }
+
+    fn page(&self, filter: &Filter, count_max: usize) -> Result<Page, IndexError> {
+        check(&self.broken)?;
+        self.inner.page(filter, count_max)
+    }
+
+    fn visit(&self, visit: &mut dyn FnMut(Stored, Timestamp)) -> Result<(), IndexError> {
+        check(&self.broken)?;
+        self.inner.visit(visit)
+    }
+}
+
+fn envelope() -> Accept {
+    let recipient = Recipient::new("bob@example.org".to_owned().try_into().unwrap(), None, START);
+    let reverse_path = ReversePath::try_from("ann@example.test".to_owned()).unwrap();
+    Accept { arrived: START, reverse_path, body: BodyType::SevenBit, recipients: vec![recipient], updates: Vec::new() }
+}
+
+async fn accept(spool: &Spool) -> Result<QueueId, SpoolError> {
+    let mut draft = spool.begin()?;
+    draft.write(b"hello\r\n").await?;
+    draft.commit(envelope()).await.map(|message| message.id)
+}
+
+async fn due(spool: &Spool) -> Result<Vec<QueueId>, SpoolError> {
+    Ok(spool.due(START, 9).await?.iter().map(|message| message.id).collect())
+}
+
+#[test]
+fn an_index_that_failed_comes_back_once_it_can() {
+    run(async {
+        let disk = SimDisk::new();
+        let index = Failing::default();
+        let (spool, _) = Spool::open(options("/spool"), &simulated(&disk, 1), Box::new(index.clone())).await.unwrap();
+        let early = accept(&spool).await.unwrap();
+        spool.park(early, START);
+        spool.flush().await.unwrap();
+        index.broken.store(true, Ordering::Relaxed);
+        let late = accept(&spool).await.unwrap();
+        spool.park(late, START);
+        // What waits in memory needs no index.
+        assert_eq!(due(&spool).await, Ok(vec![late]));
+        assert!(matches!(due(&spool).await, Err(SpoolError::Index(_))));
+        assert!(spool.trouble().is_some_and(|trouble| trouble.contains("no space")));
+        index.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!((due(&spool).await, spool.trouble()), (Ok(vec![early]), None));
+        spool.close().await.unwrap();
+    });
+}
+
+#[test]
+fn when_the_committer_ends_by_a_bug_nobody_waits_and_the_spool_says_so() {
+    let disk = SimDisk::new();
+    let kept = run(async {
+        let mut options = options("/spool");
+        options.report = Arc::new(|note| assert!(!matches!(note, Note::WriteFailed { .. }), "a bug"));
+        let index = Box::new(MemoryIndexFactory::default());
+        let (spool, _) = Spool::open(options, &simulated(&disk, 1), index).await.unwrap();
+        let kept = accept(&spool).await.unwrap();
+        disk.fail_write(0);
+        assert_eq!(accept(&spool).await, Err(SpoolError::Closed));
+        assert_eq!(accept(&spool).await, Err(SpoolError::Closed));
+        assert_eq!(spool.flush().await, Err(SpoolError::Closed));
+        assert!(spool.closed().await && spool.trouble().is_some());
+        assert_eq!(spool.close().await, Err(SpoolError::Closed));
+        kept
+    });
+    run(async {
+        let disk = disk.crashed(1);
+        let index = Box::new(MemoryIndexFactory::default());
+        let (spool, _) = Spool::open(options(Path::new("/spool")), &simulated(&disk, 2), index).await.unwrap();
+        assert!(spool.message(kept).await.unwrap().is_some());
+        spool.close().await.unwrap();
+    });
+}
