@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ::sled::{Batch, Config, Db, IVec};
 
@@ -24,6 +25,11 @@ const MESSAGE: u8 = b'm';
 const DUE: u8 = b't';
 const DOMAIN: u8 = b'd';
 const SENDER: u8 = b's';
+/// How sled says that its lock is taken: it has no error kind for that.
+const LOCK_TAKEN: &str = "could not acquire lock";
+/// How often, and after which pause, a taken lock is tried again.
+const LOCK_TRIES: u32 = 200;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Parked messages in sled.
 pub struct SledIndex {
@@ -65,7 +71,7 @@ impl IndexFactory for SledIndexFactory {
     fn open(&self) -> Result<Box<dyn Index>, IndexError> {
         fenced(|| {
             let config = Config::new().path(&self.path).cache_capacity(self.cache).flush_every_ms(Some(1000));
-            Ok(Box::new(SledIndex { db: config.open()?, path: self.path.clone() }) as Box<dyn Index>)
+            Ok(Box::new(SledIndex { db: open_when_free(&config)?, path: self.path.clone() }) as Box<dyn Index>)
         })
     }
 
@@ -93,6 +99,17 @@ impl IndexFactory for SledIndexFactory {
             _ => Ok(()),
         }
     }
+}
+
+/// sled's own threads let go of its lock a moment after the last handle was dropped: one that reopens must wait for that.
+fn open_when_free(config: &Config) -> Result<Db, ::sled::Error> {
+    for _ in 0..LOCK_TRIES {
+        match config.open() {
+            Err(::sled::Error::Io(error)) if error.to_string().starts_with(LOCK_TAKEN) => std::thread::park_timeout(LOCK_PAUSE),
+            opened => return opened,
+        }
+    }
+    config.open()
 }
 
 fn message_key(id: QueueId) -> Vec<u8> {
