@@ -2,6 +2,7 @@
 //!
 //! `cargo bench --bench spool` in a folder on the disk that is meant. Settings by environment: `SPOOL_BENCH_DIR` (default: the
 //! current folder), `SPOOL_BENCH_SECONDS` a run (3), `SPOOL_BENCH_SIZE` octets of content (4096).
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that can't set itself up has failed")]
 
 use std::fs::File;
 use std::io;
