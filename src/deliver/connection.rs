@@ -49,6 +49,15 @@ enum Exchange {
     Read(io::Result<usize>),
 }
 
+/// What the system says, without its number: senders read this in bounces.
+fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
 impl Connection {
     /// Connects and says hello; the diagnosis says why the next host is to be tried.
     pub(super) async fn open(
@@ -61,7 +70,7 @@ impl Connection {
         let unreachable = |text: String| Diagnosis::new(EnhancedCode(4, 4, 1), Cause::Connection, text).at(next_hop.as_str());
         let stream = match timeout(connect_timeout, system.net.connect(&host.endpoint)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(unreachable(format!("can't connect: {error}"))),
+            Ok(Err(error)) => return Err(unreachable(format!("can't connect: {}", plain(&error)))),
             Err(_) => return Err(unreachable(format!("can't connect within {} s", connect_timeout.as_secs_f64()))),
         };
         let mut connection = Self {
@@ -260,5 +269,17 @@ fn next_hop(host: &Host) -> String {
         }
         Endpoint::Tcp(address) => format!("{} [{}]:{}", host.name, address.ip(), address.port()),
         Endpoint::Unix(_) => host.endpoint.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_systems_words_lose_their_number() {
+        let refused = std::io::Error::from_raw_os_error(111);
+        assert_eq!(plain(&refused), "Connection refused");
+        assert_eq!(plain(&std::io::Error::other("odd")), "odd");
     }
 }

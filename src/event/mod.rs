@@ -126,10 +126,10 @@ mod tests {
     #[test]
     fn docs_events_md_is_the_reference() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/events.md");
-        if std::env::var_os("GOLDEN_WRITE").is_some() {
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::write(path, reference()).unwrap();
         }
-        assert_eq!(std::fs::read_to_string(path).unwrap(), reference(), "GOLDEN_WRITE=1 cargo test writes it anew");
+        assert_eq!(std::fs::read_to_string(path).unwrap(), reference(), "UPDATE_GOLDEN=1 cargo test writes it anew");
     }
 
     #[test]
