@@ -218,7 +218,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("stage", "where the session stood: `connect`, `hello`, `sender`, `recipient`, `data` or `message`"),
     ("status", "the enhanced status code (RFC 3463)"),
     ("to", "the recipient; where a message has several, at most 20 of them"),
-    ("unfinished", "attempts that were cut off because they took longer than `shutdown_grace`; the next start makes them again"),
+    ("unfinished", "attempts that were cut off at the end of `shutdown_grace`; the next start makes them again"),
     ("user", "a system user"),
     ("value", "the number that the setting allows"),
     ("version", "Posthouse's version"),
