@@ -113,11 +113,11 @@ impl Mailboxes {
     fn sync_up(&self, folder: &Path, now: Timestamp) -> io::Result<()> {
         self.disk.sync_dir(folder)?;
         for parent in folder.ancestors().skip(1) {
-            if self.known().contains_key(parent) {
-                break;
-            }
+            // One that is known has its own name durable, but perhaps not yet that of what was made in it now.
+            let known = self.known().contains_key(parent);
             let path = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             match self.disk.sync_dir(path) {
+                Ok(()) if known => break,
                 Ok(()) => {
                     self.known().insert(parent.to_owned(), now);
                 }
