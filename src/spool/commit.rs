@@ -1,4 +1,7 @@
 //! The committer: the one loop that writes the log. While one sync runs the next batch gathers; there is no other delay.
+//!
+//! What nobody waits for (states, ends) is written at once, so that a kill loses nothing, and made durable with the next message,
+//! or a moment later.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,30 +21,31 @@ use crate::mail::{QueueId, Timestamp};
 const BATCH_SIZE: usize = 4 << 20;
 /// After a failure the records that nobody waits for are tried again after this time.
 const RETRY: Duration = Duration::from_secs(1);
+/// What nobody waits for is durable after this time at the latest.
+const SYNC_EVERY: Duration = Duration::from_millis(100);
 /// The index is made durable and marked at least so often while the log grows.
 const MARK_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs until the spool is closed and everything queued before is written, or can't be.
 pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
-    let mut committer = Committer { log, marked: shared.clock.monotonic(), shared };
+    let mut committer = Committer { marked: shared.clock.monotonic(), log, shared, written: Vec::new(), writing: Duration::ZERO };
     loop {
         let (batch, closing) = committer.take();
-        if batch.is_empty() {
-            if closing {
-                break;
+        let pause = match (batch.is_empty(), committer.written.is_empty()) {
+            (true, true) if closing => break,
+            (true, true) => {
+                committer.shared.wake.notified().await;
+                continue;
             }
-            committer.shared.wake.notified().await;
-            continue;
-        }
-        if !committer.commit(batch) {
-            if committer.shared.lock().closing {
-                break;
-            }
-            tokio::select! {
-                biased;
-                () = committer.shared.wake.notified() => {}
-                () = tokio::time::sleep(RETRY) => {}
-            }
+            (true, false) if !closing && committer.until_sync() > Duration::ZERO => committer.until_sync(),
+            _ if committer.commit(batch) => continue,
+            _ if committer.shared.lock().closing => break,
+            _ => RETRY,
+        };
+        tokio::select! {
+            biased;
+            () = committer.shared.wake.notified() => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
@@ -49,6 +53,10 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
 struct Committer {
     shared: Arc<Shared>,
     log: Log,
+    /// Written but not durable yet.
+    written: Vec<(Op, Place)>,
+    /// Since when something is.
+    writing: Duration,
     marked: Duration,
 }
 
@@ -80,49 +88,69 @@ impl Committer {
         (state.queue.drain(..count).collect(), closing)
     }
 
-    /// Writes a batch and tells everybody; `false` if it failed.
+    /// How long what is written may still wait for its sync.
+    fn until_sync(&self) -> Duration {
+        (self.writing + SYNC_EVERY).saturating_sub(self.shared.clock.monotonic())
+    }
+
+    /// Writes a batch, and makes it durable if anybody waits for that or it is empty; `false` if it failed.
     fn commit(&mut self, mut batch: VecDeque<Op>) -> bool {
+        let last_id = self.shared.lock().last_id;
+        let now = self.shared.clock.now();
+        if self.written.is_empty() {
+            self.writing = self.shared.clock.monotonic();
+        }
+        let waiting = batch.is_empty() || batch.iter().any(Op::is_awaited) || self.until_sync().is_zero();
         let mut frames: Vec<_> = batch.iter_mut().filter_map(Op::frame_mut).collect();
-        let written = if frames.is_empty() {
-            Ok(self.log.end())
-        } else {
-            let last_id = self.shared.lock().last_id;
-            self.log.append(&mut frames, last_id, self.shared.clock.now())
-        };
-        match written {
-            Ok(start) => {
-                self.confirm(batch, start);
+        let appended = if frames.is_empty() { Ok(self.log.durable()) } else { self.log.append(&mut frames, last_id, now) };
+        let appended = appended.and_then(|start| if waiting { self.log.sync(last_id, now).map(|()| start) } else { Ok(start) });
+        match appended {
+            Ok(mut at) => {
+                for op in batch {
+                    let length = op.frame().map_or(0, |frame| frame.bytes().len());
+                    self.written.push((op, Place { segment: at.segment, offset: at.offset, length: length as u32 }));
+                    at.offset += length as u64;
+                }
+                self.confirm();
                 true
             }
             Err(failure) => {
-                self.refuse(batch, failure);
+                if failure.segment.is_none() {
+                    // What was written before is durable; only the room for more is missing.
+                    self.confirm();
+                }
+                let written = std::mem::take(&mut self.written).into_iter().map(|(op, _)| op);
+                self.refuse(written.chain(batch).collect(), failure);
                 false
             }
         }
     }
 
-    /// The batch is durable from `start` on.
-    fn confirm(&mut self, batch: VecDeque<Op>, start: Position) {
+    /// Settles what is durable.
+    fn confirm(&mut self) {
+        let durable = self.log.durable();
+        let behind = |(op, place): &(Op, Place)| {
+            op.frame().is_some() && (place.segment, place.offset) >= (durable.segment, durable.offset)
+        };
+        let count = self.written.iter().position(behind).unwrap_or(self.written.len());
+        if count == 0 {
+            return;
+        }
         let mut replies = Replies::default();
         let now = self.shared.clock.monotonic();
         let mut state = self.shared.lock();
-        let end = self.log.end();
         state.sequence = self.log.sequence();
-        if state.end.segment != end.segment {
+        if state.end.segment != durable.segment {
             // The one before is sealed: perhaps its time has come, or that of an older one.
             self.shared.sweep.notify_one();
         }
-        state.end = end;
-        if start != end {
-            state.batches += 1;
-            state.segments.entry(end.segment).or_default().used += end.offset - start.offset;
-        }
-        let mut at = start;
-        for op in batch {
-            let length = op.frame().map_or(0, |frame| frame.bytes().len());
-            let place = Place { segment: at.segment, offset: at.offset, length: length as u32 };
-            self.settle(&mut state, op, place, &mut replies);
-            at.offset += length as u64;
+        state.batches += u64::from(state.end != durable);
+        state.end = durable;
+        for (op, place) in self.written.drain(..count) {
+            if place.length > 0 {
+                state.segments.entry(place.segment).or_default().used += u64::from(place.length);
+            }
+            settle(&self.shared, &mut state, op, place, &mut replies);
         }
         if now.saturating_sub(self.marked) >= MARK_EVERY {
             self.marked = now;
@@ -130,57 +158,6 @@ impl Committer {
         }
         drop(state);
         self.answer(replies);
-    }
-
-    /// One operation is durable.
-    fn settle(&self, state: &mut State, op: Op, place: Place, replies: &mut Replies) {
-        let position = Position { segment: place.segment, offset: place.offset };
-        match op {
-            Op::Accept { stored, changes, reply, .. } => {
-                let id = stored.message.id;
-                state.accepted += 1;
-                state.count_live(place, true);
-                let stored = Stored { place, ..stored };
-                let since = Some(position);
-                state.active.insert(id, Entry { stored, indexed: false, since, in_doubt: 0, park_after: None });
-                settle_changes(state, &changes, Some(position));
-                replies.accepted.push((id, reply));
-            }
-            Op::Reaccept { id, reply, .. } => {
-                let (old, since) = match state.dying.get_mut(&id) {
-                    Some(dying) => (&mut dying.place, &mut dying.since),
-                    None => match state.visible_mut(id) {
-                        Some(entry) => (&mut entry.stored.place, &mut entry.since),
-                        None => return,
-                    },
-                };
-                let old = std::mem::replace(old, place);
-                *since = Some(position);
-                state.count_live(old, false);
-                state.count_live(place, true);
-                replies.reaccepted.push(reply);
-            }
-            Op::State(_) => {}
-            Op::Done { id, .. } => {
-                let Some(dying) = state.dying.get_mut(&id) else { return };
-                let (place, file, indexed) = (dying.place, dying.file, dying.indexed);
-                dying.since = None;
-                state.count_live(place, false);
-                if file {
-                    state.unlinks.push(self.shared.layout.content_file(id));
-                }
-                if indexed {
-                    self.shared.tell(Command::Remove { id });
-                } else {
-                    state.dying.remove(&id);
-                }
-                if file || state.segments.first_key_value().is_some_and(|(first, _)| *first == place.segment) {
-                    self.shared.sweep.notify_one();
-                }
-            }
-            Op::Park { id, generation } => self.shared.tell(Command::Store { id, generation }),
-            Op::Barrier(reply) => replies.barriers.push(reply),
-        }
     }
 
     fn answer(&self, replies: Replies) {
@@ -203,7 +180,7 @@ impl Committer {
         let error = SpoolError::io("can't write the log in", &self.shared.layout.log, &failure.error);
         self.shared.report(Note::WriteFailed { segment: failure.segment, error: failure.error.to_string() });
         let mut state = self.shared.lock();
-        let end = self.log.end();
+        let end = self.log.durable();
         if let Some(closed) = failure.segment {
             // Perhaps nothing ever got into it. It must go before its successor, which says where it ends.
             state.segments.entry(closed).or_default();
@@ -240,9 +217,61 @@ impl Drop for Committer {
     /// The loop ends, if need be by a panic: nobody may wait for ever.
     fn drop(&mut self) {
         self.shared.ended("spool-log");
+        self.written.clear();
         let left = std::mem::take(&mut self.shared.lock().queue);
         drop(left);
         self.shared.tell(Command::Stop);
+    }
+}
+
+/// One operation is durable.
+fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, replies: &mut Replies) {
+    let position = Position { segment: place.segment, offset: place.offset };
+    match op {
+        Op::Accept { stored, changes, reply, .. } => {
+            let id = stored.message.id;
+            state.accepted += 1;
+            state.count_live(place, true);
+            let stored = Stored { place, ..stored };
+            let since = Some(position);
+            state.active.insert(id, Entry { stored, indexed: false, since, in_doubt: 0, park_after: None });
+            settle_changes(state, &changes, Some(position));
+            replies.accepted.push((id, reply));
+        }
+        Op::Reaccept { id, reply, .. } => {
+            let (old, since) = match state.dying.get_mut(&id) {
+                Some(dying) => (&mut dying.place, &mut dying.since),
+                None => match state.visible_mut(id) {
+                    Some(entry) => (&mut entry.stored.place, &mut entry.since),
+                    None => return,
+                },
+            };
+            let old = std::mem::replace(old, place);
+            *since = Some(position);
+            state.count_live(old, false);
+            state.count_live(place, true);
+            replies.reaccepted.push(reply);
+        }
+        Op::State(_) => {}
+        Op::Done { id, .. } => {
+            let Some(dying) = state.dying.get_mut(&id) else { return };
+            let (place, file, indexed) = (dying.place, dying.file, dying.indexed);
+            dying.since = None;
+            state.count_live(place, false);
+            if file {
+                state.unlinks.push(shared.layout.content_file(id));
+            }
+            if indexed {
+                shared.tell(Command::Remove { id });
+            } else {
+                state.dying.remove(&id);
+            }
+            if file || state.segments.first_key_value().is_some_and(|(first, _)| *first == place.segment) {
+                shared.sweep.notify_one();
+            }
+        }
+        Op::Park { id, generation } => shared.tell(Command::Store { id, generation }),
+        Op::Barrier(reply) => replies.barriers.push(reply),
     }
 }
 

@@ -145,7 +145,10 @@ impl Keeper {
                 let _ = self.with_index(|keeper, index| keeper.recall(index, id, &action));
             }
             Command::Due { now, count_max, reply } => {
-                let _ = reply.send(self.with_index(|keeper, index| keeper.due(index, now, count_max)));
+                let mut due = Vec::new();
+                let asked = self.with_index(|keeper, index| keeper.due(index, now, count_max, &mut due));
+                // Those that were made active must reach the caller, whatever happened to the index then.
+                let _ = reply.send(if due.is_empty() { asked.map(|()| due) } else { Ok(due) });
             }
             Command::NextDue { reply } => {
                 let _ = reply.send(self.with_index(|keeper, index| keeper.next_due(index)));
@@ -207,7 +210,13 @@ impl Keeper {
         match self.fresh_index() {
             Ok((set_aside, index)) => {
                 self.index = Ok(index);
-                self.shared.lock().unindexed = None;
+                let mut state = self.shared.lock();
+                state.unindexed = None;
+                // What should have gone into the old one meanwhile.
+                let parking: Vec<QueueId> = state.parking.keys().copied().collect();
+                parking.into_iter().for_each(|id| state.park_again(id));
+                drop(state);
+                self.shared.wake.notify_one();
                 self.shared.report(Note::IndexRebuilt { why: error.0, set_aside });
             }
             Err(worse) => {
@@ -272,35 +281,20 @@ impl Keeper {
         Ok(())
     }
 
-    /// What was made active before the index failed is given out all the same: nobody else would work on it.
-    fn due(&self, index: &mut dyn Index, now: Timestamp, count_max: usize) -> Result<Vec<Message>, IndexError> {
-        let mut due = Vec::new();
-        match self.make_due_active(index, now, count_max, &mut due) {
-            Err(error) if due.is_empty() => Err(error),
-            _ => Ok(due),
-        }
-    }
-
-    fn make_due_active(
-        &self,
-        index: &mut dyn Index,
-        now: Timestamp,
-        count_max: usize,
-        due: &mut Vec<Message>,
-    ) -> Result<(), IndexError> {
-        let waiting = {
+    fn due(&self, index: &mut dyn Index, now: Timestamp, count_max: usize, due: &mut Vec<Message>) -> Result<(), IndexError> {
+        let known = {
             let mut state = self.shared.lock();
             let ready = state.parking.iter().filter(|(_, parking)| parking.due <= now).map(|(id, _)| *id);
-            let ready: Vec<QueueId> = ready.take(count_max).collect();
+            let ready: Vec<QueueId> = ready.take(count_max.saturating_sub(due.len())).collect();
             due.extend(ready.into_iter().filter_map(|id| state.unpark(id)));
-            state.parking.len() + state.dying.len()
+            state.parking.len() + state.dying.len() + due.len()
         };
         let asked = count_max.saturating_sub(due.len());
         if asked == 0 {
             return Ok(());
         }
         // Those that memory knows better don't count; ask for so many more.
-        for (_, id) in index.due(FIRST, now, asked.saturating_add(waiting))? {
+        for (_, id) in index.due(FIRST, now, asked.saturating_add(known))? {
             if due.len() >= count_max {
                 break;
             }

@@ -1,4 +1,7 @@
-//! The log's writing end: appends a batch and makes it durable. Owns the open segment.
+//! The log's writing end: appends records and makes them durable. Owns the open segment.
+//!
+//! A batch is what one sync makes durable; it may be written in several pieces. Its first record says that everything before is
+//! durable.
 
 use std::io;
 use std::sync::Arc;
@@ -18,7 +21,9 @@ pub(crate) struct Log {
     file: Option<Box<dyn DiskFile>>,
     limit: u64,
     /// Where the durable records end: in the open segment, or in the last one if none is open.
-    end: Position,
+    durable: Position,
+    /// Bytes written behind that.
+    unsynced: u64,
     /// The highest number ever tried for a segment.
     number: u64,
     sequence: u64,
@@ -36,37 +41,32 @@ pub(crate) struct Failure {
     pub(crate) error: io::Error,
 }
 
-/// What a recovery knows of the log.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LogEnd {
-    pub(crate) identity: u64,
-    /// Where the last segment's valid records end; segment 0 if there is none.
-    pub(crate) end: Position,
-    /// The highest segment number in use.
-    pub(crate) number: u64,
-    /// The next sequence number.
-    pub(crate) sequence: u64,
-}
-
 impl Log {
-    pub(crate) fn new(disk: Arc<dyn Disk>, layout: Layout, segment_size: u64, at: LogEnd) -> Self {
+    /// A log that no segment is open of; `number` is the highest in use, `sequence` the next sequence number.
+    pub(crate) fn new(disk: Arc<dyn Disk>, layout: Layout, identity: u64, segment_size: u64, number: u64, sequence: u64) -> Self {
         Self {
             disk,
             layout,
-            identity: at.identity,
+            identity,
             segment_size,
             file: None,
             limit: 0,
-            end: at.end,
-            number: at.number,
-            sequence: at.sequence,
+            durable: Position::default(),
+            unsynced: 0,
+            number,
+            sequence,
             buffer: Vec::new(),
         }
     }
 
+    /// The durable records end here: what the next segment says of the one before.
+    pub(crate) fn go_on_after(&mut self, end: Position) {
+        self.durable = end;
+    }
+
     /// Where the durable records end.
-    pub(crate) fn end(&self) -> Position {
-        self.end
+    pub(crate) fn durable(&self) -> Position {
+        self.durable
     }
 
     /// The next sequence number.
@@ -74,62 +74,85 @@ impl Log {
         self.sequence
     }
 
-    /// Appends the frames and makes them durable; says where the first one lies. All or, as far as anyone may rely on it, none.
+    /// Appends the frames; says where the first one lies. After a failure nothing counts that was appended since the last sync.
     pub(crate) fn append(&mut self, frames: &mut [&mut Frame], last_id: QueueId, now: Timestamp) -> Result<Position, Failure> {
         let total: u64 = frames.iter().map(|frame| frame.bytes().len() as u64).sum();
-        let full = self.end.offset > BLOCK_SIZE && self.end.offset + total > self.limit;
-        if self.file.is_none() || full {
-            self.open_next(last_id, now).map_err(|error| Failure { segment: None, in_doubt: false, error })?;
+        let at = self.durable.offset + self.unsynced;
+        let full = at > BLOCK_SIZE && at + total > self.limit;
+        if full {
+            self.sync(last_id, now)?;
         }
-        let first = self.sequence;
-        for (count, frame) in frames.iter_mut().enumerate() {
-            frame.seal(self.identity, first + count as u64, count == 0);
+        if full || self.file.is_none() {
+            self.open_next(&mut [], last_id, now).map_err(|error| Failure { segment: None, in_doubt: false, error })?;
         }
-        self.sequence += frames.len() as u64;
-        if let Err(error) = self.write(frames) {
-            let segment = Some(self.end.segment);
-            self.file = None;
-            // The new segment's header says where this one ends: from then on the batch can't come back.
-            let in_doubt = self.open_next(last_id, now).is_err();
-            return Err(Failure { segment, in_doubt, error });
-        }
-        let start = self.end;
-        self.end.offset += total;
+        self.seal(frames);
+        let start = Position { offset: self.durable.offset + self.unsynced, ..self.durable };
+        self.write(start.offset, frames).map_err(|error| self.fail(error, last_id, now))?;
+        self.unsynced += total;
         Ok(start)
     }
 
-    fn write(&mut self, frames: &[&mut Frame]) -> io::Result<()> {
-        let Some(file) = &self.file else { return Err(io::Error::other("no segment is open")) };
-        if let [frame] = frames {
-            file.write_at(self.end.offset, frame.bytes())?;
-        } else {
-            self.buffer.clear();
-            frames.iter().for_each(|frame| self.buffer.extend_from_slice(frame.bytes()));
-            file.write_at(self.end.offset, &self.buffer)?;
+    /// Makes everything appended durable.
+    pub(crate) fn sync(&mut self, last_id: QueueId, now: Timestamp) -> Result<(), Failure> {
+        if self.unsynced > 0 {
+            let synced = self.file.as_ref().map_or_else(|| Err(no_segment()), |file| file.sync_data());
+            synced.map_err(|error| self.fail(error, last_id, now))?;
+            self.durable.offset += std::mem::take(&mut self.unsynced);
         }
-        file.sync_data()
+        Ok(())
     }
 
-    /// Closes the open segment for good and begins the next.
-    pub(crate) fn open_next(&mut self, last_id: QueueId, now: Timestamp) -> io::Result<()> {
+    /// The open segment is never written again. The new one's header says where it ends: from then on what is behind can't come back.
+    fn fail(&mut self, error: io::Error, last_id: QueueId, now: Timestamp) -> Failure {
+        let segment = Some(self.durable.segment);
+        self.file = None;
+        self.unsynced = 0;
+        Failure { segment, in_doubt: self.open_next(&mut [], last_id, now).is_err(), error }
+    }
+
+    fn seal(&mut self, frames: &mut [&mut Frame]) {
+        for (count, frame) in frames.iter_mut().enumerate() {
+            frame.seal(self.identity, self.sequence, count == 0 && self.unsynced == 0);
+            self.sequence += 1;
+        }
+    }
+
+    fn write(&mut self, offset: u64, frames: &[&mut Frame]) -> io::Result<()> {
+        let Some(file) = &self.file else { return Err(no_segment()) };
+        if let [frame] = frames {
+            return file.write_at(offset, frame.bytes());
+        }
+        self.buffer.clear();
+        frames.iter().for_each(|frame| self.buffer.extend_from_slice(frame.bytes()));
+        file.write_at(offset, &self.buffer)
+    }
+
+    /// Closes the open segment for good and begins the next, with some records in it.
+    pub(crate) fn open_next(&mut self, first: &mut [&mut Frame], last_id: QueueId, now: Timestamp) -> io::Result<()> {
         if let Some(file) = self.file.take() {
             // Gives reserved space back; without it the segment is only larger than it need be.
-            let _ = file.set_len(self.end.offset);
+            let _ = file.set_len(self.durable.offset);
         }
         self.number += 1;
         let header = SegmentHeader {
             identity: self.identity,
             number: self.number,
-            prior: self.end.segment,
-            prior_end: self.end.offset,
+            prior: self.durable.segment,
+            prior_end: self.durable.offset,
             sequence: self.sequence,
             last_id,
             created: now,
         };
-        let (file, limit) = segment::create(&*self.disk, &self.layout.log, &header, self.segment_size)?;
+        self.seal(first);
+        let records: Vec<u8> = first.iter().flat_map(|frame| frame.bytes()).copied().collect();
+        let (file, limit) = segment::create(&*self.disk, &self.layout.log, &header, &records, self.segment_size)?;
         self.file = Some(file);
         self.limit = limit;
-        self.end = Position { segment: self.number, offset: BLOCK_SIZE };
+        self.durable = Position { segment: self.number, offset: BLOCK_SIZE + records.len() as u64 };
         Ok(())
     }
+}
+
+fn no_segment() -> io::Error {
+    io::Error::other("no segment is open")
 }

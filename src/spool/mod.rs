@@ -22,6 +22,7 @@ mod scan;
 mod segment;
 mod shared;
 mod stats;
+mod tail;
 
 pub use codec::{Change, Malformed};
 pub use error::{Note, SpoolError};

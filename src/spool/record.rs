@@ -281,6 +281,11 @@ impl Frame {
         Self::finish(bytes, KIND_STATE, 0, 0, update.id)
     }
 
+    /// A whole record that was read, to be written once more.
+    pub(crate) fn again(bytes: Vec<u8>) -> Frame {
+        Frame { bytes }
+    }
+
     pub(crate) fn done(id: QueueId) -> Frame {
         Self::finish(Self::draft(), KIND_DONE, 0, 0, id)
     }

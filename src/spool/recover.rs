@@ -7,10 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::index::{Index, IndexError, IndexFactory, Mark, Place, Position, Stored};
-use super::log::{Log, LogEnd};
+use super::log::Log;
 use super::replay::{self, Replay, ReplayError, SegmentFile, due_after};
 use super::segment::{BLOCK_SIZE, Layout};
 use super::shared::{State, Use};
+use super::tail::Tail;
 use super::{Filter, Note, Options, Recovery, SpoolError};
 use crate::mail::{QueueId, Timestamp};
 use crate::system::{Disk, OpenMode};
@@ -54,65 +55,70 @@ pub(crate) fn make_folders(disk: &dyn Disk, layout: &Layout) -> Result<(), Spool
 /// Recovers. Blocking; the folders exist and the lock is held.
 pub(crate) fn recover(start: Start) -> Result<Recovered, SpoolError> {
     let layout = Layout::new(&start.options.path);
-    let (files, identity) = replay::list(&*start.disk, &layout.log)?;
-    sync_last(&*start.disk, &layout, &files)?;
+    let (mut files, identity) = replay::list(&*start.disk, &layout.log)?;
     let mut notes = missing(&files);
     let opened = start.factory.open();
-    let marked = opened.as_ref().ok().and_then(|index| index.mark().ok().flatten()).map(|mark| mark.identity);
-    let identity = match identity.or(marked.filter(|_| has_bytes(&files))) {
+    let marked = opened.as_ref().ok().and_then(|index| index.mark().ok().flatten());
+    let old = has_bytes(&files);
+    let identity = match identity.or(marked.filter(|_| old).map(|mark| mark.identity)) {
         Some(identity) => identity,
-        None if has_bytes(&files) => {
+        None if old => {
             let folder = layout.log.display();
             return Err(SpoolError::Unusable(format!("no segment in {folder} has a readable header: restore or move them away")));
         }
         None => start.random,
     };
-    let (index, read, books) = bring_up_some_index(&start, &layout, identity, &files, opened, &mut notes)?;
-    let Start { options, disk, factory, now, .. } = start;
+    // First the log: nothing goes into the index that isn't durable.
+    let mut tail = Tail::find(&*start.disk, &layout, identity, &files)?;
+    notes.extend(tail.note.take());
+    let end = tail.end;
+    let marked = marked.filter(|mark| mark.identity == identity);
+    let sequence = (tail.sequence + 1).max(marked.map_or(0, |mark| mark.sequence));
+    tail.last_id = tail.last_id.max(marked.map_or(QueueId(0), |mark| mark.last_id));
+    let number = files.last().map_or(0, |file| file.number);
+    let log = Log::new(start.disk.clone(), layout.clone(), identity, start.options.segment_size, number, sequence);
+    let log = tail.begin(&start.disk, &layout, log, start.now, &mut files)?;
+    let known = Known { identity, files: &files, end, old };
+    let (mut index, read, books) = bring_up_some_index(&start, &layout, &known, opened, &mut notes)?;
     notes.extend(read.notes);
-    tidy_content(&*disk, &layout, &books.files, &mut notes);
-    let end = LogEnd { identity, end: read.end, number: files.last().map_or(0, |file| file.number), sequence: read.sequence };
-    let mut log = Log::new(disk, layout, options.segment_size, end);
-    if let Err(error) = log.open_next(read.last_id, now) {
-        match SpoolError::io("can't begin a segment in", &options.path, &error) {
-            // The first batch that finds room begins it.
-            SpoolError::Full => notes.push(Note::WriteFailed { segment: None, error: error.to_string() }),
-            error => return Err(error),
-        }
+    tidy_content(&*start.disk, &layout, &books.files, &mut notes);
+    let mut state = State::new(books.segments, read.last_id);
+    state.end = log.durable();
+    state.sequence = log.sequence();
+    if let Err(error) = index.set_mark(state.mark(identity)) {
+        notes.push(Note::Trouble(format!("can't mark the index: {error}")));
     }
-    let state = State::new(books.segments, read.last_id);
     let recovery = Recovery { messages: books.messages, segments: files.len() as u64, records: read.records, notes };
-    let mut recovered = Recovered { identity, state, log, index, factory, recovery };
-    recovered.settle();
-    Ok(recovered)
+    Ok(Recovered { identity, state, log, index, factory: start.factory, recovery })
 }
 
-/// After a kill, what will be read may be only in the machine's memory: it must be durable before anything relies on it.
-fn sync_last(disk: &dyn Disk, layout: &Layout, files: &[SegmentFile]) -> Result<(), SpoolError> {
-    let Some(last) = files.last() else { return Ok(()) };
-    let path = layout.segment(last.number);
-    let synced = disk.open(&path, OpenMode::Write).and_then(|file| file.sync_data());
-    synced.map_err(|error| SpoolError::io("can't sync", &path, &error))?;
-    disk.sync_dir(&layout.log).map_err(|error| SpoolError::io("can't sync", &layout.log, &error))
+/// What is known of the log once its end is in order.
+struct Known<'a> {
+    identity: u64,
+    /// The new segment included.
+    files: &'a [SegmentFile],
+    /// Where it ended before.
+    end: Position,
+    /// Whether there was anything in it.
+    old: bool,
 }
 
 /// Brings the index up to the log; if it doesn't fit or fails, a new one.
 fn bring_up_some_index(
     start: &Start,
     layout: &Layout,
-    identity: u64,
-    files: &[SegmentFile],
+    known: &Known<'_>,
     mut opened: Result<Box<dyn Index>, IndexError>,
     notes: &mut Vec<Note>,
 ) -> Result<(Box<dyn Index>, ReadLog, Books), SpoolError> {
     let mut rebuilt = false;
     loop {
-        let fitting = opened.and_then(|index| fit(&*index, identity, files).map(|mark| (index, mark)));
+        let fitting = opened.and_then(|index| fit(&*index, known).map(|mark| (index, mark)));
         let brought = fitting.map_err(ReplayError::Index).and_then(|(mut index, mark)| {
-            if mark.is_none() && !rebuilt && has_bytes(files) {
+            if mark.is_none() && !rebuilt && known.old {
                 notes.push(Note::IndexRebuilt { why: "there was none".to_owned(), set_aside: None });
             }
-            let (read, books) = bring_up(start, layout, identity, &mut *index, mark, files)?;
+            let (read, books) = bring_up(start, layout, known, &mut *index, mark)?;
             Ok((index, read, books))
         });
         match brought {
@@ -129,22 +135,6 @@ fn bring_up_some_index(
     }
 }
 
-impl Recovered {
-    /// Notes the new segment, and marks the index with it.
-    fn settle(&mut self) {
-        let end = self.log.end();
-        self.state.end = end;
-        self.state.sequence = self.log.sequence();
-        if end.segment != 0 && self.state.segments.insert(end.segment, Use::default()).is_none() {
-            self.recovery.segments += 1;
-        }
-        let mark = self.state.mark(self.identity);
-        if let Err(error) = self.index.set_mark(mark) {
-            self.recovery.notes.push(Note::Trouble(format!("can't mark the index: {error}")));
-        }
-    }
-}
-
 /// Segments that their successor speaks of, and that aren't there. The ones before the oldest were released.
 fn missing(files: &[SegmentFile]) -> Vec<Note> {
     let pairs = files.iter().zip(files.iter().skip(1));
@@ -157,15 +147,14 @@ fn has_bytes(files: &[SegmentFile]) -> bool {
 }
 
 /// Whether an index belongs to this log, and where it left off. None: it is new and empty.
-fn fit(index: &dyn Index, identity: u64, files: &[SegmentFile]) -> Result<Option<Mark>, IndexError> {
+fn fit(index: &dyn Index, known: &Known<'_>) -> Result<Option<Mark>, IndexError> {
     let Some(mark) = index.mark()? else {
         let empty = index.page(&Filter::default(), 1)?.found.is_empty();
         return if empty { Ok(None) } else { Err(IndexError("it was never finished".to_owned())) };
     };
-    let last = files.last().map(|file| Position { segment: file.number, offset: known_end(file) });
-    if mark.identity != identity {
+    if mark.identity != known.identity {
         Err(IndexError("it belongs to another spool".to_owned()))
-    } else if last.is_none_or(|last| mark.position > last) {
+    } else if mark.position > known.end {
         Err(IndexError("it knows more than the log".to_owned()))
     } else {
         Ok(Some(mark))
@@ -179,8 +168,6 @@ fn known_end(file: &SegmentFile) -> u64 {
 
 /// What reading the log gave.
 struct ReadLog {
-    end: Position,
-    sequence: u64,
     last_id: QueueId,
     records: u64,
     notes: Vec<Note>,
@@ -199,28 +186,24 @@ struct Books {
 fn bring_up(
     start: &Start,
     layout: &Layout,
-    identity: u64,
+    known: &Known<'_>,
     index: &mut dyn Index,
     mark: Option<Mark>,
-    files: &[SegmentFile],
 ) -> Result<(ReadLog, Books), ReplayError> {
-    let mut replay = Replay::new(&start.disk, layout, identity, index, &start.options.due, true);
+    let mut replay = Replay::new(&start.disk, layout, known.identity, index, &start.options.due, true);
     let from = mark.map_or(Position::default(), |mark| mark.position);
     let mut segments = BTreeMap::new();
-    let mut end = Position::default();
-    for file in files {
-        end = if file.number < from.segment {
-            Position { segment: file.number, offset: known_end(file) }
+    for file in known.files {
+        let end = if file.number < from.segment {
+            known_end(file)
         } else {
-            let offset = if file.number == from.segment { from.offset.max(BLOCK_SIZE) } else { BLOCK_SIZE };
+            let offset = if file.number == from.segment { from.offset.clamp(BLOCK_SIZE, known_end(file)) } else { BLOCK_SIZE };
             replay.segment(file, offset)?
         };
-        segments.insert(file.number, Use { used: end.offset - BLOCK_SIZE, ..Use::default() });
+        segments.insert(file.number, Use { used: end - BLOCK_SIZE, ..Use::default() });
     }
     replay.spill()?;
     let read = ReadLog {
-        end,
-        sequence: (replay.last_sequence + 1).max(mark.map_or(1, |mark| mark.sequence)),
         last_id: replay.last_id.max(mark.map_or(QueueId(0), |mark| mark.last_id)),
         records: replay.records,
         notes: std::mem::take(&mut replay.notes),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::codec::Change;
-use super::index::{Index, IndexError, Place, Position, Stored};
+use super::index::{Index, IndexError, Place, Stored};
 use super::record::{Body, ContentAt, Record};
 use super::scan::{Found, Scan};
 use super::segment::{self, BLOCK_SIZE, HeaderFault, Layout, SegmentHeader};
@@ -121,49 +121,43 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Fills an empty index while the spool runs.
+    /// Fills an empty index while the spool runs, with what was durable when this began. No segment goes meanwhile: for that the
+    /// index loop would be asked.
     pub(crate) fn rebuild(shared: &Shared, index: &mut dyn Index) -> Result<(), IndexError> {
+        let end = {
+            let mut state = shared.lock();
+            // The new index has them all: at their end they must be taken out of it.
+            state.active.values_mut().for_each(|entry| entry.indexed = true);
+            state.parking.values_mut().for_each(|parking| parking.entry.indexed = true);
+            state.dying.values_mut().for_each(|dying| dying.indexed = true);
+            state.end
+        };
+        let (files, _) = list(&*shared.disk, &shared.layout.log).map_err(|error| IndexError(error.to_string()))?;
         let mut replay = Replay::new(&shared.disk, &shared.layout, shared.identity, index, &shared.options.due, false);
-        let mut done = 0;
-        loop {
-            // What lies behind isn't durable yet, and may never be; when it is, memory has it.
-            let end = shared.lock().end;
-            let (files, _) = list(&**replay.disk, &shared.layout.log).map_err(|error| IndexError(error.to_string()))?;
-            let mut fresh: Vec<_> = files.into_iter().filter(|file| file.number > done && file.number <= end.segment).collect();
-            if let Some(open) = fresh.last_mut().filter(|file| file.number == end.segment) {
-                open.end = Some(end.offset);
+        for mut file in files.into_iter().filter(|file| file.number <= end.segment) {
+            if file.number == end.segment {
+                file.end = Some(end.offset);
             }
-            // The log may have grown by a segment meanwhile, and what was released from the front lies there again.
-            let Some(last) = fresh.last() else { break };
-            done = last.number;
-            for file in &fresh {
-                match replay.segment(file, BLOCK_SIZE) {
-                    Ok(_) => {}
-                    Err(ReplayError::Index(error)) => return Err(error),
-                    Err(ReplayError::Log(error)) => return Err(IndexError(error.to_string())),
-                }
+            match replay.segment(&file, BLOCK_SIZE) {
+                Ok(_) => {}
+                Err(ReplayError::Index(error)) => return Err(error),
+                Err(ReplayError::Log(error)) => return Err(IndexError(error.to_string())),
             }
         }
         replay.spill()?;
-        // Memory knows better: what is active there is taken, what is gone there is gone.
-        let (active, dying): (Vec<QueueId>, Vec<QueueId>) = {
-            let state = shared.lock();
-            (state.active.keys().copied().collect(), state.dying.keys().copied().collect())
-        };
-        active.into_iter().try_for_each(|id| index.set_due(id, Timestamp::ZERO))?;
-        dying.into_iter().try_for_each(|id| index.remove(id))
+        // Somebody works on what is active.
+        let active: Vec<QueueId> = shared.lock().active.keys().copied().collect();
+        active.into_iter().try_for_each(|id| index.set_due(id, Timestamp::ZERO))
     }
 
     /// Reads a segment from an offset on; says where its records end.
-    pub(crate) fn segment(&mut self, file: &SegmentFile, from: u64) -> Result<Position, ReplayError> {
+    pub(crate) fn segment(&mut self, file: &SegmentFile, from: u64) -> Result<u64, ReplayError> {
         let number = file.number;
         let path = self.layout.segment(number);
         let failed = |error: io::Error| ReplayError::Log(SpoolError::io("can't read", &path, &error));
         let opened = match self.disk.open(&path, OpenMode::Read) {
             Ok(opened) => opened,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Position { segment: number, offset: BLOCK_SIZE });
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BLOCK_SIZE),
             Err(error) => return Err(failed(error)),
         };
         if let Some(header) = &file.header {
@@ -189,7 +183,7 @@ impl<'a> Replay<'a> {
                 }
             }
         }
-        Ok(Position { segment: number, offset: whole })
+        Ok(whole)
     }
 
     fn record(&mut self, record: Record, place: Place) -> Result<(), ReplayError> {
@@ -281,8 +275,13 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// When a message found at start-up is due: not later than the index said, if it waited there.
+/// When a message found at start-up is due: not later than the index said, if it waited there; and at once if only its Done record
+/// is missing.
 pub(crate) fn due_after(stored: &Stored, known: Timestamp, rule: &DueRule) -> Timestamp {
-    let ruled = rule(&stored.message).max(Timestamp::from_millis(1));
+    let first = Timestamp::from_millis(1);
+    if stored.message.is_done() {
+        return first;
+    }
+    let ruled = rule(&stored.message).max(first);
     if known == Timestamp::ZERO { ruled } else { known.min(ruled) }
 }

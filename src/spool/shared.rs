@@ -109,6 +109,11 @@ impl Op {
         }
     }
 
+    /// Whether somebody waits for it to be durable.
+    pub(crate) fn is_awaited(&self) -> bool {
+        matches!(self, Self::Accept { .. } | Self::Reaccept { .. } | Self::Barrier(_))
+    }
+
     pub(crate) fn frame_mut(&mut self) -> Option<&mut Frame> {
         match self {
             Self::Accept { frame, .. } | Self::Reaccept { frame, .. } | Self::State(frame) | Self::Done { frame, .. } => {

@@ -161,6 +161,13 @@ impl SimDisk {
         SimDisk(Arc::new(Mutex::new(after)))
     }
 
+    /// The disk after the process was killed and the power stayed: everything written is there, synced or not. No faults.
+    pub fn killed(&self) -> SimDisk {
+        let world = self.world();
+        let after = World { inodes: world.inodes.clone(), folders: world.folders.clone(), ..World::default() };
+        SimDisk(Arc::new(Mutex::new(after)))
+    }
+
     fn world(&self) -> MutexGuard<'_, World> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -332,7 +339,6 @@ impl Disk for SimDisk {
             if name == path {
                 folder.durable = folder.current.clone();
                 folder.pending.clear();
-                folder.kept = true;
             } else if name.parent() == Some(path) {
                 folder.kept = true;
             }
