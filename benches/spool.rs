@@ -5,8 +5,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that can't set itself up has failed")]
 
 use std::fs::File;
-use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,22 +14,8 @@ use std::time::{Duration, Instant};
 use posthouse::mail::{Address, BodyType, Recipient, ReversePath, Timestamp};
 use posthouse::spool::index::SledIndexFactory;
 use posthouse::spool::{Accept, Options, Spool};
-use posthouse::system::{
-    BoxFuture, BoxStream, Endpoint, Listener, Net, System, SystemClock, SystemDisk, SystemDns, SystemEntropy, Workers,
-};
+use posthouse::system::System;
 use tokio::sync::{mpsc, oneshot};
-
-struct NoNet;
-
-impl Net for NoNet {
-    fn connect<'a>(&'a self, _: &'a Endpoint) -> BoxFuture<'a, io::Result<BoxStream>> {
-        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
-    }
-
-    fn listen(&self, _: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
-        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
-    }
-}
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
@@ -129,14 +113,7 @@ async fn raw(folder: &Path, writers: usize, size: usize, seconds: u64) -> Figure
 async fn open(path: &Path) -> Spool {
     let config =
         posthouse::config::Spool { path: path.to_owned(), min_free: 64 << 20, segment_size: 64 << 20, index_cache: 64 << 20 };
-    let system = System {
-        clock: Arc::new(SystemClock::new()),
-        disk: Arc::new(SystemDisk),
-        dns: Arc::new(SystemDns::new(&["127.0.0.1:53".parse().unwrap()], Duration::from_secs(1)).unwrap()),
-        net: Arc::new(NoNet),
-        entropy: Arc::new(SystemEntropy),
-        workers: Workers::Threads,
-    };
+    let system = System::real(&["127.0.0.1:53".parse().unwrap()], Duration::from_secs(1)).unwrap();
     let factory = SledIndexFactory { path: path.join("index"), cache: config.index_cache };
     Spool::open(Options::new(&config), &system, Box::new(factory)).await.unwrap().0
 }

@@ -17,7 +17,6 @@ use std::future::Future;
 use std::io::IsTerminal as _;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Parser as _;
 
@@ -97,19 +96,9 @@ fn now() -> Timestamp {
 
 /// The machine itself.
 fn system(config: &crate::config::Config) -> Result<crate::system::System, Failure> {
-    use crate::system::{System, SystemDisk, SystemDns, SystemEntropy, SystemNet, Workers};
-
-    let dns = SystemDns::new(&config.dns.servers, config.dns.timeout).map_err(|error| {
+    crate::system::System::real(&config.dns.servers, config.dns.timeout).map_err(|error| {
         Failure::new(failure::CONFIG, format!("dns.servers: {error}"))
             .remedy("name servers there, or mend the system's resolv.conf")
-    })?;
-    Ok(System {
-        clock: Arc::new(SystemClock::new()),
-        disk: Arc::new(SystemDisk),
-        dns: Arc::new(dns),
-        net: Arc::new(SystemNet),
-        entropy: Arc::new(SystemEntropy),
-        workers: Workers::Threads,
     })
 }
 

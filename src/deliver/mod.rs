@@ -13,18 +13,10 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::mail::{Address, BodyType, Destination, Outcome, QueueId, ReversePath};
-use crate::system::{BoxFuture, Content, Endpoint, System};
+use crate::route::{Host, Router};
+use crate::system::{BoxFuture, Content, System};
 
 use connections::Connections;
-
-/// One host to try: its name for people, and where to connect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Host {
-    /// The host's name, or its address literal.
-    pub name: String,
-    /// The socket.
-    pub endpoint: Endpoint,
-}
 
 /// What an attempt asks about its destination.
 pub trait Routes: Send + Sync {
@@ -32,6 +24,16 @@ pub trait Routes: Send + Sync {
     fn hosts<'a>(&'a self, destination: &'a Destination) -> BoxFuture<'a, Result<Vec<Host>, Outcome>>;
     /// The Maildir of a local address. An outcome where there is none.
     fn maildir(&self, address: &Address) -> Result<PathBuf, Outcome>;
+}
+
+impl Routes for Router {
+    fn hosts<'a>(&'a self, destination: &'a Destination) -> BoxFuture<'a, Result<Vec<Host>, Outcome>> {
+        Box::pin(self.hosts(destination))
+    }
+
+    fn maildir(&self, address: &Address) -> Result<PathBuf, Outcome> {
+        self.maildir(address)
+    }
 }
 
 /// One try: what, where to, for whom.

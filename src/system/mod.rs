@@ -15,7 +15,9 @@ pub mod tls;
 mod unix;
 mod workers;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use clock::{Clock, SystemClock};
 pub use content::Content;
@@ -41,4 +43,18 @@ pub struct System {
     pub entropy: Arc<dyn Entropy>,
     /// Where blocking work runs.
     pub workers: Workers,
+}
+
+impl System {
+    /// The machine itself. `servers` and `timeout` are the DNS's (see `SystemDns::new`, whose error this is).
+    pub fn real(servers: &[SocketAddr], timeout: Duration) -> Result<Self, String> {
+        Ok(Self {
+            clock: Arc::new(SystemClock::new()),
+            disk: Arc::new(SystemDisk),
+            dns: Arc::new(SystemDns::new(servers, timeout)?),
+            net: Arc::new(SystemNet),
+            entropy: Arc::new(SystemEntropy),
+            workers: Workers::Threads,
+        })
+    }
 }

@@ -130,18 +130,10 @@ mod tests {
     use super::*;
     use crate::control::Health;
     use crate::control::fake::FakeAdmin;
-    use crate::system::{Net as _, SystemClock, SystemDisk, SystemDns, SystemEntropy, SystemNet, Workers};
+    use crate::system::{Net as _, SystemNet};
 
     fn system() -> System {
-        let dns = SystemDns::new(&["127.0.0.1:1".parse().unwrap()], Duration::from_secs(1)).unwrap();
-        System {
-            clock: Arc::new(SystemClock::new()),
-            disk: Arc::new(SystemDisk),
-            dns: Arc::new(dns),
-            net: Arc::new(SystemNet),
-            entropy: Arc::new(SystemEntropy),
-            workers: Workers::Threads,
-        }
+        System::real(&["127.0.0.1:1".parse().unwrap()], Duration::from_secs(1)).unwrap()
     }
 
     async fn start(admin: Arc<FakeAdmin>) -> SocketAddr {

@@ -12,7 +12,7 @@ use super::*;
 use crate::config;
 use crate::mail::{Cause, Diagnosis, Domain, EnhancedCode, Timestamp};
 use crate::system::sim::{Act, Fault, Peer, Script, Stage, World, run};
-use crate::system::{Clock, Disk, DiskFile, Listener, Net, OpenMode, SystemClock, SystemDisk, SystemNet, Workers};
+use crate::system::{Clock, Disk, DiskFile, Endpoint, Listener, Net, OpenMode, SystemClock, SystemDisk, SystemNet, Workers};
 
 /// Hosts by destination, Maildirs by local part below a folder.
 struct Fixed {
