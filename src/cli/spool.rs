@@ -123,7 +123,10 @@ fn verdict(
     json: bool,
     out: &mut Out<'_>,
 ) -> Result<(), Failure> {
-    let known = if survey.known == 0 { String::new() } else { format!(" {} set aside before.", count(survey.known, "damage")) };
+    let known = match survey.known {
+        0 => String::new(),
+        number => format!(" What was damaged before is set aside, in {}.", count(number, "place")),
+    };
     if survey.is_sound() || repair {
         let held = steps.iter().filter(|step| step.done == StepKind::Held).count() as u64;
         let text = match (survey.is_sound(), held) {
@@ -141,7 +144,7 @@ fn verdict(
         "`posthouse{} spool check --repair` sets aside what is damaged and builds the index anew; docs/spool.md says how",
         context.options()
     );
-    Err(Failure::new(failure::DATA, format!("the spool has {}", count(survey.damage, "damage"))).remedy(remedy))
+    Err(Failure::new(failure::DATA, format!("the spool is damaged in {}", count(survey.damage, "place"))).remedy(remedy))
 }
 
 /// Rows of a table, or JSON lines, as they come. What can't be written is told at the end.
@@ -179,7 +182,7 @@ fn name(value: &impl Serialize) -> String {
 }
 
 fn finding_row(finding: &Finding) -> Vec<Cell> {
-    let Finding { finding: kind, level, segment, offset, bytes, id, path, reason } = finding;
+    let Finding { finding: kind, level, segment, offset, bytes, id, path, set_aside, reason } = finding;
     let colour = match level {
         Level::Damage => Colour::Red,
         Level::Known => Colour::Yellow,
@@ -193,9 +196,9 @@ fn finding_row(finding: &Finding) -> Vec<Cell> {
         }
         _ => path.clone().unwrap_or_default(),
     };
-    let reason = match (level, path) {
-        (Level::Known, Some(path)) => format!("{reason}; set aside as {path}"),
-        _ => reason.clone(),
+    let reason = match set_aside {
+        Some(path) => format!("{reason}; set aside as {path}"),
+        None => reason.clone(),
     };
     let id = id.map_or_else(|| "-".to_owned(), |id| id.to_string());
     vec![Cell::new(name(level)).colour(colour), Cell::new(name(kind)), Cell::new(place), Cell::new(id), Cell::new(reason)]

@@ -3,6 +3,7 @@
 //! The log is read into an empty index elsewhere, and a copy of the spool's index is brought up to the log as a start would do it:
 //! then both must be equal. The copy, because whoever opens an index writes to it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -94,8 +95,11 @@ pub(super) fn examine(
 ) -> Result<Examined, SpoolError> {
     let due = options::next_attempt();
     let mut survey = Survey::default();
+    let (mut aside, mut log_damaged) = (BTreeSet::new(), false);
     let mut counted = |finding: Finding| {
         survey.count(finding.level);
+        log_damaged |= finding.finding.is_log_damage();
+        aside.extend(finding.set_aside.clone());
         report(finding);
     };
     let mut checker = Checker { opened: &opened, watcher, due: &due, report: &mut counted, bytes: 0, end: Position::default() };
@@ -104,8 +108,14 @@ pub(super) fn examine(
     let records = checker.log(&mut *log)?;
     let (messages, content_files) = checker.content(&*log)?;
     let index = checker.index(workbench, &*log, messages)?;
-    checker.leftovers(&*log)?;
     let bytes = checker.bytes;
+    let mut leftovers = Vec::new();
+    opened.orphans(&*log, log_damaged, &mut leftovers)?;
+    opened.set_aside(&aside, &mut leftovers)?;
+    for finding in leftovers {
+        survey.count(finding.level);
+        report(finding);
+    }
     survey = Survey { segments: opened.files.len() as u64, records, messages, content_files, bytes, ..survey };
     Ok(Examined { opened, survey, log, index })
 }
@@ -157,7 +167,7 @@ impl Checker<'_> {
                 Finding::damage(Kind::SegmentMissing, "the segment is missing: what only it had is lost").segment(segment);
             let known = aside::missing_name(segment);
             let is_known = disk.exists(&layout.quarantine.join(&known));
-            (self.report)(if is_known { finding.known(format!("quarantine/{known}")) } else { finding });
+            (self.report)(if is_known { finding.known(&known) } else { finding });
         }
         Ok(())
     }
@@ -172,7 +182,7 @@ impl Checker<'_> {
         }
         let same = same_bytes(&**disk, &copy, &layout.segment(segment), offset, bytes);
         let same = same.map_err(|error| SpoolError::io("can't compare", &copy, &error))?;
-        Ok(if same { finding.known(format!("quarantine/{name}")) } else { finding })
+        Ok(if same { finding.known(&name) } else { finding })
     }
 
     /// Every record of the log, into an index of its own; says how many there are.
@@ -223,7 +233,7 @@ impl Checker<'_> {
     /// Reads the content files of all messages; says how many messages and how many such files there are.
     fn content(&mut self, log: &dyn Index) -> Result<(u64, u64), SpoolError> {
         let Opened { disk, layout, identity, .. } = self.opened;
-        let names = if disk.exists(&layout.content) { list(&**disk, &layout.content)? } else { Vec::new() };
+        let names = names(&**disk, &layout.content)?;
         let mut meter = Meter::new(self.watcher, Phase::Content, names.len() as u64);
         let (mut messages, mut failed) = (0, None);
         let visited = log.visit(&mut |stored, _| {
@@ -269,7 +279,15 @@ impl Checker<'_> {
     /// Brings a copy of the index to where the log is.
     fn brought_up(&mut self, mut index: Box<dyn Index>) -> Result<Box<dyn Index>, ReplayError> {
         let Opened { disk, layout, identity, files, .. } = self.opened;
-        let from = recover::fit(&*index, *identity, self.end)?.map_or(Position::default(), |mark| mark.position);
+        let from = match recover::fit(&*index, *identity, self.end) {
+            Ok(mark) => mark.map_or(Position::default(), |mark| mark.position),
+            Err(error) if index.mark()?.is_some_and(|mark| mark.identity == *identity) => {
+                // It knows more than the log: what has become of that is said message by message.
+                (self.report)(Finding::damage(Kind::IndexBroken, format!("the index doesn't fit: {error}")).path("index"));
+                return Ok(index);
+            }
+            Err(error) => return Err(error.into()),
+        };
         let mut replay = Replay::new(disk, layout, *identity, &mut *index, self.due, false);
         for file in files {
             if let Some(offset) = replay::first_offset(file, from) {
@@ -317,44 +335,54 @@ impl Checker<'_> {
         visited.map_err(|error| ReplayError::Log(broken(error)))?;
         failed.map_or(Ok(()), |error| Err(ReplayError::Index(error)))
     }
-
-    /// What lies in the spool's folders and isn't in use.
-    fn leftovers(&mut self, log: &dyn Index) -> Result<(), SpoolError> {
-        let Opened { disk, layout, .. } = self.opened;
-        let folder = |path: &Path| if disk.exists(path) { list(&**disk, path) } else { Ok(Vec::new()) };
-        for name in folder(&layout.content)? {
-            let id: Option<QueueId> = name.parse().ok();
-            let stored = id.map(|id| log.get(id)).transpose().map_err(broken)?.flatten();
-            if !stored.is_some_and(|(stored, _)| content::is_apart(&stored)) {
-                let reason =
-                    if id.is_some() { "no message names it: the next start removes it" } else { "it is no content file" };
-                let mut orphan = Finding::note(Kind::Orphan, reason).path(format!("content/{name}"));
-                orphan.bytes = length(&**disk, &layout.content.join(&name));
-                (self.report)(orphan);
-            }
-        }
-        for name in folder(&layout.quarantine)? {
-            let finding = match name.strip_suffix(aside::UNFINISHED) {
-                Some(id) => {
-                    let mut finding = Finding::damage(Kind::RepairUnfinished, "a repair was interrupted: repeat it");
-                    finding.id = id.parse().ok();
-                    finding
-                }
-                None => Finding::note(Kind::Quarantined, "set aside earlier"),
-            };
-            let mut finding = finding.path(format!("quarantine/{name}"));
-            finding.bytes = length(&**disk, &layout.quarantine.join(&name));
-            (self.report)(finding);
-        }
-        for name in list(&**disk, &layout.root)?.into_iter().filter(|name| name.starts_with("index.bad-")) {
-            let reason = "an index that was set aside; can be removed";
-            (self.report)(Finding::note(Kind::IndexSetAside, reason).path(name));
-        }
-        Ok(())
-    }
 }
 
 impl Opened {
+    /// Content files that no message names.
+    fn orphans(&self, log: &dyn Index, log_damaged: bool, found: &mut Vec<Finding>) -> Result<(), SpoolError> {
+        for name in names(&*self.disk, &self.layout.content)? {
+            let id: Option<QueueId> = name.parse().ok();
+            let stored = id.map(|id| log.get(id)).transpose().map_err(broken)?.flatten();
+            if stored.is_some_and(|(stored, _)| content::is_apart(&stored)) {
+                continue;
+            }
+            let reason = match id {
+                None => "it is no content file",
+                Some(_) if log_damaged => "no readable record names it: it may belong to a damaged one",
+                Some(_) => "no message names it: the next start removes it",
+            };
+            let mut orphan = Finding::note(Kind::Orphan, reason).path(format!("content/{name}"));
+            orphan.id = id;
+            orphan.bytes = length(&*self.disk, &self.layout.content.join(&name));
+            found.push(orphan);
+        }
+        Ok(())
+    }
+
+    /// What earlier repairs and starts set aside, but for what was named already.
+    fn set_aside(&self, named: &BTreeSet<String>, found: &mut Vec<Finding>) -> Result<(), SpoolError> {
+        for name in names(&*self.disk, &self.layout.quarantine)? {
+            let path = format!("quarantine/{name}");
+            if named.contains(&path) {
+                continue;
+            }
+            let mut finding = match name.strip_suffix(aside::UNFINISHED) {
+                Some(id) => {
+                    let finding = Finding::damage(Kind::RepairUnfinished, "a repair was interrupted: repeat it");
+                    Finding { id: id.parse().ok(), ..finding }
+                }
+                None => Finding::note(Kind::Quarantined, "set aside earlier"),
+            };
+            finding.bytes = length(&*self.disk, &self.layout.quarantine.join(&name));
+            found.push(finding.path(path));
+        }
+        for name in names(&*self.disk, &self.layout.root)?.into_iter().filter(|name| name.starts_with("index.bad-")) {
+            let reason = "an index that was set aside; can be removed";
+            found.push(Finding::note(Kind::IndexSetAside, reason).path(name));
+        }
+        Ok(())
+    }
+
     /// A message whose content file isn't there or isn't sound.
     fn lost_content(&self, stored: &Stored, lost: &Whole) -> Finding {
         let id = stored.message.id;
@@ -367,7 +395,7 @@ impl Opened {
         let envelope = aside::envelope_name(id);
         let is_known = stored.message.held && self.disk.exists(&self.layout.quarantine.join(&envelope));
         if is_known && !matches!(lost, Whole::Damaged(_)) {
-            let known = finding.known(format!("quarantine/{envelope}"));
+            let known = finding.known(&envelope);
             return Finding { reason: "the content is lost; the message is held".to_owned(), ..known };
         }
         finding
@@ -404,7 +432,11 @@ fn fatal(error: ReplayError) -> SpoolError {
     }
 }
 
-fn list(disk: &dyn Disk, folder: &Path) -> Result<Vec<String>, SpoolError> {
+/// Names in a folder; none if it isn't there.
+fn names(disk: &dyn Disk, folder: &Path) -> Result<Vec<String>, SpoolError> {
+    if !disk.exists(folder) {
+        return Ok(Vec::new());
+    }
     disk.list(folder).map_err(|error| SpoolError::io("can't list", folder, &error))
 }
 

@@ -57,6 +57,13 @@ pub enum FindingKind {
     RepairUnfinished,
 }
 
+impl FindingKind {
+    /// Whether confirmed bytes of the log are lost.
+    pub(super) fn is_log_damage(self) -> bool {
+        matches!(self, Self::HeaderDamaged | Self::SegmentMissing | Self::RecordsDamaged)
+    }
+}
+
 /// One finding. What doesn't apply is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -74,6 +81,8 @@ pub struct Finding {
     pub id: Option<QueueId>,
     /// The file, below the spool folder.
     pub path: Option<String>,
+    /// Where it was set aside, below the spool folder.
+    pub set_aside: Option<String>,
     /// In words.
     pub reason: String,
 }
@@ -81,7 +90,7 @@ pub struct Finding {
 impl Finding {
     pub(super) fn new(finding: FindingKind, level: Level, reason: impl Into<String>) -> Self {
         let reason = reason.into();
-        Self { finding, level, segment: None, offset: None, bytes: None, id: None, path: None, reason }
+        Self { finding, level, segment: None, offset: None, bytes: None, id: None, path: None, set_aside: None, reason }
     }
 
     pub(super) fn damage(finding: FindingKind, reason: impl Into<String>) -> Self {
@@ -119,8 +128,8 @@ impl Finding {
     }
 
     /// It was set aside before.
-    pub(super) fn known(self, path: String) -> Self {
-        Self { level: Level::Known, path: Some(path), ..self }
+    pub(super) fn known(self, name: &str) -> Self {
+        Self { level: Level::Known, set_aside: Some(format!("quarantine/{name}")), ..self }
     }
 }
 

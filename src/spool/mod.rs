@@ -31,6 +31,8 @@ mod segment;
 mod shared;
 mod stats;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod transfer;
 mod whole;
 

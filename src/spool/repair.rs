@@ -81,10 +81,13 @@ pub async fn repair(
     did: Steps<'_>,
 ) -> Result<Survey, SpoolError> {
     let mut found = Vec::new();
-    let mut rebuild = false;
+    let (mut rebuild, mut log_damaged) = (false, false);
     let mut keep = |finding: Finding| {
         rebuild |= finding.level == Level::Damage || finding.finding == Kind::IndexMissing;
-        if finding.level == Level::Damage && is_worked_on(finding.finding) {
+        log_damaged |= finding.finding.is_log_damage();
+        // Orphans come last: the message that one belongs to may be in a damaged record.
+        let is_lost = finding.finding == Kind::Orphan && finding.id.is_some() && log_damaged;
+        if is_lost || finding.level == Level::Damage && is_worked_on(finding.finding) {
             found.push(finding.clone());
         }
         report(finding);
@@ -100,7 +103,8 @@ pub async fn repair(
     drop(examined);
     let old = factory.set_aside(system.clock.now()).map_err(|error| SpoolError::Index(error.0))?;
     if let Some(path) = old {
-        did(Step::new(StepKind::IndexSetAside).path(path));
+        let name = Path::new(&path).file_name().map_or(path.clone(), |name| name.to_string_lossy().into_owned());
+        did(Step::new(StepKind::IndexSetAside).path(name));
     }
     let layout = Layout::new(&options.path);
     let (spool, _) = Spool::open(options, system, factory).await?;
@@ -156,11 +160,14 @@ fn set_aside(examined: &Examined, found: &[Finding], did: Steps<'_>) -> Result<V
                 put(disk, layout, &name, &envelope::write(&stored.message))?;
                 did(step(StepKind::EnvelopeKept).path(format!("quarantine/{name}")));
                 if finding.finding == Kind::ContentDamaged {
-                    let moved = aside::move_content(disk, layout, id);
-                    let path = moved.map_err(|error| SpoolError::io("can't move", &layout.content_file(id), &error))?;
+                    let path = move_content(disk, layout, id)?;
                     did(step(StepKind::SetAside).path(path));
                 }
                 lost.push(id);
+            }
+            (Kind::Orphan, Some(id)) => {
+                let path = move_content(disk, layout, id)?;
+                did(step(StepKind::SetAside).path(path));
             }
             _ => {}
         }
@@ -224,6 +231,11 @@ fn copy_anew(disk: &dyn Disk, layout: &Layout, segment: u64, offset: u64, bytes:
     let copied = aside::copy_bytes(disk, layout, segment, offset, bytes, &name);
     copied.map_err(|error| SpoolError::io("can't copy damaged bytes to", &path, &error))?;
     Ok(format!("quarantine/{name}"))
+}
+
+fn move_content(disk: &dyn Disk, layout: &Layout, id: QueueId) -> Result<String, SpoolError> {
+    let moved = aside::move_content(disk, layout, id);
+    moved.map_err(|error| SpoolError::io("can't move", &layout.content_file(id), &error))
 }
 
 /// Writes a small file in `quarantine/`, durably.
