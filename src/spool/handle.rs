@@ -401,7 +401,10 @@ impl Draft {
         }
         // From here on the file belongs to the record.
         let has_file = std::mem::take(&mut self.has_file);
-        shared.wake.notify_one();
+        // Whoever else is ready now comes into the same batch: that costs no time, and saves syncs when the machine is busy.
+        let wake = Wake(shared);
+        tokio::task::yield_now().await;
+        drop(wake);
         match answer.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(failed)) => {
@@ -410,6 +413,15 @@ impl Draft {
             }
             Err(_) => Err(SpoolError::Closed),
         }
+    }
+}
+
+/// Wakes the committer when it is dropped: also when nobody waits any longer for what was queued.
+struct Wake<'a>(&'a Shared);
+
+impl Drop for Wake<'_> {
+    fn drop(&mut self) {
+        self.0.wake.notify_one();
     }
 }
 
