@@ -365,6 +365,18 @@ mod tests {
     }
 
     #[test]
+    fn docs_spool_tools_md_describes_every_spool_command_and_option() {
+        let docs = include_str!("../../docs/spool-tools.md");
+        let command = Arguments::command();
+        for sub in command.find_subcommand("spool").unwrap().get_subcommands() {
+            assert!(docs.contains(&format!("posthouse spool {}", sub.get_name())), "{}", sub.get_name());
+            for option in sub.get_arguments().filter_map(|argument| argument.get_long()) {
+                assert!(docs.contains(&format!("--{option}")), "--{option}");
+            }
+        }
+    }
+
+    #[test]
     fn a_verb_needs_ids_or_filters_or_all_and_only_one_of_them() {
         assert_eq!(chosen("p queue hold 0000000000001"), Ok(Chosen::Ids(vec![QueueId(1)])));
         assert_eq!(chosen("p queue hold --all"), Ok(Chosen::All));

@@ -141,7 +141,7 @@ fn verdict(
     }
     out.flush()?;
     let remedy = format!(
-        "`posthouse{} spool check --repair` sets aside what is damaged and builds the index anew; docs/spool.md says how",
+        "`posthouse{} spool check --repair` sets aside what is damaged and builds the index anew; docs/spool-tools.md says how",
         context.options()
     );
     Err(Failure::new(failure::DATA, format!("the spool is damaged in {}", count(survey.damage, "place"))).remedy(remedy))
