@@ -4,14 +4,18 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::failure::{self, Failure};
 use crate::config::Config;
 use crate::spool::Workbench;
-use crate::spool::index::{Index, IndexError, IndexFactory as _, SledIndexFactory};
-use crate::system::{Entropy as _, SystemEntropy};
+use crate::spool::index::{Index, IndexError, IndexFactory as _, RunIndexFactory};
+use crate::system::{Entropy as _, SystemDisk, SystemEntropy};
 
+/// Folders that stand in for the spool's, with an index each: of the log alone, and a copy of the spool's own.
+const LOG: &str = "log";
+const COPY: &str = "copy";
 /// What a shell reports of a program that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 /// An index that was just closed may write for another moment: how often its folder is removed again, and after which pause.
@@ -40,23 +44,23 @@ impl Bench {
     }
 
     fn open(&self, name: &str) -> Result<Box<dyn Index>, IndexError> {
-        SledIndexFactory { path: self.folder.join(name), cache: self.cache }.open()
+        RunIndexFactory::new(&self.folder.join(name), Arc::new(SystemDisk), self.cache).open()
     }
 }
 
 impl Workbench for Bench {
     fn empty(&self) -> Result<Box<dyn Index>, IndexError> {
-        self.open("log")
+        self.open(LOG)
     }
 
     fn copy(&self) -> Result<Option<Box<dyn Index>>, IndexError> {
         if !self.index.exists() {
             return Ok(None);
         }
-        let to = self.folder.join("index");
+        let to = self.folder.join(COPY).join("index");
         let copied = copy(&self.index, &to);
         copied.map_err(|error| IndexError(format!("it can't be copied to {}: {error}", to.display())))?;
-        self.open("index").map(Some)
+        self.open(COPY).map(Some)
     }
 }
 
@@ -74,7 +78,7 @@ impl Drop for Bench {
 
 /// Copies a folder and all below it.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).create(to)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let to = to.join(entry.file_name());

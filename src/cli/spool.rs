@@ -13,7 +13,7 @@ use super::progress::Bar;
 use super::{Context, block_on, system};
 use crate::config::Config;
 use crate::daemon;
-use crate::spool::index::SledIndexFactory;
+use crate::spool::index::RunIndexFactory;
 use crate::spool::{
     self, Finding, FindingKind, Gravity, Level, Options, Remark, Spool, SpoolError, Step, StepKind, Survey, Transfer, Watcher,
 };
@@ -224,8 +224,8 @@ fn step_row(step: &Step) -> Vec<Cell> {
     vec![Cell::new(name(&step.done)), Cell::new(place), Cell::new(id), Cell::new(what)]
 }
 
-fn factory(config: &Config) -> Box<SledIndexFactory> {
-    Box::new(SledIndexFactory { path: config.spool.path.join("index"), cache: config.spool.index_cache })
+fn factory(config: &Config) -> Box<RunIndexFactory> {
+    Box::new(RunIndexFactory::new(&config.spool.path, Arc::new(SystemDisk), config.spool.index_cache))
 }
 
 fn export(config: &Config, folder: &Path, json: bool, out: &mut Out<'_>) -> Result<(), Failure> {

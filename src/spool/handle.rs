@@ -270,16 +270,7 @@ impl Spool {
 
     /// Counts the whole queue.
     pub async fn stats(&self) -> Result<Stats, SpoolError> {
-        let mut stats = Stats::default();
-        let mut filter = Filter { limit: Some(PAGE), ..Filter::default() };
-        loop {
-            let messages = self.list(&filter).await?;
-            messages.iter().for_each(|message| stats.add(message));
-            match messages.last() {
-                Some(last) if messages.len() == PAGE => filter.after = Some(last.id),
-                _ => break,
-            }
-        }
+        let mut stats = self.0.shared.ask(|reply| Command::Count { reply }).await??;
         stats.gauges = self.gauges();
         Ok(stats)
     }
