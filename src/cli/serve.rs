@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::failure::{self, Failure};
 use super::print::shell;
+use super::progress::Bar;
 use super::{Context, hint, now, settings, system};
 use crate::config::{self, Config, LogFormat};
 use crate::control::{self, Running};
@@ -15,7 +16,7 @@ use crate::daemon::{self, Asked, Handle, Posthouse, Signals, StartError};
 use crate::directory::users;
 use crate::event::{Event, Events, log};
 use crate::spool::SpoolError;
-use crate::spool::index::SledIndexFactory;
+use crate::spool::index::RunIndexFactory;
 use crate::system::{Listener, System, SystemDisk};
 use crate::web;
 
@@ -70,8 +71,16 @@ async fn run(
     let page_listener = bind_pages(&config, &system).await?;
     let bound = Posthouse::bind(config.clone(), system.clone(), events.clone(), source).await?;
     become_user(&config, &events)?;
-    let index = SledIndexFactory { path: config.spool.path.join("index"), cache: config.spool.index_cache };
-    let handle = bound.start(Box::new(index)).await?;
+    let index = RunIndexFactory::new(&config.spool.path, system.disk.clone(), config.spool.index_cache);
+    // On a terminal a bar tells how far a long recovery has come, elsewhere lines in the log do.
+    let bar = Bar::for_terminal();
+    let bound = match &bar {
+        Some(bar) => bound.watched_by(bar.watcher()),
+        None => bound,
+    };
+    let started = bound.start(Box::new(index)).await;
+    drop(bar);
+    let handle = started?;
     let doors = match open_doors(&config, &system, &events, &handle, page_listener).await {
         Ok(doors) => doors,
         Err(failure) => {

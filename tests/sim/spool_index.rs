@@ -1,11 +1,12 @@
 //! The index of a simulated spool: breaks when it is told to, counts its changes, and comes back after a crash as one on disk might.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use posthouse::mail::{QueueId, Timestamp};
-use posthouse::spool::Filter;
-use posthouse::spool::index::{Index, IndexError, IndexFactory, Mark, MemoryIndex, MemoryIndexFactory, Page, Stored};
+use posthouse::spool::index::{Index, IndexError, IndexFactory, Mark, MemoryIndex, MemoryIndexFactory, Page, Resident, Stored};
+use posthouse::spool::{Filter, Stats};
 use posthouse::system::sim::SimRandom;
 
 /// An index and its factory; clones share it.
@@ -143,5 +144,14 @@ impl Index for Open {
 
     fn visit(&self, visit: &mut dyn FnMut(Stored, Timestamp)) -> Result<(), IndexError> {
         self.inner.visit(visit)
+    }
+
+    fn residents(&self, visit: &mut dyn FnMut(Resident)) -> Result<(), IndexError> {
+        self.inner.residents(visit)
+    }
+
+    fn count(&self, leave_out: &BTreeSet<QueueId>, stats: &mut Stats) -> Result<(), IndexError> {
+        self.index.call()?;
+        self.inner.count(leave_out, stats)
     }
 }
