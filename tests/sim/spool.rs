@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use posthouse::system::sim::{SimDisk, SimRandom};
 
 use crate::spool_cut::{At, Coverage, Cut, Stage};
-use crate::spool_index::SimIndex;
 use crate::spool_model::alike;
 use crate::spool_story::{Plan, recover, stop};
 use crate::spool_world::run;
@@ -52,7 +51,7 @@ fn crash(plan: &Plan, cut: &Cut, tally: &mut Tally) {
     };
     if random.below(5) == 0 {
         places.add(At::LostIndex);
-        index = SimIndex::new();
+        index = index.lost();
     }
     // It may happen again while recovering, and again; or the disk fails there.
     while random.below(5) == 0 {
@@ -78,7 +77,7 @@ fn crash(plan: &Plan, cut: &Cut, tally: &mut Tally) {
     cut.model.check(&first);
     if random.below(4) == 0 {
         // A second recovery gives the same, from whatever index.
-        let index = if random.below(2) == 0 { index } else { SimIndex::new() };
+        let index = if random.below(2) == 0 { index } else { index.lost() };
         let again = run(recover(plan, &disk, &index, 2)).unwrap();
         alike(&again.messages, &first.messages);
         assert_eq!(first.contents, again.contents);

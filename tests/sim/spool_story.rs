@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     /// Whether writes, syncs and names fail now and then, and the disk fills.
     faults: bool,
     index_breaks: bool,
+    /// Whether the index lies on the simulated disk too.
+    index_in_runs: bool,
     /// How often each of the steps is taken.
     weights: [u64; 14],
 }
@@ -62,6 +64,7 @@ impl Plan {
             inline_max,
             faults: random.below(2) == 0,
             index_breaks: random.below(4) == 0,
+            index_in_runs: random.below(3) > 0,
             weights: WEIGHTS[random.below(5) as usize],
         }
     }
@@ -74,7 +77,7 @@ impl Plan {
     pub(crate) fn tell(&self, stage: &Stage) -> SimDisk {
         let mut random = SimRandom::new(self.seed);
         let mut disk = SimDisk::new();
-        let mut index = SimIndex::new();
+        let mut index = SimIndex::new(self.index_in_runs);
         for life in 0..self.lives {
             stage.scene().later_life = life > 0;
             stage.watch(&disk, &index);
@@ -105,7 +108,7 @@ async fn live(plan: &Plan, stage: Stage, disk: SimDisk, index: SimIndex, mut ran
         Note::WriteFailed { .. } | Note::Trouble(_) if faulty => {}
         note => on_stage.scene().odd.push(note.to_string()),
     });
-    let (spool, recovery) = Spool::open(options, &simulated(&disk, plan.seed), Box::new(index.clone())).await.unwrap();
+    let (spool, recovery) = Spool::open(options, &simulated(&disk, plan.seed), index.on(&disk)).await.unwrap();
     if !first {
         let found = look_at(&spool, recovery.notes).await.unwrap();
         let model = &mut stage.scene().model;
@@ -114,7 +117,7 @@ async fn live(plan: &Plan, stage: Stage, disk: SimDisk, index: SimIndex, mut ran
     }
     stage.scene().opening = false;
     let steps = plan.steps / 2 + random.below(plan.steps);
-    let exact = first && !plan.index_breaks;
+    let exact = first && !plan.index_breaks && !plan.faults;
     let close = random.below(3) == 0;
     let mut story = Story {
         plan,
@@ -496,7 +499,7 @@ impl Story<'_> {
 
 /// A spool that is opened where one was left, looked at and closed again.
 pub(crate) async fn recover(plan: &Plan, disk: &SimDisk, index: &SimIndex, seed: u64) -> Result<Found, SpoolError> {
-    let (spool, recovery) = Spool::open(plan.options(), &simulated(disk, seed), Box::new(index.clone())).await?;
+    let (spool, recovery) = Spool::open(plan.options(), &simulated(disk, seed), index.on(disk)).await?;
     let found = look_at(&spool, recovery.notes).await?;
     // Everything found waits, and comes.
     let mut due = spool.due(Timestamp::from_millis(u64::MAX - 1), found.messages.len() + 1).await?;
