@@ -56,6 +56,7 @@ pub fn export(
     });
     visited.map_err(|error| SpoolError::Index(error.0))?;
     stopped.map_or(Ok(()), Err)?;
+    meter.end();
     syncer.sync().map_err(failed)?;
     Ok(done)
 }
