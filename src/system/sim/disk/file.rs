@@ -27,6 +27,37 @@ impl SimFile {
     }
 }
 
+pub(super) struct SimSyncer(pub(super) SimDisk);
+
+impl DiskSyncer for SimSyncer {
+    fn sync(&self) -> io::Result<()> {
+        let mut world = self.0.world();
+        if !world.count()? {
+            return Err(power_lost());
+        }
+        let number = world.syncs;
+        world.syncs += 1;
+        let fails = world.faults.fail_syncs.contains(&number);
+        for inode in &mut world.inodes {
+            let pending = std::mem::take(&mut inode.pending);
+            if fails {
+                inode.doubtful.extend(pending);
+            } else {
+                pending.into_iter().for_each(|change| change.apply(&mut inode.durable));
+            }
+        }
+        if fails {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        for folder in world.folders.values_mut() {
+            folder.durable = folder.current.clone();
+            folder.pending.clear();
+            folder.kept = true;
+        }
+        Ok(())
+    }
+}
+
 impl DiskFile for SimFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let world = self.disk.world();
