@@ -11,12 +11,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use self::file::{SimFile, SimLock};
+use self::file::{SimFile, SimLock, SimSyncer};
 use self::watch::Watcher;
 pub use self::watch::{Operation, OperationKind};
 use super::SimRandom;
 use super::change::{Change, Naming};
-use crate::system::{Disk, DiskFile, DiskLock, OpenMode};
+use crate::system::{Disk, DiskFile, DiskLock, DiskSyncer, OpenMode};
 
 /// The simulated disk; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -426,6 +426,15 @@ impl Disk for SimDisk {
             }
         }
         Ok(())
+    }
+
+    fn syncer(&self, path: &Path) -> io::Result<Box<dyn DiskSyncer>> {
+        let world = self.world();
+        world.check()?;
+        if !world.folders.contains_key(path) {
+            return Err(missing(path));
+        }
+        Ok(Box::new(SimSyncer { disk: self.clone(), folder: path.into() }))
     }
 
     fn exists(&self, path: &Path) -> bool {

@@ -28,6 +28,44 @@ impl SimFile {
     }
 }
 
+/// Syncs the whole disk.
+pub(super) struct SimSyncer {
+    pub(super) disk: SimDisk,
+    pub(super) folder: Arc<Path>,
+}
+
+impl DiskSyncer for SimSyncer {
+    fn sync(&self) -> io::Result<()> {
+        let mut world = self.disk.world();
+        let on = world.count()?;
+        let number = world.syncs;
+        world.syncs += 1;
+        let fails = world.faults.fail_syncs.contains(&number);
+        world.tell(OperationKind::SyncFolder, &self.folder, (0, &[]), fails.then_some(io::ErrorKind::Other));
+        if !on {
+            return Err(power_lost());
+        }
+        for inode in world.inodes.iter_mut().filter(|inode| !inode.pending.is_empty()) {
+            let inode = Arc::make_mut(inode);
+            let pending = std::mem::take(&mut inode.pending);
+            if fails {
+                inode.doubtful.extend(pending);
+            } else {
+                pending.into_iter().for_each(|change| change.apply(&mut inode.durable));
+            }
+        }
+        if fails {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        for folder in world.folders.values_mut().map(Arc::make_mut) {
+            folder.durable = folder.current.clone();
+            folder.pending.clear();
+            folder.kept = true;
+        }
+        Ok(())
+    }
+}
+
 impl DiskFile for SimFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let world = self.disk.world();
