@@ -2,7 +2,7 @@
 //!
 //! A story is told once; disk, index and what is known are kept at every operation, and each of these cuts is recovered from.
 //! Always true then: what was committed is there, byte for byte, in no older state than what was made sure; what was done with and
-//! made sure stays away, and so does what was refused, once the spool has succeeded again; nothing is invented; an update that
+//! made sure stays away, and so does what was refused, once the spool has accepted another; nothing is invented; an update that
 //! came with a message is there if and only if the message is; index and log agree; recovering again changes nothing.
 //!
 //! `POSTHOUSE_SIM=ci` makes many crashes, `POSTHOUSE_SIM_CRASHES=n` at least so many, `POSTHOUSE_SIM_FOR=8h` as many as fit into
@@ -114,7 +114,7 @@ fn story(seed: u64, only: Option<u64>, tally: &mut Tally) {
             return;
         }
         if only.is_some() {
-            println!("{plan:#?}\ncut at operation {}: {}", cut.number, cut.what);
+            println!("{plan:#?}");
         }
         attempt(tally, &format!("POSTHOUSE_SIM_SEED={seed} POSTHOUSE_SIM_CUT={}", cut.number), |tally| crash(&plan, &cut, tally));
     }

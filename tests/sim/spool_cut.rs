@@ -99,6 +99,11 @@ impl Places {
         self.0 |= u64::from(so) << at as u64;
     }
 
+    fn words(self) -> String {
+        let names = NAMES.iter().enumerate().filter(|(at, _)| self.0 & (1 << at) != 0);
+        names.map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
+    }
+
     fn has(self, at: At) -> bool {
         self.0 & (1 << at as u64) != 0
     }
@@ -131,7 +136,6 @@ impl Coverage {
 pub(crate) struct Cut {
     /// Counted over all lives of the story.
     pub(crate) number: u64,
-    pub(crate) what: String,
     pub(crate) disk: SimDisk,
     pub(crate) index: Arc<SimIndex>,
     pub(crate) model: Model,
@@ -183,6 +187,11 @@ impl Scene {
         let places = self.places(operation, index);
         let number = self.operations;
         self.operations += 1;
+        if self.only.is_some_and(|only| number <= only) {
+            let failed = operation.failed.map_or(String::new(), |error| format!(", which fails: {error}"));
+            let Operation { kind, path, offset, bytes, .. } = operation;
+            println!("{number:>6} {kind:?} {} at {offset}, {} bytes{failed}; {}", path.display(), bytes.len(), places.words());
+        }
         if self.only.is_some_and(|only| only != number) {
             return;
         }
@@ -192,12 +201,7 @@ impl Scene {
             _ => Arc::new(index.copy()),
         };
         self.copy = Some((changes, copy.clone()));
-        let failed = operation.failed.map_or(String::new(), |error| format!(", which fails: {error}"));
-        let what = match self.only {
-            Some(_) => format!("{:?} of {} at {}{failed}", operation.kind, operation.path.display(), operation.offset),
-            None => String::new(),
-        };
-        self.cuts.push(Cut { number, what, disk: operation.disk(), index: copy, model: self.model.clone(), places });
+        self.cuts.push(Cut { number, disk: operation.disk(), index: copy, model: self.model.clone(), places });
     }
 
     /// What the spool is doing.

@@ -442,12 +442,8 @@ impl Story<'_> {
     }
 
     async fn flush(&mut self) -> Result<(), SpoolError> {
-        let refusals = self.model(|model| model.refusals());
         self.spool.flush().await?;
-        self.model(|model| {
-            model.flushed();
-            model.succeeded(refusals);
-        });
+        self.model(Model::flushed);
         Ok(())
     }
 
