@@ -5,6 +5,7 @@
 
 mod codec;
 mod commit;
+mod compress;
 mod content;
 mod error;
 mod filter;
@@ -25,6 +26,7 @@ mod stats;
 mod tail;
 
 pub use codec::{Change, Malformed};
+pub use compress::Form;
 pub use error::{Note, SpoolError};
 pub use filter::Filter;
 pub use handle::{Accept, Draft, Spool};

@@ -178,7 +178,7 @@ struct ReadLog {
 struct Books {
     messages: u64,
     segments: BTreeMap<u64, Use>,
-    /// Ids and sizes of messages whose content lies in a file.
+    /// Ids of messages whose content lies in a file, and how long the files are.
     files: BTreeMap<QueueId, u64>,
 }
 
@@ -226,8 +226,8 @@ fn count(index: &mut dyn Index, options: &Options, mut books: Books, mut read: R
         segment.live += 1;
         segment.live_bytes += u64::from(*length);
         books.messages += 1;
-        if file.is_some() {
-            books.files.insert(message.id, message.size);
+        if let Some(file) = file {
+            books.files.insert(message.id, file.length(message.size));
         }
         if due == Timestamp::ZERO {
             taken.push((message.id, due_after(&stored, due, &options.due)));

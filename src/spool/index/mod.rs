@@ -10,6 +10,7 @@ use std::fmt;
 
 use crate::mail::{Message, QueueId, Timestamp};
 use crate::spool::Filter;
+use crate::spool::record::ContentFile;
 
 /// Where a record lies in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -38,8 +39,8 @@ pub struct Stored {
     pub message: Message,
     /// Its Accept record.
     pub place: Place,
-    /// CRC-32 of the content if that lies in a file of its own; none if it lies in the record.
-    pub file: Option<u32>,
+    /// The content's file; none if the content lies in the record.
+    pub file: Option<ContentFile>,
 }
 
 /// What the index stores about itself: which log it belongs to, and up to where it reflects it.
@@ -162,7 +163,11 @@ mod tests {
             delays_noticed: 0,
             recipients: recipients.collect(),
         };
-        Stored { message, place: Place { segment: 1, offset, length: 7 }, file: id.is_multiple_of(3).then_some(9) }
+        Stored {
+            message,
+            place: Place { segment: 1, offset, length: 7 },
+            file: id.is_multiple_of(3).then_some(ContentFile { crc: 9, compressed: id.is_multiple_of(2).then_some(10) }),
+        }
     }
 
     fn filters() -> Vec<Filter> {

@@ -17,7 +17,7 @@ use crate::spool::Filter;
 use crate::spool::codec::{self, Malformed, Reader};
 
 /// The version of keys and values.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// The mark's key; sorts before all families.
 const MARK: &[u8] = b"!mark";
 /// Families: `m|id` the message, `t|due|id`, `d|domain|0|id`, `s|sender|0|id`.
@@ -152,8 +152,10 @@ fn encode(stored: &Stored, due: Timestamp) -> Vec<u8> {
     codec::put_number(&mut value, stored.place.segment);
     codec::put_number(&mut value, stored.place.offset);
     codec::put_number(&mut value, u64::from(stored.place.length));
-    value.push(u8::from(stored.file.is_some()));
-    value.extend_from_slice(&stored.file.unwrap_or(0).to_le_bytes());
+    value.push(stored.file.map_or(0, |file| if file.compressed.is_none() { 1 } else { 2 }));
+    if let Some(file) = stored.file {
+        codec::put_content_file(&mut value, file);
+    }
     codec::put_message(&mut value, &stored.message);
     value
 }
@@ -165,11 +167,13 @@ fn decode(id: QueueId, value: &[u8]) -> Result<(Stored, Timestamp), IndexError> 
     }
     let due = Timestamp::from_millis(u64::from_le_bytes(reader.fixed("due time")?));
     let place = Place { segment: reader.number("segment")?, offset: reader.number("offset")?, length: reader.small("length")? };
-    let in_file = reader.byte("content")? != 0;
-    let crc = u32::from_le_bytes(reader.fixed("content")?);
+    let file = match reader.byte("content")? {
+        0 => None,
+        kind => Some(reader.content_file(kind == 2)?),
+    };
     let message = reader.message(id)?;
     reader.end()?;
-    Ok((Stored { message, place, file: in_file.then_some(crc) }, due))
+    Ok((Stored { message, place, file }, due))
 }
 
 impl SledIndex {
