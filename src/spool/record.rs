@@ -25,6 +25,8 @@ const FLAG_BATCH: u16 = 1;
 const FLAG_FILE: u16 = 2;
 /// Flag: the content is stored in compressed chunks; since version 2.
 const FLAG_COMPRESSED: u16 = 4;
+/// A draft begins with so much room: most mail never outgrows it. Bytes.
+const DRAFT_CAPACITY: usize = 8 * 1024;
 
 /// What a record says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -292,6 +294,13 @@ impl AcceptContent {
 impl Frame {
     /// A buffer with room for the header, to which content is appended.
     pub(crate) fn draft() -> Vec<u8> {
+        let mut draft = Vec::with_capacity(DRAFT_CAPACITY);
+        draft.resize(HEADER_SIZE, 0);
+        draft
+    }
+
+    /// Room for the header only.
+    fn blank() -> Vec<u8> {
         vec![0; HEADER_SIZE]
     }
 
@@ -300,8 +309,8 @@ impl Frame {
         let (mut bytes, flags) = match content {
             AcceptContent::Inline(draft, Form::Plain) => (draft, 0),
             AcceptContent::Inline(draft, Form::Chunks) => (draft, FLAG_COMPRESSED),
-            AcceptContent::File(ContentFile { compressed: None, .. }) => (Self::draft(), FLAG_FILE),
-            AcceptContent::File(ContentFile { compressed: Some(_), .. }) => (Self::draft(), FLAG_FILE | FLAG_COMPRESSED),
+            AcceptContent::File(ContentFile { compressed: None, .. }) => (Self::blank(), FLAG_FILE),
+            AcceptContent::File(ContentFile { compressed: Some(_), .. }) => (Self::blank(), FLAG_FILE | FLAG_COMPRESSED),
         };
         let content = bytes.len() - HEADER_SIZE;
         codec::put_message(&mut bytes, message);
@@ -317,7 +326,7 @@ impl Frame {
     }
 
     pub(crate) fn state(update: &Update, base: u32) -> Frame {
-        let mut bytes = Self::draft();
+        let mut bytes = Self::blank();
         codec::put_change(&mut bytes, update, base);
         Self::finish(bytes, KIND_STATE, 0, 0, update.id)
     }
@@ -329,7 +338,7 @@ impl Frame {
     }
 
     pub(crate) fn done(id: QueueId) -> Frame {
-        Self::finish(Self::draft(), KIND_DONE, 0, 0, id)
+        Self::finish(Self::blank(), KIND_DONE, 0, 0, id)
     }
 
     fn finish(mut bytes: Vec<u8>, kind: u8, flags: u16, content: usize, id: QueueId) -> Frame {
