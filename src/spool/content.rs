@@ -20,6 +20,10 @@ const PIECE: usize = CHUNK_SIZE;
 /// Content of more octets isn't compressed in the session's task, but on a thread that may take its time.
 const QUICK_SIZE_MAX: usize = 16 * 1024;
 
+/// Large content is synced whenever so much of it has been written: a file system's journal makes the log's next sync wait for what
+/// a sync of it all at the end would bring at once.
+const SYNC_SIZE: u64 = 256 * 1024;
+
 /// Content on its way in.
 pub(crate) enum Incoming {
     /// In memory, behind room for the record's header.
@@ -43,6 +47,8 @@ pub(crate) struct LargeFile {
     octets: u64,
     /// Bytes in the file.
     written: u64,
+    /// Up to where it was synced.
+    synced: u64,
     hasher: Hasher,
 }
 
@@ -126,7 +132,7 @@ impl LargeFile {
         piece.extend_from_slice(&draft[whole..]);
         draft.truncate(whole);
         let packer = shared.packer.clone();
-        let mut large = Self { file, path, packer, form: None, piece, octets: 0, written: 0, hasher: Hasher::new() };
+        let mut large = Self { file, path, packer, form: None, piece, octets: 0, written: 0, synced: 0, hasher: Hasher::new() };
         if whole > HEADER_SIZE {
             large.add(shared.workers, draft, HEADER_SIZE).await?;
         }
@@ -148,7 +154,7 @@ impl LargeFile {
     /// Stores a buffer from an index on; gives the buffer back, empty.
     async fn add(&mut self, workers: Workers, mut buffer: Vec<u8>, from: usize) -> Result<Vec<u8>, SpoolError> {
         let (file, packer, offset) = (self.file.clone(), self.packer.clone(), self.written);
-        let (mut form, mut hasher) = (self.form, self.hasher.clone());
+        let (mut form, mut hasher, mut synced) = (self.form, self.hasher.clone(), self.synced);
         self.octets += (buffer.len() - from) as u64;
         let write = move || {
             let packed = packer.piece(&buffer[from..], &mut form)?;
@@ -156,12 +162,17 @@ impl LargeFile {
             hasher.update(stored);
             file.write_at(offset, stored)?;
             let end = offset + stored.len() as u64;
+            if end - synced >= SYNC_SIZE {
+                file.sync_data()?;
+                synced = end;
+            }
             buffer.clear();
-            Ok((buffer, form, hasher, end))
+            Ok((buffer, form, hasher, end, synced))
         };
         let written = workers.blocking(write).await;
-        let (buffer, form, hasher, end) = written.map_err(|error| SpoolError::io("can't write", &self.path, &error))?;
-        (self.form, self.hasher, self.written) = (form, hasher, end);
+        let failed = |error| SpoolError::io("can't write", &self.path, &error);
+        let (buffer, form, hasher, end, synced) = written.map_err(failed)?;
+        (self.form, self.hasher, self.written, self.synced) = (form, hasher, end, synced);
         Ok(buffer)
     }
 
@@ -244,6 +255,11 @@ impl From<&Stored> for Located {
     fn from(stored: &Stored) -> Self {
         Self { id: stored.message.id, size: stored.message.size, place: stored.place, file: stored.file }
     }
+}
+
+/// Whether a message's content is checked only by reading it: it doesn't lie in its record under the record's checksum.
+pub(crate) fn is_apart(stored: &Stored) -> bool {
+    stored.file.is_some()
 }
 
 /// Opens a message's content. None: it doesn't lie there any more, look again where it does.

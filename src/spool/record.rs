@@ -148,6 +148,16 @@ impl Header {
         if self.flags & FLAG_COMPRESSED != 0 { Form::Chunks } else { Form::Plain }
     }
 
+    /// What the record is, for people.
+    pub(crate) fn kind_name(&self) -> &'static str {
+        match self.kind {
+            KIND_ACCEPT => "an Accept record",
+            KIND_STATE => "a State record",
+            KIND_DONE => "a Done record",
+            _ => "a record of an unknown kind",
+        }
+    }
+
     /// Whether everything before the record was durable when it was written.
     pub(crate) fn is_batch(&self) -> bool {
         self.flags & FLAG_BATCH != 0
