@@ -208,6 +208,11 @@ impl From<&Stored> for Located {
     }
 }
 
+/// Whether a message's content is checked only by reading it: it doesn't lie in its record under the record's checksum.
+pub(crate) fn is_apart(stored: &Stored) -> bool {
+    stored.file.is_some()
+}
+
 /// Opens a message's content. None: it doesn't lie there any more, look again where it does.
 pub(crate) fn open(
     disk: &dyn Disk,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Note;
+use super::progress::{Watcher, unwatched};
 use crate::config;
 use crate::mail::{Message, Timestamp};
 
@@ -28,6 +29,8 @@ pub struct Options {
     pub due: DueRule,
     /// Where notes go once the spool runs; those of the start are in `Recovery`.
     pub report: Reporter,
+    /// Is told how far the recovery has come.
+    pub progress: Watcher,
 }
 
 impl Options {
@@ -43,6 +46,7 @@ impl Options {
             inline_max: Self::INLINE_MAX,
             due: next_attempt(),
             report: Arc::new(|_| {}),
+            progress: unwatched(),
         }
     }
 }

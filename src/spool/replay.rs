@@ -1,24 +1,24 @@
 //! Reads the log and brings the index to where the log is. Memory stays bounded: what has been read goes into the index.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::codec::Change;
-use super::index::{Index, IndexError, Place, Stored};
+use super::index::{Index, IndexError, Place, Position, Stored};
+use super::progress::{Meter, Phase, Watcher, unwatched};
 use super::record::{Body, ContentAt, Record};
 use super::scan::{Found, Scan};
 use super::segment::{self, BLOCK_SIZE, HeaderFault, Layout, SegmentHeader};
 use super::shared::Shared;
-use super::{DueRule, Note, SpoolError};
+use super::{DueRule, Note, SpoolError, aside};
 use crate::mail::{QueueId, Timestamp};
 use crate::system::{Disk, OpenMode};
 
 /// So many messages are kept in memory before they go into the index.
 const RECENT_MAX: usize = 20_000;
-/// Damaged bytes are copied in pieces of this size.
-const PIECE: usize = 1 << 20;
 
 /// A segment as found on disk.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +67,25 @@ pub(crate) fn list(disk: &dyn Disk, folder: &Path) -> Result<(Vec<SegmentFile>, 
     Ok((files, identity))
 }
 
+/// Where a segment's records end, as far as names and headers tell.
+pub(crate) fn known_end(file: &SegmentFile) -> u64 {
+    file.end.unwrap_or(file.length).max(BLOCK_SIZE)
+}
+
+/// Where reading a segment begins if everything before a position is known already; none: nothing of it needs to be read.
+pub(crate) fn first_offset(file: &SegmentFile, from: Position) -> Option<u64> {
+    match file.number.cmp(&from.segment) {
+        Ordering::Less => None,
+        Ordering::Equal => Some(from.offset.clamp(BLOCK_SIZE, known_end(file))),
+        Ordering::Greater => Some(BLOCK_SIZE),
+    }
+}
+
+/// Bytes of records behind a position.
+pub(crate) fn bytes_behind(files: &[SegmentFile], from: Position) -> u64 {
+    files.iter().filter_map(|file| first_offset(file, from).map(|offset| known_end(file) - offset)).sum()
+}
+
 /// Reads records and keeps the books.
 pub(crate) struct Replay<'a> {
     pub(crate) disk: &'a Arc<dyn Disk>,
@@ -76,6 +95,8 @@ pub(crate) struct Replay<'a> {
     pub(crate) due: &'a DueRule,
     /// Whether damaged bytes are copied to the quarantine folder.
     pub(crate) quarantine: bool,
+    /// Counts the bytes that are read.
+    pub(crate) meter: Meter,
     /// Messages met, with the due time that the index has for them.
     recent: BTreeMap<QueueId, (Stored, Timestamp)>,
     pub(crate) last_id: QueueId,
@@ -113,12 +134,19 @@ impl<'a> Replay<'a> {
             index,
             due,
             quarantine,
+            meter: Meter::new(&unwatched(), Phase::Log, 0),
             recent: BTreeMap::new(),
             last_id: QueueId(0),
             last_sequence: 0,
             records: 0,
             notes: Vec::new(),
         }
+    }
+
+    /// Tells somebody how far it has come with so many bytes.
+    pub(crate) fn watched_by(mut self, watcher: &Watcher, bytes: u64) -> Self {
+        self.meter = Meter::new(watcher, Phase::Log, bytes);
+        self
     }
 
     /// Fills an empty index while the spool runs, with what was durable when this began. No segment goes meanwhile: for that the
@@ -167,7 +195,10 @@ impl<'a> Replay<'a> {
         let end = file.end.unwrap_or(file.length).max(BLOCK_SIZE);
         let mut scan = Scan::new(opened, self.identity, from, end, file.end.is_some(), self.last_sequence);
         let mut whole = scan.offset();
+        let mut before = from;
         while let Some(found) = scan.next().map_err(failed)? {
+            self.meter.add(scan.offset() - before);
+            before = scan.offset();
             match found {
                 Found::Record { record, offset, length } => {
                     self.last_sequence = scan.last_sequence();
@@ -241,35 +272,14 @@ impl<'a> Replay<'a> {
     }
 
     fn damage(&mut self, segment: u64, offset: u64, bytes: u64) {
-        let name = format!("{segment:08}-{offset}.bin");
+        let name = aside::bytes_name(segment, offset);
         let file = format!("quarantine/{name}");
         if self.quarantine
-            && let Err(error) = self.copy(segment, offset, bytes, &self.layout.quarantine.join(name))
+            && let Err(error) = aside::copy_bytes(&**self.disk, self.layout, segment, offset, bytes, &name)
         {
             self.notes.push(Note::Trouble(format!("can't copy damaged bytes to {file}: {error}")));
         }
         self.notes.push(Note::Quarantined { segment, offset, bytes, file });
-    }
-
-    fn copy(&self, segment: u64, offset: u64, bytes: u64, to: &Path) -> io::Result<()> {
-        if self.disk.exists(to) {
-            return Ok(());
-        }
-        let from = self.disk.open(&self.layout.segment(segment), OpenMode::Read)?;
-        let to = self.disk.open(to, OpenMode::CreateNew)?;
-        let mut piece = vec![0; PIECE];
-        let mut copied = 0;
-        while copied < bytes {
-            let want = usize::try_from(bytes - copied).unwrap_or(PIECE).min(PIECE);
-            let read = segment::read_full(&*from, offset + copied, &mut piece[..want])?;
-            if read == 0 {
-                break;
-            }
-            to.write_at(copied, &piece[..read])?;
-            copied += read as u64;
-        }
-        to.sync_data()?;
-        self.disk.sync_dir(&self.layout.quarantine)
     }
 }
 

@@ -5,6 +5,7 @@ mod commands;
 mod kill;
 mod letters;
 mod signals;
+mod spool_tools;
 mod start;
 #[path = "../support/mod.rs"]
 mod support;

@@ -348,7 +348,8 @@ impl Disk for SimDisk {
 
     fn exists(&self, path: &Path) -> bool {
         let mut world = self.world();
-        world.check().is_ok() && (world.folders.contains_key(path) || world.find(path).is_ok())
+        // A lock file that is held is there, though the simulation has no bytes for it.
+        world.check().is_ok() && (world.folders.contains_key(path) || world.find(path).is_ok() || world.locks.contains(path))
     }
 
     fn available(&self, _: &Path) -> io::Result<u64> {
