@@ -35,7 +35,7 @@ pub struct Options {
 
 impl Options {
     /// Octets up to which content lies in its log record.
-    pub const INLINE_MAX: usize = 256 * 1024;
+    pub const INLINE_MAX: usize = 128 * 1024;
 
     /// From the configuration, with the usual rules.
     pub fn new(config: &config::Spool) -> Self {
