@@ -1,10 +1,11 @@
 //! A progress bar on a terminal, for work that takes longer than a moment. Nothing is drawn where standard error is no terminal.
 
+use std::fmt::Write;
 use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::spool::{Phase, Progress, Watcher};
 
@@ -14,7 +15,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const RATE: u8 = 10;
 const BYTES: &str =
     "{msg} [{wide_bar}] {percent:>3} %  {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
-const MESSAGES: &str = "{msg} [{wide_bar}] {percent:>3} %  {human_pos} of {human_len}, {per_sec}, {eta} left";
+const MESSAGES: &str = "{msg} [{wide_bar}] {percent:>3} %  {human_pos} of {human_len} messages, {rate}/s, {eta} left";
 
 /// The bar, gone from the screen when it is dropped.
 pub(super) struct Bar {
@@ -62,6 +63,10 @@ fn move_to(bar: &ProgressBar, shown: &mut Shown, Progress { phase, done, total }
         shown.phase = Some(phase);
         let template = if phase.is_bytes() { BYTES } else { MESSAGES };
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn Write| {
+            // If the terminal can't be written to, nobody sees the bar either.
+            let _ = write!(out, "{:.0}", state.per_sec());
+        });
         bar.set_style(style.progress_chars("=> "));
         bar.set_message(words(phase));
         // The estimate of the time that is left begins anew; the time that has passed counts on for `long`.

@@ -11,11 +11,8 @@ use super::replay::{Replay, ReplayError};
 use super::segment::BLOCK_SIZE;
 use super::transfer::{CONTENT, ENVELOPE, Remark, Transfer, make_folder};
 use super::whole::each_piece;
-use super::{SpoolError, content, envelope, options};
+use super::{Note, SpoolError, aside, content, envelope, options, recover};
 use crate::system::{Disk, DiskFile, OpenMode, Workers};
-
-/// So many messages are written before they are made durable together.
-const SYNCED_TOGETHER: usize = 32;
 
 /// Exports the spool below `path` to the folder `to`, which is made if it isn't there; what lies there is never overwritten. When
 /// this returns, everything that it counts is durable. A message whose content is damaged is left out and remarked on.
@@ -38,10 +35,13 @@ pub fn export(
     notes.into_iter().for_each(|note| counted(&mut done, Remark::failed("log", note)));
     make_folder(&**disk, to)?;
     let mut meter = Meter::new(watcher, Phase::Export, messages);
-    let mut writer = Writer { disk, to, unsynced: Vec::new() };
-    let mut failed = None;
+    let failed = |error| SpoolError::io("can't sync", to, &error);
+    // One sync of the disk at the end, not one for each file: that would take hours for a million messages.
+    let syncer = disk.syncer(to).map_err(failed)?;
+    let writer = Writer { disk, to };
+    let mut stopped = None;
     let visited = log.visit(&mut |stored, _| {
-        if failed.is_some() {
+        if stopped.is_some() {
             return;
         }
         meter.add(1);
@@ -51,13 +51,13 @@ pub fn export(
                 done.bytes += stored.message.size;
             }
             Ok(Some(why)) => counted(&mut done, Remark::failed(stored.message.id.to_string(), why)),
-            Err(error) => failed = Some(error),
+            Err(error) => stopped = Some(error),
         }
     });
     visited.map_err(|error| SpoolError::Index(error.0))?;
-    failed.map_or(Ok(()), Err)?;
-    writer.sync()?;
-    disk.sync_dir(to).map_err(|error| SpoolError::io("can't sync", to, &error))?;
+    stopped.map_or(Ok(()), Err)?;
+    meter.end();
+    syncer.sync().map_err(failed)?;
     Ok(done)
 }
 
@@ -75,26 +75,27 @@ fn read_log(opened: &Opened, index: &mut dyn Index, watcher: &Watcher) -> Result
     })?;
     let mut messages = 0;
     index.visit(&mut |_, _| messages += 1).map_err(|error| SpoolError::Index(error.0))?;
-    // A torn tail was never confirmed to anybody: it isn't missing.
+    // A torn tail was never confirmed to anybody: it isn't missing. What was set aside before is known.
     let damage = notes.iter().filter_map(|note| match note {
-        super::Note::Quarantined { segment, offset, bytes, .. } => {
+        Note::Quarantined { segment, offset, bytes, .. }
+            if !opened.disk.exists(&opened.layout.quarantine.join(aside::bytes_name(*segment, *offset))) =>
+        {
             Some(format!("segment {segment} has {bytes} damaged bytes at {offset}: `posthouse spool check` says more"))
         }
         _ => None,
     });
-    let missing = super::recover::missing(&opened.files).into_iter().map(|note| note.to_string());
+    let missing = recover::missing(&opened.files).into_iter().map(|note| note.to_string());
     Ok((messages, damage.chain(missing).collect()))
 }
 
 struct Writer<'a> {
     disk: &'a Arc<dyn Disk>,
     to: &'a Path,
-    unsynced: Vec<Box<dyn DiskFile>>,
 }
 
 impl Writer<'_> {
     /// Writes both files; says why, if the message's content can't be had.
-    fn message(&mut self, opened: &Opened, stored: &Stored) -> Result<Option<String>, SpoolError> {
+    fn message(&self, opened: &Opened, stored: &Stored) -> Result<Option<String>, SpoolError> {
         let id = stored.message.id;
         let content = match content::open(&**self.disk, &opened.layout, opened.identity, stored.into(), Workers::Inline) {
             Ok(Some(content)) => content,
@@ -122,20 +123,13 @@ impl Writer<'_> {
             self.disk.unlink(&path).map_err(|error| SpoolError::io("can't remove", &path, &error))?;
             return Ok(Some(error.to_string()));
         }
-        self.unsynced.push(file);
         let path = self.to.join(format!("{id}{ENVELOPE}"));
         let file = self.create(&path)?;
         file.write_at(0, &envelope::write(&stored.message)).map_err(|error| SpoolError::io("can't write", &path, &error))?;
-        self.unsynced.push(file);
-        if self.unsynced.len() >= 2 * SYNCED_TOGETHER { self.sync().map(|()| None) } else { Ok(None) }
+        Ok(None)
     }
 
     fn create(&self, path: &Path) -> Result<Box<dyn DiskFile>, SpoolError> {
         self.disk.open(path, OpenMode::CreateNew).map_err(|error| SpoolError::io("can't make", path, &error))
-    }
-
-    fn sync(&mut self) -> Result<(), SpoolError> {
-        let synced = self.unsynced.drain(..).try_for_each(|file| file.sync_data());
-        synced.map_err(|error| SpoolError::io("can't sync files in", self.to, &error))
     }
 }

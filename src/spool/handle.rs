@@ -73,6 +73,7 @@ impl Spool {
             disk: system.disk.clone(),
             factory: index,
             now: system.clock.now(),
+            workers: system.workers,
             random: system.entropy.next_u64(),
         };
         let begun = system.workers.blocking(move || Ok(start_up(start))).await;

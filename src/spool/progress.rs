@@ -78,8 +78,18 @@ impl Meter {
         self.done += more;
         if self.done >= self.next {
             self.next = self.done + if self.phase.is_bytes() { STEP_BYTES } else { STEP_MESSAGES };
-            (self.watcher)(Progress { phase: self.phase, done: self.done, total: self.total.max(self.done) });
+            self.tell();
         }
+    }
+
+    /// Tells that the end is reached, should something still follow that isn't counted.
+    pub(crate) fn end(&mut self) {
+        self.done = self.done.max(self.total);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        (self.watcher)(Progress { phase: self.phase, done: self.done, total: self.total.max(self.done) });
     }
 }
 
@@ -96,8 +106,10 @@ mod tests {
         let watcher: Watcher = Arc::new(move |progress| list.lock().unwrap().push(progress));
         let mut meter = Meter::new(&watcher, Phase::Content, 1000);
         (0..1000).for_each(|_| meter.add(1));
+        meter.end();
         let told = told.lock().unwrap();
-        assert_eq!(told.len(), 16);
+        assert_eq!(told.len(), 17);
+        assert_eq!(told[16], Progress { phase: Phase::Content, done: 1000, total: 1000 });
         assert_eq!(told[1], Progress { phase: Phase::Content, done: 65, total: 1000 });
     }
 }

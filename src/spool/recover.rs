@@ -14,7 +14,7 @@ use super::shared::{State, Use};
 use super::tail::Tail;
 use super::{Filter, Note, Options, Recovery, SpoolError, aside};
 use crate::mail::{QueueId, Timestamp};
-use crate::system::{Disk, OpenMode};
+use crate::system::{Disk, OpenMode, Workers};
 
 /// What start-up hands to the loops.
 pub(crate) struct Recovered {
@@ -32,6 +32,7 @@ pub(crate) struct Start {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) factory: Box<dyn IndexFactory>,
     pub(crate) now: Timestamp,
+    pub(crate) workers: Workers,
     /// The identity, should this be a new spool.
     pub(crate) random: u64,
 }
@@ -189,7 +190,7 @@ fn bring_up(
 ) -> Result<(ReadLog, Books), ReplayError> {
     let from = mark.map_or(Position::default(), |mark| mark.position);
     let replay = Replay::new(&start.disk, layout, known.identity, index, &start.options.due, true);
-    let mut replay = replay.watched_by(&start.options.progress, replay::bytes_behind(known.files, from));
+    let mut replay = replay.with(start.workers).watched_by(&start.options.progress, replay::bytes_behind(known.files, from));
     let mut segments = BTreeMap::new();
     for file in known.files {
         let end = match replay::first_offset(file, from) {

@@ -165,6 +165,11 @@ fn set_aside(examined: &Examined, found: &[Finding], did: Steps<'_>) -> Result<V
                 }
                 lost.push(id);
             }
+            (Kind::Orphan, Some(id)) if disk.exists(&layout.quarantine.join(format!("{id}{CONTENT}"))) => {
+                // Its message comes back from the copy.
+                let path = layout.content_file(id);
+                disk.unlink(&path).map_err(|error| SpoolError::io("can't remove", &path, &error))?;
+            }
             (Kind::Orphan, Some(id)) => {
                 let path = move_content(disk, layout, id)?;
                 did(step(StepKind::SetAside).path(path));

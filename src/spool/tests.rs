@@ -259,6 +259,8 @@ fn a_damaged_record_whose_content_lies_in_a_file_loses_nothing() {
         assert_eq!(spooled.damage(), [FindingKind::RecordsDamaged, FindingKind::RecordLost]);
         let steps = spooled.repair(&[]).await;
         assert!(steps.contains(&StepKind::Restored) && !steps.contains(&StepKind::Held), "{steps:?}");
+        let left = spooled.disk.list(Path::new("/spool/quarantine")).unwrap();
+        assert_eq!(left, [format!("{:08}-{}.bin", place.segment, place.offset)]);
         assert!(spooled.disk.exists(&spooled.content(id)));
     });
 }
@@ -622,6 +624,18 @@ fn an_import_names_what_is_wrong_and_takes_the_rest() {
         expected.sort();
         assert_eq!(told, expected);
         spool.close().await.unwrap();
+    });
+}
+
+#[test]
+fn an_export_whose_sync_fails_is_none() {
+    run(async {
+        let spooled = Spooled::new().await;
+        let disk: Arc<dyn Disk> = Arc::new(spooled.disk.clone());
+        spooled.disk.fail_sync(0);
+        let bench = Bench(spooled.index.clone());
+        let done = export(Path::new(ROOT), Path::new("/out"), &disk, &bench, &progress::unwatched(), &mut |_| {});
+        assert!(matches!(&done, Err(SpoolError::Io(what)) if what.starts_with("can't sync /out")), "{done:?}");
     });
 }
 
