@@ -17,7 +17,7 @@ use posthouse::spool::{Accept, Filter, Form, Note, Options, SegmentHeader, Spool
 use posthouse::system::{Content, Disk, System};
 use tempfile::TempDir;
 
-/// Written by version 0.1.0; how, is told in its README.
+/// Written in version 1 of the format; what is in it, its README tells.
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/spool-v1")
 }
