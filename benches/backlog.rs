@@ -52,6 +52,7 @@ async fn open(path: &Path) -> (Spool, Recovery) {
         segment_size: 64 << 20,
         compaction_rate: 32 << 20,
         index_cache: 32 << 20,
+        compression: posthouse::config::Compression::None,
     };
     let system = System::real(&["127.0.0.1:53".parse().unwrap()], Duration::from_secs(1)).unwrap();
     let factory = RunIndexFactory::new(path, system.disk.clone(), config.index_cache);

@@ -234,6 +234,12 @@ pub(super) const SECTIONS: &[Section] = &[
             set("segment_size", Kind::Size, "64MiB", "size of a file of the log"),
             set("compaction_rate", Kind::Size, "32MiB", "copied a second to give space back; faster only if it runs out"),
             set("index_cache", Kind::Size, "32MiB", "memory for the index of deferred mail"),
+            set(
+                "compression",
+                Kind::Choice(&["none", "zstd"]),
+                "none",
+                "of new mail in the spool, where it saves a tenth or more",
+            ),
         ],
     },
     Section {

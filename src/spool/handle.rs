@@ -10,7 +10,7 @@ use super::codec::Change;
 use super::content::{self, Incoming, Located};
 use super::index::{IndexFactory, Place, Stored};
 use super::keeper::{self, Command};
-use super::record::{AcceptContent, Frame, RECORD_SIZE_MAX};
+use super::record::{AcceptContent, ContentFile, Frame, RECORD_SIZE_MAX};
 use super::recover::{self, Recovered, Start};
 use super::segment::Layout;
 use super::shared::{Op, Shared};
@@ -73,6 +73,7 @@ impl Spool {
             disk: system.disk.clone(),
             factory: index,
             now: system.clock.now(),
+            workers: system.workers,
             random: system.entropy.next_u64(),
         };
         let begun = system.workers.blocking(move || Ok(start_up(start))).await;
@@ -150,7 +151,7 @@ impl Spool {
     /// Takes up a message whose content is lost: with a content file that isn't there. False: a message of this id is here.
     pub(crate) async fn restore_without_content(&self, message: &Message) -> Result<bool, SpoolError> {
         let Some(mut draft) = self.reserve(message.id).await? else { return Ok(false) };
-        draft.commit_content(AcceptContent::File(0), message, Vec::new()).await?;
+        draft.commit_content(AcceptContent::File(ContentFile { crc: 0, compressed: None }), message, Vec::new()).await?;
         self.park(message.id, (self.0.shared.options.due)(message));
         Ok(true)
     }
@@ -287,7 +288,7 @@ impl Spool {
     /// Waits until everything asked for so far is durable.
     pub async fn flush(&self) -> Result<(), SpoolError> {
         // Changes of parked messages go through the index loop first.
-        self.0.shared.ask(|reply| Command::Ping { reply }).await?;
+        self.0.shared.ask(|reply| Command::Ping { reply }).await??;
         self.0.shared.barrier().await
     }
 

@@ -15,7 +15,7 @@ use super::space::Use;
 use super::tail::Tail;
 use super::{Filter, Note, Options, Recovery, SpoolError, aside};
 use crate::mail::{QueueId, Timestamp};
-use crate::system::{Disk, OpenMode};
+use crate::system::{Disk, OpenMode, Workers};
 
 /// What start-up hands to the loops.
 pub(crate) struct Recovered {
@@ -33,6 +33,7 @@ pub(crate) struct Start {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) factory: Box<dyn IndexFactory>,
     pub(crate) now: Timestamp,
+    pub(crate) workers: Workers,
     /// The identity, should this be a new spool.
     pub(crate) random: u64,
 }
@@ -176,7 +177,7 @@ struct ReadLog {
 struct Books {
     messages: u64,
     segments: BTreeMap<u64, Use>,
-    /// Ids and sizes of messages whose content lies in a file.
+    /// Ids of messages whose content lies in a file, and how long the files are.
     files: BTreeMap<QueueId, u64>,
 }
 
@@ -190,7 +191,7 @@ fn bring_up(
 ) -> Result<(ReadLog, Books), ReplayError> {
     let from = mark.map_or(Position::default(), |mark| mark.position);
     let replay = Replay::new(&start.disk, layout, known.identity, index, &start.options.due, true);
-    let mut replay = replay.watched_by(&start.options.progress, replay::bytes_behind(known.files, from));
+    let mut replay = replay.with(start.workers).watched_by(&start.options.progress, replay::bytes_behind(known.files, from));
     let mut segments = BTreeMap::new();
     for file in known.files {
         let end = match replay::first_offset(file, from) {
@@ -212,7 +213,7 @@ fn bring_up(
 fn count(index: &mut dyn Index, options: &Options, mut books: Books, mut read: ReadLog) -> Result<(ReadLog, Books), IndexError> {
     let mut taken = Vec::new();
     let mut stale = Vec::new();
-    index.residents(&mut |Resident { id, place, size, in_file, taken: is_taken }| {
+    index.residents(&mut |Resident { id, place, file, taken: is_taken }| {
         read.last_id = read.last_id.max(id);
         let Place { segment, offset, length } = place;
         let record_end = (offset + u64::from(length)).saturating_sub(BLOCK_SIZE);
@@ -223,8 +224,8 @@ fn count(index: &mut dyn Index, options: &Options, mut books: Books, mut read: R
         segment.live += 1;
         segment.live_bytes += u64::from(length);
         books.messages += 1;
-        if in_file {
-            books.files.insert(id, size);
+        if let Some(length) = file {
+            books.files.insert(id, length);
         }
         if is_taken {
             taken.push(id);

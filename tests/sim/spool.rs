@@ -106,15 +106,16 @@ fn attempt(tally: &mut Tally, replay: &str, work: impl FnOnce(&mut Tally)) {
 /// Tells the story of a seed and cuts it at every operation, or only at one.
 fn story(seed: u64, only: Option<u64>, tally: &mut Tally) {
     let (plan, stage) = (Plan::new(seed), Stage::default());
-    stage.scene().only = only;
+    let told = number("POSTHOUSE_SIM_CUT").is_some();
+    (stage.scene().only, stage.scene().told) = (only, told);
+    if told {
+        println!("{plan:#?}");
+    }
     attempt(tally, &format!("POSTHOUSE_SIM_SEED={seed}"), |_| drop(plan.tell(&stage)));
     let cuts = std::mem::take(&mut stage.scene().cuts);
     for cut in cuts {
         if tally.failures.len() >= FAILURES_MAX {
             return;
-        }
-        if only.is_some() {
-            println!("{plan:#?}");
         }
         attempt(tally, &format!("POSTHOUSE_SIM_SEED={seed} POSTHOUSE_SIM_CUT={}", cut.number), |tally| crash(&plan, &cut, tally));
     }

@@ -90,6 +90,7 @@ pub(crate) fn options(path: impl Into<PathBuf>) -> Options {
         segment_size: SEGMENT_SIZE,
         compaction_rate: 1 << 20,
         index_cache: 1 << 20,
+        compression: posthouse::config::Compression::None,
     };
     Options { inline_max: 2048, ..Options::new(&config) }
 }

@@ -58,6 +58,7 @@ fn settings() -> Config {
             segment_size: 1 << 20,
             compaction_rate: 1 << 25,
             index_cache: 1 << 20,
+            compression: config::Compression::None,
         },
         listeners: Vec::new(),
         auth: config::Auth { users: "users".into() },
