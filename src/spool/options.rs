@@ -25,6 +25,8 @@ pub struct Options {
     pub segment_size: u64,
     /// Content of more than this many octets lies in a file of its own.
     pub inline_max: usize,
+    /// How new content is stored.
+    pub compression: config::Compression,
     /// When messages found at start-up are due.
     pub due: DueRule,
     /// Where notes go once the spool runs; those of the start are in `Recovery`.
@@ -44,6 +46,7 @@ impl Options {
             min_free: config.min_free,
             segment_size: config.segment_size,
             inline_max: Self::INLINE_MAX,
+            compression: config.compression,
             due: next_attempt(),
             report: Arc::new(|_| {}),
             progress: unwatched(),
@@ -58,6 +61,7 @@ impl fmt::Debug for Options {
             .field("min_free", &self.min_free)
             .field("segment_size", &self.segment_size)
             .field("inline_max", &self.inline_max)
+            .field("compression", &self.compression)
             .finish_non_exhaustive()
     }
 }

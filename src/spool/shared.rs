@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::codec::Change;
+use super::compress::Packer;
 use super::index::{Mark, Place, Position, Stored};
 use super::keeper::{Action, Command};
 use super::record::Frame;
@@ -172,6 +173,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) workers: Workers,
+    pub(crate) packer: Arc<Packer>,
     state: Mutex<State>,
     /// Wakes the committer.
     pub(crate) wake: Notify,
@@ -320,6 +322,7 @@ impl Shared {
         keeper: mpsc::UnboundedSender<Command>,
     ) -> Self {
         let layout = Layout::new(&options.path);
+        let packer = Arc::new(Packer::new(options.compression));
         Self {
             options,
             layout,
@@ -328,6 +331,7 @@ impl Shared {
             clock: system.clock.clone(),
             entropy: system.entropy.clone(),
             workers: system.workers,
+            packer,
             state: Mutex::new(state),
             wake: Notify::new(),
             sweep: Notify::new(),
