@@ -188,7 +188,7 @@ fn messages_that_are_active_for_long_need_not_be_read_from_the_log_again() {
         let (spool, recovery) = Spool::open(options("/spool"), &simulated(&disk.killed(), 2), Box::new(index)).await.unwrap();
         assert_eq!((recovery.messages, recovery.records), (49, 2));
         assert!(spool.message(changed).await.unwrap().unwrap().held);
-        assert_eq!(due(&spool).await.unwrap().len(), 49);
+        assert_eq!(due(&spool).await.unwrap().len(), 9, "as many as it asks for");
         assert!(accepted.contains(&changed));
         spool.close().await.unwrap();
     });
