@@ -117,23 +117,29 @@ impl RunIndex {
             return Ok(());
         }
         let messages = std::mem::take(&mut self.recent);
-        let made = self.make_run(messages.messages().values().map(|(stored, due)| (stored, *due)));
-        if made.is_err() {
-            self.recent = messages;
+        match self.make_run(messages.messages().values().map(|(stored, due)| (stored, *due))) {
+            Ok(run) => {
+                for (ordinal, id) in messages.messages().keys().enumerate() {
+                    if messages.is_taken(*id) {
+                        run.taken.insert(ordinal as u32);
+                    }
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.recent = messages;
+                Err(error)
+            }
         }
-        made
     }
 
-    fn make_run<'a>(&mut self, messages: impl Iterator<Item = (&'a Stored, Timestamp)>) -> Result<(), IndexError> {
+    fn make_run<'a>(&mut self, messages: impl Iterator<Item = (&'a Stored, Timestamp)>) -> Result<&mut Run, IndexError> {
         let number = self.next_number();
         let path = self.path(number);
         let made = write(&*self.disk, &path, messages);
         let made = made.and_then(|()| Run::open(&*self.disk, &path, number, self.cache.clone()));
         match made {
-            Ok(run) => {
-                self.runs.insert(number, run);
-                Ok(())
-            }
+            Ok(run) => Ok(self.runs.entry(number).insert_entry(run).into_mut()),
             Err(error) => {
                 // If it stays, it is removed when the index is opened the next time.
                 let _ = self.disk.unlink(&path);
@@ -260,7 +266,7 @@ impl Index for RunIndex {
                 self.strike(number, found.ordinal);
             }
         }
-        self.make_run(batch.values().map(|(stored, due)| (stored, *due)))
+        self.make_run(batch.values().map(|(stored, due)| (stored, *due))).map(|_| ())
     }
 
     fn set_due(&mut self, id: QueueId, due: Timestamp) -> Result<(), IndexError> {
@@ -291,8 +297,8 @@ impl Index for RunIndex {
     }
 
     fn get(&self, id: QueueId) -> Result<Option<(Stored, Timestamp)>, IndexError> {
-        if let Some(parked) = self.recent.get(id) {
-            return Ok(Some(parked.clone()));
+        if let Some((stored, due)) = self.recent.get(id) {
+            return Ok(Some((stored.clone(), due)));
         }
         Ok(self.find(id)?.map(|(_, found)| found.stored(id)).transpose()?)
     }
@@ -362,17 +368,17 @@ impl Index for RunIndex {
         for (number, source) in sources.iter_mut().enumerate() {
             heads.extend(source.next()?.map(|id| Reverse((id, number))));
         }
-        let mut recent = self.recent.messages().iter().peekable();
+        let mut recent = self.recent.iter().peekable();
         while let Some(Reverse((id, number))) = heads.pop() {
-            while let Some((_, (stored, due))) = recent.next_if(|(recent, _)| **recent < id) {
-                visit(stored.clone(), *due);
+            while let Some((_, stored, due)) = recent.next_if(|(recent, _, _)| *recent < id) {
+                visit(stored.clone(), due);
             }
             if let Some((stored, due)) = sources[number].stored(id)? {
                 visit(stored, due);
             }
             heads.extend(sources[number].next()?.map(|id| Reverse((id, number))));
         }
-        recent.for_each(|(_, (stored, due))| visit(stored.clone(), *due));
+        recent.for_each(|(_, stored, due)| visit(stored.clone(), due));
         Ok(())
     }
 
@@ -380,7 +386,7 @@ impl Index for RunIndex {
         for run in self.runs.values() {
             run.survey(|summary| visit((&summary).into()), |_| Ok(()))?;
         }
-        self.recent.messages().values().for_each(|(stored, due)| visit(Resident::new(stored, *due)));
+        self.recent.iter().for_each(|(_, stored, due)| visit(Resident::new(stored, due)));
         Ok(())
     }
 
