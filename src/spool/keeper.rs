@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::index::{Index, IndexError, IndexFactory, Mark, Place, Stored};
-use super::replay::Replay;
+use super::replay::{Replay, due_after};
 use super::shared::{Entry, Parking, Shared, State};
 use super::{Filter, Note, SpoolError, Stats};
 use crate::mail::{Message, QueueId, Timestamp, Update};
@@ -53,6 +53,11 @@ pub(crate) struct Listing {
 pub(crate) enum Command {
     /// The log is as far as this parking: it may go into the index.
     Store {
+        id: QueueId,
+        generation: u64,
+    },
+    /// The log is as far as a copy of an active message needs.
+    Copy {
         id: QueueId,
         generation: u64,
     },
@@ -163,6 +168,9 @@ impl Keeper {
         match command {
             Command::Store { id, generation } => {
                 let _ = self.with_index(|keeper, index| keeper.store(index, id, generation));
+            }
+            Command::Copy { id, generation } => {
+                let _ = self.with_index(|keeper, index| keeper.copy(index, id, generation));
             }
             Command::Remove { id } => {
                 let removed = self.with_index(|_, index| index.remove(id));
@@ -318,13 +326,28 @@ impl Keeper {
         Ok(())
     }
 
+    /// Marks that come behind this in the queue of commands may rely on the copy.
+    fn copy(&self, index: &mut dyn Index, id: QueueId, generation: u64) -> Result<(), IndexError> {
+        let stored = {
+            let mut state = self.shared.lock();
+            let Some(entry) = state.active.get_mut(&id).filter(|entry| entry.changed <= generation) else { return Ok(()) };
+            entry.indexed = true;
+            entry.since = None;
+            entry.stored.clone()
+        };
+        // As if it were found at start-up: the index may forget who is taken.
+        let due = due_after(&stored, TAKEN, &self.shared.options.due);
+        index.insert(&stored, due)?;
+        index.set_due(id, TAKEN)
+    }
+
     fn recall(&self, index: &mut dyn Index, id: QueueId, action: &Action) -> Result<(), IndexError> {
         let mut state = self.shared.lock();
         if !state.overrides(id) {
             drop(state);
             let Some((stored, due)) = index.get(id)? else { return Ok(()) };
             state = self.shared.lock();
-            let entry = Entry { stored, indexed: true, since: None, in_doubt: 0, park_after: None };
+            let entry = Entry::indexed(stored);
             state.parking.insert(id, Parking { entry, due, generation: 0 });
         }
         match action {
@@ -370,7 +393,7 @@ impl Keeper {
         let Some((stored, due)) = index.get(id)? else { return Ok(None) };
         index.set_due(id, TAKEN)?;
         let message = stored.message.clone();
-        let entry = Entry { stored, indexed: true, since: None, in_doubt: 0, park_after: None };
+        let entry = Entry::indexed(stored);
         self.shared.lock().active.insert(id, entry);
         Ok(Some((message, due)))
     }
@@ -468,7 +491,7 @@ impl Keeper {
             }
             let Some((stored, due)) = index.get(*id)? else { continue };
             if stored.place == *place {
-                let entry = Entry { stored, indexed: true, since: None, in_doubt: 0, park_after: None };
+                let entry = Entry::indexed(stored);
                 // Generation 0 is nobody's: it stays until it is parked again.
                 self.shared.lock().parking.insert(*id, Parking { entry, due, generation: 0 });
             }
