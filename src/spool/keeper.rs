@@ -184,8 +184,7 @@ impl Keeper {
                 let _ = self.catch_up();
             }
             Command::Recall { id, .. } => {
-                let full = format!("a change of {id} is forgotten: the index is out of order, and too many wait for it");
-                self.shared.report(Note::Trouble(full));
+                self.shared.report(Note::Trouble(format!("a change of {id} is forgotten: too many wait for the index")));
             }
             Command::Due { now, count_max, reply } => {
                 let mut due = Vec::new();
@@ -227,8 +226,7 @@ impl Keeper {
     /// Changes of messages that aren't in memory, in order; those that the index couldn't be asked about wait until it can.
     fn catch_up(&mut self) -> Result<(), SpoolError> {
         while let Some((id, action)) = self.recalls.pop_front() {
-            let recalled = self.with_index(|keeper, index| keeper.recall(index, id, &action));
-            if let Err(error) = recalled {
+            if let Err(error) = self.with_index(|keeper, index| keeper.recall(index, id, &action)) {
                 self.recalls.push_front((id, action));
                 return Err(error);
             }
