@@ -13,6 +13,7 @@ pub mod index;
 mod keeper;
 mod log;
 mod options;
+mod quarantine;
 mod reader;
 pub mod record;
 mod recover;

@@ -15,7 +15,7 @@ use super::record::{AcceptContent, Body, ContentAt, Frame, HEADER_SIZE};
 use super::scan::{Found, Scan};
 use super::segment::BLOCK_SIZE;
 use super::shared::{Op, Shared, State};
-use super::{Note, SpoolError};
+use super::{Note, SpoolError, quarantine};
 use crate::mail::QueueId;
 use crate::system::OpenMode;
 
@@ -162,6 +162,9 @@ async fn living(shared: &Shared, met: Vec<Met>) -> Result<Vec<Met>, SpoolError> 
 /// Queues a survivor's record again; what comes back tells when it is durable. None: it can't be copied now.
 fn accept_again(shared: &Shared, id: QueueId, place: Place, inline: bool) -> Result<Option<oneshot::Receiver<()>>, SpoolError> {
     let read = if inline { content::read_record(&*shared.disk, &shared.layout, shared.identity, id, place) } else { Ok(None) };
+    if matches!(read, Err(SpoolError::Damaged(_))) {
+        quarantine::keep_record(shared, place);
+    }
     let mut state = shared.lock();
     if state.closing {
         // The committer may be gone already: nobody would answer.

@@ -11,14 +11,12 @@ use super::record::{Body, ContentAt, Record};
 use super::scan::{Found, Scan};
 use super::segment::{self, BLOCK_SIZE, HeaderFault, Layout, SegmentHeader};
 use super::shared::Shared;
-use super::{DueRule, Note, SpoolError};
+use super::{DueRule, Note, SpoolError, quarantine};
 use crate::mail::{QueueId, Timestamp};
 use crate::system::{Disk, OpenMode};
 
 /// So many messages are kept in memory before they go into the index.
 const RECENT_MAX: usize = 20_000;
-/// Damaged bytes are copied in pieces of this size.
-const PIECE: usize = 1 << 20;
 
 /// A segment as found on disk.
 #[derive(Clone, Copy, Debug)]
@@ -243,35 +241,13 @@ impl<'a> Replay<'a> {
     }
 
     fn damage(&mut self, segment: u64, offset: u64, bytes: u64) {
-        let name = format!("{segment:08}-{offset}.bin");
-        let file = format!("quarantine/{name}");
+        let file = quarantine::name(segment, offset);
         if self.quarantine
-            && let Err(error) = self.copy(segment, offset, bytes, &self.layout.quarantine.join(name))
+            && let Err(error) = quarantine::keep(&**self.disk, self.layout, segment, offset, bytes)
         {
             self.notes.push(Note::Trouble(format!("can't copy damaged bytes to {file}: {error}")));
         }
         self.notes.push(Note::Quarantined { segment, offset, bytes, file });
-    }
-
-    fn copy(&self, segment: u64, offset: u64, bytes: u64, to: &Path) -> io::Result<()> {
-        if self.disk.exists(to) {
-            return Ok(());
-        }
-        let from = self.disk.open(&self.layout.segment(segment), OpenMode::Read)?;
-        let to = self.disk.open(to, OpenMode::CreateNew)?;
-        let mut piece = vec![0; PIECE];
-        let mut copied = 0;
-        while copied < bytes {
-            let want = usize::try_from(bytes - copied).unwrap_or(PIECE).min(PIECE);
-            let read = segment::read_full(&*from, offset + copied, &mut piece[..want])?;
-            if read == 0 {
-                break;
-            }
-            to.write_at(copied, &piece[..read])?;
-            copied += read as u64;
-        }
-        to.sync_data()?;
-        self.disk.sync_dir(&self.layout.quarantine)
     }
 }
 
