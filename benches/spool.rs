@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use posthouse::mail::{Address, BodyType, Recipient, ReversePath, Timestamp};
-use posthouse::spool::index::SledIndexFactory;
+use posthouse::spool::index::RunIndexFactory;
 use posthouse::spool::{Accept, Options, Spool};
 use posthouse::system::System;
 use tokio::sync::{mpsc, oneshot};
@@ -114,7 +114,7 @@ async fn open(path: &Path) -> Spool {
     let config =
         posthouse::config::Spool { path: path.to_owned(), min_free: 64 << 20, segment_size: 64 << 20, index_cache: 64 << 20 };
     let system = System::real(&["127.0.0.1:53".parse().unwrap()], Duration::from_secs(1)).unwrap();
-    let factory = SledIndexFactory { path: path.join("index"), cache: config.index_cache };
+    let factory = RunIndexFactory::new(path, system.disk.clone(), config.index_cache);
     Spool::open(Options::new(&config), &system, Box::new(factory)).await.unwrap().0
 }
 

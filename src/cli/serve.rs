@@ -15,7 +15,7 @@ use crate::daemon::{self, Asked, Handle, Posthouse, Signals, StartError};
 use crate::directory::users;
 use crate::event::{Event, Events, log};
 use crate::spool::SpoolError;
-use crate::spool::index::SledIndexFactory;
+use crate::spool::index::RunIndexFactory;
 use crate::system::{Listener, System, SystemDisk};
 use crate::web;
 
@@ -70,7 +70,7 @@ async fn run(
     let page_listener = bind_pages(&config, &system).await?;
     let bound = Posthouse::bind(config.clone(), system.clone(), events.clone(), source).await?;
     become_user(&config, &events)?;
-    let index = SledIndexFactory { path: config.spool.path.join("index"), cache: config.spool.index_cache };
+    let index = RunIndexFactory::new(&config.spool.path, system.disk.clone(), config.spool.index_cache);
     let handle = bound.start(Box::new(index)).await?;
     let doors = match open_doors(&config, &system, &events, &handle, page_listener).await {
         Ok(doors) => doors,

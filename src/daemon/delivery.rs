@@ -52,8 +52,8 @@ pub(super) struct Delivery {
 
 /// The loop's inputs.
 pub(super) struct Inputs {
-    /// New mail.
-    pub(super) accepted: mpsc::Receiver<Message>,
+    /// New mail, and when it arrived; the message itself is in the spool.
+    pub(super) accepted: mpsc::Receiver<(QueueId, Timestamp)>,
     /// New mail went to the index because the channel was full.
     pub(super) overflow: Arc<Notify>,
     /// Orders.
@@ -113,8 +113,8 @@ impl Delivery {
                     self.command(command).await;
                 }
                 Some(ended) = self.attempts.join_next_with_id(), if !self.attempts.is_empty() => self.ended(ended).await,
-                Some(message) = inputs.accepted.recv(), if self.scheduler.room() > 0 => {
-                    self.admit_new(&message);
+                Some((id, _)) = inputs.accepted.recv(), if self.scheduler.room() > 0 => {
+                    self.admit_new(id);
                     self.admit_some(&mut inputs.accepted);
                 }
                 () = inputs.overflow.notified() => self.next_due = Some(Timestamp::ZERO),
@@ -243,10 +243,10 @@ impl Delivery {
     }
 
     /// Admits what waits in the channel, as far as there is room.
-    fn admit_some(&mut self, accepted: &mut mpsc::Receiver<Message>) {
+    fn admit_some(&mut self, accepted: &mut mpsc::Receiver<(QueueId, Timestamp)>) {
         for _ in 1..BATCH_MAX.min(self.scheduler.room()) {
             match accepted.try_recv() {
-                Ok(message) => self.admit_new(&message),
+                Ok((id, _)) => self.admit_new(id),
                 Err(_) => return,
             }
         }
@@ -254,19 +254,19 @@ impl Delivery {
 
     /// Admits a message that was just accepted, as the spool has it by now: an order may have changed it, parked it or ended it while
     /// it was on its way here.
-    fn admit_new(&mut self, message: &Message) {
-        if let Some(message) = self.spool.active(message.id) {
+    fn admit_new(&mut self, id: QueueId) {
+        if let Some(message) = self.spool.active(id) {
             self.admit(message);
         }
     }
 
     /// Takes all that waits in the channel: an order must find every message either here or in the index.
-    fn admit_waiting(&mut self, accepted: &mut mpsc::Receiver<Message>) {
-        while let Ok(message) = accepted.try_recv() {
+    fn admit_waiting(&mut self, accepted: &mut mpsc::Receiver<(QueueId, Timestamp)>) {
+        while let Ok((id, arrived)) = accepted.try_recv() {
             if self.scheduler.room() > 0 {
-                self.admit_new(&message);
+                self.admit_new(id);
             } else {
-                self.park(message.id, message.arrived);
+                self.park(id, arrived);
             }
         }
     }

@@ -1,21 +1,30 @@
 //! Drives one server session over one connection: carries bytes in and out, and questions to those who can answer.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::sync::watch;
+use tokio::time::Sleep;
 
 use super::transaction::Transaction;
 use super::{Reception, Rules, stopped};
 use crate::event::Event;
 use crate::smtp::server::{Session, Step};
-use crate::system::BoxStream;
+use crate::system::{BoxFuture, BoxStream};
 
-/// An idle session costs this much buffer; one that sends much gets more.
-const BUFFER_SIZE_MIN: usize = 4 * 1024;
-const BUFFER_SIZE_MAX: usize = 64 * 1024;
+/// Octets that are read at once, at the most.
+const READ_SIZE: usize = 64 * 1024;
+
+thread_local! {
+    /// Where reads land before the session takes them. All sessions of a thread share it: an idle one costs no buffer.
+    static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_SIZE]);
+}
 
 /// Runs the session to its end. A lost connection is an end like another.
 pub(super) async fn drive(
@@ -23,17 +32,18 @@ pub(super) async fn drive(
     rules: &Arc<Rules>,
     stream: BoxStream,
     peer: SocketAddr,
-    stop: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
 ) {
     let began = reception.system.clock.monotonic();
     reception.events.report(Event::Connected { client: peer, service: "mx" });
-    let session = Session::new(began, Arc::clone(&rules.settings));
+    let mut session = Session::new(began, Arc::clone(&rules.settings));
     let mut transaction = Transaction::new(reception, rules, peer.ip().to_canonical());
-    let stopped = *stop.borrow();
-    let mut connection = Connection { reception, rules, stream, session, stop, stopped, buffer: vec![0; BUFFER_SIZE_MIN] };
+    let stopped = *stopping.borrow();
     if stopped {
-        connection.session.stop();
+        session.stop();
     }
+    let stop = (!stopped).then(|| wait_for_stop(stopping.clone()));
+    let mut connection = Connection { reception, rules, stream, session, stopping, stop, alarm: None };
     // Whatever ended it, a draft that was not committed goes with the transaction.
     let reason = match connection.run(&mut transaction).await {
         Ok(()) => "closed",
@@ -47,14 +57,21 @@ pub(super) async fn drive(
     });
 }
 
+fn wait_for_stop(mut stop: watch::Receiver<bool>) -> BoxFuture<'static, ()> {
+    Box::pin(async move { stopped(&mut stop).await })
+}
+
 struct Connection<'a> {
     reception: &'a Reception,
     rules: &'a Rules,
     stream: BoxStream,
     session: Session,
-    stop: watch::Receiver<bool>,
-    stopped: bool,
-    buffer: Vec<u8>,
+    /// Whether the server stops.
+    stopping: watch::Receiver<bool>,
+    /// Ready when it does; none once the session knows of it.
+    stop: Option<BoxFuture<'static, ()>>,
+    /// Rings at the session's deadline, or before it: deadlines mostly move on, and it is set anew only when it has rung.
+    alarm: Option<(Duration, Pin<Box<Sleep>>)>,
 }
 
 /// The client went away.
@@ -97,42 +114,68 @@ impl Connection<'_> {
 
     /// Waits for bytes, the session's deadline, or the server's stop.
     async fn input(&mut self) -> Result<(), Lost> {
-        let wait = self.session.deadline().map_or(Duration::MAX, |deadline| deadline.saturating_sub(self.now()));
-        if wait.is_zero() {
+        let now = self.now();
+        if self.session.deadline().is_some_and(|deadline| deadline <= now) {
             // Also for a client that always has something to read.
-            self.session.tick(self.now());
+            self.session.tick(now);
             return Ok(());
         }
-        let read = tokio::select! {
-            biased;
-            () = stopped(&mut self.stop), if !self.stopped => {
-                self.stopped = true;
-                self.session.stop();
-                return Ok(());
-            }
-            read = self.stream.read(&mut self.buffer) => Some(read),
-            () = tokio::time::sleep(wait) => None,
-        };
-        let now = self.now();
-        match read {
-            None => self.session.tick(now),
-            Some(Ok(0) | Err(_)) => return Err(Lost),
-            Some(Ok(size)) => {
-                self.session.receive(now, &self.buffer[..size]);
-                self.fit_buffer(size);
-            }
-        }
-        Ok(())
+        poll_fn(|context| self.poll_input(context)).await
     }
 
-    /// A read that filled the buffer announces more; a small one lets the memory go again.
-    fn fit_buffer(&mut self, size: usize) {
-        let current = self.buffer.len();
-        if size == current && current < BUFFER_SIZE_MAX {
-            self.buffer.resize(current * 4, 0);
-        } else if size < BUFFER_SIZE_MIN / 2 && current > BUFFER_SIZE_MIN {
-            self.buffer.truncate(BUFFER_SIZE_MIN);
-            self.buffer.shrink_to_fit();
+    fn poll_input(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+        // Also for a client that always has something to read.
+        if self.stop.is_some() && *self.stopping.borrow() {
+            return self.stop();
+        }
+        let read = READ_BUFFER.with_borrow_mut(|buffer| {
+            let mut buffer = ReadBuf::new(buffer);
+            let read = Pin::new(&mut self.stream).poll_read(context, &mut buffer);
+            read.map(|read| match read {
+                Ok(()) if !buffer.filled().is_empty() => {
+                    self.session.receive(self.reception.system.clock.monotonic(), buffer.filled());
+                    Ok(())
+                }
+                _ => Err(Lost),
+            })
+        });
+        if read.is_pending() {
+            if self.stop.as_mut().is_some_and(|stop| stop.as_mut().poll(context).is_ready()) {
+                return self.stop();
+            }
+            if self.poll_alarm(context).is_ready() {
+                self.session.tick(self.now());
+                return Poll::Ready(Ok(()));
+            }
+        }
+        read
+    }
+
+    fn stop(&mut self) -> Poll<Result<(), Lost>> {
+        self.stop = None;
+        self.session.stop();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready when the session's deadline has passed.
+    fn poll_alarm(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.session.deadline() else { return Poll::Pending };
+        loop {
+            match &mut self.alarm {
+                Some((at, alarm)) if *at <= deadline => {
+                    std::task::ready!(alarm.as_mut().poll(context));
+                    if *at == deadline {
+                        return Poll::Ready(());
+                    }
+                    *at = deadline;
+                    let wait = deadline.saturating_sub(self.reception.system.clock.monotonic());
+                    alarm.as_mut().set(tokio::time::sleep(wait));
+                }
+                alarm => {
+                    let wait = deadline.saturating_sub(self.reception.system.clock.monotonic());
+                    *alarm = Some((deadline, Box::pin(tokio::time::sleep(wait))));
+                }
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::event::{Event, Events};
-use crate::mail::{EnhancedCode, Message, Reply};
+use crate::mail::{EnhancedCode, QueueId, Reply, Timestamp};
 use crate::policy::Policy;
 use crate::smtp::server::Settings;
 use crate::spool::{Spool, SpoolError};
@@ -64,8 +64,8 @@ pub struct Reception {
     pub rules: watch::Receiver<Arc<Rules>>,
     /// Keeps what is accepted.
     pub spool: Spool,
-    /// Where committed messages go next; when it is full they wait in the spool's index.
-    pub accepted: mpsc::Sender<Message>,
+    /// Where committed messages go next, with the time of their arrival; when it is full they wait in the spool's index.
+    pub accepted: mpsc::Sender<(QueueId, Timestamp)>,
     /// Told when a message went to the index because `accepted` was full.
     pub overflow: Arc<Notify>,
     /// The mail log.

@@ -199,7 +199,7 @@ impl<'a> Transaction<'a> {
             protocol: self.protocol().as_str(),
         });
         // When the queue is busy the message waits in the index: memory stays bounded.
-        if self.reception.accepted.try_send(message.clone()).is_err() {
+        if self.reception.accepted.try_send((message.id, message.arrived)).is_err() {
             self.reception.spool.park(message.id, message.arrived);
             self.reception.overflow.notify_one();
         }

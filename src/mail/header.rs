@@ -70,8 +70,16 @@ impl HeaderScan {
         if self.complete {
             return;
         }
-        let room = self.size_max - self.header.len();
         let seen = self.header.len();
+        if seen == 0
+            && let Some(end) = block_end(chunk, 0).filter(|end| *end <= self.size_max)
+        {
+            // The usual case: all in the first chunk, and the rest of it isn't copied.
+            self.header = chunk[..end].to_vec();
+            self.complete = true;
+            return;
+        }
+        let room = self.size_max - seen;
         self.header.extend_from_slice(&chunk[..chunk.len().min(room)]);
         // The empty line may straddle two chunks: look again at the last three octets.
         if let Some(end) = block_end(&self.header, seen.saturating_sub(3)) {
@@ -102,7 +110,7 @@ fn block_end(bytes: &[u8], from: usize) -> Option<usize> {
     if bytes.starts_with(b"\r\n") {
         return Some(0);
     }
-    let found = bytes[from..].windows(4).position(|w| w == b"\r\n\r\n")?;
+    let found = memchr::memmem::find(&bytes[from..], b"\r\n\r\n")?;
     Some(from + found + 2)
 }
 

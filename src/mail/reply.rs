@@ -1,6 +1,7 @@
 //! What one SMTP server says to one command: code, enhanced status code, text.
 
 use std::fmt;
+use std::io::Write as _;
 
 use serde::{Deserialize, Serialize};
 
@@ -79,14 +80,13 @@ impl Reply {
     /// The bytes on the wire: every line with the code, and with the enhanced code if there is one, ended by CRLF.
     pub fn to_wire(&self) -> Vec<u8> {
         let mut wire = Vec::with_capacity(self.text.len() + 16);
+        let enhanced = self.enhanced.map(|enhanced| format!("{enhanced} ")).unwrap_or_default();
         let mut lines = self.text.split('\n').peekable();
         while let Some(line) = lines.next() {
             let separator = if lines.peek().is_some() { '-' } else { ' ' };
-            wire.extend_from_slice(format!("{}{separator}", self.code).as_bytes());
-            if let Some(enhanced) = self.enhanced {
-                wire.extend_from_slice(format!("{enhanced} ").as_bytes());
-            }
-            wire.extend(line.bytes().filter(|b| *b != b'\r'));
+            // Writing to memory can't fail.
+            let _ = write!(wire, "{}{separator}{enhanced}", self.code);
+            line.split('\r').for_each(|part| wire.extend_from_slice(part.as_bytes()));
             wire.extend_from_slice(b"\r\n");
         }
         wire

@@ -1,8 +1,12 @@
 //! The trace field that every accepted message gets on top (RFC 5321 section 4.4).
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use super::{Address, Domain, QueueId, Timestamp};
+
+/// As much of a HELO name is shown; octets.
+const HELO_SIZE_MAX: usize = 255;
 
 /// The `with` clause (RFC 3848).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,17 +52,31 @@ pub struct TraceField<'a> {
 impl TraceField<'_> {
     /// The whole field, folded, ended by CRLF.
     pub fn to_header(&self) -> String {
-        let client = Domain::from_ip(self.client);
+        let mut field = String::with_capacity(256);
+        field.push_str("Received: from ");
         // A HELO name goes in only as printable ASCII: it is a stranger's text in our header.
-        let helo: String = self.helo.chars().filter(|c| c.is_ascii_graphic() && !matches!(c, '(' | ')')).take(255).collect();
-        let recipient = self.recipient.map(|r| format!("\r\n\tfor <{r}>")).unwrap_or_default();
-        format!(
-            "Received: from {helo} ({client})\r\n\tby {} (Posthouse) with {} id {}{recipient};\r\n\t{}\r\n",
-            self.hostname,
+        let plain = self.helo.chars().filter(|c| c.is_ascii_graphic() && !matches!(c, '(' | ')'));
+        field.extend(plain.take(HELO_SIZE_MAX));
+        for part in [
+            " (",
+            Domain::from_ip(self.client).as_str(),
+            ")\r\n\tby ",
+            self.hostname.as_str(),
+            " (Posthouse) with ",
             self.protocol.as_str(),
-            self.id,
-            self.at.rfc5322(),
-        )
+            " id ",
+        ] {
+            field.push_str(part);
+        }
+        // Writing to memory can't fail.
+        let _ = write!(field, "{}", self.id);
+        if let Some(recipient) = self.recipient {
+            let _ = write!(field, "\r\n\tfor <{recipient}>");
+        }
+        field.push_str(";\r\n\t");
+        field.push_str(&self.at.rfc5322());
+        field.push_str("\r\n");
+        field
     }
 }
 

@@ -218,7 +218,7 @@ impl<'a> Reader<'a> {
         u32::try_from(self.number(what)?).map_err(|_| Malformed(what))
     }
 
-    fn text(&mut self, what: &'static str) -> Result<&'a str, Malformed> {
+    pub(crate) fn text(&mut self, what: &'static str) -> Result<&'a str, Malformed> {
         let length = usize::try_from(self.number(what)?).map_err(|_| Malformed(what))?;
         std::str::from_utf8(self.bytes(length, what)?).map_err(|_| Malformed(what))
     }

@@ -30,24 +30,31 @@ const MARK_EVERY: Duration = Duration::from_secs(5);
 pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
     let mut committer = Committer { marked: shared.clock.monotonic(), log, shared, written: Vec::new(), writing: Duration::ZERO };
     loop {
-        let (batch, closing) = committer.take();
-        let pause = match (batch.is_empty(), committer.written.is_empty()) {
-            (true, true) if closing => break,
-            (true, true) => {
-                committer.shared.wake.notified().await;
-                continue;
-            }
-            (true, false) if !closing && committer.until_sync() > Duration::ZERO => committer.until_sync(),
-            _ if committer.commit(batch) => continue,
-            _ if committer.shared.lock().closing => break,
-            _ => RETRY,
+        let Taken { batch, more, closing } = committer.take();
+        let idle = batch.is_empty() && (committer.written.is_empty() || !closing && committer.until_sync() > Duration::ZERO);
+        let pause = match idle || committer.commit(batch) {
+            false if closing => break,
+            false => Some(RETRY),
+            true if closing && idle => break,
+            true if more || closing => continue,
+            // Not at once on to what has been queued meanwhile: whoever queues it says when.
+            true => (!committer.written.is_empty()).then(|| committer.until_sync()),
         };
-        tokio::select! {
-            biased;
-            () = committer.shared.wake.notified() => {}
-            () = tokio::time::sleep(pause) => {}
+        let wake = committer.shared.wake.notified();
+        match pause {
+            None => wake.await,
+            Some(pause) => _ = tokio::time::timeout(pause, wake).await,
         }
     }
+}
+
+/// What the committer takes from the queue.
+struct Taken {
+    batch: VecDeque<Op>,
+    /// There is more than goes into a batch.
+    more: bool,
+    /// The spool is closing.
+    closing: bool,
 }
 
 struct Committer {
@@ -69,8 +76,8 @@ struct Replies {
 }
 
 impl Committer {
-    /// The next batch, and whether the spool is closing.
-    fn take(&self) -> (VecDeque<Op>, bool) {
+    /// The next batch.
+    fn take(&self) -> Taken {
         let mut state = self.shared.lock();
         let mut bytes = 0;
         let mut count = 0;
@@ -82,10 +89,9 @@ impl Committer {
             count += 1;
         }
         let closing = state.closing;
-        if count == state.queue.len() {
-            return (std::mem::take(&mut state.queue), closing);
-        }
-        (state.queue.drain(..count).collect(), closing)
+        let more = count < state.queue.len();
+        let batch = if more { state.queue.drain(..count).collect() } else { std::mem::take(&mut state.queue) };
+        Taken { batch, more, closing }
     }
 
     /// How long what is written may still wait for its sync.
@@ -145,12 +151,17 @@ impl Committer {
             self.shared.sweep.notify_one();
         }
         state.batches += u64::from(state.end != durable);
+        let queued = state.queue.len();
         state.end = durable;
         for (op, place) in self.written.drain(..count) {
             if place.length > 0 {
                 state.segments.entry(place.segment).or_default().used += u64::from(place.length);
             }
             settle(&self.shared, &mut state, op, place, &mut replies);
+        }
+        if state.queue.len() > queued {
+            // What was put off until now: nobody else says that it is there.
+            self.shared.wake.notify_one();
         }
         if now.saturating_sub(self.marked) >= MARK_EVERY {
             self.marked = now;

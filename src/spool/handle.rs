@@ -238,16 +238,7 @@ impl Spool {
 
     /// Counts the whole queue.
     pub async fn stats(&self) -> Result<Stats, SpoolError> {
-        let mut stats = Stats::default();
-        let mut filter = Filter { limit: Some(PAGE), ..Filter::default() };
-        loop {
-            let messages = self.list(&filter).await?;
-            messages.iter().for_each(|message| stats.add(message));
-            match messages.last() {
-                Some(last) if messages.len() == PAGE => filter.after = Some(last.id),
-                _ => break,
-            }
-        }
+        let mut stats = self.0.shared.ask(|reply| Command::Count { reply }).await??;
         stats.gauges = self.gauges();
         Ok(stats)
     }
@@ -350,7 +341,10 @@ impl Draft {
         }
         // From here on the file belongs to the record.
         let has_file = std::mem::take(&mut self.has_file);
-        shared.wake.notify_one();
+        // Whoever else is ready now comes into the same batch: that costs no time, and saves syncs when the machine is busy.
+        let wake = Wake(shared);
+        tokio::task::yield_now().await;
+        drop(wake);
         match answer.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(failed)) => {
@@ -359,6 +353,15 @@ impl Draft {
             }
             Err(_) => Err(SpoolError::Closed),
         }
+    }
+}
+
+/// Wakes the committer when it is dropped: also when nobody waits any longer for what was queued.
+struct Wake<'a>(&'a Shared);
+
+impl Drop for Wake<'_> {
+    fn drop(&mut self) {
+        self.0.wake.notify_one();
     }
 }
 

@@ -3,6 +3,7 @@
 //! A message is at every moment in memory or in the index. It leaves memory only after the index has it, and where both have it,
 //! memory counts. Nothing goes into the index before it is durable in the log.
 
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::index::{Index, IndexError, IndexFactory, Mark, Place, Stored};
 use super::replay::Replay;
 use super::shared::{Entry, Parking, Shared, State};
-use super::{Filter, Note, SpoolError};
+use super::{Filter, Note, SpoolError, Stats};
 use crate::mail::{Message, QueueId, Timestamp, Update};
 
 /// The due time of a message that somebody works on.
@@ -22,6 +23,11 @@ const FIRST: Timestamp = Timestamp::from_millis(1);
 
 /// An index that can't be rebuilt is tried again after this time.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
+
+/// After so many commands a piece of the index's housekeeping is done, also while there are more.
+const WORK_EVERY: u32 = 64;
+/// A count goes through so many messages in memory at a time.
+const COUNT_STEP: usize = 1024;
 
 /// An answer that may be missing because the index failed.
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, SpoolError>>;
@@ -78,6 +84,10 @@ pub(crate) enum Command {
         count_max: usize,
         reply: Answer<Listing>,
     },
+    /// Counts the whole queue.
+    Count {
+        reply: Answer<Stats>,
+    },
     /// Brings those that live at the places given into memory, to be parked again; none of them is active for it.
     Borrow {
         wanted: Vec<(QueueId, Place)>,
@@ -102,11 +112,23 @@ pub(crate) async fn run(
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) {
     let mut keeper = Keeper { shared, index: Ok(index), factory, half_made: false, try_again: Duration::ZERO };
-    while let Some(command) = commands.recv().await {
-        if matches!(command, Command::Stop) {
-            break;
-        }
+    let mut since_work = 0;
+    loop {
+        let next = match commands.try_recv() {
+            Err(mpsc::error::TryRecvError::Empty) if keeper.work() => {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            Err(mpsc::error::TryRecvError::Empty) => commands.recv().await,
+            received => received.ok(),
+        };
+        let Some(command) = next.filter(|command| !matches!(command, Command::Stop)) else { break };
         keeper.carry_out(command);
+        since_work += 1;
+        if since_work >= WORK_EVERY {
+            since_work = 0;
+            keeper.work();
+        }
     }
 }
 
@@ -162,6 +184,9 @@ impl Keeper {
             Command::Page { filter, count_max, reply } => {
                 let _ = reply.send(self.with_index(|keeper, index| keeper.page(index, &filter, count_max)));
             }
+            Command::Count { reply } => {
+                let _ = reply.send(self.with_index(|keeper, index| keeper.count(index)));
+            }
             Command::Borrow { wanted, reply } => {
                 let _ = reply.send(self.with_index(|keeper, index| keeper.borrow(index, &wanted)));
             }
@@ -176,6 +201,11 @@ impl Keeper {
             }
             Command::Stop => {}
         }
+    }
+
+    /// A piece of the index's housekeeping; `false` if there is none to do.
+    fn work(&mut self) -> bool {
+        self.index.is_ok() && self.with_index(|_, index| index.work()).unwrap_or(false)
     }
 
     /// Does something with the index. If it fails, the index is built anew from the log, and it is tried once more. If that can't be
@@ -381,6 +411,29 @@ impl Keeper {
             next = messages.last().map(|message| message.id);
         }
         Ok(Listing { messages, next })
+    }
+
+    fn count(&self, index: &mut dyn Index) -> Result<Stats, IndexError> {
+        let mut stats = Stats::default();
+        let mut here = BTreeSet::new();
+        let mut from = Bound::Unbounded;
+        loop {
+            let state = self.shared.lock();
+            let active = state.active.range((from, Bound::Unbounded)).take(COUNT_STEP);
+            let last = active.map(|(id, _)| *id).nth(COUNT_STEP - 1);
+            let range = (from, last.map_or(Bound::Unbounded, Bound::Included));
+            let active = state.active.range(range).map(|(_, entry)| entry);
+            for entry in active.chain(state.parking.range(range).map(|(_, parking)| &parking.entry)) {
+                stats.add(&entry.stored.message);
+                here.extend(entry.indexed.then_some(entry.stored.message.id));
+            }
+            here.extend(state.dying.range(range).map(|(id, _)| *id));
+            drop(state);
+            let Some(last) = last else { break };
+            from = Bound::Excluded(last);
+        }
+        index.count(&here, &mut stats)?;
+        Ok(stats)
     }
 
     fn borrow(&self, index: &mut dyn Index, wanted: &[(QueueId, Place)]) -> Result<(), IndexError> {

@@ -20,6 +20,8 @@ pub const RECORD_SIZE_MAX: usize = 64 << 20;
 const FLAG_BATCH: u16 = 1;
 /// Flag: the content lies in a file of its own.
 const FLAG_FILE: u16 = 2;
+/// A draft begins with so much room: most mail never outgrows it. Bytes.
+const DRAFT_CAPACITY: usize = 8 * 1024;
 
 /// What a record says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -254,13 +256,20 @@ impl AcceptContent {
 impl Frame {
     /// A buffer with room for the header, to which content is appended.
     pub(crate) fn draft() -> Vec<u8> {
+        let mut draft = Vec::with_capacity(DRAFT_CAPACITY);
+        draft.resize(HEADER_SIZE, 0);
+        draft
+    }
+
+    /// Room for the header only.
+    fn blank() -> Vec<u8> {
         vec![0; HEADER_SIZE]
     }
 
     pub(crate) fn accept(content: AcceptContent, message: &Message, changes: &[Change]) -> Frame {
         let (mut bytes, file) = match content {
             AcceptContent::Inline(draft) => (draft, None),
-            AcceptContent::File(crc) => (Self::draft(), Some(crc)),
+            AcceptContent::File(crc) => (Self::blank(), Some(crc)),
         };
         let content = bytes.len() - HEADER_SIZE;
         codec::put_message(&mut bytes, message);
@@ -276,7 +285,7 @@ impl Frame {
     }
 
     pub(crate) fn state(update: &Update, base: u32) -> Frame {
-        let mut bytes = Self::draft();
+        let mut bytes = Self::blank();
         codec::put_change(&mut bytes, update, base);
         Self::finish(bytes, KIND_STATE, 0, 0, update.id)
     }
@@ -287,7 +296,7 @@ impl Frame {
     }
 
     pub(crate) fn done(id: QueueId) -> Frame {
-        Self::finish(Self::draft(), KIND_DONE, 0, 0, id)
+        Self::finish(Self::blank(), KIND_DONE, 0, 0, id)
     }
 
     fn finish(mut bytes: Vec<u8>, kind: u8, flags: u16, content: usize, id: QueueId) -> Frame {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::index::{Index, IndexError, IndexFactory, Mark, Place, Position, Stored};
+use super::index::{Index, IndexError, IndexFactory, Mark, Place, Position, Resident};
 use super::log::Log;
 use super::replay::{self, Replay, ReplayError, SegmentFile, due_after};
 use super::segment::{BLOCK_SIZE, Layout};
@@ -215,26 +215,28 @@ fn bring_up(
 fn count(index: &mut dyn Index, options: &Options, mut books: Books, mut read: ReadLog) -> Result<(ReadLog, Books), IndexError> {
     let mut taken = Vec::new();
     let mut stale = Vec::new();
-    index.visit(&mut |stored: Stored, due| {
-        let Stored { message, place: Place { segment, offset, length }, file } = &stored;
-        read.last_id = read.last_id.max(message.id);
-        let record_end = (offset + u64::from(*length)).saturating_sub(BLOCK_SIZE);
-        let Some(segment) = books.segments.get_mut(segment).filter(|segment| record_end <= segment.used) else {
-            stale.push(message.id);
+    index.residents(&mut |Resident { id, place, size, in_file, taken: is_taken }| {
+        read.last_id = read.last_id.max(id);
+        let Place { segment, offset, length } = place;
+        let record_end = (offset + u64::from(length)).saturating_sub(BLOCK_SIZE);
+        let Some(segment) = books.segments.get_mut(&segment).filter(|segment| record_end <= segment.used) else {
+            stale.push(id);
             return;
         };
         segment.live += 1;
-        segment.live_bytes += u64::from(*length);
+        segment.live_bytes += u64::from(length);
         books.messages += 1;
-        if file.is_some() {
-            books.files.insert(message.id, message.size);
+        if in_file {
+            books.files.insert(id, size);
         }
-        if due == Timestamp::ZERO {
-            taken.push((message.id, due_after(&stored, due, &options.due)));
+        if is_taken {
+            taken.push(id);
         }
     })?;
-    for (id, due) in taken {
-        index.set_due(id, due)?;
+    for id in taken {
+        if let Some((stored, due)) = index.get(id)? {
+            index.set_due(id, due_after(&stored, due, &options.due))?;
+        }
     }
     if !stale.is_empty() {
         read.notes.push(Note::Trouble(format!("{} messages of the index have no record in the log any more", stale.len())));

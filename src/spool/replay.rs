@@ -233,11 +233,9 @@ impl<'a> Replay<'a> {
 
     /// Everything met goes into the index.
     pub(crate) fn spill(&mut self) -> Result<(), IndexError> {
-        for (_, (stored, known)) in std::mem::take(&mut self.recent) {
-            let due = due_after(&stored, known, self.due);
-            self.index.insert(&stored, due)?;
-        }
-        Ok(())
+        let mut recent = std::mem::take(&mut self.recent);
+        recent.values_mut().for_each(|(stored, due)| *due = due_after(stored, *due, self.due));
+        self.index.insert_many(recent)
     }
 
     fn damage(&mut self, segment: u64, offset: u64, bytes: u64) {

@@ -52,11 +52,12 @@ pub struct Stats {
 }
 
 impl Count {
-    fn add(&mut self, message: &Message, recipients: u64) {
-        self.messages += 1;
-        self.recipients += recipients;
-        self.bytes += message.size;
-        self.oldest = Some(self.oldest.map_or(message.arrived, |oldest| oldest.min(message.arrived)));
+    /// Adds what another has counted.
+    pub(crate) fn join(&mut self, other: &Count) {
+        self.messages += other.messages;
+        self.recipients += other.recipients;
+        self.bytes += other.bytes;
+        self.oldest = self.oldest.into_iter().chain(other.oldest).min();
     }
 }
 
@@ -67,11 +68,20 @@ impl Stats {
         for recipient in message.recipients.iter().filter(|recipient| recipient.is_open()) {
             *domains.entry(recipient.address.domain()).or_default() += 1;
         }
-        self.states.entry(message.state()).or_default().add(message, domains.values().sum());
+        let one = Count { messages: 1, recipients: domains.values().sum(), bytes: message.size, oldest: Some(message.arrived) };
+        self.states.entry(message.state()).or_default().join(&one);
         for (domain, recipients) in domains {
-            match self.domains.get_mut(domain) {
-                Some(count) => count.add(message, recipients),
-                None => self.domains.entry(domain.clone()).or_default().add(message, recipients),
+            self.join_domain(domain, &Count { recipients, ..one });
+        }
+    }
+
+    /// Adds what was counted of a domain.
+    pub(crate) fn join_domain(&mut self, domain: &Domain, count: &Count) {
+        match self.domains.get_mut(domain) {
+            Some(known) => known.join(count),
+            None if count.messages == 0 => {}
+            None => {
+                self.domains.insert(domain.clone(), *count);
             }
         }
     }

@@ -6,7 +6,7 @@
 //!
 //! `POSTHOUSE_SIM=ci` runs many stories, `POSTHOUSE_SIM_SEED=n` one, `POSTHOUSE_SIM_STORIES=n` so many.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,8 +15,8 @@ use std::time::Duration;
 use posthouse::mail::{
     Address, BodyType, Cause, EnhancedCode, Message, QueueId, Recipient, RecipientState, ReversePath, Timestamp, Update,
 };
-use posthouse::spool::index::{Index, IndexError, IndexFactory, Mark, MemoryIndex, MemoryIndexFactory, Page, Stored};
-use posthouse::spool::{Accept, Draft, Filter, Note, Spool, SpoolError, read_stopped};
+use posthouse::spool::index::{Index, IndexError, IndexFactory, Mark, MemoryIndex, MemoryIndexFactory, Page, Resident, Stored};
+use posthouse::spool::{Accept, Draft, Filter, Note, Spool, SpoolError, Stats, read_stopped};
 use posthouse::system::sim::{SimDisk, SimRandom};
 use posthouse::system::{Content, Disk, OpenMode};
 
@@ -614,6 +614,14 @@ impl Index for Brittle {
     }
     fn visit(&self, visit: &mut dyn FnMut(Stored, Timestamp)) -> Result<(), IndexError> {
         self.inner.visit(visit)
+    }
+
+    fn residents(&self, visit: &mut dyn FnMut(Resident)) -> Result<(), IndexError> {
+        self.inner.residents(visit)
+    }
+
+    fn count(&self, leave_out: &BTreeSet<QueueId>, stats: &mut Stats) -> Result<(), IndexError> {
+        self.inner.count(leave_out, stats)
     }
 }
 

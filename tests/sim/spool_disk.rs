@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posthouse::mail::{Address, BodyType, Message, QueueId, Recipient, RecipientState, ReversePath, Timestamp, Update};
-use posthouse::spool::index::SledIndexFactory;
+use posthouse::spool::index::RunIndexFactory;
 use posthouse::spool::{Accept, Filter, Note, Recovery, Spool, SpoolError, read_stopped};
 use posthouse::system::{Content, Disk, SystemDisk, Workers};
 
@@ -17,7 +17,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 async fn open(path: &Path) -> Result<(Spool, Recovery), SpoolError> {
-    let factory = SledIndexFactory { path: path.join("index"), cache: 1 << 20 };
+    let factory = RunIndexFactory::new(path, Arc::new(SystemDisk), 1 << 20);
     // A seed a folder: spools tell each other apart by a random number.
     let seed = path.to_string_lossy().bytes().fold(5, |seed, byte| seed * 31 % 1_000_003 + u64::from(byte));
     Spool::open(options(path), &system(Arc::new(SystemDisk), seed, Workers::Threads), Box::new(factory)).await
@@ -134,15 +134,25 @@ fn a_lost_or_broken_index_is_built_from_the_log() {
         spool.close().await.unwrap();
 
         for wreck in [vec![0xa5; 300_000], Vec::new(), b"no database".to_vec()] {
-            let entries = fs::read_dir(path.join("index")).unwrap().map(|entry| entry.unwrap().path());
-            for file in entries.filter(|path| path.is_file()) {
-                fs::write(file, &wreck).unwrap();
+            for folder in ["index/catalogue", "index/runs"] {
+                let entries = fs::read_dir(path.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+                for file in entries.filter(|path| path.is_file()) {
+                    fs::write(file, &wreck).unwrap();
+                }
             }
             let (spool, recovery) = open(path).await.unwrap();
             assert!(rebuilt(&recovery), "{:?}", recovery.notes);
             same(&spool, &living).await;
             spool.close().await.unwrap();
         }
+
+        // The index of another version.
+        fs::write(path.join("index/db"), b"of before").unwrap();
+        let (spool, recovery) = open(path).await.unwrap();
+        assert!(rebuilt(&recovery), "{:?}", recovery.notes);
+        assert!(!path.join("index/db").exists());
+        same(&spool, &living).await;
+        spool.close().await.unwrap();
 
         // The index of another spool.
         let other = tempfile::tempdir().unwrap();
@@ -243,7 +253,7 @@ fn a_nearly_full_disk_takes_no_new_mail() {
     runtime().block_on(async {
         let mut options = options(folder.path());
         options.min_free = u64::MAX;
-        let factory = SledIndexFactory { path: folder.path().join("index"), cache: 1 << 20 };
+        let factory = RunIndexFactory::new(folder.path(), Arc::new(SystemDisk), 1 << 20);
         let world = system(Arc::new(SystemDisk), 5, Workers::Threads);
         let (spool, _) = Spool::open(options, &world, Box::new(factory)).await.unwrap();
         assert_eq!(spool.begin().err(), Some(SpoolError::Full));

@@ -1,13 +1,14 @@
 //! The spool in trouble: an index that is gone for a while, and loops that end by a bug. Nobody waits for ever, and nothing is lost.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use posthouse::mail::{BodyType, QueueId, Recipient, ReversePath, Timestamp};
-use posthouse::spool::index::{Index, IndexError, IndexFactory, Mark, MemoryIndexFactory, Page, Stored};
-use posthouse::spool::{Accept, Filter, Note, Spool, SpoolError};
+use posthouse::spool::index::{Index, IndexError, IndexFactory, Mark, MemoryIndexFactory, Page, Resident, Stored};
+use posthouse::spool::{Accept, Filter, Note, Spool, SpoolError, Stats};
 use posthouse::system::sim::SimDisk;
 
 use crate::spool_world::{START, options, run, simulated};
@@ -86,6 +87,16 @@ impl Index for FailingIndex {
     fn visit(&self, visit: &mut dyn FnMut(Stored, Timestamp)) -> Result<(), IndexError> {
         check(&self.broken)?;
         self.inner.visit(visit)
+    }
+
+    fn residents(&self, visit: &mut dyn FnMut(Resident)) -> Result<(), IndexError> {
+        check(&self.broken)?;
+        self.inner.residents(visit)
+    }
+
+    fn count(&self, leave_out: &BTreeSet<QueueId>, stats: &mut Stats) -> Result<(), IndexError> {
+        check(&self.broken)?;
+        self.inner.count(leave_out, stats)
     }
 }
 

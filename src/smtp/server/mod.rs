@@ -233,6 +233,7 @@ impl Session {
 
     /// Queues one of our own replies.
     fn say(&mut self, reply: &str) {
+        self.output.reserve(reply.len() + 2);
         self.output.extend_from_slice(reply.as_bytes());
         self.output.extend_from_slice(b"\r\n");
     }

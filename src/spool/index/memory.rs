@@ -1,24 +1,21 @@
 //! The index in memory: the twin that the sled index is tested against, and the one that simulations crash.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Index, IndexError, IndexFactory, LOOK_MAX, Mark, Page, Stored};
+use super::recent::{Parked, Recent};
+use super::{Index, IndexError, IndexFactory, LOOK_MAX, Mark, Page, Resident, Stored};
 use crate::mail::{QueueId, Timestamp};
-use crate::spool::Filter;
+use crate::spool::{Filter, Stats};
 
 /// Parked messages in maps; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryIndex(Arc<Mutex<Tables>>);
 
-/// A message and when it is due.
-type Parked = (Stored, Timestamp);
-
 #[derive(Debug, Default)]
 struct Tables {
-    messages: BTreeMap<QueueId, Parked>,
-    due: BTreeSet<(Timestamp, QueueId)>,
+    parked: Recent,
     mark: Option<Mark>,
     /// What each change since the last mark replaced, if that is to be remembered.
     undo: Option<Vec<(QueueId, Option<Parked>)>>,
@@ -45,7 +42,7 @@ impl MemoryIndex {
     pub fn without_last(&self, count: usize) -> Self {
         let tables = self.tables();
         let mut undo = tables.undo.clone().unwrap_or_default();
-        let mut copy = Tables { messages: tables.messages.clone(), due: tables.due.clone(), mark: tables.mark, undo: None };
+        let mut copy = Tables { parked: tables.parked.clone(), mark: tables.mark, undo: None };
         for _ in 0..count {
             match undo.pop() {
                 Some((id, Some((stored, due)))) => copy.put(id, Some((stored, due))),
@@ -63,16 +60,8 @@ impl MemoryIndex {
 }
 
 impl Tables {
-    fn put(&mut self, id: QueueId, new: Option<(Stored, Timestamp)>) {
-        let due = new.as_ref().map(|(_, due)| *due);
-        let old = match new {
-            Some(new) => self.messages.insert(id, new),
-            None => self.messages.remove(&id),
-        };
-        if let Some((_, due)) = &old {
-            self.due.remove(&(*due, id));
-        }
-        self.due.extend(due.map(|due| (due, id)));
+    fn put(&mut self, id: QueueId, new: Option<Parked>) {
+        let old = self.parked.put(id, new);
         if let Some(undo) = &mut self.undo {
             undo.push((id, old));
         }
@@ -100,7 +89,7 @@ impl Index for MemoryIndex {
 
     fn set_due(&mut self, id: QueueId, due: Timestamp) -> Result<(), IndexError> {
         let mut tables = self.tables();
-        if let Some((stored, _)) = tables.messages.get(&id).cloned() {
+        if let Some((stored, _)) = tables.parked.get(id).cloned() {
             tables.put(id, Some((stored, due)));
         }
         Ok(())
@@ -108,22 +97,23 @@ impl Index for MemoryIndex {
 
     fn remove(&mut self, id: QueueId) -> Result<(), IndexError> {
         let mut tables = self.tables();
-        if tables.messages.contains_key(&id) {
+        if tables.parked.get(id).is_some() {
             tables.put(id, None);
         }
         Ok(())
     }
 
     fn get(&self, id: QueueId) -> Result<Option<(Stored, Timestamp)>, IndexError> {
-        Ok(self.tables().messages.get(&id).cloned())
+        Ok(self.tables().parked.get(id).cloned())
     }
 
     fn due(&self, from: Timestamp, to: Timestamp, count_max: usize) -> Result<Vec<(Timestamp, QueueId)>, IndexError> {
+        let from = from.max(Timestamp::from_millis(1));
         if from > to {
             return Ok(Vec::new());
         }
         let range = (from, QueueId(0))..=(to, QueueId(u64::MAX));
-        Ok(self.tables().due.range(range).take(count_max).copied().collect())
+        Ok(self.tables().parked.due().range(range).take(count_max).copied().collect())
     }
 
     fn page(&self, filter: &Filter, count_max: usize) -> Result<Page, IndexError> {
@@ -133,7 +123,7 @@ impl Index for MemoryIndex {
             Some(after) => Bound::Excluded(after),
         };
         let mut page = Page::default();
-        for (looked, (id, (stored, _))) in tables.messages.range((from, Bound::Unbounded)).enumerate() {
+        for (looked, (id, (stored, _))) in tables.parked.messages().range((from, Bound::Unbounded)).enumerate() {
             if filter.matches(&stored.message) {
                 page.found.push(stored.clone());
             }
@@ -146,8 +136,20 @@ impl Index for MemoryIndex {
     }
 
     fn visit(&self, visit: &mut dyn FnMut(Stored, Timestamp)) -> Result<(), IndexError> {
-        let messages = self.tables().messages.clone();
+        let messages = self.tables().parked.messages().clone();
         messages.into_values().for_each(|(stored, due)| visit(stored, due));
+        Ok(())
+    }
+
+    fn residents(&self, visit: &mut dyn FnMut(Resident)) -> Result<(), IndexError> {
+        self.tables().parked.messages().values().for_each(|(stored, due)| visit(Resident::new(stored, *due)));
+        Ok(())
+    }
+
+    fn count(&self, leave_out: &BTreeSet<QueueId>, stats: &mut Stats) -> Result<(), IndexError> {
+        let tables = self.tables();
+        let messages = tables.parked.messages().values().map(|(stored, _)| &stored.message);
+        messages.filter(|message| !leave_out.contains(&message.id)).for_each(|message| stats.add(message));
         Ok(())
     }
 }
@@ -161,7 +163,7 @@ impl IndexFactory for MemoryIndexFactory {
         let mut tables = self.0.tables();
         let undo = tables.undo.as_ref().map(|_| Vec::new());
         let old = std::mem::replace(&mut *tables, Tables { undo, ..Tables::default() });
-        Ok((!old.messages.is_empty() || old.mark.is_some()).then(|| "nowhere".to_owned()))
+        Ok((!old.parked.messages().is_empty() || old.mark.is_some()).then(|| "nowhere".to_owned()))
     }
 
     fn discard(&self) -> Result<(), IndexError> {

@@ -1,0 +1,233 @@
+//! What a run says of its messages: keys, values, and the summaries that surveys read.
+//!
+//! Families of keys, in the order in which they stand: the message by id; due times, domains and senders, whose values name the
+//! message by its ordinal in the run; summaries, some hundred messages in one value.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{IndexError, Place, Stored};
+use crate::mail::{Domain, Message, MessageState, QueueId, Timestamp};
+use crate::spool::Filter;
+use crate::spool::codec::{self, Malformed, Reader};
+
+/// Families: the first byte of each key.
+pub(crate) const MESSAGE: u8 = 1;
+pub(crate) const DUE: u8 = 2;
+pub(crate) const DOMAIN: u8 = 3;
+pub(crate) const SENDER: u8 = 4;
+pub(crate) const SUMMARY: u8 = 5;
+
+/// `1 id`
+pub(crate) fn message_key(id: QueueId) -> Vec<u8> {
+    [&[MESSAGE][..], &id.0.to_be_bytes()].concat()
+}
+
+/// `2 due id`
+pub(crate) fn due_key(due: Timestamp, id: QueueId) -> Vec<u8> {
+    [&[DUE][..], &due.as_millis().to_be_bytes(), &id.0.to_be_bytes()].concat()
+}
+
+/// The due time in a key of that family.
+pub(crate) fn key_due(key: &[u8]) -> Result<Timestamp, Malformed> {
+    let due = key.get(1..9).and_then(|due| due.first_chunk::<8>()).ok_or(Malformed("due time"))?;
+    Ok(Timestamp::from_millis(u64::from_be_bytes(*due)))
+}
+
+/// The id that every key ends with, summaries apart.
+pub(crate) fn key_id(key: &[u8]) -> Result<QueueId, Malformed> {
+    let id = key.last_chunk::<8>().ok_or(Malformed("key"))?;
+    Ok(QueueId(u64::from_be_bytes(*id)))
+}
+
+/// `3 domain 0` or `4 sender 0`; the id stands behind.
+fn text_prefix(family: u8, text: &str) -> Vec<u8> {
+    [&[family][..], text.as_bytes(), &[0]].concat()
+}
+
+/// `5 ordinal of the first message`
+pub(crate) fn summary_key(ordinal: u32) -> Vec<u8> {
+    [&[SUMMARY][..], &ordinal.to_be_bytes()].concat()
+}
+
+/// Keys of domains and senders: of open recipients, of the addresses that they came from, of the reverse-path.
+pub(crate) fn text_keys(message: &Message) -> BTreeSet<Vec<u8>> {
+    let id = message.id.0.to_be_bytes();
+    let key = |family: u8, text: &str| [&text_prefix(family, text)[..], &id].concat();
+    let mut keys = BTreeSet::from([key(SENDER, &message.reverse_path.to_string().to_ascii_lowercase())]);
+    for recipient in message.recipients.iter().filter(|recipient| recipient.is_open()) {
+        for address in [Some(&recipient.address), recipient.original.as_ref()].into_iter().flatten() {
+            keys.insert(key(DOMAIN, address.domain().as_str()));
+        }
+    }
+    keys
+}
+
+/// The narrowest family that has every message that a filter may match; ids stand behind.
+pub(crate) fn prefix(filter: &Filter) -> Vec<u8> {
+    let domain = filter.recipient.as_ref().map(|recipient| recipient.domain()).or(filter.domain.as_ref());
+    match (domain, &filter.sender) {
+        (Some(domain), _) => text_prefix(DOMAIN, domain.as_str()),
+        (None, Some(sender)) => text_prefix(SENDER, &sender.to_string().to_ascii_lowercase()),
+        (None, None) => vec![MESSAGE],
+    }
+}
+
+/// Appends a message's value, without its ordinal.
+pub(crate) fn put_stored(value: &mut Vec<u8>, stored: &Stored, due: Timestamp) {
+    codec::put_number(value, due.as_millis());
+    put_place(value, &stored.place);
+    value.push(u8::from(stored.file.is_some()));
+    value.extend_from_slice(&stored.file.unwrap_or(0).to_le_bytes());
+    codec::put_message(value, &stored.message);
+}
+
+/// Reads a message's value behind its ordinal.
+pub(crate) fn read_stored(id: QueueId, value: &[u8]) -> Result<(Stored, Timestamp), Malformed> {
+    let mut reader = Reader(value);
+    let due = Timestamp::from_millis(reader.number("due time")?);
+    let place = read_place(&mut reader)?;
+    let in_file = reader.byte("content")? != 0;
+    let crc = u32::from_le_bytes(reader.fixed("content")?);
+    let message = reader.message(id)?;
+    reader.end()?;
+    Ok((Stored { message, place, file: in_file.then_some(crc) }, due))
+}
+
+fn put_place(value: &mut Vec<u8>, place: &Place) {
+    codec::put_number(value, place.segment);
+    codec::put_number(value, place.offset);
+    codec::put_number(value, u64::from(place.length));
+}
+
+fn read_place(reader: &mut Reader<'_>) -> Result<Place, Malformed> {
+    Ok(Place { segment: reader.number("segment")?, offset: reader.number("offset")?, length: reader.small("length")? })
+}
+
+/// Splits a value into the ordinal in front and the rest.
+pub(crate) fn split_ordinal(value: &[u8]) -> Result<(u32, &[u8]), Malformed> {
+    let mut reader = Reader(value);
+    let ordinal = reader.small("ordinal")?;
+    Ok((ordinal, reader.0))
+}
+
+const IN_FILE: u8 = 1;
+const TAKEN: u8 = 2;
+const ACTIVE: u8 = 4;
+const HELD: u8 = 8;
+
+/// What surveys need of a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Summary<'a> {
+    pub(crate) id: QueueId,
+    pub(crate) place: Place,
+    pub(crate) in_file: bool,
+    /// Its due time is zero.
+    pub(crate) taken: bool,
+    pub(crate) state: MessageState,
+    pub(crate) size: u64,
+    pub(crate) arrived: Timestamp,
+    /// Domains of open recipients, as numbers of names, and how many recipients each has.
+    pub(crate) domains: &'a [(u32, u32)],
+}
+
+/// Gathers summaries into a value.
+#[derive(Default)]
+pub(crate) struct SummaryWriter {
+    names: BTreeMap<Domain, u32>,
+    order: Vec<Domain>,
+    body: Vec<u8>,
+    last: u64,
+    /// Messages gathered.
+    pub(crate) count: u32,
+}
+
+impl SummaryWriter {
+    pub(crate) fn add(&mut self, stored: &Stored, due: Timestamp) {
+        let message = &stored.message;
+        let state = message.state();
+        let flag = |on: bool, flag: u8| if on { flag } else { 0 };
+        let mut domains: BTreeMap<&Domain, u64> = BTreeMap::new();
+        for recipient in message.recipients.iter().filter(|recipient| recipient.is_open()) {
+            *domains.entry(recipient.address.domain()).or_default() += 1;
+        }
+        let body = &mut self.body;
+        codec::put_number(body, message.id.0.wrapping_sub(self.last));
+        self.last = message.id.0;
+        body.push(
+            flag(stored.file.is_some(), IN_FILE)
+                | flag(due == Timestamp::ZERO, TAKEN)
+                | flag(state == MessageState::Active, ACTIVE)
+                | flag(state == MessageState::Held, HELD),
+        );
+        put_place(body, &stored.place);
+        codec::put_number(body, message.size);
+        codec::put_number(body, message.arrived.as_millis());
+        codec::put_number(body, domains.len() as u64);
+        for (domain, recipients) in domains {
+            let number = match self.names.get(domain) {
+                Some(number) => *number,
+                None => {
+                    let number = self.order.len() as u32;
+                    self.names.insert(domain.clone(), number);
+                    self.order.push(domain.clone());
+                    number
+                }
+            };
+            codec::put_number(body, u64::from(number));
+            codec::put_number(body, recipients);
+        }
+        self.count += 1;
+    }
+
+    /// Bytes gathered.
+    pub(crate) fn size(&self) -> usize {
+        self.body.len()
+    }
+
+    /// The value.
+    pub(crate) fn finish(self) -> Vec<u8> {
+        let mut value = Vec::with_capacity(self.body.len() + 64);
+        codec::put_number(&mut value, self.order.len() as u64);
+        for name in &self.order {
+            codec::put_number(&mut value, name.as_str().len() as u64);
+            value.extend_from_slice(name.as_str().as_bytes());
+        }
+        codec::put_number(&mut value, u64::from(self.count));
+        value.extend_from_slice(&self.body);
+        value
+    }
+}
+
+/// Reads a value of summaries, and says which names it uses.
+pub(crate) fn read_summaries(value: &[u8], mut visit: impl FnMut(Summary<'_>)) -> Result<Vec<Domain>, IndexError> {
+    let mut reader = Reader(value);
+    let mut names = Vec::new();
+    for _ in 0..reader.number("names")? {
+        names.push(Domain::parse(reader.text("name")?).map_err(|_| Malformed("name"))?);
+    }
+    let mut last = 0u64;
+    let mut domains = Vec::new();
+    for _ in 0..reader.number("summaries")? {
+        last = last.wrapping_add(reader.number("id")?);
+        let flags = reader.byte("flags")?;
+        let place = read_place(&mut reader)?;
+        let size = reader.number("size")?;
+        let arrived = Timestamp::from_millis(reader.number("arrival")?);
+        domains.clear();
+        for _ in 0..reader.number("domains")? {
+            domains.push((reader.small("name")?, reader.small("recipients")?));
+        }
+        if domains.iter().any(|(name, _)| *name as usize >= names.len()) {
+            return Err(Malformed("name").into());
+        }
+        let state = match flags {
+            flags if flags & HELD != 0 => MessageState::Held,
+            flags if flags & ACTIVE != 0 => MessageState::Active,
+            _ => MessageState::Deferred,
+        };
+        let (in_file, taken) = (flags & IN_FILE != 0, flags & TAKEN != 0);
+        visit(Summary { id: QueueId(last), place, in_file, taken, state, size, arrived, domains: &domains });
+    }
+    reader.end()?;
+    Ok(names)
+}

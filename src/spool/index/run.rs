@@ -1,0 +1,293 @@
+//! A run: some thousand parked messages in a table that is never changed, and which of them don't count any longer.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::bits::Bits;
+use super::cache::Cache;
+use super::entry::{self, DUE, MESSAGE, SUMMARY, Summary, SummaryWriter};
+use super::table::{Cursor, Table, TableWriter};
+use super::{IndexError, Stored};
+use crate::mail::{Domain, QueueId, Timestamp};
+use crate::spool::codec::{self, Malformed, Reader};
+use crate::system::Disk;
+
+/// A summary value has so many messages at the most,
+const SUMMARY_COUNT: u32 = 512;
+/// or so many bytes.
+const SUMMARY_SIZE: usize = 14 << 10;
+
+/// See the module.
+pub(crate) struct Run {
+    pub(crate) table: Arc<Table>,
+    /// Messages in the table, dead ones too.
+    pub(crate) messages: u32,
+    /// Bytes of the file, about.
+    pub(crate) size: u64,
+    first: QueueId,
+    last: QueueId,
+    /// Gone, or newer elsewhere.
+    pub(crate) dead: Bits,
+    /// Somebody works on them; forgotten when the index is opened anew.
+    pub(crate) taken: Bits,
+    /// No living message that waits has a due key before this.
+    due_from: RefCell<Vec<u8>>,
+}
+
+/// A message found in a run.
+pub(crate) struct FoundIn {
+    pub(crate) ordinal: u32,
+    /// Its value, without the ordinal.
+    pub(crate) value: Vec<u8>,
+    pub(crate) taken: bool,
+}
+
+impl FoundIn {
+    /// The message and its due time.
+    pub(crate) fn stored(&self, id: QueueId) -> Result<(Stored, Timestamp), Malformed> {
+        let (stored, due) = entry::read_stored(id, &self.value)?;
+        Ok((stored, if self.taken { Timestamp::ZERO } else { due }))
+    }
+}
+
+impl Run {
+    pub(crate) fn open(disk: &dyn Disk, path: &Path, number: u64, cache: Arc<Cache>) -> Result<Self, IndexError> {
+        let table = Table::open(disk, path, number, cache)?;
+        let mut reader = Reader(table.extra());
+        let (messages, first, last) = (reader.small("messages")?, reader.number("first id")?, reader.number("last id")?);
+        let size = reader.number("size")?;
+        reader.end()?;
+        Ok(Self {
+            messages,
+            size,
+            first: QueueId(first),
+            last: QueueId(last),
+            dead: Bits::default(),
+            taken: Bits::default(),
+            due_from: RefCell::new(entry::due_key(Timestamp::from_millis(1), QueueId(0))),
+            table: Arc::new(table),
+        })
+    }
+
+    /// Messages that count.
+    pub(crate) fn living(&self) -> u32 {
+        self.messages.saturating_sub(self.dead.count())
+    }
+
+    pub(crate) fn find(&self, id: QueueId) -> Result<Option<FoundIn>, IndexError> {
+        if id < self.first || id > self.last {
+            return Ok(None);
+        }
+        let key = entry::message_key(id);
+        let mut cursor = Cursor::seek(&self.table, &key)?;
+        if !cursor.next()? || cursor.key() != key {
+            return Ok(None);
+        }
+        let (ordinal, value) = entry::split_ordinal(cursor.value())?;
+        let living = !self.dead.contains(ordinal);
+        Ok(living.then(|| FoundIn { ordinal, value: value.to_vec(), taken: self.taken.contains(ordinal) }))
+    }
+
+    /// Living messages behind a key prefix, from an id on.
+    pub(crate) fn ids(&self, prefix: &[u8], from: QueueId) -> Result<Ids<'_>, IndexError> {
+        let start = [prefix, &from.0.to_be_bytes()].concat();
+        Ok(Ids { run: self, cursor: Cursor::seek(&self.table, &start)?, prefix: prefix.to_vec() })
+    }
+
+    /// All living messages, by id.
+    pub(crate) fn all(&self) -> Result<Ids<'_>, IndexError> {
+        Ok(Ids { run: self, cursor: Cursor::scan(&self.table, &[MESSAGE])?, prefix: vec![MESSAGE] })
+    }
+
+    /// Living messages that wait, from a due time on.
+    pub(crate) fn due(&self, from: Timestamp) -> Result<Due<'_>, IndexError> {
+        let from = entry::due_key(from, QueueId(0));
+        let known = self.due_from.borrow();
+        // Only who begins at the front learns where the first one is.
+        let learns = from <= *known;
+        let cursor = Cursor::seek(&self.table, if learns { &known } else { &from })?;
+        drop(known);
+        Ok(Due { run: self, cursor, learns })
+    }
+
+    /// Every living message's summary, in no useful order; after each value's messages, the names that they used.
+    pub(crate) fn survey(
+        &self,
+        mut visit: impl FnMut(Summary<'_>),
+        mut names: impl FnMut(Vec<Domain>),
+    ) -> Result<(), IndexError> {
+        let mut cursor = Cursor::scan(&self.table, &[SUMMARY])?;
+        while cursor.next()? {
+            let first = cursor.key().get(1..).and_then(|key| key.first_chunk::<4>()).ok_or(Malformed("key"))?;
+            let mut ordinal = u32::from_be_bytes(*first);
+            names(entry::read_summaries(cursor.value(), |summary| {
+                if !self.dead.contains(ordinal) {
+                    visit(Summary { taken: summary.taken || self.taken.contains(ordinal), ..summary });
+                }
+                ordinal += 1;
+            })?);
+        }
+        Ok(())
+    }
+}
+
+/// Goes through the living messages of a run.
+pub(crate) struct Ids<'a> {
+    run: &'a Run,
+    cursor: Cursor,
+    prefix: Vec<u8>,
+}
+
+impl Ids<'_> {
+    pub(crate) fn next(&mut self) -> Result<Option<QueueId>, IndexError> {
+        while self.cursor.next()? && self.cursor.key().starts_with(&self.prefix) {
+            // A longer name that begins alike is another prefix.
+            if self.cursor.key().len() != self.prefix.len() + 8 {
+                continue;
+            }
+            let (ordinal, _) = entry::split_ordinal(self.cursor.value())?;
+            if !self.run.dead.contains(ordinal) {
+                return Ok(Some(entry::key_id(self.cursor.key())?));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The message that `next` went to.
+    pub(crate) fn stored(&self, id: QueueId) -> Result<Option<(Stored, Timestamp)>, IndexError> {
+        if self.prefix != [MESSAGE] {
+            return Ok(self.run.find(id)?.map(|found| found.stored(id)).transpose()?);
+        }
+        let (ordinal, value) = entry::split_ordinal(self.cursor.value())?;
+        let (stored, due) = entry::read_stored(id, value)?;
+        Ok(Some((stored, if self.run.taken.contains(ordinal) { Timestamp::ZERO } else { due })))
+    }
+}
+
+/// Goes through the due times of a run.
+pub(crate) struct Due<'a> {
+    run: &'a Run,
+    cursor: Cursor,
+    learns: bool,
+}
+
+impl Due<'_> {
+    pub(crate) fn next(&mut self) -> Result<Option<(Timestamp, QueueId)>, IndexError> {
+        while self.cursor.next()? && self.cursor.key().first() == Some(&DUE) {
+            let (ordinal, _) = entry::split_ordinal(self.cursor.value())?;
+            if self.run.dead.contains(ordinal) || self.run.taken.contains(ordinal) {
+                continue;
+            }
+            if std::mem::take(&mut self.learns) {
+                self.run.due_from.replace(self.cursor.key().to_vec());
+            }
+            return Ok(Some((entry::key_due(self.cursor.key())?, entry::key_id(self.cursor.key())?)));
+        }
+        if std::mem::take(&mut self.learns) {
+            // None waits here any more, for ever: what is taken comes back elsewhere.
+            self.run.due_from.replace(vec![DUE + 1]);
+        }
+        Ok(None)
+    }
+}
+
+/// Writes a run: first all messages by id, then the other keys in their order.
+pub(crate) struct RunWriter {
+    table: TableWriter,
+    pub(crate) messages: u32,
+    size: u64,
+    first: QueueId,
+    last: QueueId,
+    summary: SummaryWriter,
+    summaries: Vec<(u32, Vec<u8>)>,
+    value: Vec<u8>,
+}
+
+impl RunWriter {
+    pub(crate) fn create(disk: &dyn Disk, path: &Path) -> Result<Self, IndexError> {
+        Ok(Self {
+            table: TableWriter::create(disk, path)?,
+            messages: 0,
+            size: 0,
+            first: QueueId(0),
+            last: QueueId(0),
+            summary: SummaryWriter::default(),
+            summaries: Vec::new(),
+            value: Vec::new(),
+        })
+    }
+
+    /// Adds a message and says its ordinal.
+    pub(crate) fn message(&mut self, stored: &Stored, due: Timestamp) -> Result<u32, IndexError> {
+        let (id, ordinal) = (stored.message.id, self.messages);
+        self.value.clear();
+        codec::put_number(&mut self.value, u64::from(ordinal));
+        entry::put_stored(&mut self.value, stored, due);
+        self.table.add(&entry::message_key(id), &self.value)?;
+        if ordinal == 0 {
+            self.first = id;
+        }
+        self.last = id;
+        self.messages += 1;
+        self.size += self.value.len() as u64 + 64;
+        self.summary.add(stored, due);
+        if self.summary.count >= SUMMARY_COUNT || self.summary.size() >= SUMMARY_SIZE {
+            self.end_summary();
+        }
+        Ok(ordinal)
+    }
+
+    fn end_summary(&mut self) {
+        let summary = std::mem::take(&mut self.summary);
+        if summary.count > 0 {
+            self.summaries.push((self.messages - summary.count, summary.finish()));
+        }
+    }
+
+    /// Adds a due time, a domain or a sender.
+    pub(crate) fn other(&mut self, key: &[u8], ordinal: u32) -> Result<(), IndexError> {
+        self.value.clear();
+        codec::put_number(&mut self.value, u64::from(ordinal));
+        self.size += 8;
+        self.table.add(key, &self.value)
+    }
+
+    /// Makes it durable, name apart.
+    pub(crate) fn finish(mut self) -> Result<(), IndexError> {
+        self.end_summary();
+        for (ordinal, value) in &self.summaries {
+            self.table.add(&entry::summary_key(*ordinal), value)?;
+        }
+        let mut extra = Vec::new();
+        for number in [u64::from(self.messages), self.first.0, self.last.0, self.size] {
+            codec::put_number(&mut extra, number);
+        }
+        self.table.finish(&extra)
+    }
+}
+
+/// Writes messages that are ordered by id.
+pub(crate) fn write<'a>(
+    disk: &dyn Disk,
+    path: &Path,
+    messages: impl Iterator<Item = (&'a Stored, Timestamp)>,
+) -> Result<(), IndexError> {
+    let mut writer = RunWriter::create(disk, path)?;
+    let mut dues = Vec::new();
+    let mut texts = Vec::new();
+    for (stored, due) in messages {
+        let ordinal = writer.message(stored, due)?;
+        dues.push((due, stored.message.id, ordinal));
+        texts.extend(entry::text_keys(&stored.message).into_iter().map(|key| (key, ordinal)));
+    }
+    dues.sort_unstable();
+    for (due, id, ordinal) in dues {
+        writer.other(&entry::due_key(due, id), ordinal)?;
+    }
+    texts.sort_unstable();
+    for (key, ordinal) in texts {
+        writer.other(&key, ordinal)?;
+    }
+    writer.finish()
+}

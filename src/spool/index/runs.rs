@@ -1,0 +1,430 @@
+//! The index on disk: new parked messages in memory, the others in runs; a message lives in one of these places, never in two.
+//!
+//! On disk it is always as it was when it was marked last: runs are never changed, and the catalogue changes with the mark. What was
+//! done since is read from the log again. So memory is bounded by what a run begins with, whatever the queue's length.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::ops::Bound;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::cache::Cache;
+use super::catalogue::{Ledger, PairChange, dead_key, run_key};
+use super::entry::prefix;
+use super::merge::Merge;
+use super::recent::{self, Recent};
+use super::run::{Due, FoundIn, Ids, Run, RunWriter, write};
+use super::{Index, IndexError, LOOK_MAX, Mark, Page, Resident, Stored};
+use crate::mail::{QueueId, Timestamp};
+use crate::spool::stats::Count;
+use crate::spool::{Filter, Stats};
+use crate::system::Disk;
+
+/// So many runs of about the same size become one,
+const MERGE_MIN: usize = 8;
+/// and at the most so many at once,
+const MERGE_MAX: usize = 16;
+/// unless they are larger than this together; bytes.
+const MERGED_SIZE_MAX: u64 = 512 << 20;
+/// The earliest due time of a message that waits.
+const FIRST: Timestamp = Timestamp::from_millis(1);
+
+/// Parked messages in runs.
+pub struct RunIndex {
+    disk: Arc<dyn Disk>,
+    folder: PathBuf,
+    cache: Arc<Cache>,
+    ledger: Ledger,
+    recent: Recent,
+    recent_size_max: usize,
+    runs: BTreeMap<u64, Run>,
+    merge: Option<Merge>,
+    last_number: u64,
+    /// Runs that no longer count, but that the catalogue on disk may still name.
+    obsolete: Vec<u64>,
+}
+
+/// What an index consists of when it is opened.
+pub(super) struct Parts {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) folder: PathBuf,
+    pub(super) cache: Arc<Cache>,
+    pub(super) ledger: Ledger,
+    pub(super) runs: BTreeMap<u64, Run>,
+    /// The highest number of a run that ever lay there.
+    pub(super) last_number: u64,
+}
+
+/// A run's file.
+pub(super) fn name(number: u64) -> String {
+    format!("{number:08}.run")
+}
+
+/// Runs of about the same size have the same class: it grows with the eighth power.
+fn class(living: u32) -> u32 {
+    living.max(1).ilog2() / 3
+}
+
+impl RunIndex {
+    pub(super) fn new(parts: Parts, recent_size_max: usize) -> Self {
+        let Parts { disk, folder, cache, ledger, runs, last_number } = parts;
+        let recent = Recent::default();
+        Self { disk, folder, cache, ledger, recent, recent_size_max, runs, merge: None, last_number, obsolete: Vec::new() }
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
+        self.folder.join(name(number))
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    /// The run that a message lives in.
+    fn find(&self, id: QueueId) -> Result<Option<(u64, FoundIn)>, IndexError> {
+        for (number, run) in self.runs.iter().rev() {
+            if let Some(found) = run.find(id)? {
+                return Ok(Some((*number, found)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The message in a run doesn't count any longer.
+    fn strike(&mut self, number: u64, ordinal: u32) {
+        if let Some(merge) = &mut self.merge {
+            merge.strike(number, ordinal);
+        }
+        let Some(run) = self.runs.get_mut(&number) else { return };
+        run.dead.insert(ordinal);
+        if run.living() == 0 && self.merge.as_ref().is_none_or(|merge| !merge.sources().contains(&number)) {
+            self.drop_run(number);
+        }
+    }
+
+    fn drop_run(&mut self, number: u64) {
+        self.runs.remove(&number);
+        self.cache.forget(number);
+        self.obsolete.push(number);
+    }
+
+    /// What is in memory becomes a run.
+    fn spill(&mut self) -> Result<(), IndexError> {
+        if self.recent.messages().is_empty() {
+            return Ok(());
+        }
+        let messages = std::mem::take(&mut self.recent);
+        let made = self.make_run(messages.messages().values().map(|(stored, due)| (stored, *due)));
+        if made.is_err() {
+            self.recent = messages;
+        }
+        made
+    }
+
+    fn make_run<'a>(&mut self, messages: impl Iterator<Item = (&'a Stored, Timestamp)>) -> Result<(), IndexError> {
+        let number = self.next_number();
+        let path = self.path(number);
+        let made = write(&*self.disk, &path, messages);
+        let made = made.and_then(|()| Run::open(&*self.disk, &path, number, self.cache.clone()));
+        match made {
+            Ok(run) => {
+                self.runs.insert(number, run);
+                Ok(())
+            }
+            Err(error) => {
+                // If it stays, it is removed when the index is opened the next time.
+                let _ = self.disk.unlink(&path);
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs that should become one.
+    fn mergeable(&self) -> Vec<u64> {
+        let mut classes: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+        for (number, run) in &self.runs {
+            if run.living() * 2 < run.messages {
+                return vec![*number];
+            }
+            classes.entry(class(run.living())).or_default().push(*number);
+        }
+        for runs in classes.into_values() {
+            let mut size = 0;
+            let together = runs.into_iter().take(MERGE_MAX).take_while(|number| {
+                size += self.runs.get(number).map_or(0, |run| run.size);
+                size <= MERGED_SIZE_MAX
+            });
+            let together: Vec<u64> = together.collect();
+            if together.len() >= MERGE_MIN {
+                return together;
+            }
+        }
+        Vec::new()
+    }
+
+    fn begin_merge(&mut self) -> Result<bool, IndexError> {
+        let numbers = self.mergeable();
+        if numbers.is_empty() {
+            return Ok(false);
+        }
+        let number = self.next_number();
+        let writer = RunWriter::create(&*self.disk, &self.path(number))?;
+        let runs: Vec<(u64, &Run)> = numbers.iter().filter_map(|number| Some((*number, self.runs.get(number)?))).collect();
+        self.merge = Some(Merge::begin(number, writer, &runs)?);
+        Ok(true)
+    }
+
+    fn end_merge(&mut self, merge: Merge) -> Result<(), IndexError> {
+        let (number, sources) = (merge.number, merge.sources());
+        let (messages, dead, taken) = merge.finish()?;
+        if messages > 0 {
+            let mut run = Run::open(&*self.disk, &self.path(number), number, self.cache.clone())?;
+            run.dead = dead;
+            run.taken = taken;
+            self.runs.insert(number, run);
+        } else {
+            self.obsolete.push(number);
+        }
+        sources.into_iter().for_each(|number| self.drop_run(number));
+        if self.runs.get(&number).is_some_and(|run| run.living() == 0) {
+            self.drop_run(number);
+        }
+        Ok(())
+    }
+
+    /// What the catalogue must be told.
+    fn changes(&self) -> Vec<PairChange> {
+        let mut changes = Vec::new();
+        for (number, run) in &self.runs {
+            if !self.ledger.has(*number) {
+                changes.push((run_key(*number), Some(Vec::new())));
+            }
+            changes.extend(run.dead.changed().map(|(chunk, bytes)| (dead_key(*number, chunk), Some(bytes))));
+        }
+        for number in &self.obsolete {
+            changes.extend(self.ledger.keys_of(*number).into_iter().map(|key| (key, None)));
+        }
+        changes
+    }
+
+    /// Places to look for messages behind a prefix, each in the order of ids.
+    fn sources(&self, prefix: &[u8], after: Option<QueueId>) -> Result<Vec<Ids<'_>>, IndexError> {
+        match after.map_or(Some(0), |after| after.0.checked_add(1)) {
+            Some(from) => self.runs.values().map(|run| run.ids(prefix, QueueId(from))).collect(),
+            None => Ok(Vec::new()),
+        }
+    }
+}
+
+impl Index for RunIndex {
+    fn mark(&self) -> Result<Option<Mark>, IndexError> {
+        Ok(self.ledger.mark())
+    }
+
+    fn set_mark(&mut self, mark: Mark) -> Result<(), IndexError> {
+        self.spill()?;
+        // The runs' names; what they say was made durable when they were written.
+        let folder = self.folder.display().to_string();
+        self.disk.sync_dir(&self.folder).map_err(|error| IndexError(format!("can't sync {folder}: {error}")))?;
+        self.ledger.save(self.changes(), mark)?;
+        self.runs.values_mut().for_each(|run| run.dead.saved());
+        for number in std::mem::take(&mut self.obsolete) {
+            // If it stays, it is removed when the index is opened the next time.
+            let _ = self.disk.unlink(&self.path(number));
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, stored: &Stored, due: Timestamp) -> Result<(), IndexError> {
+        let id = stored.message.id;
+        if self.recent.get(id).is_none()
+            && let Some((number, found)) = self.find(id)?
+        {
+            self.strike(number, found.ordinal);
+        }
+        self.recent.put(id, Some((stored.clone(), due)));
+        if self.recent.size() > self.recent_size_max { self.spill() } else { Ok(()) }
+    }
+
+    fn insert_many(&mut self, batch: BTreeMap<QueueId, (Stored, Timestamp)>) -> Result<(), IndexError> {
+        let size: usize = batch.values().map(|(stored, _)| recent::size(stored)).sum();
+        if size < self.recent_size_max / 2 {
+            return batch.values().try_for_each(|(stored, due)| self.insert(stored, *due));
+        }
+        for id in batch.keys() {
+            self.recent.put(*id, None);
+            if let Some((number, found)) = self.find(*id)? {
+                self.strike(number, found.ordinal);
+            }
+        }
+        self.make_run(batch.values().map(|(stored, due)| (stored, *due)))
+    }
+
+    fn set_due(&mut self, id: QueueId, due: Timestamp) -> Result<(), IndexError> {
+        if self.recent.set_due(id, due) {
+            return Ok(());
+        }
+        let Some((number, found)) = self.find(id)? else { return Ok(()) };
+        if due == Timestamp::ZERO {
+            if let Some(merge) = &mut self.merge {
+                merge.take(number, found.ordinal);
+            }
+            if let Some(run) = self.runs.get_mut(&number) {
+                run.taken.insert(found.ordinal);
+            }
+            return Ok(());
+        }
+        let (stored, _) = found.stored(id)?;
+        self.insert(&stored, due)
+    }
+
+    fn remove(&mut self, id: QueueId) -> Result<(), IndexError> {
+        if self.recent.put(id, None).is_none()
+            && let Some((number, found)) = self.find(id)?
+        {
+            self.strike(number, found.ordinal);
+        }
+        Ok(())
+    }
+
+    fn get(&self, id: QueueId) -> Result<Option<(Stored, Timestamp)>, IndexError> {
+        if let Some(parked) = self.recent.get(id) {
+            return Ok(Some(parked.clone()));
+        }
+        Ok(self.find(id)?.map(|(_, found)| found.stored(id)).transpose()?)
+    }
+
+    fn due(&self, from: Timestamp, to: Timestamp, count_max: usize) -> Result<Vec<(Timestamp, QueueId)>, IndexError> {
+        let from = from.max(FIRST);
+        if from > to {
+            return Ok(Vec::new());
+        }
+        let mut sources: Vec<Due<'_>> = self.runs.values().map(|run| run.due(from)).collect::<Result<_, _>>()?;
+        let mut recent = self.recent.due().range((from, QueueId(0))..).copied();
+        let memory = sources.len();
+        let mut heads = BinaryHeap::new();
+        let mut next = |source: usize| match sources.get_mut(source) {
+            Some(run) => run.next(),
+            None => Ok(recent.next()),
+        };
+        for source in 0..=memory {
+            heads.extend(next(source)?.map(|(due, id)| Reverse((due, id, source))));
+        }
+        let mut due = Vec::new();
+        while due.len() < count_max
+            && let Some(Reverse((time, id, source))) = heads.pop()
+            && time <= to
+        {
+            due.push((time, id));
+            heads.extend(next(source)?.map(|(due, id)| Reverse((due, id, source))));
+        }
+        Ok(due)
+    }
+
+    fn page(&self, filter: &Filter, count_max: usize) -> Result<Page, IndexError> {
+        let mut sources = self.sources(&prefix(filter), filter.after)?;
+        let behind = (filter.after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let mut recent = self.recent.messages().range(behind).map(|(id, _)| *id);
+        let memory = sources.len();
+        let mut heads = BinaryHeap::new();
+        for source in 0..=memory {
+            let first = sources.get_mut(source).map_or_else(|| Ok(recent.next()), Ids::next)?;
+            heads.extend(first.map(|id| Reverse((id, source))));
+        }
+        let mut page = Page::default();
+        let mut looked = 0;
+        while let Some(Reverse((id, source))) = heads.pop() {
+            let found = match sources.get(source) {
+                Some(run) => run.stored(id)?.map(|(stored, _)| stored).filter(|stored| filter.matches(&stored.message)),
+                None => {
+                    let stored = self.recent.get(id).map(|(stored, _)| stored);
+                    stored.filter(|stored| filter.matches(&stored.message)).cloned()
+                }
+            };
+            page.found.extend(found);
+            looked += 1;
+            if page.found.len() >= count_max || looked >= LOOK_MAX {
+                page.next = Some(id);
+                break;
+            }
+            let next = sources.get_mut(source).map_or_else(|| Ok(recent.next()), Ids::next)?;
+            heads.extend(next.map(|id| Reverse((id, source))));
+        }
+        Ok(page)
+    }
+
+    fn visit(&self, visit: &mut dyn FnMut(Stored, Timestamp)) -> Result<(), IndexError> {
+        let mut sources: Vec<Ids<'_>> = self.runs.values().map(Run::all).collect::<Result<_, _>>()?;
+        let mut heads = BinaryHeap::new();
+        for (number, source) in sources.iter_mut().enumerate() {
+            heads.extend(source.next()?.map(|id| Reverse((id, number))));
+        }
+        let mut recent = self.recent.messages().iter().peekable();
+        while let Some(Reverse((id, number))) = heads.pop() {
+            while let Some((_, (stored, due))) = recent.next_if(|(recent, _)| **recent < id) {
+                visit(stored.clone(), *due);
+            }
+            if let Some((stored, due)) = sources[number].stored(id)? {
+                visit(stored, due);
+            }
+            heads.extend(sources[number].next()?.map(|id| Reverse((id, number))));
+        }
+        recent.for_each(|(_, (stored, due))| visit(stored.clone(), *due));
+        Ok(())
+    }
+
+    fn residents(&self, visit: &mut dyn FnMut(Resident)) -> Result<(), IndexError> {
+        for run in self.runs.values() {
+            run.survey(|summary| visit((&summary).into()), |_| {})?;
+        }
+        self.recent.messages().values().for_each(|(stored, due)| visit(Resident::new(stored, *due)));
+        Ok(())
+    }
+
+    fn count(&self, leave_out: &BTreeSet<QueueId>, stats: &mut Stats) -> Result<(), IndexError> {
+        for run in self.runs.values() {
+            // By number of name, until the names are known.
+            let counts = std::cell::RefCell::new(Vec::<Count>::new());
+            let states = std::cell::RefCell::new(&mut *stats);
+            run.survey(
+                |summary| {
+                    if leave_out.contains(&summary.id) {
+                        return;
+                    }
+                    let mut counts = counts.borrow_mut();
+                    let one = Count { messages: 1, recipients: 0, bytes: summary.size, oldest: Some(summary.arrived) };
+                    let mut recipients = 0;
+                    for (name, open) in summary.domains {
+                        let name = *name as usize;
+                        if counts.len() <= name {
+                            counts.resize(name + 1, Count::default());
+                        }
+                        counts[name].join(&Count { recipients: u64::from(*open), ..one });
+                        recipients += u64::from(*open);
+                    }
+                    states.borrow_mut().states.entry(summary.state).or_default().join(&Count { recipients, ..one });
+                },
+                |names| {
+                    for (name, count) in names.iter().zip(counts.borrow_mut().drain(..)) {
+                        states.borrow_mut().join_domain(name, &count);
+                    }
+                },
+            )?;
+        }
+        let recent = self.recent.messages().values().map(|(stored, _)| &stored.message);
+        recent.filter(|message| !leave_out.contains(&message.id)).for_each(|message| stats.add(message));
+        Ok(())
+    }
+
+    fn work(&mut self) -> Result<bool, IndexError> {
+        let Some(mut merge) = self.merge.take() else { return self.begin_merge() };
+        if merge.step(|number| self.runs.get(&number))? {
+            self.merge = Some(merge);
+        } else {
+            self.end_merge(merge)?;
+        }
+        Ok(true)
+    }
+}
