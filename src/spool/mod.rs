@@ -19,6 +19,7 @@ pub mod record;
 mod recover;
 mod release;
 mod replay;
+mod reserve;
 mod scan;
 mod segment;
 mod shared;

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -26,6 +27,9 @@ const STEP_BYTES: u64 = 1 << 20;
 /// Survivors with a change under way are asked again so often.
 const TRIES: usize = 3;
 
+/// The reserve is looked after this often, while there is work.
+const REFILL_EVERY: Duration = Duration::from_secs(1);
+
 /// Closes the spool when the loop has ended.
 struct Ending(Arc<Shared>);
 
@@ -38,6 +42,7 @@ impl Drop for Ending {
 /// Runs until the spool is closed.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let _ending = Ending(shared.clone());
+    let mut looked = shared.clock.monotonic();
     loop {
         unlink_content(&shared);
         while let Some(oldest) = shared.oldest_to_go() {
@@ -47,6 +52,11 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 }
                 break;
             }
+        }
+        let now = shared.clock.monotonic();
+        if now.saturating_sub(looked) >= REFILL_EVERY {
+            looked = now;
+            shared.reserve.refill();
         }
         if shared.lock().closing {
             break;

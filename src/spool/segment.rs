@@ -16,7 +16,7 @@ const MAGIC: [u8; 8] = *b"\xf5PHSEG\r\n";
 const VERSION: u16 = 1;
 const FIELDS_SIZE: usize = 72;
 /// When the disk has no room for a whole segment, a smaller one takes what must be written; not smaller than this.
-const SIZE_MIN: u64 = 64 * 1024;
+pub(crate) const SIZE_MIN: u64 = 64 * 1024;
 
 /// What a segment says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,17 +112,19 @@ pub(crate) fn number(name: &str) -> Option<u64> {
     (digits.len() >= 8 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
 }
 
-/// A new segment with its first records, durable, name and all; and up to which length it should be written.
+/// A new segment with its first records, durable, name and all; and up to which length it should be written. On a full disk it is
+/// smaller than `size`, but not without `room` for what comes next.
 pub(crate) fn create(
     disk: &dyn Disk,
     folder: &Path,
     header: &SegmentHeader,
     records: &[u8],
     size: u64,
+    room: u64,
 ) -> io::Result<(Box<dyn DiskFile>, u64)> {
     let path = folder.join(name(header.number));
     let file = disk.open(&path, OpenMode::CreateNew)?;
-    let begun = begin(&*file, header, records, size).and_then(|limit| disk.sync_dir(folder).map(|()| limit));
+    let begun = begin(&*file, header, records, size, room).and_then(|limit| disk.sync_dir(folder).map(|()| limit));
     match begun {
         Ok(limit) => Ok((file, limit)),
         Err(error) => {
@@ -133,13 +135,14 @@ pub(crate) fn create(
     }
 }
 
-fn begin(file: &dyn DiskFile, header: &SegmentHeader, records: &[u8], size: u64) -> io::Result<u64> {
-    let mut limit = size.max(BLOCK_SIZE + records.len() as u64);
+fn begin(file: &dyn DiskFile, header: &SegmentHeader, records: &[u8], size: u64, room: u64) -> io::Result<u64> {
+    let least = size.min(SIZE_MIN).max(BLOCK_SIZE + records.len() as u64 + room);
+    let mut limit = size.max(least);
     while let Err(error) = file.allocate(limit) {
-        if error.kind() != io::ErrorKind::StorageFull || limit / 4 < SIZE_MIN {
+        if error.kind() != io::ErrorKind::StorageFull || limit == least {
             return Err(error);
         }
-        limit /= 4;
+        limit = (limit / 4).max(least);
     }
     if !records.is_empty() {
         // Before the header: that one says that they don't count any longer where they were.

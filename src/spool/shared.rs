@@ -15,6 +15,7 @@ use super::codec::Change;
 use super::index::{Mark, Place, Position, Stored};
 use super::keeper::{Action, Command};
 use super::record::Frame;
+use super::reserve::Reserve;
 use super::segment::Layout;
 use super::{Note, Options, SpoolError};
 use crate::mail::{Message, QueueId, Timestamp, Update};
@@ -154,6 +155,7 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) layout: Layout,
     pub(crate) identity: u64,
+    pub(crate) reserve: Reserve,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
@@ -295,8 +297,10 @@ impl Shared {
         keeper: mpsc::UnboundedSender<Command>,
     ) -> Self {
         let layout = Layout::new(&options.path);
+        let reserve = Reserve::new(system.disk.clone(), &layout, options.reserve);
         Self {
             options,
+            reserve,
             layout,
             identity,
             disk: system.disk.clone(),

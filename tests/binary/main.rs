@@ -3,6 +3,7 @@
 
 mod commands;
 mod damage;
+mod full;
 mod kill;
 mod letters;
 mod load;

@@ -85,7 +85,7 @@ pub(crate) const SEGMENT_SIZE: u64 = 8 * 1024;
 /// A spool with small segments.
 pub(crate) fn options(path: impl Into<PathBuf>) -> Options {
     let config = posthouse::config::Spool { path: path.into(), min_free: 0, segment_size: SEGMENT_SIZE, index_cache: 1 << 20 };
-    Options { inline_max: 2048, ..Options::new(&config) }
+    Options { inline_max: 2048, reserve: 0, ..Options::new(&config) }
 }
 
 /// Runs one simulation: a runtime with paused time, gone with everything in it at the end.

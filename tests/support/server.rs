@@ -77,6 +77,13 @@ impl Server {
         Self { process: Process::start("posthouse", &mut command), address: None }
     }
 
+    /// The same by another program, which `wrap` makes for the binary's path.
+    pub fn launch_within(home: &Home, wrap: impl FnOnce(&std::ffi::OsStr) -> Command) -> Self {
+        let mut command = wrap(posthouse(home).get_program());
+        command.current_dir(home.path());
+        Self { process: Process::start("posthouse", &mut command), address: None }
+    }
+
     /// Waits until it takes mail.
     pub fn wait_until_listening(&mut self) {
         let address = self.event("listening", |event| field(event, "service") == "mx");
