@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that can't set itself up has failed")]
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,10 +21,12 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-/// Messages a second, syncs a message, and the slowest of the fastest half and of all but the slowest hundredth, microseconds.
+/// Messages a second, syncs a message, bytes that reached the device a byte of mail, and the slowest of the fastest half and of all but
+/// the slowest hundredth, microseconds.
 struct Figures {
     rate: f64,
     syncs: f64,
+    written: Option<f64>,
     median: u64,
     high: u64,
 }
@@ -59,9 +61,25 @@ where
     (rate, times)
 }
 
-fn figures(rate: f64, times: &[u64], syncs: u64) -> Figures {
+fn figures(rate: f64, times: &[u64], size: usize, syncs: u64, written: Option<u64>) -> Figures {
     let at = |share: f64| times.get((times.len() as f64 * share) as usize).copied().unwrap_or(0);
-    Figures { rate, syncs: syncs as f64 / times.len().max(1) as f64, median: at(0.5), high: at(0.99) }
+    let count = times.len().max(1) as f64;
+    let written = written.map(|bytes| bytes as f64 / count / size as f64);
+    Figures { rate, syncs: syncs as f64 / count, written, median: at(0.5), high: at(0.99) }
+}
+
+/// Bytes written so far to the device that holds the folder, journal and other people's included; none if the system doesn't say.
+fn written(folder: &Path) -> Option<u64> {
+    let opened = File::open(folder).ok()?;
+    rustix::fs::syncfs(&opened).ok()?;
+    let device = opened.metadata().ok()?.dev();
+    let path = format!("/sys/dev/block/{}:{}/stat", rustix::fs::major(device), rustix::fs::minor(device));
+    let sectors: u64 = std::fs::read_to_string(path).ok()?.split_whitespace().nth(6)?.parse().ok()?;
+    Some(sectors * 512)
+}
+
+fn grown(before: Option<u64>, folder: &Path) -> Option<u64> {
+    Some(written(folder)? - before?)
 }
 
 /// Appends to one preallocated file; a thread writes and syncs what has gathered.
@@ -97,6 +115,7 @@ async fn raw(folder: &Path, writers: usize, size: usize, seconds: u64) -> Figure
         std::fs::remove_file(path).unwrap();
     });
     let bytes = Arc::new(vec![b'x'; size]);
+    let before = written(folder);
     let (rate, times) = measure(writers, seconds, move || {
         let (send, bytes) = (send.clone(), bytes.clone());
         async move {
@@ -106,8 +125,9 @@ async fn raw(folder: &Path, writers: usize, size: usize, seconds: u64) -> Figure
         }
     })
     .await;
+    let bytes = grown(before, folder);
     thread.join().unwrap();
-    figures(rate, &times, syncs.load(Ordering::Relaxed))
+    figures(rate, &times, size, syncs.load(Ordering::Relaxed), bytes)
 }
 
 async fn open(path: &Path) -> Spool {
@@ -135,6 +155,7 @@ async fn spool(folder: &Path, writers: usize, size: usize, seconds: u64, park: b
     let spool = open(&path).await;
     let content = Arc::new(vec![b'x'; size]);
     let worker = spool.clone();
+    let before = written(folder);
     let (rate, times) = measure(writers, seconds, move || {
         let (spool, content) = (worker.clone(), content.clone());
         async move {
@@ -149,10 +170,10 @@ async fn spool(folder: &Path, writers: usize, size: usize, seconds: u64, park: b
         }
     })
     .await;
-    let syncs = spool.gauges().batches;
+    let (bytes, syncs) = (grown(before, folder), spool.gauges().batches);
     spool.close().await.unwrap();
     std::fs::remove_dir_all(path).unwrap();
-    figures(rate, &times, syncs)
+    figures(rate, &times, size, syncs, bytes)
 }
 
 fn main() {
@@ -160,12 +181,19 @@ fn main() {
     let (size, seconds) = (setting("SPOOL_BENCH_SIZE", 4096) as usize, setting("SPOOL_BENCH_SECONDS", 3));
     std::fs::create_dir_all(&folder).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    println!("{size} octets a message; rate a second, syncs a message, latency in microseconds (median, 99 %)");
+    println!("{size} octets a message");
+    println!("| writers | what | messages/s | share of raw | syncs a message | bytes written a byte | median us | 99 % us |");
+    println!("|---|---|---|---|---|---|---|---|");
     for writers in [1, 20, 100] {
+        let limit = runtime.block_on(raw(&folder, writers, size, seconds));
+        let raw_rate = limit.rate;
         let line = |name: &str, f: Figures| {
-            println!("{writers:4} writers  {name:24} {:9.0}/s  {:.3}  {:6} {:6}", f.rate, f.syncs, f.median, f.high);
+            let Figures { rate, syncs, written, median, high } = f;
+            let written = written.map_or_else(|| "-".to_owned(), |written| format!("{written:.2}"));
+            let share = 100.0 * rate / raw_rate;
+            println!("| {writers} | {name} | {rate:.0} | {share:.0} % | {syncs:.3} | {written} | {median} | {high} |");
         };
-        line("raw appends", runtime.block_on(raw(&folder, writers, size, seconds)));
+        line("raw appends", limit);
         line("spool", runtime.block_on(spool(&folder, writers, size, seconds, false)));
         line("spool, every one parked", runtime.block_on(spool(&folder, writers, size, seconds, true)));
     }

@@ -40,6 +40,11 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: QueueCommand,
     },
+    /// The spool of a server that is not running: check it, take mail out, bring mail in
+    Spool {
+        #[command(subcommand)]
+        command: SpoolCommand,
+    },
     /// Mailboxes and their passwords
     User {
         #[command(subcommand)]
@@ -102,6 +107,37 @@ pub(super) enum QueueCommand {
     Pause(DomainArgument),
     /// Start delivery attempts again
     Resume(DomainArgument),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SpoolCommand {
+    /// Read everything, verify every checksum, compare index and log; change nothing
+    Check {
+        /// Set aside what is damaged, and build the index anew
+        #[arg(long)]
+        repair: bool,
+        /// One JSON document a line for each finding and each step of a repair, and one with the numbers
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write every message to a folder: ID.eml byte for byte, and its envelope as ID.json
+    Export {
+        /// The folder; made if it isn't there, and must be empty
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// One JSON document a line for what can't be exported, and one with the numbers
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take up messages that were exported, with their ids and states; those that the spool has are skipped
+    Import {
+        /// The folder with ID.eml and ID.json
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// One JSON document a line for what is skipped or wrong, and one with the numbers
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Clone, Debug, Default, Args)]
@@ -297,6 +333,9 @@ mod tests {
             "posthouse queue remove --sender <>",
             "posthouse queue pause",
             "posthouse queue resume --domain x.test",
+            "posthouse spool check --repair --json",
+            "posthouse spool export /tmp/mail --json",
+            "posthouse spool import /tmp/mail",
             "posthouse user add ann@x.test --password-stdin",
             "posthouse user passwd ann@x.test",
             "posthouse user remove ann@x.test",
@@ -319,6 +358,18 @@ mod tests {
         let queue = command.find_subcommand("queue").unwrap();
         for sub in queue.get_subcommands() {
             assert!(docs.contains(&format!("queue {}", sub.get_name())), "queue {}", sub.get_name());
+            for option in sub.get_arguments().filter_map(|argument| argument.get_long()) {
+                assert!(docs.contains(&format!("--{option}")), "--{option}");
+            }
+        }
+    }
+
+    #[test]
+    fn docs_spool_tools_md_describes_every_spool_command_and_option() {
+        let docs = include_str!("../../docs/spool-tools.md");
+        let command = Arguments::command();
+        for sub in command.find_subcommand("spool").unwrap().get_subcommands() {
+            assert!(docs.contains(&format!("posthouse spool {}", sub.get_name())), "{}", sub.get_name());
             for option in sub.get_arguments().filter_map(|argument| argument.get_long()) {
                 assert!(docs.contains(&format!("--{option}")), "--{option}");
             }

@@ -47,6 +47,11 @@ impl Failure {
         self
     }
 
+    /// What to do about it, if nothing better is known.
+    pub(super) fn remedy_if_none(self, remedy: &str) -> Self {
+        if self.remedy.is_empty() { self.remedy(remedy) } else { self }
+    }
+
     /// Everything that is wrong with configuration, users or aliases; each problem brings its remedy.
     pub(super) fn problems(problems: &[Problem]) -> Self {
         let status = Problem::exit_status(problems);

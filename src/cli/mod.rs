@@ -1,16 +1,19 @@
 //! The command line: arguments in, sysexits out. Everything it does to a running server goes through `control`.
 
 mod arguments;
+mod bench;
 mod explain;
 mod failure;
 mod hint;
 mod preview;
 mod print;
+mod progress;
 mod queue;
 mod serve;
 mod settings;
 mod show;
 mod source;
+mod spool;
 mod user;
 
 use std::future::Future;
@@ -58,6 +61,7 @@ fn execute(arguments: &Arguments, out: &mut Out<'_>) -> Result<(), Failure> {
         Some(Command::Check { json }) => settings::check(&context, *json, out),
         Some(Command::Config { command: ConfigCommand::Show { json } }) => settings::show(&context, *json, out),
         Some(Command::Queue { command }) => queue::queue(&context, command, out),
+        Some(Command::Spool { command }) => spool::spool(&context, command, out),
         Some(Command::User { command }) => user::user(&context, command, out),
         Some(Command::Explain(explain)) => explain::explain(&context, explain, out),
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::failure::{self, Failure};
 use super::print::shell;
+use super::progress::Bar;
 use super::{Context, hint, now, settings, system};
 use crate::config::{self, Config, LogFormat};
 use crate::control::{self, Running};
@@ -71,7 +72,15 @@ async fn run(
     let bound = Posthouse::bind(config.clone(), system.clone(), events.clone(), source).await?;
     become_user(&config, &events)?;
     let index = RunIndexFactory::new(&config.spool.path, system.disk.clone(), config.spool.index_cache);
-    let handle = bound.start(Box::new(index)).await?;
+    // On a terminal a bar tells how far a long recovery has come, elsewhere lines in the log do.
+    let bar = Bar::for_terminal();
+    let bound = match &bar {
+        Some(bar) => bound.watched_by(bar.watcher()),
+        None => bound,
+    };
+    let started = bound.start(Box::new(index)).await;
+    drop(bar);
+    let handle = started?;
     let doors = match open_doors(&config, &system, &events, &handle, page_listener).await {
         Ok(doors) => doors,
         Err(failure) => {

@@ -18,4 +18,4 @@ pub use command::{Changed, Levels, Paused};
 pub use handle::{Handle, Health};
 pub use privileges::{PrivilegeError, drop_to, is_root};
 pub use signals::{Asked, Signals};
-pub use start::{Bound, Posthouse, Source, StartError};
+pub use start::{Bound, Posthouse, Source, StartError, spool_options};

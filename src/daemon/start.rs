@@ -3,11 +3,11 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::current::Current;
 use super::delivery::{Delivery, Inputs};
@@ -20,13 +20,15 @@ use crate::event::{Event, Events};
 use crate::listen::{Connections, Reception};
 use crate::queue;
 use crate::spool::index::IndexFactory;
-use crate::spool::{Note, Options, Recovery, Spool, SpoolError};
+use crate::spool::{Note, Options, Progress, Recovery, Spool, SpoolError, Watcher};
 use crate::system::System;
 
 /// Accepted messages on their way to the delivery loop; more wait in the index.
 const ACCEPTED_MAX: usize = 1024;
 /// Orders on their way to the delivery loop.
 const COMMANDS_MAX: usize = 64;
+/// A recovery that lasts longer says so often how far it has come.
+const RECOVERING_EVERY: Duration = Duration::from_secs(5);
 
 /// Reads the configuration again: what a reload uses.
 pub type Source = Arc<dyn Fn() -> Result<Config, Vec<String>> + Send + Sync>;
@@ -75,6 +77,7 @@ pub struct Bound {
     directory: Arc<Directory>,
     sockets: Sockets,
     source: Source,
+    watcher: Option<Watcher>,
 }
 
 impl Posthouse {
@@ -84,15 +87,21 @@ impl Posthouse {
         let directory = Directory::load(&config, &*system.disk).map_err(|problems| StartError::Directory(texts(&problems)))?;
         let sockets = reception::bind(&config, &system, |_| false).await;
         let sockets = sockets.map_err(|failed| StartError::Bind(failed.address, failed.error))?;
-        Ok(Bound { config, system, events, directory: Arc::new(directory), sockets, source })
+        Ok(Bound { config, system, events, directory: Arc::new(directory), sockets, source, watcher: None })
     }
 }
 
 impl Bound {
+    /// Somebody looks on while the spool is recovered; otherwise lines in the mail log tell how far it has come.
+    pub fn watched_by(self, watcher: Watcher) -> Self {
+        Self { watcher: Some(watcher), ..self }
+    }
+
     /// Opens the spool and starts everything.
     pub async fn start(self, index: Box<dyn IndexFactory>) -> Result<Handle, StartError> {
-        let Bound { config, system, events, directory, sockets, source } = self;
-        let (spool, pauses) = open_spool(&config, &system, &events, index).await?;
+        let Bound { config, system, events, directory, sockets, source, watcher } = self;
+        let watcher = watcher.unwrap_or_else(|| recovery_lines(&events, &system));
+        let (spool, pauses) = open_spool(&config, &system, &events, index, watcher).await?;
         let current = Arc::new(Current::new(Arc::clone(&config), directory, &system));
         let (accepted_in, accepted) = mpsc::channel(ACCEPTED_MAX);
         let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
@@ -128,7 +137,7 @@ impl Bound {
             config: watch::channel(config).0,
             rules: rules_in,
             connections,
-            listeners: Mutex::new(listeners),
+            listeners: tokio::sync::Mutex::new(listeners),
             stop: stop_in,
             stopped,
             failed: AtomicBool::new(false),
@@ -176,20 +185,38 @@ async fn supervise(handle: Handle, delivery: tokio::task::JoinHandle<usize>, sto
     stopped.send_replace(true);
 }
 
+/// How the server sets its spool up: what opens it in the server's stead must do the same.
+pub fn spool_options(config: &Config) -> Options {
+    let retry = config.retry.clone();
+    Options { due: Arc::new(move |message| queue::due_at(message, &retry)), ..Options::new(&config.spool) }
+}
+
+/// Tells the mail log every few seconds how far a recovery has come; one that is soon done isn't worth a line.
+fn recovery_lines(events: &Events, system: &System) -> Watcher {
+    let (events, clock) = (events.clone(), Arc::clone(&system.clock));
+    let began = clock.monotonic();
+    let told = Mutex::new(began);
+    Arc::new(move |Progress { phase, done, total }| {
+        let now = clock.monotonic();
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_sub(*told) >= RECOVERING_EVERY {
+            *told = now;
+            events.report(Event::Recovering { phase: phase.as_str(), done, total, duration: now.saturating_sub(began) });
+        }
+    })
+}
+
 async fn open_spool(
     config: &Arc<Config>,
     system: &System,
     events: &Events,
     index: Box<dyn IndexFactory>,
+    progress: Watcher,
 ) -> Result<(Spool, Pauses), StartError> {
     let began = system.clock.monotonic();
-    let retry = config.retry.clone();
     let reporter = events.clone();
-    let options = Options {
-        due: Arc::new(move |message| queue::due_at(message, &retry)),
-        report: Arc::new(move |note| report_note(&reporter, &note)),
-        ..Options::new(&config.spool)
-    };
+    let report = Arc::new(move |note| report_note(&reporter, &note));
+    let options = Options { report, progress, ..spool_options(config) };
     let (spool, recovery) = Spool::open(options, system, index).await.map_err(StartError::Spool)?;
     report_recovery(events, &recovery, system.clock.monotonic() - began);
     let mut pauses = Pauses::load(system, &config.spool.path).map_err(|error| {
@@ -220,4 +247,30 @@ fn report_note(events: &Events, note: &Note) {
         Note::ReleaseBlocked { segment } => Event::ReleaseBlocked { segment },
         Note::Trouble(reason) => Event::SpoolTrouble { id: None, operation: "keep", reason },
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::Phase;
+    use crate::system::sim::{SimDisk, World, run};
+
+    #[test]
+    fn a_long_recovery_tells_the_log_every_few_seconds_and_a_short_one_nothing() {
+        run(async {
+            let system = World::new(1).system(Arc::new(SimDisk::new()));
+            let events = Events::recording();
+            let lines = recovery_lines(&events, &system);
+            for done in 0..25 {
+                lines(Progress { phase: Phase::Log, done, total: 25 });
+                tokio::time::sleep(Duration::from_millis(499)).await;
+            }
+            let told = events.recorded();
+            let of = |event: &Event| match event {
+                Event::Recovering { phase, done, total, .. } => (*phase, *done, *total),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(told.iter().map(of).collect::<Vec<_>>(), [("log", 11, 25), ("log", 22, 25)]);
+        });
+    }
 }

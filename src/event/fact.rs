@@ -146,6 +146,8 @@ events! {
     /// An admin started delivery attempts again.
     Resumed "resumed" INFO { domain: Option<Domain> }
 
+    /// The spool is being read at the start, and that takes longer than usual; every few seconds.
+    Recovering "recovering" INFO { phase: &'static str, done: u64, total: u64, duration: Duration }
     /// The spool was read at the start.
     Recovered "recovered" INFO { messages: u64, segments: u64, records: u64, duration: Duration }
     /// The log ended in a batch that a power cut or kill tore: no client was ever told of it; it was cut off.
@@ -186,6 +188,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("delay", "seconds since the message was accepted"),
     ("destination", "what attempts are grouped by: `local:DOMAIN`, `lmtp:ADDRESS`, `route:HOSTS` or `mx:DOMAIN`"),
     ("domain", "the recipients' domain; absent: all"),
+    ("done", "how much is done: bytes of the log"),
     ("duration", "how long it took, in seconds"),
     ("files", "how many files"),
     ("from", "the reverse-path; `<>` for a notice"),
@@ -205,6 +208,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("offset", "where it begins in the segment, in bytes"),
     ("operation", "what was tried"),
     ("path", "the file or folder"),
+    ("phase", "what is being read: `log`"),
     ("pid", "the server's process id"),
     ("protocol", "how the message came: `SMTP`, `ESMTP` or `LMTP` (RFC 3848)"),
     ("reason", "why, in words"),
@@ -218,6 +222,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("stage", "where the session stood: `connect`, `hello`, `sender`, `recipient`, `data` or `message`"),
     ("status", "the enhanced status code (RFC 3463)"),
     ("to", "the recipient; where a message has several, at most 20 of them"),
+    ("total", "how much there is to do"),
     ("unfinished", "attempts that were cut off at the end of `shutdown_grace`; the next start makes them again"),
     ("user", "a system user"),
     ("value", "the number that the setting allows"),

@@ -37,6 +37,13 @@ impl fmt::Display for DomainError {
 
 impl std::error::Error for DomainError {}
 
+/// Maps with domains as keys can be asked with a text in the form that `as_str` gives.
+impl std::borrow::Borrow<str> for Domain {
+    fn borrow(&self) -> &str {
+        self.as_str()
+    }
+}
+
 impl Domain {
     /// Parses a domain or an address literal.
     pub fn parse(text: &str) -> Result<Self, DomainError> {

@@ -42,6 +42,19 @@ impl Timestamp {
         self.date_time().format(&Rfc2822).unwrap_or_default()
     }
 
+    /// `2026-11-22T02:00:00.123Z`: RFC 3339 without loss.
+    pub fn rfc3339_millis(self) -> String {
+        let date = self.date_time();
+        let (hour, minute, second) = (date.hour(), date.minute(), date.second());
+        format!("{}T{hour:02}:{minute:02}:{second:02}.{:03}Z", date.date(), self.0 % 1000)
+    }
+
+    /// Reads RFC 3339, down to milliseconds; none for anything else, and for times before 1970.
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        let date = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+        u64::try_from(date.unix_timestamp_nanos() / 1_000_000).ok().map(Self)
+    }
+
     fn date_time(self) -> OffsetDateTime {
         let seconds = i64::try_from(self.0 / 1000).unwrap_or(i64::MAX);
         OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
@@ -78,6 +91,12 @@ mod tests {
         let time = Timestamp::from_millis(1_795_312_800_123);
         assert_eq!(time.to_string(), "2026-11-22T02:00:00Z");
         assert_eq!(time.rfc5322(), "Sun, 22 Nov 2026 02:00:00 +0000");
+        assert_eq!(time.rfc3339_millis(), "2026-11-22T02:00:00.123Z");
+        assert_eq!(Timestamp::parse_rfc3339("2026-11-22T02:00:00.123Z"), Some(time));
+        assert_eq!(Timestamp::parse_rfc3339("2026-11-22T03:00:00.123456+01:00"), Some(time));
+        for wrong in ["", "2026-11-22", "1969-12-31T23:59:59Z", "1795312800123"] {
+            assert_eq!(Timestamp::parse_rfc3339(wrong), None, "{wrong}");
+        }
         assert_eq!(time.plus(Duration::from_secs(5)).since(time), Duration::from_secs(5));
         assert_eq!(time.since(Timestamp::NEVER), Duration::ZERO);
     }

@@ -17,6 +17,10 @@ use crate::system::{BoxFuture, Content, Disk, DiskFile, OpenMode, Workers};
 /// Large content is written in pieces of this size.
 const PIECE: usize = 64 * 1024;
 
+/// Large content is synced whenever so much of it has been written: a file system's journal makes the log's next sync wait for what
+/// a sync of it all at the end would bring at once.
+const SYNC_SIZE: u64 = 256 * 1024;
+
 /// Content on its way in.
 pub(crate) enum Incoming {
     /// In memory, behind room for the record's header.
@@ -34,6 +38,8 @@ pub(crate) struct LargeFile {
     /// What isn't in the file yet.
     piece: Vec<u8>,
     written: u64,
+    /// Up to where it was synced.
+    synced: u64,
     hasher: Hasher,
 }
 
@@ -98,7 +104,7 @@ impl LargeFile {
         let (disk, at) = (shared.disk.clone(), path.clone());
         let opened = shared.workers.blocking(move || disk.open(&at, OpenMode::CreateNew)).await;
         let file = Arc::from(opened.map_err(|error| SpoolError::io("can't make", &path, &error))?);
-        let mut large = Self { file, path, piece: Vec::with_capacity(PIECE), written: 0, hasher: Hasher::new() };
+        let mut large = Self { file, path, piece: Vec::with_capacity(PIECE), written: 0, synced: 0, hasher: Hasher::new() };
         if draft.len() > HEADER_SIZE {
             large.add(shared.workers, draft, HEADER_SIZE).await?;
         }
@@ -122,7 +128,18 @@ impl LargeFile {
         self.hasher.update(&buffer[from..]);
         let (file, offset) = (self.file.clone(), self.written);
         self.written += (buffer.len() - from) as u64;
-        let written = workers.blocking(move || file.write_at(offset, &buffer[from..]).map(|()| buffer)).await;
+        let sync = self.written - self.synced >= SYNC_SIZE;
+        if sync {
+            self.synced = self.written;
+        }
+        let write = move || {
+            file.write_at(offset, &buffer[from..])?;
+            if sync {
+                file.sync_data()?;
+            }
+            Ok(buffer)
+        };
+        let written = workers.blocking(write).await;
         let mut buffer = written.map_err(|error| SpoolError::io("can't write", &self.path, &error))?;
         buffer.clear();
         Ok(buffer)
@@ -213,6 +230,11 @@ impl From<&Stored> for Located {
     fn from(stored: &Stored) -> Self {
         Self { id: stored.message.id, size: stored.message.size, place: stored.place, file: stored.file }
     }
+}
+
+/// Whether a message's content is checked only by reading it: it doesn't lie in its record under the record's checksum.
+pub(crate) fn is_apart(stored: &Stored) -> bool {
+    stored.file.is_some()
 }
 
 /// Opens a message's content. None: it doesn't lie there any more, look again where it does.

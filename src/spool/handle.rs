@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -9,11 +10,11 @@ use super::codec::Change;
 use super::content::{self, Incoming, Located};
 use super::index::{IndexFactory, Place, Stored};
 use super::keeper::{self, Command};
-use super::record::{Frame, RECORD_SIZE_MAX};
+use super::record::{AcceptContent, Frame, RECORD_SIZE_MAX};
 use super::recover::{self, Recovered, Start};
 use super::segment::Layout;
 use super::shared::{Op, Shared};
-use super::{Filter, Gauges, Options, Recovery, SpoolError, Stats, commit, quarantine, reader, release};
+use super::{Filter, Gauges, Options, Recovery, SpoolError, Stats, aside, commit, reader, release};
 use crate::mail::{BodyType, Message, QueueId, Recipient, ReversePath, Timestamp, Update};
 use crate::system::{Content, DiskLock, System};
 
@@ -21,6 +22,8 @@ use crate::system::{Content, DiskLock, System};
 const PAGE: usize = 500;
 /// A message that moves while its content is being opened is looked for again so often.
 const TRIES: usize = 4;
+/// An id that is given back may be so far ahead of our clock.
+const AHEAD_MAX: Duration = Duration::from_secs(86_400);
 
 /// Keeps accepted mail. Cheap to clone. When the last clone is dropped, the loops end by themselves; `close` also waits for them.
 #[derive(Clone)]
@@ -70,6 +73,7 @@ impl Spool {
             disk: system.disk.clone(),
             factory: index,
             now: system.clock.now(),
+            workers: system.workers,
             random: system.entropy.next_u64(),
         };
         let begun = system.workers.blocking(move || Ok(start_up(start))).await;
@@ -115,6 +119,41 @@ impl Spool {
         state.last_id = id;
         drop(state);
         Ok(Draft { spool: self.clone(), id, content: Incoming::new(), has_file: false })
+    }
+
+    /// Begins a message that was in a spool before, under the id that it had; `Draft::restore` ends it. None: a message of this id
+    /// is here. Ids given out later are greater. For a spool that nothing else writes to: an id may not be in use by a draft.
+    pub async fn begin_again(&self, id: QueueId) -> Result<Option<Draft>, SpoolError> {
+        self.space()?;
+        self.reserve(id).await
+    }
+
+    async fn reserve(&self, id: QueueId) -> Result<Option<Draft>, SpoolError> {
+        let shared = &self.0.shared;
+        if id.time() > shared.clock.now().plus(AHEAD_MAX) {
+            return Err(SpoolError::Unusable(format!("{id} is an id of the future: later ones could not be greater")));
+        }
+        if self.message(id).await?.is_some() {
+            return Ok(None);
+        }
+        let mut state = shared.lock();
+        if state.closing {
+            return Err(SpoolError::Closed);
+        }
+        if state.overrides(id) {
+            return Ok(None);
+        }
+        state.last_id = state.last_id.max(id);
+        drop(state);
+        Ok(Some(Draft { spool: self.clone(), id, content: Incoming::new(), has_file: false }))
+    }
+
+    /// Takes up a message whose content is lost: with a content file that isn't there. False: a message of this id is here.
+    pub(crate) async fn restore_without_content(&self, message: &Message) -> Result<bool, SpoolError> {
+        let Some(mut draft) = self.reserve(message.id).await? else { return Ok(false) };
+        draft.commit_content(AcceptContent::File(0), message, Vec::new()).await?;
+        self.park(message.id, (self.0.shared.options.due)(message));
+        Ok(true)
     }
 
     /// Whether `begin` would say `Full`: for 452 before DATA.
@@ -197,7 +236,7 @@ impl Spool {
             let open = move || {
                 let opened = content::open(&*shared.disk, &shared.layout, shared.identity, located, shared.workers);
                 if matches!(opened, Err(SpoolError::Damaged(_))) {
-                    quarantine::keep_record(&shared, located.place());
+                    aside::keep_record(&shared, located.place());
                 }
                 Ok(opened)
             };
@@ -319,11 +358,30 @@ impl Draft {
         committed.map(|()| message)
     }
 
+    /// Makes a message durable that was in a spool before, in the state that it had there: with the draft's id and size, else as
+    /// given. It is parked.
+    pub async fn restore(mut self, message: Message) -> Result<(), SpoolError> {
+        let message = Message { id: self.id, size: self.content.size(), ..message };
+        self.commit_message(&message, Vec::new()).await?;
+        let due = (self.spool.0.shared.options.due)(&message);
+        self.spool.park(message.id, due);
+        Ok(())
+    }
+
     async fn commit_message(&mut self, message: &Message, updates: Vec<Update>) -> Result<(), SpoolError> {
+        let taken = Incoming::Failed(SpoolError::Closed);
+        let content = std::mem::replace(&mut self.content, taken).finish(&self.spool.0.shared).await?;
+        self.commit_content(content, message, updates).await
+    }
+
+    async fn commit_content(
+        &mut self,
+        content: AcceptContent,
+        message: &Message,
+        updates: Vec<Update>,
+    ) -> Result<(), SpoolError> {
         let spool = self.spool.clone();
         let shared = &spool.0.shared;
-        let taken = Incoming::Failed(SpoolError::Closed);
-        let content = std::mem::replace(&mut self.content, taken).finish(shared).await?;
         let file = content.file();
         let changes = with_bases(shared, updates);
         let frame = Frame::accept(content, message, &changes);

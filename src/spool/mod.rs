@@ -3,21 +3,28 @@
 //!
 //! Messages in memory are *active*: somebody works on them. The others are *parked*: they lie in the index until they are due.
 
+mod aside;
+mod check;
 mod codec;
 mod commit;
 mod content;
+mod envelope;
 mod error;
+mod export;
 mod filter;
+mod finding;
 mod handle;
+mod import;
 pub mod index;
 mod keeper;
 mod log;
 mod options;
-mod quarantine;
+mod progress;
 mod reader;
 pub mod record;
 mod recover;
 mod release;
+mod repair;
 mod replay;
 mod reserve;
 mod scan;
@@ -25,15 +32,26 @@ mod segment;
 mod shared;
 mod stats;
 mod tail;
+#[cfg(test)]
+mod tests;
+mod transfer;
+mod whole;
 
+pub use check::{Findings, Workbench, check};
 pub use codec::{Change, Malformed};
 pub use error::{Note, SpoolError};
+pub use export::export;
 pub use filter::Filter;
+pub use finding::{Finding, FindingKind, Level, Survey};
 pub use handle::{Accept, Draft, Spool};
+pub use import::import;
 pub use options::{DueRule, Options, Reporter};
+pub use progress::{Phase, Progress, Watcher};
 pub use reader::{StoppedSpool, read_stopped};
+pub use repair::{Step, StepKind, Steps, repair};
 pub use segment::{HeaderFault, SegmentHeader};
 pub use stats::{Count, Gauges, Stats};
+pub use transfer::{Gravity, Remark, Transfer};
 
 /// What `Spool::open` found and did.
 #[derive(Clone, Debug, Default)]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Note;
+use super::progress::{Watcher, unwatched};
 use crate::config;
 use crate::mail::{Message, Timestamp};
 
@@ -30,11 +31,13 @@ pub struct Options {
     pub due: DueRule,
     /// Where notes go once the spool runs; those of the start are in `Recovery`.
     pub report: Reporter,
+    /// Is told how far the recovery has come.
+    pub progress: Watcher,
 }
 
 impl Options {
     /// Octets up to which content lies in its log record.
-    pub const INLINE_MAX: usize = 256 * 1024;
+    pub const INLINE_MAX: usize = 128 * 1024;
 
     /// Bytes kept in reserve: enough for the largest batch, which start-up writes again, and for outcomes without end.
     pub const RESERVE: u64 = 8 << 20;
@@ -49,6 +52,7 @@ impl Options {
             inline_max: Self::INLINE_MAX,
             due: next_attempt(),
             report: Arc::new(|_| {}),
+            progress: unwatched(),
         }
     }
 }

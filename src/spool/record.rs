@@ -122,6 +122,16 @@ impl Header {
         HEADER_SIZE + self.content as usize + self.description as usize
     }
 
+    /// What the record is, for people.
+    pub(crate) fn kind_name(&self) -> &'static str {
+        match self.kind {
+            KIND_ACCEPT => "an Accept record",
+            KIND_STATE => "a State record",
+            KIND_DONE => "a Done record",
+            _ => "a record of an unknown kind",
+        }
+    }
+
     /// Whether everything before the record was durable when it was written.
     pub(crate) fn is_batch(&self) -> bool {
         self.flags & FLAG_BATCH != 0

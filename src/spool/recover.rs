@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use super::index::{Index, IndexError, IndexFactory, Mark, Place, Position, Resident};
 use super::log::{self, Log};
-use super::replay::{self, Replay, ReplayError, SegmentFile, due_after};
+use super::replay::{self, Replay, ReplayError, SegmentFile, due_after, known_end};
 use super::reserve::Reserve;
 use super::segment::{BLOCK_SIZE, Layout};
 use super::shared::{State, Use};
 use super::tail::Tail;
-use super::{Filter, Note, Options, Recovery, SpoolError};
+use super::{Filter, Note, Options, Recovery, SpoolError, aside};
 use crate::mail::{QueueId, Timestamp};
-use crate::system::{Disk, OpenMode};
+use crate::system::{Disk, OpenMode, Workers};
 
 /// What start-up hands to the loops.
 pub(crate) struct Recovered {
@@ -33,6 +33,7 @@ pub(crate) struct Start {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) factory: Box<dyn IndexFactory>,
     pub(crate) now: Timestamp,
+    pub(crate) workers: Workers,
     /// The identity, should this be a new spool.
     pub(crate) random: u64,
 }
@@ -86,7 +87,9 @@ pub(crate) fn recover(start: Start) -> Result<Recovered, SpoolError> {
     let known = Known { identity, files: &files, end, old };
     let (mut index, read, books) = bring_up_some_index(&start, &layout, &known, opened, &mut notes)?;
     notes.extend(read.notes);
-    tidy_content(&*start.disk, &layout, &books.files, &mut notes);
+    // A content file that no record names may belong to a record that can't be read.
+    let damaged = notes.iter().any(|note| matches!(note, Note::Quarantined { .. } | Note::SegmentMissing { .. }));
+    tidy_content(&*start.disk, &layout, &books.files, damaged, &mut notes);
     let mut state = State::new(books.segments, read.last_id);
     state.end = log.durable();
     state.sequence = log.sequence();
@@ -118,7 +121,7 @@ fn bring_up_some_index(
 ) -> Result<(Box<dyn Index>, ReadLog, Books), SpoolError> {
     let mut rebuilt = false;
     loop {
-        let fitting = opened.and_then(|index| fit(&*index, known).map(|mark| (index, mark)));
+        let fitting = opened.and_then(|index| fit(&*index, known.identity, known.end).map(|mark| (index, mark)));
         let brought = fitting.map_err(ReplayError::Index).and_then(|(mut index, mark)| {
             if mark.is_none() && !rebuilt && known.old {
                 notes.push(Note::IndexRebuilt { why: "there was none".to_owned(), set_aside: None });
@@ -141,7 +144,7 @@ fn bring_up_some_index(
 }
 
 /// Segments that their successor speaks of, and that aren't there. The ones before the oldest were released.
-fn missing(files: &[SegmentFile]) -> Vec<Note> {
+pub(crate) fn missing(files: &[SegmentFile]) -> Vec<Note> {
     let pairs = files.iter().zip(files.iter().skip(1));
     let gaps = pairs.filter_map(|(before, file)| file.header.map(|header| header.prior).filter(|prior| *prior > before.number));
     gaps.map(|segment| Note::SegmentMissing { segment }).collect()
@@ -152,23 +155,18 @@ fn has_bytes(files: &[SegmentFile]) -> bool {
 }
 
 /// Whether an index belongs to this log, and where it left off. None: it is new and empty.
-fn fit(index: &dyn Index, known: &Known<'_>) -> Result<Option<Mark>, IndexError> {
+pub(crate) fn fit(index: &dyn Index, identity: u64, end: Position) -> Result<Option<Mark>, IndexError> {
     let Some(mark) = index.mark()? else {
         let empty = index.page(&Filter::default(), 1)?.found.is_empty();
         return if empty { Ok(None) } else { Err(IndexError("it was never finished".to_owned())) };
     };
-    if mark.identity != known.identity {
+    if mark.identity != identity {
         Err(IndexError("it belongs to another spool".to_owned()))
-    } else if mark.position > known.end {
+    } else if mark.position > end {
         Err(IndexError("it knows more than the log".to_owned()))
     } else {
         Ok(Some(mark))
     }
-}
-
-/// Where a segment's records end, as far as names and headers tell.
-fn known_end(file: &SegmentFile) -> u64 {
-    file.end.unwrap_or(file.length).max(BLOCK_SIZE)
 }
 
 /// What reading the log gave.
@@ -195,15 +193,14 @@ fn bring_up(
     index: &mut dyn Index,
     mark: Option<Mark>,
 ) -> Result<(ReadLog, Books), ReplayError> {
-    let mut replay = Replay::new(&start.disk, layout, known.identity, index, &start.options.due, true);
     let from = mark.map_or(Position::default(), |mark| mark.position);
+    let replay = Replay::new(&start.disk, layout, known.identity, index, &start.options.due, true);
+    let mut replay = replay.with(start.workers).watched_by(&start.options.progress, replay::bytes_behind(known.files, from));
     let mut segments = BTreeMap::new();
     for file in known.files {
-        let end = if file.number < from.segment {
-            known_end(file)
-        } else {
-            let offset = if file.number == from.segment { from.offset.clamp(BLOCK_SIZE, known_end(file)) } else { BLOCK_SIZE };
-            replay.segment(file, offset)?
+        let end = match replay::first_offset(file, from) {
+            None => known_end(file),
+            Some(offset) => replay.segment(file, offset)?,
         };
         segments.insert(file.number, Use { used: end - BLOCK_SIZE, ..Use::default() });
     }
@@ -252,8 +249,8 @@ fn count(index: &mut dyn Index, options: &Options, mut books: Books, mut read: R
     Ok((read, books))
 }
 
-/// Removes content files that no message names, and notes those that are missing.
-fn tidy_content(disk: &dyn Disk, layout: &Layout, files: &BTreeMap<QueueId, u64>, notes: &mut Vec<Note>) {
+/// Removes content files that no message names (sets them aside if the log is damaged), and notes those that are missing.
+fn tidy_content(disk: &dyn Disk, layout: &Layout, files: &BTreeMap<QueueId, u64>, damaged: bool, notes: &mut Vec<Note>) {
     let names = match disk.list(&layout.content) {
         Ok(names) => names,
         Err(error) => {
@@ -264,9 +261,14 @@ fn tidy_content(disk: &dyn Disk, layout: &Layout, files: &BTreeMap<QueueId, u64>
     let present: BTreeSet<QueueId> = names.iter().filter_map(|name| name.parse().ok()).collect();
     let mut count = 0;
     for id in present.iter().filter(|id| !files.contains_key(id)) {
-        match disk.unlink(&layout.content_file(*id)) {
-            Ok(()) => count += 1,
-            Err(error) => notes.push(Note::Trouble(format!("can't remove {}: {error}", layout.content_file(*id).display()))),
+        let path = layout.content_file(*id);
+        let gone = if damaged { aside::move_content(disk, layout, *id).map(Some) } else { disk.unlink(&path).map(|()| None) };
+        match gone {
+            Ok(None) => count += 1,
+            Ok(Some(to)) => {
+                notes.push(Note::Trouble(format!("no readable record has the content of {id}: it was moved to {to}")))
+            }
+            Err(error) => notes.push(Note::Trouble(format!("can't remove {}: {error}", path.display()))),
         }
     }
     if count > 0 {

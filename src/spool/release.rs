@@ -16,7 +16,7 @@ use super::record::{AcceptContent, Body, ContentAt, Frame, HEADER_SIZE};
 use super::scan::{Found, Scan};
 use super::segment::BLOCK_SIZE;
 use super::shared::{Op, Shared, State};
-use super::{Note, SpoolError, quarantine};
+use super::{Note, SpoolError, aside};
 use crate::mail::QueueId;
 use crate::system::OpenMode;
 
@@ -173,7 +173,7 @@ async fn living(shared: &Shared, met: Vec<Met>) -> Result<Vec<Met>, SpoolError> 
 fn accept_again(shared: &Shared, id: QueueId, place: Place, inline: bool) -> Result<Option<oneshot::Receiver<()>>, SpoolError> {
     let read = if inline { content::read_record(&*shared.disk, &shared.layout, shared.identity, id, place) } else { Ok(None) };
     if matches!(read, Err(SpoolError::Damaged(_))) {
-        quarantine::keep_record(shared, place);
+        aside::keep_record(shared, place);
     }
     let mut state = shared.lock();
     if state.closing {

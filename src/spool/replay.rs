@@ -1,22 +1,28 @@
 //! Reads the log and brings the index to where the log is. Memory stays bounded: what has been read goes into the index.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::codec::Change;
-use super::index::{Index, IndexError, Place, Stored};
+use super::index::{Index, IndexError, Place, Position, Stored};
+use super::progress::{Meter, Phase, Watcher, unwatched};
 use super::record::{Body, ContentAt, Record};
 use super::scan::{Found, Scan};
 use super::segment::{self, BLOCK_SIZE, HeaderFault, Layout, SegmentHeader};
 use super::shared::Shared;
-use super::{DueRule, Note, SpoolError, quarantine};
+use super::{DueRule, Note, SpoolError, aside};
 use crate::mail::{QueueId, Timestamp};
-use crate::system::{Disk, OpenMode};
+use crate::system::{Disk, OpenMode, Workers};
 
 /// So many messages are kept in memory before they go into the index.
-const RECENT_MAX: usize = 20_000;
+const RECENT_MAX: usize = 40_000;
+/// Records with so many recipients are handed over at a time,
+const PIECE: usize = 512;
+/// and so many times that may wait.
+const AHEAD: usize = 8;
 
 /// A segment as found on disk.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +71,25 @@ pub(crate) fn list(disk: &dyn Disk, folder: &Path) -> Result<(Vec<SegmentFile>, 
     Ok((files, identity))
 }
 
+/// Where a segment's records end, as far as names and headers tell.
+pub(crate) fn known_end(file: &SegmentFile) -> u64 {
+    file.end.unwrap_or(file.length).max(BLOCK_SIZE)
+}
+
+/// Where reading a segment begins if everything before a position is known already; none: nothing of it needs to be read.
+pub(crate) fn first_offset(file: &SegmentFile, from: Position) -> Option<u64> {
+    match file.number.cmp(&from.segment) {
+        Ordering::Less => None,
+        Ordering::Equal => Some(from.offset.clamp(BLOCK_SIZE, known_end(file))),
+        Ordering::Greater => Some(BLOCK_SIZE),
+    }
+}
+
+/// Bytes of records behind a position.
+pub(crate) fn bytes_behind(files: &[SegmentFile], from: Position) -> u64 {
+    files.iter().filter_map(|file| first_offset(file, from).map(|offset| known_end(file) - offset)).sum()
+}
+
 /// Reads records and keeps the books.
 pub(crate) struct Replay<'a> {
     pub(crate) disk: &'a Arc<dyn Disk>,
@@ -74,6 +99,10 @@ pub(crate) struct Replay<'a> {
     pub(crate) due: &'a DueRule,
     /// Whether damaged bytes are copied to the quarantine folder.
     pub(crate) quarantine: bool,
+    /// Where reading goes on while the books are kept.
+    workers: Workers,
+    /// Counts the bytes that are read.
+    pub(crate) meter: Meter,
     /// Messages met, with the due time that the index has for them.
     recent: BTreeMap<QueueId, (Stored, Timestamp)>,
     pub(crate) last_id: QueueId,
@@ -111,12 +140,26 @@ impl<'a> Replay<'a> {
             index,
             due,
             quarantine,
+            workers: Workers::Inline,
+            meter: Meter::new(&unwatched(), Phase::Log, 0),
             recent: BTreeMap::new(),
             last_id: QueueId(0),
             last_sequence: 0,
             records: 0,
             notes: Vec::new(),
         }
+    }
+
+    /// Tells somebody how far it has come with so many bytes.
+    pub(crate) fn watched_by(mut self, watcher: &Watcher, bytes: u64) -> Self {
+        self.meter = Meter::new(watcher, Phase::Log, bytes);
+        self
+    }
+
+    /// Reads beside keeping the books, if there are threads for it.
+    pub(crate) fn with(mut self, workers: Workers) -> Self {
+        self.workers = workers;
+        self
     }
 
     /// Fills an empty index while the spool runs, with what was durable when this began. No segment goes meanwhile: for that the
@@ -131,7 +174,8 @@ impl<'a> Replay<'a> {
             state.end
         };
         let (files, _) = list(&*shared.disk, &shared.layout.log).map_err(|error| IndexError(error.to_string()))?;
-        let mut replay = Replay::new(&shared.disk, &shared.layout, shared.identity, index, &shared.options.due, false);
+        let replay = Replay::new(&shared.disk, &shared.layout, shared.identity, index, &shared.options.due, false);
+        let mut replay = replay.with(shared.workers);
         for mut file in files.into_iter().filter(|file| file.number <= end.segment) {
             if file.number == end.segment {
                 file.end = Some(end.offset);
@@ -163,25 +207,50 @@ impl<'a> Replay<'a> {
             self.last_sequence = self.last_sequence.max(header.sequence.saturating_sub(1));
         }
         let end = file.end.unwrap_or(file.length).max(BLOCK_SIZE);
-        let mut scan = Scan::new(opened, self.identity, from, end, file.end.is_some(), self.last_sequence);
-        let mut whole = scan.offset();
-        while let Some(found) = scan.next().map_err(failed)? {
-            match found {
-                Found::Record { record, offset, length } => {
-                    self.last_sequence = scan.last_sequence();
-                    self.record(record, Place { segment: number, offset, length })?;
-                    whole = scan.offset();
+        let scan = Scan::new(opened, self.identity, from, end, file.end.is_some(), self.last_sequence);
+        let mut reached = Ok(scan.offset());
+        // Reading and checking takes as long as keeping the books: they go on at the same time.
+        self.workers.beside(
+            AHEAD,
+            |give| read_pieces(scan, give),
+            |piece| {
+                let done = piece.map_err(&failed).and_then(|piece| {
+                    piece.into_iter().try_for_each(|found| {
+                        if let Some(whole) = self.found(number, found)? {
+                            reached = Ok(whole);
+                        }
+                        Ok(())
+                    })
+                });
+                if let Err(error) = done {
+                    reached = Err(error);
                 }
-                Found::Damage { offset, length } => {
-                    self.damage(number, offset, length);
-                    whole = scan.offset();
-                }
-                Found::Tail { offset, length } => {
-                    self.notes.push(Note::TailCut { segment: number, offset, bytes: length });
-                }
+                reached.is_ok()
+            },
+        );
+        reached
+    }
+
+    /// Notes what lies in a segment; says where it ends, unless it doesn't count.
+    fn found(&mut self, segment: u64, found: Found) -> Result<Option<u64>, ReplayError> {
+        match found {
+            Found::Record { record, offset, length } => {
+                self.meter.add(u64::from(length));
+                self.last_sequence = record.sequence;
+                self.record(record, Place { segment, offset, length })?;
+                Ok(Some(offset + u64::from(length)))
+            }
+            Found::Damage { offset, length } => {
+                self.meter.add(length);
+                self.damage(segment, offset, length);
+                Ok(Some(offset + length))
+            }
+            Found::Tail { offset, length } => {
+                self.meter.add(length);
+                self.notes.push(Note::TailCut { segment, offset, bytes: length });
+                Ok(None)
             }
         }
-        Ok(whole)
     }
 
     fn record(&mut self, record: Record, place: Place) -> Result<(), ReplayError> {
@@ -239,13 +308,52 @@ impl<'a> Replay<'a> {
     }
 
     fn damage(&mut self, segment: u64, offset: u64, bytes: u64) {
-        let file = quarantine::name(segment, offset);
+        let name = aside::bytes_name(segment, offset);
+        let file = format!("quarantine/{name}");
         if self.quarantine
-            && let Err(error) = quarantine::keep(&**self.disk, self.layout, segment, offset, bytes)
+            && let Err(error) = aside::copy_bytes(&**self.disk, self.layout, segment, offset, bytes, &name)
         {
             self.notes.push(Note::Trouble(format!("can't copy damaged bytes to {file}: {error}")));
         }
         self.notes.push(Note::Quarantined { segment, offset, bytes, file });
+    }
+}
+
+/// Reads a segment and hands over what it finds, some at a time.
+fn read_pieces(mut scan: Scan, give: &mut dyn FnMut(io::Result<Vec<Found>>) -> bool) {
+    loop {
+        let mut piece = Vec::new();
+        let mut recipients = 0;
+        let read = loop {
+            match scan.next() {
+                Ok(Some(found)) => {
+                    recipients += weight(&found);
+                    piece.push(found);
+                }
+                other => break other.map(|_| false),
+            }
+            if recipients >= PIECE {
+                break Ok(true);
+            }
+        };
+        match (give(Ok(piece)), read) {
+            (true, Ok(true)) => {}
+            (true, Err(error)) => {
+                give(Err(error));
+                return;
+            }
+            _ => return,
+        }
+    }
+}
+
+/// What something found takes in memory, in recipients.
+fn weight(found: &Found) -> usize {
+    match found {
+        Found::Record { record: Record { body: Body::Accept { message, changes, .. }, .. }, .. } => {
+            1 + message.recipients.len() + changes.len()
+        }
+        _ => 1,
     }
 }
 

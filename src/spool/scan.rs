@@ -44,11 +44,6 @@ impl Scan {
         self.offset
     }
 
-    /// The highest sequence number met, or what `new` was given.
-    pub(crate) fn last_sequence(&self) -> u64 {
-        self.last_sequence
-    }
-
     /// What comes next; none at the end.
     pub(crate) fn next(&mut self) -> io::Result<Option<Found>> {
         if self.offset >= self.end {

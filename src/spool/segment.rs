@@ -78,6 +78,21 @@ impl SegmentHeader {
         Err(fault)
     }
 
+    /// Which of the two copies are sound, whatever their version.
+    pub(crate) fn sound_copies(block: &[u8]) -> [bool; 2] {
+        [0, COPY_AT].map(|at| block.get(at..at + FIELDS_SIZE).is_some_and(|copy| Self::parse_copy(copy).is_ok()))
+    }
+
+    /// If one copy alone is sound: where the other one lies, and what should stand there.
+    pub(crate) fn mended(block: &[u8]) -> Option<(u64, &[u8])> {
+        let (damaged, sound) = match Self::sound_copies(block) {
+            [true, false] => (COPY_AT, 0),
+            [false, true] => (0, COPY_AT),
+            _ => return None,
+        };
+        block.get(sound..sound + FIELDS_SIZE).map(|copy| (damaged as u64, copy))
+    }
+
     fn parse_copy(copy: &[u8]) -> Result<Result<Self, u16>, Malformed> {
         let mut reader = Reader(copy);
         let magic = reader.fixed::<8>("magic")?;
@@ -152,6 +167,14 @@ fn begin(file: &dyn DiskFile, header: &SegmentHeader, records: &[u8], size: u64,
     file.write_at(0, &header.encode())?;
     file.sync_data()?;
     Ok(limit)
+}
+
+/// The block that a segment begins with, as much of it as there is.
+pub(crate) fn read_block(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
+    let mut block = vec![0; BLOCK_SIZE as usize];
+    let filled = read_full(&*disk.open(path, OpenMode::Read)?, 0, &mut block)?;
+    block.truncate(filled);
+    Ok(block)
 }
 
 /// A segment's header block and length.

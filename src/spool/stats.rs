@@ -71,18 +71,19 @@ impl Stats {
         let one = Count { messages: 1, recipients: domains.values().sum(), bytes: message.size, oldest: Some(message.arrived) };
         self.states.entry(message.state()).or_default().join(&one);
         for (domain, recipients) in domains {
-            self.join_domain(domain, &Count { recipients, ..one });
+            self.join_domain(domain.as_str(), &Count { recipients, ..one });
         }
     }
 
-    /// Adds what was counted of a domain.
-    pub(crate) fn join_domain(&mut self, domain: &Domain, count: &Count) {
+    /// Adds what was counted of a domain; none if that isn't the name of one.
+    pub(crate) fn join_domain(&mut self, domain: &str, count: &Count) -> Option<()> {
         match self.domains.get_mut(domain) {
             Some(known) => known.join(count),
             None if count.messages == 0 => {}
             None => {
-                self.domains.insert(domain.clone(), *count);
+                self.domains.insert(Domain::parse(domain).ok()?, *count);
             }
         }
+        Some(())
     }
 }

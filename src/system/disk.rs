@@ -33,6 +33,9 @@ pub trait Disk: Send + Sync {
     fn unlink(&self, path: &Path) -> io::Result<()>;
     /// Makes the names in a folder durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// What makes everything durable that is written from now on to the disk that holds a folder, names and all: much cheaper for
+    /// many files than a sync of each.
+    fn syncer(&self, path: &Path) -> io::Result<Box<dyn DiskSyncer>>;
     /// Whether the path exists.
     fn exists(&self, path: &Path) -> bool;
     /// Bytes that may still be written on the disk that holds `path`.
@@ -52,6 +55,12 @@ pub trait Disk: Send + Sync {
 
 /// A held lock; dropping it lets go.
 pub trait DiskLock: Send + Sync {}
+
+/// Makes a whole disk durable.
+pub trait DiskSyncer: Send + Sync {
+    /// After an error nothing about what was written since the syncer was made is certain.
+    fn sync(&self) -> io::Result<()>;
+}
 
 /// An open file.
 pub trait DiskFile: Send + Sync {
@@ -165,6 +174,11 @@ impl Disk for SystemDisk {
         File::open(path)?.sync_all()
     }
 
+    fn syncer(&self, path: &Path) -> io::Result<Box<dyn DiskSyncer>> {
+        // Opened now: the system reports errors that came after that.
+        Ok(Box::new(SystemSyncer(File::open(path)?)))
+    }
+
     fn exists(&self, path: &Path) -> bool {
         path.exists()
     }
@@ -202,6 +216,14 @@ impl Disk for SystemDisk {
 struct SystemLock(#[allow(dead_code, reason = "held, not used")] File);
 
 impl DiskLock for SystemLock {}
+
+struct SystemSyncer(File);
+
+impl DiskSyncer for SystemSyncer {
+    fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.0)?)
+    }
+}
 
 struct SystemFile(File);
 

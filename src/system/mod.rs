@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub use clock::{Clock, SystemClock};
 pub use content::Content;
-pub use disk::{Disk, DiskFile, DiskLock, OpenMode, SystemDisk};
+pub use disk::{Disk, DiskFile, DiskLock, DiskSyncer, OpenMode, SystemDisk};
 pub use dns::{Dns, DnsError, MxRecord, SystemDns};
 pub use entropy::{Entropy, SystemEntropy};
 pub use net::{BoxStream, Endpoint, Listener, Net, Stream, SystemNet};

@@ -45,4 +45,45 @@ impl Workers {
         }
         Ok(())
     }
+
+    /// Runs a producer beside its consumer, which takes what the other makes in the same order, at most `ahead` pieces behind. When
+    /// the consumer says `false`, both end. Blocking.
+    pub fn beside<T: Send>(
+        self,
+        ahead: usize,
+        produce: impl FnOnce(&mut dyn FnMut(T) -> bool) + Send,
+        mut consume: impl FnMut(T) -> bool,
+    ) {
+        match self {
+            Self::Inline => produce(&mut consume),
+            Self::Threads => std::thread::scope(|scope| {
+                let (give, take) = std::sync::mpsc::sync_channel(ahead);
+                scope.spawn(move || produce(&mut |piece| give.send(piece).is_ok()));
+                // Whoever stops taking lets go of the receiving end, and the producer hears that.
+                take.into_iter().all(consume);
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_is_taken_in_order_until_somebody_has_enough() {
+        for workers in [Workers::Inline, Workers::Threads] {
+            for enough in [5, 1000] {
+                let mut taken = Vec::new();
+                let produce = |give: &mut dyn FnMut(u32) -> bool| {
+                    let _ = (0..100).all(give);
+                };
+                workers.beside(3, produce, |piece| {
+                    taken.push(piece);
+                    taken.len() < enough
+                });
+                assert_eq!(taken, (0..enough.min(100) as u32).collect::<Vec<_>>());
+            }
+        }
+    }
 }

@@ -9,6 +9,7 @@ mod letters;
 mod load;
 mod powercut;
 mod signals;
+mod spool_tools;
 mod start;
 #[path = "../support/mod.rs"]
 mod support;

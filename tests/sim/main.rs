@@ -14,7 +14,12 @@ mod daemon;
 mod daemon_rules;
 mod daemon_world;
 mod spool;
+mod spool_cut;
+mod spool_damage;
 mod spool_disk;
+mod spool_index;
+mod spool_model;
+mod spool_story;
 mod spool_trouble;
 mod spool_world;
 #[allow(dead_code, reason = "shared with the stories, which use more of it")]

@@ -131,6 +131,9 @@ impl Disk for FullDisk {
     fn sync_dir(&self, path: &Path) -> std::io::Result<()> {
         self.0.count().and_then(|()| SystemDisk.sync_dir(path))
     }
+    fn syncer(&self, path: &Path) -> std::io::Result<Box<dyn crate::system::DiskSyncer>> {
+        SystemDisk.syncer(path)
+    }
     fn exists(&self, path: &Path) -> bool {
         SystemDisk.exists(path)
     }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{IndexError, Place, Stored};
+use super::{Place, Stored};
 use crate::mail::{Domain, Message, MessageState, QueueId, Timestamp};
 use crate::spool::Filter;
 use crate::spool::codec::{self, Malformed, Reader};
@@ -198,12 +198,12 @@ impl SummaryWriter {
     }
 }
 
-/// Reads a value of summaries, and says which names it uses.
-pub(crate) fn read_summaries(value: &[u8], mut visit: impl FnMut(Summary<'_>)) -> Result<Vec<Domain>, IndexError> {
+/// Reads a value of summaries, and says which names they use.
+pub(crate) fn read_summaries(value: &[u8], mut visit: impl FnMut(Summary<'_>)) -> Result<Vec<&str>, Malformed> {
     let mut reader = Reader(value);
     let mut names = Vec::new();
     for _ in 0..reader.number("names")? {
-        names.push(Domain::parse(reader.text("name")?).map_err(|_| Malformed("name"))?);
+        names.push(reader.text("name")?);
     }
     let mut last = 0u64;
     let mut domains = Vec::new();
@@ -218,7 +218,7 @@ pub(crate) fn read_summaries(value: &[u8], mut visit: impl FnMut(Summary<'_>)) -
             domains.push((reader.small("name")?, reader.small("recipients")?));
         }
         if domains.iter().any(|(name, _)| *name as usize >= names.len()) {
-            return Err(Malformed("name").into());
+            return Err(Malformed("name"));
         }
         let state = match flags {
             flags if flags & HELD != 0 => MessageState::Held,

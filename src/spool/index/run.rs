@@ -9,14 +9,14 @@ use super::cache::Cache;
 use super::entry::{self, DUE, MESSAGE, SUMMARY, Summary, SummaryWriter};
 use super::table::{Cursor, Table, TableWriter};
 use super::{IndexError, Stored};
-use crate::mail::{Domain, QueueId, Timestamp};
+use crate::mail::{QueueId, Timestamp};
 use crate::spool::codec::{self, Malformed, Reader};
 use crate::system::Disk;
 
 /// A summary value has so many messages at the most,
-const SUMMARY_COUNT: u32 = 512;
+const SUMMARY_COUNT: u32 = 8192;
 /// or so many bytes.
-const SUMMARY_SIZE: usize = 14 << 10;
+const SUMMARY_SIZE: usize = 256 << 10;
 
 /// See the module.
 pub(crate) struct Run {
@@ -115,18 +115,18 @@ impl Run {
     pub(crate) fn survey(
         &self,
         mut visit: impl FnMut(Summary<'_>),
-        mut names: impl FnMut(Vec<Domain>),
+        mut names: impl FnMut(&[&str]) -> Result<(), IndexError>,
     ) -> Result<(), IndexError> {
         let mut cursor = Cursor::scan(&self.table, &[SUMMARY])?;
         while cursor.next()? {
             let first = cursor.key().get(1..).and_then(|key| key.first_chunk::<4>()).ok_or(Malformed("key"))?;
             let mut ordinal = u32::from_be_bytes(*first);
-            names(entry::read_summaries(cursor.value(), |summary| {
+            names(&entry::read_summaries(cursor.value(), |summary| {
                 if !self.dead.contains(ordinal) {
                     visit(Summary { taken: summary.taken || self.taken.contains(ordinal), ..summary });
                 }
                 ordinal += 1;
-            })?);
+            })?)?;
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use super::recent::{self, Recent};
 use super::run::{Due, FoundIn, Ids, Run, RunWriter, write};
 use super::{Index, IndexError, LOOK_MAX, Mark, Page, Resident, Stored};
 use crate::mail::{QueueId, Timestamp};
+use crate::spool::codec::Malformed;
 use crate::spool::stats::Count;
 use crate::spool::{Filter, Stats};
 use crate::system::Disk;
@@ -377,7 +378,7 @@ impl Index for RunIndex {
 
     fn residents(&self, visit: &mut dyn FnMut(Resident)) -> Result<(), IndexError> {
         for run in self.runs.values() {
-            run.survey(|summary| visit((&summary).into()), |_| {})?;
+            run.survey(|summary| visit((&summary).into()), |_| Ok(()))?;
         }
         self.recent.messages().values().for_each(|(stored, due)| visit(Resident::new(stored, *due)));
         Ok(())
@@ -408,8 +409,9 @@ impl Index for RunIndex {
                 },
                 |names| {
                     for (name, count) in names.iter().zip(counts.borrow_mut().drain(..)) {
-                        states.borrow_mut().join_domain(name, &count);
+                        states.borrow_mut().join_domain(name, &count).ok_or(Malformed("name"))?;
                     }
+                    Ok(())
                 },
             )?;
         }

@@ -23,6 +23,14 @@ pub(super) enum Naming {
 }
 
 impl Naming {
+    /// The file that it gives a name to.
+    pub(super) fn inode(&self) -> Option<usize> {
+        match self {
+            Self::Add(_, inode) | Self::Rename { inode, .. } => Some(*inode),
+            Self::Remove(_) => None,
+        }
+    }
+
     pub(super) fn apply(&self, names: &mut BTreeMap<String, usize>) {
         match self {
             Self::Add(name, inode) => {

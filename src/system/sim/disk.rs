@@ -4,16 +4,19 @@
 //! first part is there. Which, is decided by a seed alone.
 
 mod file;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use self::file::{SimFile, SimLock};
+use self::file::{SimFile, SimLock, SimSyncer};
+use self::watch::Watcher;
+pub use self::watch::{Operation, OperationKind};
 use super::SimRandom;
 use super::change::{Change, Naming};
-use crate::system::{Disk, DiskFile, DiskLock, OpenMode};
+use crate::system::{Disk, DiskFile, DiskLock, DiskSyncer, OpenMode};
 
 /// The simulated disk; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -21,14 +24,17 @@ pub struct SimDisk(Arc<Mutex<World>>);
 
 #[derive(Debug, Default)]
 struct World {
-    inodes: Vec<Inode>,
-    folders: BTreeMap<PathBuf, Folder>,
+    /// Shared with the snapshots as long as they are the same.
+    inodes: Vec<Arc<Inode>>,
+    folders: BTreeMap<PathBuf, Arc<Folder>>,
     locks: BTreeSet<PathBuf>,
     /// Operations that change something or sync it, so far.
     operations: u64,
     writes: u64,
     syncs: u64,
+    namings: u64,
     faults: Faults,
+    watcher: Option<Watcher>,
 }
 
 /// What goes wrong.
@@ -37,6 +43,7 @@ struct Faults {
     crash_after: Option<u64>,
     fail_writes: BTreeSet<u64>,
     fail_syncs: BTreeSet<u64>,
+    fail_namings: BTreeSet<u64>,
     capacity: Option<u64>,
 }
 
@@ -60,6 +67,13 @@ struct Folder {
     pending: Vec<Naming>,
     /// Whether the folder itself is certain to outlive a crash.
     kept: bool,
+}
+
+impl Inode {
+    /// Whether a crash can't change it.
+    fn is_certain(&self) -> bool {
+        self.pending.is_empty() && self.doubtful.is_empty()
+    }
 }
 
 fn power_lost() -> io::Error {
@@ -106,6 +120,13 @@ impl SimDisk {
         world.faults.fail_writes.insert(at);
     }
 
+    /// The `count`-th change of a name, or sync of a folder, from now (0 is the next) fails with EIO and does nothing.
+    pub fn fail_naming(&self, count: u64) {
+        let mut world = self.world();
+        let at = world.namings + count;
+        world.faults.fail_namings.insert(at);
+    }
+
     /// The disk holds this many bytes, then it is full; none: it is endless.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.world().faults.capacity = bytes;
@@ -121,7 +142,7 @@ impl SimDisk {
         let mut world = self.world();
         let inode = world.find(path)?;
         let at = (bit / 8) as usize;
-        let inode = &mut world.inodes[inode];
+        let inode = Arc::make_mut(&mut world.inodes[inode]);
         for bytes in [&mut inode.current, &mut inode.durable] {
             if let Some(byte) = bytes.get_mut(at) {
                 *byte ^= 1 << (bit % 8);
@@ -136,36 +157,52 @@ impl SimDisk {
         let mut random = SimRandom::new(seed);
         let mut after = World::default();
         for inode in &world.inodes {
+            if inode.is_certain() {
+                after.inodes.push(inode.clone());
+                continue;
+            }
             let mut bytes = inode.durable.clone();
             for change in inode.doubtful.iter().chain(&inode.pending) {
                 change.survive(&mut bytes, &mut random);
             }
-            let allocated = bytes.len() as u64;
-            after.inodes.push(Inode { current: bytes.clone(), durable: bytes, allocated, ..Inode::default() });
+            let allocated = inode.allocated.max(bytes.len() as u64);
+            after.inodes.push(Arc::new(Inode { current: bytes.clone(), durable: bytes, allocated, ..Inode::default() }));
         }
         for (path, folder) in &world.folders {
             // A folder is as certain as the names in it: those that nothing synced may be gone, and with them all below.
-            let mut names = folder.durable.clone();
             let kept = random.below(folder.pending.len() as u64 + 1) as usize;
-            folder.pending.iter().take(kept).for_each(|naming| naming.apply(&mut names));
-            if folder.kept || random.below(2) == 0 {
-                after
-                    .folders
-                    .insert(path.clone(), Folder { current: names.clone(), durable: names, kept: true, ..Folder::default() });
+            if !folder.kept && random.below(2) > 0 {
+                continue;
             }
+            if folder.kept && folder.pending.is_empty() {
+                after.folders.insert(path.clone(), folder.clone());
+                continue;
+            }
+            let mut names = folder.durable.clone();
+            folder.pending.iter().take(kept).for_each(|naming| naming.apply(&mut names));
+            let folder = Folder { current: names.clone(), durable: names, kept: true, ..Folder::default() };
+            after.folders.insert(path.clone(), Arc::new(folder));
         }
         let orphans = after.folders.keys().filter(|path| !has_parents(path, &after.folders)).cloned();
         for path in orphans.collect::<Vec<_>>() {
             after.folders.remove(&path);
         }
+        after.forget_nameless();
         SimDisk(Arc::new(Mutex::new(after)))
     }
 
     /// The disk after the process was killed and the power stayed: everything written is there, synced or not. No faults.
     pub fn killed(&self) -> SimDisk {
-        let world = self.world();
-        let after = World { inodes: world.inodes.clone(), folders: world.folders.clone(), ..World::default() };
+        let mut after = self.world().snapshot();
+        after.forget_nameless();
         SimDisk(Arc::new(Mutex::new(after)))
+    }
+
+    /// How many changes of files and names a crash may still take back.
+    pub fn uncertain(&self) -> usize {
+        let world = self.world();
+        let files = world.inodes.iter().map(|inode| inode.pending.len() + inode.doubtful.len());
+        files.chain(world.folders.values().map(|folder| folder.pending.len())).sum()
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
@@ -174,7 +211,7 @@ impl SimDisk {
 }
 
 /// Whether all simulated folders above one are there too; a path's first part needs none.
-fn has_parents(path: &Path, folders: &BTreeMap<PathBuf, Folder>) -> bool {
+fn has_parents(path: &Path, folders: &BTreeMap<PathBuf, Arc<Folder>>) -> bool {
     path.ancestors().skip(1).all(|parent| is_top(parent) || folders.contains_key(parent))
 }
 
@@ -199,25 +236,64 @@ impl World {
         Ok(!self.off())
     }
 
-    fn folder(&mut self, path: &Path) -> io::Result<(&mut Folder, String)> {
+    /// Files and names, without anything else.
+    fn snapshot(&self) -> World {
+        World { inodes: self.inodes.clone(), folders: self.folders.clone(), ..World::default() }
+    }
+
+    /// Bytes that no name leads to any more need no memory.
+    fn forget_nameless(&mut self) {
+        let names = |folder: &Arc<Folder>| {
+            let pending = folder.pending.iter().filter_map(Naming::inode);
+            folder.current.values().chain(folder.durable.values()).copied().chain(pending).collect::<Vec<_>>()
+        };
+        let named: BTreeSet<usize> = self.folders.values().flat_map(names).collect();
+        let nothing = Arc::new(Inode::default());
+        for (inode, bytes) in self.inodes.iter_mut().enumerate() {
+            if !named.contains(&inode) {
+                *bytes = nothing.clone();
+            }
+        }
+    }
+
+    /// Tells who watches what was done; before a sync, which the power wouldn't let come to its end.
+    fn tell(&self, kind: OperationKind, path: &Path, data: (u64, &[u8]), failed: Option<io::ErrorKind>) {
+        if let Some(watcher) = self.watcher.clone() {
+            let (offset, bytes) = data;
+            watcher.call(&Operation { number: self.operations - 1, kind, path, offset, bytes, failed, world: self });
+        }
+    }
+
+    fn folder(&self, path: &Path) -> io::Result<(&Folder, String)> {
         let name = path.file_name().ok_or_else(|| missing(path))?.to_string_lossy().into_owned();
         let folder = path.parent().unwrap_or(Path::new(""));
-        let folder = self.folders.get_mut(folder).ok_or_else(|| missing(folder))?;
+        let folder = self.folders.get(folder).ok_or_else(|| missing(folder))?;
         Ok((folder, name))
     }
 
-    fn find(&mut self, path: &Path) -> io::Result<usize> {
+    fn find(&self, path: &Path) -> io::Result<usize> {
         let (folder, name) = self.folder(path)?;
         folder.current.get(&name).copied().ok_or_else(|| missing(path))
     }
 
     /// Changes names; what the power still lets through is decided by `crashed`.
-    fn name(&mut self, folder: &Path, naming: Naming) -> io::Result<()> {
+    fn name(&mut self, path: &Path, kind: OperationKind, naming: Naming) -> io::Result<()> {
         let on = self.count()?;
-        let folder = self.folders.get_mut(folder).ok_or_else(|| missing(folder))?;
+        if self.naming_fails() {
+            self.tell(kind, path, (0, &[]), Some(io::ErrorKind::Other));
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let folder = Arc::make_mut(self.folders.get_mut(parent).ok_or_else(|| missing(parent))?);
         naming.apply(&mut folder.current);
         folder.pending.push(naming);
+        self.tell(kind, path, (0, &[]), None);
         if on { Ok(()) } else { Err(power_lost()) }
+    }
+
+    fn naming_fails(&mut self) -> bool {
+        self.namings += 1;
+        self.faults.fail_namings.contains(&(self.namings - 1))
     }
 
     fn used(&self) -> u64 {
@@ -236,7 +312,7 @@ impl World {
     }
 
     fn change(&mut self, inode: usize, change: Change) {
-        let inode = &mut self.inodes[inode];
+        let inode = Arc::make_mut(&mut self.inodes[inode]);
         change.apply(&mut inode.current);
         inode.pending.push(change);
     }
@@ -254,12 +330,12 @@ impl Disk for SimDisk {
                     return Err(io::ErrorKind::AlreadyExists.into());
                 }
                 let inode = world.inodes.len();
-                world.inodes.push(Inode::default());
-                world.name(path.parent().unwrap_or(Path::new("")), Naming::Add(name, inode))?;
+                world.inodes.push(Arc::default());
+                world.name(path, OperationKind::Create, Naming::Add(name, inode))?;
                 inode
             }
         };
-        Ok(Box::new(SimFile { disk: self.clone(), inode, writable: mode != OpenMode::Read }))
+        Ok(Box::new(SimFile { disk: self.clone(), inode, writable: mode != OpenMode::Read, path: path.into() }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -271,7 +347,8 @@ impl Disk for SimDisk {
                     return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{}: not a folder", folder.display())));
                 }
                 let on = world.count()?;
-                world.folders.insert(folder.to_owned(), Folder { kept: is_top(folder), ..Folder::default() });
+                world.folders.insert(folder.to_owned(), Arc::new(Folder { kept: is_top(folder), ..Folder::default() }));
+                world.tell(OperationKind::CreateFolder, folder, (0, &[]), None);
                 if !on {
                     return Err(power_lost());
                 }
@@ -297,13 +374,12 @@ impl Disk for SimDisk {
         let inode = world.find(from)?;
         let (_, old) = world.folder(from)?;
         let (_, new) = world.folder(to)?;
-        let (from, to) = (from.parent().unwrap_or(Path::new("")), to.parent().unwrap_or(Path::new("")));
-        if from == to {
-            return world.name(from, Naming::Rename { from: old, to: new, inode });
+        if from.parent() == to.parent() {
+            return world.name(to, OperationKind::Rename, Naming::Rename { from: old, to: new, inode });
         }
         // Across folders a crash may leave both names, never none.
-        world.name(to, Naming::Add(new, inode))?;
-        world.name(from, Naming::Remove(old))
+        world.name(to, OperationKind::Rename, Naming::Add(new, inode))?;
+        world.name(from, OperationKind::Unlink, Naming::Remove(old))
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -314,7 +390,7 @@ impl Disk for SimDisk {
         if folder.current.contains_key(&name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        world.name(to.parent().unwrap_or(Path::new("")), Naming::Add(name, inode))
+        world.name(to, OperationKind::Create, Naming::Add(name, inode))
     }
 
     fn unlink(&self, path: &Path) -> io::Result<()> {
@@ -322,7 +398,7 @@ impl Disk for SimDisk {
         world.check()?;
         world.find(path)?;
         let (_, name) = world.folder(path)?;
-        world.name(path.parent().unwrap_or(Path::new("")), Naming::Remove(name))
+        world.name(path, OperationKind::Unlink, Naming::Remove(name))
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
@@ -332,23 +408,39 @@ impl Disk for SimDisk {
         if !world.folders.contains_key(path) {
             return Err(missing(path));
         }
+        let fails = world.naming_fails();
+        world.tell(OperationKind::SyncFolder, path, (0, &[]), fails.then_some(io::ErrorKind::Other));
+        if fails {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         if !on {
             return Err(power_lost());
         }
         for (name, folder) in &mut world.folders {
-            if name == path {
+            if name == path && !folder.pending.is_empty() {
+                let folder = Arc::make_mut(folder);
                 folder.durable = folder.current.clone();
                 folder.pending.clear();
-            } else if name.parent() == Some(path) {
-                folder.kept = true;
+            } else if name.parent() == Some(path) && !folder.kept {
+                Arc::make_mut(folder).kept = true;
             }
         }
         Ok(())
     }
 
+    fn syncer(&self, path: &Path) -> io::Result<Box<dyn DiskSyncer>> {
+        let world = self.world();
+        world.check()?;
+        if !world.folders.contains_key(path) {
+            return Err(missing(path));
+        }
+        Ok(Box::new(SimSyncer { disk: self.clone(), folder: path.into() }))
+    }
+
     fn exists(&self, path: &Path) -> bool {
-        let mut world = self.world();
-        world.check().is_ok() && (world.folders.contains_key(path) || world.find(path).is_ok())
+        let world = self.world();
+        // A lock file that is held is there, though the simulation has no bytes for it.
+        world.check().is_ok() && (world.folders.contains_key(path) || world.find(path).is_ok() || world.locks.contains(path))
     }
 
     fn available(&self, _: &Path) -> io::Result<u64> {

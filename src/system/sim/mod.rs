@@ -13,7 +13,7 @@ mod script;
 mod world;
 
 pub use clock::SimClock;
-pub use disk::SimDisk;
+pub use disk::{Operation, OperationKind, SimDisk};
 pub use dns::SimDns;
 pub use entropy::SimEntropy;
 pub use net::{Fault, SimNet};

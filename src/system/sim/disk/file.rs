@@ -19,11 +19,50 @@ pub(super) struct SimFile {
     pub(super) disk: SimDisk,
     pub(super) inode: usize,
     pub(super) writable: bool,
+    pub(super) path: Arc<Path>,
 }
 
 impl SimFile {
     fn writable(&self) -> io::Result<()> {
         if self.writable { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+    }
+}
+
+/// Syncs the whole disk.
+pub(super) struct SimSyncer {
+    pub(super) disk: SimDisk,
+    pub(super) folder: Arc<Path>,
+}
+
+impl DiskSyncer for SimSyncer {
+    fn sync(&self) -> io::Result<()> {
+        let mut world = self.disk.world();
+        let on = world.count()?;
+        let number = world.syncs;
+        world.syncs += 1;
+        let fails = world.faults.fail_syncs.contains(&number);
+        world.tell(OperationKind::SyncFolder, &self.folder, (0, &[]), fails.then_some(io::ErrorKind::Other));
+        if !on {
+            return Err(power_lost());
+        }
+        for inode in world.inodes.iter_mut().filter(|inode| !inode.pending.is_empty()) {
+            let inode = Arc::make_mut(inode);
+            let pending = std::mem::take(&mut inode.pending);
+            if fails {
+                inode.doubtful.extend(pending);
+            } else {
+                pending.into_iter().for_each(|change| change.apply(&mut inode.durable));
+            }
+        }
+        if fails {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        for folder in world.folders.values_mut().map(Arc::make_mut) {
+            folder.durable = folder.current.clone();
+            folder.pending.clear();
+            folder.kept = true;
+        }
+        Ok(())
     }
 }
 
@@ -43,14 +82,19 @@ impl DiskFile for SimFile {
         let on = world.count()?;
         let number = world.writes;
         world.writes += 1;
-        if world.faults.fail_writes.contains(&number) {
-            let part = bytes[..bytes.len() / 2].to_vec();
-            world.change(self.inode, Change::Write { offset, bytes: part });
-            return Err(io::Error::from_raw_os_error(5));
+        let fails = world.faults.fail_writes.contains(&number);
+        let part = if fails { &bytes[..bytes.len() / 2] } else { bytes };
+        if !fails && let Err(error) = world.room(self.inode, offset + bytes.len() as u64) {
+            world.tell(OperationKind::Write, &self.path, (offset, &[]), Some(error.kind()));
+            return Err(error);
         }
-        world.room(self.inode, offset + bytes.len() as u64)?;
-        world.change(self.inode, Change::Write { offset, bytes: bytes.to_vec() });
-        if on { Ok(()) } else { Err(power_lost()) }
+        world.change(self.inode, Change::Write { offset, bytes: part.to_vec() });
+        world.tell(OperationKind::Write, &self.path, (offset, part), fails.then_some(io::ErrorKind::Other));
+        match (fails, on) {
+            (true, _) => Err(io::Error::from_raw_os_error(5)),
+            (false, true) => Ok(()),
+            (false, false) => Err(power_lost()),
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -59,17 +103,23 @@ impl DiskFile for SimFile {
         let number = world.syncs;
         world.syncs += 1;
         let fails = world.faults.fail_syncs.contains(&number);
-        let inode = &mut world.inodes[self.inode];
         if fails {
+            let inode = Arc::make_mut(&mut world.inodes[self.inode]);
             let pending = std::mem::take(&mut inode.pending);
             inode.doubtful.extend(pending);
+        }
+        world.tell(OperationKind::Sync, &self.path, (0, &[]), fails.then_some(io::ErrorKind::Other));
+        if fails {
             return Err(io::Error::from_raw_os_error(5));
         }
         if !on {
             return Err(power_lost());
         }
-        for change in std::mem::take(&mut inode.pending) {
-            change.apply(&mut inode.durable);
+        if !world.inodes[self.inode].pending.is_empty() {
+            let inode = Arc::make_mut(&mut world.inodes[self.inode]);
+            for change in std::mem::take(&mut inode.pending) {
+                change.apply(&mut inode.durable);
+            }
         }
         Ok(())
     }
@@ -78,9 +128,13 @@ impl DiskFile for SimFile {
         self.writable()?;
         let mut world = self.disk.world();
         let on = world.count()?;
-        world.room(self.inode, length)?;
-        let inode = &mut world.inodes[self.inode];
-        inode.allocated = inode.allocated.max(length);
+        let room = world.room(self.inode, length);
+        if room.is_ok() {
+            let inode = Arc::make_mut(&mut world.inodes[self.inode]);
+            inode.allocated = inode.allocated.max(length);
+        }
+        world.tell(OperationKind::Allocate, &self.path, (length, &[]), room.as_ref().err().map(io::Error::kind));
+        room?;
         if on { Ok(()) } else { Err(power_lost()) }
     }
 
@@ -88,9 +142,13 @@ impl DiskFile for SimFile {
         self.writable()?;
         let mut world = self.disk.world();
         let on = world.count()?;
-        world.room(self.inode, length)?;
-        world.change(self.inode, Change::Length(length));
-        world.inodes[self.inode].allocated = length;
+        let room = world.room(self.inode, length);
+        if room.is_ok() {
+            world.change(self.inode, Change::Length(length));
+            Arc::make_mut(&mut world.inodes[self.inode]).allocated = length;
+        }
+        world.tell(OperationKind::Length, &self.path, (length, &[]), room.as_ref().err().map(io::Error::kind));
+        room?;
         if on { Ok(()) } else { Err(power_lost()) }
     }
 
