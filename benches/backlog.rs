@@ -46,8 +46,13 @@ fn say(what: &str, begun: Instant, count: u64) {
 }
 
 async fn open(path: &Path) -> (Spool, Recovery) {
-    let config =
-        posthouse::config::Spool { path: path.to_owned(), min_free: 64 << 20, segment_size: 64 << 20, index_cache: 32 << 20 };
+    let config = posthouse::config::Spool {
+        path: path.to_owned(),
+        min_free: 64 << 20,
+        segment_size: 64 << 20,
+        index_cache: 32 << 20,
+        compression: posthouse::config::Compression::None,
+    };
     let system = System::real(&["127.0.0.1:53".parse().unwrap()], Duration::from_secs(1)).unwrap();
     let factory = RunIndexFactory::new(path, system.disk.clone(), config.index_cache);
     Spool::open(Options::new(&config), &system, Box::new(factory)).await.unwrap()

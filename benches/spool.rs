@@ -131,8 +131,13 @@ async fn raw(folder: &Path, writers: usize, size: usize, seconds: u64) -> Figure
 }
 
 async fn open(path: &Path) -> Spool {
-    let config =
-        posthouse::config::Spool { path: path.to_owned(), min_free: 64 << 20, segment_size: 64 << 20, index_cache: 64 << 20 };
+    let config = posthouse::config::Spool {
+        path: path.to_owned(),
+        min_free: 64 << 20,
+        segment_size: 64 << 20,
+        index_cache: 64 << 20,
+        compression: posthouse::config::Compression::None,
+    };
     let system = System::real(&["127.0.0.1:53".parse().unwrap()], Duration::from_secs(1)).unwrap();
     let factory = RunIndexFactory::new(path, system.disk.clone(), config.index_cache);
     Spool::open(Options::new(&config), &system, Box::new(factory)).await.unwrap().0

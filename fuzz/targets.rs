@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use posthouse::directory::aliases;
@@ -17,7 +18,7 @@ use posthouse::smtp::server::{Answer, Question, Session, Settings, Step};
 use posthouse::spool::record::{Body, Fault, HEADER_SIZE, MAGIC, encode, parse};
 use posthouse::spool::{Change, Filter, Note, SegmentHeader, read_stopped};
 use posthouse::system::sim::SimDisk;
-use posthouse::system::{Disk, OpenMode};
+use posthouse::system::{Content, Disk, OpenMode};
 
 /// A target: takes any octets and panics if something is wrong.
 pub type Target = fn(&[u8]);
@@ -161,12 +162,16 @@ pub fn header(data: &[u8]) {
 }
 
 /// `record::parse`: what it takes encodes to the same octets, and what it says can be carried out twice. The log that holds the
-/// octets can be read, whatever they are.
+/// octets can be read, whatever they are, and the content of its messages never has more octets than they say.
 pub fn record(data: &[u8]) {
     let mended = mend(data);
     for bytes in [Some(data), mended.as_deref()].into_iter().flatten() {
         let Ok((record, size)) = parse(IDENTITY, bytes) else { continue };
-        assert!(encode(IDENTITY, &record) == bytes[..size], "{record:?}");
+        // What is written is of the present version, and means the same in it.
+        let mut again = encode(IDENTITY, &record);
+        again[4] = bytes[4];
+        seal(&mut again);
+        assert!(again == bytes[..size], "{record:?}");
         match record.body {
             Body::Accept { changes, .. } => changes.iter().for_each(change),
             Body::State(update) => change(&update),
@@ -192,11 +197,16 @@ fn mend(data: &[u8]) -> Option<Vec<u8>> {
     bytes[12..16].copy_from_slice(&content.to_le_bytes());
     let crc = crc32fast::hash(&bytes[HEADER_SIZE..]);
     bytes[32..36].copy_from_slice(&crc.to_le_bytes());
-    let crc = crc32fast::hash(&[&IDENTITY.to_le_bytes(), &bytes[..36]].concat());
-    bytes[36..40].copy_from_slice(&crc.to_le_bytes());
+    seal(&mut bytes);
     let parsed = parse(IDENTITY, &bytes);
     assert!(matches!(parsed, Ok(_) | Err(Fault::Malformed(..))), "{parsed:?}");
     Some(bytes)
+}
+
+/// Puts the checksum of a record's header in.
+fn seal(bytes: &mut [u8]) {
+    let crc = crc32fast::hash(&[&IDENTITY.to_le_bytes(), &bytes[..36]].concat());
+    bytes[36..40].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// A change means the same when it comes with its message, and nothing more when it comes again.
@@ -242,7 +252,14 @@ fn read_log(records: &[u8]) {
             write(2, 1, end, &[]);
         }
         let spool = read_stopped(Path::new("/spool"), &disk).expect("a spool");
-        assert!(spool.list(&Filter::default()).is_sorted_by_key(|message| message.id));
+        let messages = spool.list(&Filter::default());
+        assert!(messages.is_sorted_by_key(|message| message.id));
+        for message in messages {
+            if let Ok(content) = spool.content(message.id) {
+                assert_eq!(content.size(), message.size);
+                read_content(&*content);
+            }
+        }
         let mut covered = 0;
         for note in spool.notes() {
             match note {
@@ -257,6 +274,20 @@ fn read_log(records: &[u8]) {
                 note => panic!("{note:?}"),
             }
         }
+    }
+}
+
+/// Reads content up to its end, an error, or some megabytes: each piece has the size that it must have.
+fn read_content(content: &dyn Content) {
+    let mut offset = 0;
+    while offset < content.size().min(4 << 20) {
+        let mut read = content.read_at(offset, 100_000);
+        let Poll::Ready(read) = read.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+            panic!("it has nothing to wait for")
+        };
+        let Ok(piece) = read else { return };
+        assert_eq!(piece.len() as u64, 100_000.min(content.size() - offset));
+        offset += piece.len() as u64;
     }
 }
 

@@ -55,6 +55,7 @@ fn spool(table: &Table) -> Built<Spool> {
         min_free: table.read("min_free", values::size)?,
         segment_size: table.read("segment_size", values::size)?,
         index_cache: table.read("index_cache", values::size)?,
+        compression: word(table, "compression", &[("none", Compression::None), ("zstd", Compression::Zstd)])?,
     })
 }
 

@@ -233,6 +233,12 @@ pub(super) const SECTIONS: &[Section] = &[
             set("min_free", Kind::Size, "64MiB", "less than this free on the disk: 452 4.3.1, nothing accepted"),
             set("segment_size", Kind::Size, "64MiB", "size of a file of the log"),
             set("index_cache", Kind::Size, "32MiB", "memory for the index of deferred mail"),
+            set(
+                "compression",
+                Kind::Choice(&["none", "zstd"]),
+                "none",
+                "of new mail in the spool, where it saves a tenth or more",
+            ),
         ],
     },
     Section {

@@ -58,6 +58,18 @@ pub struct Spool {
     pub segment_size: u64,
     /// Memory of the index's cache, bytes.
     pub index_cache: u64,
+    /// How new content is stored.
+    pub compression: Compression,
+}
+
+/// How content is stored in the spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// As it came.
+    #[default]
+    None,
+    /// Compressed with zstd where that saves enough.
+    Zstd,
 }
 
 /// `[[listener]]`

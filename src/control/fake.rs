@@ -146,7 +146,13 @@ pub(crate) fn config() -> Config {
         postmaster: Address::parse("postmaster@example.test").unwrap(),
         shutdown_grace: minute,
         user: String::new(),
-        spool: Spool { path: "spool".into(), min_free: 1, segment_size: 1 << 26, index_cache: 1 << 20 },
+        spool: Spool {
+            path: "spool".into(),
+            min_free: 1,
+            segment_size: 1 << 26,
+            index_cache: 1 << 20,
+            compression: Compression::None,
+        },
         listeners: vec![Listener { address: "127.0.0.1:2525".parse().unwrap(), service: Service::Mx }],
         auth: Auth { users: "conf/users".into() },
         limits: Limits {

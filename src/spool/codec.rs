@@ -2,6 +2,7 @@
 //!
 //! Decoding checks every bound and never panics, whatever the bytes.
 
+use super::record::ContentFile;
 use crate::mail::{
     Address, BodyType, Cause, EnhancedCode, Message, QueueId, Recipient, RecipientState, RecipientStatus, ReversePath, Timestamp,
     Update,
@@ -158,6 +159,14 @@ pub(crate) fn put_change(out: &mut Vec<u8>, update: &Update, base: u32) {
     put_number(out, update.added.len() as u64);
     for recipient in &update.added {
         put_recipient(out, recipient);
+    }
+}
+
+/// Appends what a record says of a content file.
+pub(crate) fn put_content_file(out: &mut Vec<u8>, file: ContentFile) {
+    out.extend_from_slice(&file.crc.to_le_bytes());
+    if let Some(length) = file.compressed {
+        put_number(out, length);
     }
 }
 
@@ -324,6 +333,12 @@ impl<'a> Reader<'a> {
         }
         let added = self.recipients()?;
         Ok(Change { update: Update { id, held, delays_noticed, statuses, added }, base })
+    }
+
+    pub(crate) fn content_file(&mut self, compressed: bool) -> Result<ContentFile, Malformed> {
+        let crc = u32::from_le_bytes(self.fixed("content checksum")?);
+        let compressed = if compressed { Some(self.number("content length")?) } else { None };
+        Ok(ContentFile { crc, compressed })
     }
 
     /// Nothing may follow.

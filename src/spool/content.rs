@@ -7,15 +7,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crc32fast::Hasher;
 
 use super::SpoolError;
+use super::compress::{CHUNK_SIZE, Form, Packed, Packer, Source};
 use super::index::{Place, Stored};
-use super::record::{self, AcceptContent, Frame, HEADER_SIZE, Header};
+use super::record::{self, AcceptContent, ContentFile, Frame, HEADER_SIZE, Header};
 use super::segment::{Layout, read_full};
 use super::shared::Shared;
 use crate::mail::QueueId;
 use crate::system::{BoxFuture, Content, Disk, DiskFile, OpenMode, Workers};
 
-/// Large content is written in pieces of this size.
-const PIECE: usize = 64 * 1024;
+/// Large content is written in pieces of this size: those that it is compressed in.
+const PIECE: usize = CHUNK_SIZE;
+/// Content of more octets isn't compressed in the session's task, but on a thread that may take its time.
+const QUICK_SIZE_MAX: usize = 16 * 1024;
 
 /// Large content is synced whenever so much of it has been written: a file system's journal makes the log's next sync wait for what
 /// a sync of it all at the end would bring at once.
@@ -35,8 +38,14 @@ pub(crate) enum Incoming {
 pub(crate) struct LargeFile {
     file: Arc<dyn DiskFile>,
     path: PathBuf,
+    packer: Arc<Packer>,
+    /// How it is stored; decided with the first piece.
+    form: Option<Form>,
     /// What isn't in the file yet.
     piece: Vec<u8>,
+    /// Octets before that.
+    octets: u64,
+    /// Bytes in the file.
     written: u64,
     /// Up to where it was synced.
     synced: u64,
@@ -52,7 +61,7 @@ impl Incoming {
     pub(crate) fn size(&self) -> u64 {
         match self {
             Self::Small(draft) => (draft.len() - HEADER_SIZE) as u64,
-            Self::Large(large) => large.written + large.piece.len() as u64,
+            Self::Large(large) => large.octets + large.piece.len() as u64,
             Self::Failed(_) => 0,
         }
     }
@@ -90,11 +99,24 @@ impl Incoming {
     /// Everything is durable but the record.
     pub(crate) async fn finish(self, shared: &Shared) -> Result<AcceptContent, SpoolError> {
         match self {
-            Self::Small(draft) => Ok(AcceptContent::Inline(draft)),
+            Self::Small(draft) => compress(shared, draft).await,
             Self::Large(large) => large.finish(shared).await.map(AcceptContent::File),
             Self::Failed(error) => Err(error),
         }
     }
+}
+
+/// Compresses small content if that is wanted and saves enough.
+async fn compress(shared: &Shared, mut draft: Vec<u8>) -> Result<AcceptContent, SpoolError> {
+    let size = draft.len() - HEADER_SIZE;
+    if size <= QUICK_SIZE_MAX || !shared.packer.tries(size) {
+        let form = shared.packer.draft(&mut draft);
+        return Ok(AcceptContent::Inline(draft, form));
+    }
+    let packer = shared.packer.clone();
+    let packed = shared.workers.blocking(move || Ok((packer.draft(&mut draft), draft))).await;
+    let (form, draft) = packed.map_err(|error| SpoolError::Io(format!("can't compress: {error}")))?;
+    Ok(AcceptContent::Inline(draft, form))
 }
 
 impl LargeFile {
@@ -104,8 +126,14 @@ impl LargeFile {
         let (disk, at) = (shared.disk.clone(), path.clone());
         let opened = shared.workers.blocking(move || disk.open(&at, OpenMode::CreateNew)).await;
         let file = Arc::from(opened.map_err(|error| SpoolError::io("can't make", &path, &error))?);
-        let mut large = Self { file, path, piece: Vec::with_capacity(PIECE), written: 0, synced: 0, hasher: Hasher::new() };
-        if draft.len() > HEADER_SIZE {
+        let mut piece = Vec::with_capacity(PIECE);
+        let mut draft = draft;
+        let whole = HEADER_SIZE + (draft.len() - HEADER_SIZE) / PIECE * PIECE;
+        piece.extend_from_slice(&draft[whole..]);
+        draft.truncate(whole);
+        let packer = shared.packer.clone();
+        let mut large = Self { file, path, packer, form: None, piece, octets: 0, written: 0, synced: 0, hasher: Hasher::new() };
+        if whole > HEADER_SIZE {
             large.add(shared.workers, draft, HEADER_SIZE).await?;
         }
         large.write(shared.workers, more).await
@@ -123,29 +151,32 @@ impl LargeFile {
         Ok(self)
     }
 
-    /// Writes a buffer from an index on; gives the buffer back, empty.
-    async fn add(&mut self, workers: Workers, buffer: Vec<u8>, from: usize) -> Result<Vec<u8>, SpoolError> {
-        self.hasher.update(&buffer[from..]);
-        let (file, offset) = (self.file.clone(), self.written);
-        self.written += (buffer.len() - from) as u64;
-        let sync = self.written - self.synced >= SYNC_SIZE;
-        if sync {
-            self.synced = self.written;
-        }
+    /// Stores a buffer from an index on; gives the buffer back, empty.
+    async fn add(&mut self, workers: Workers, mut buffer: Vec<u8>, from: usize) -> Result<Vec<u8>, SpoolError> {
+        let (file, packer, offset) = (self.file.clone(), self.packer.clone(), self.written);
+        let (mut form, mut hasher, mut synced) = (self.form, self.hasher.clone(), self.synced);
+        self.octets += (buffer.len() - from) as u64;
         let write = move || {
-            file.write_at(offset, &buffer[from..])?;
-            if sync {
+            let packed = packer.piece(&buffer[from..], &mut form)?;
+            let stored = packed.as_deref().unwrap_or(&buffer[from..]);
+            hasher.update(stored);
+            file.write_at(offset, stored)?;
+            let end = offset + stored.len() as u64;
+            if end - synced >= SYNC_SIZE {
                 file.sync_data()?;
+                synced = end;
             }
-            Ok(buffer)
+            buffer.clear();
+            Ok((buffer, form, hasher, end, synced))
         };
         let written = workers.blocking(write).await;
-        let mut buffer = written.map_err(|error| SpoolError::io("can't write", &self.path, &error))?;
-        buffer.clear();
+        let failed = |error| SpoolError::io("can't write", &self.path, &error);
+        let (buffer, form, hasher, end, synced) = written.map_err(failed)?;
+        (self.form, self.hasher, self.written, self.synced) = (form, hasher, end, synced);
         Ok(buffer)
     }
 
-    async fn finish(mut self, shared: &Shared) -> Result<u32, SpoolError> {
+    async fn finish(mut self, shared: &Shared) -> Result<ContentFile, SpoolError> {
         let piece = std::mem::take(&mut self.piece);
         if !piece.is_empty() {
             self.add(shared.workers, piece, 0).await?;
@@ -153,7 +184,8 @@ impl LargeFile {
         let (file, disk, folder) = (self.file.clone(), shared.disk.clone(), shared.layout.content.clone());
         let synced = shared.workers.blocking(move || file.sync_data().and_then(|()| disk.sync_dir(&folder))).await;
         synced.map_err(|error| SpoolError::io("can't sync", &self.path, &error))?;
-        Ok(self.hasher.finalize())
+        let compressed = (self.form == Some(Form::Chunks)).then_some(self.written);
+        Ok(ContentFile { crc: self.hasher.finalize(), compressed })
     }
 }
 
@@ -216,7 +248,7 @@ pub(crate) struct Located {
     id: QueueId,
     size: u64,
     place: Place,
-    file: Option<u32>,
+    file: Option<ContentFile>,
 }
 
 impl Located {
@@ -247,37 +279,47 @@ pub(crate) fn open(
 ) -> Result<Option<Arc<dyn Content>>, SpoolError> {
     let Located { id, size, place, file } = located;
     match file {
-        Some(crc) => {
+        Some(ContentFile { crc, compressed }) => {
             let path = layout.content_file(id);
             match disk.open(&path, OpenMode::Read) {
-                Ok(file) => {
-                    let read = Mutex::new((0, Hasher::new()));
-                    Ok(Some(Arc::new(FileContent { file: Arc::from(file), size, crc, workers, read })))
-                }
+                Ok(file) => Ok(Some(match compressed {
+                    Some(length) => Arc::new(Packed::new(Source::File(Arc::from(file), crc), length, size, workers)),
+                    None => {
+                        let read = Mutex::new((0, Hasher::new()));
+                        Arc::new(FileContent { file: Arc::from(file), size, crc, workers, read })
+                    }
+                })),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(error) => Err(SpoolError::io("can't read", &path, &error)),
             }
         }
         None => {
-            let bytes = read_record(disk, layout, identity, id, place)?;
-            Ok(bytes.map(|mut record| {
+            let read = read_record(disk, layout, identity, id, place)?;
+            Ok(read.map(|(header, mut record)| -> Arc<dyn Content> {
                 // The record's buffer becomes the content.
-                record.truncate(HEADER_SIZE + size as usize);
+                record.truncate(record::content_range(&header).end);
                 record.drain(..HEADER_SIZE);
-                Arc::new(record) as Arc<dyn Content>
+                match header.form() {
+                    Form::Plain => Arc::new(record),
+                    Form::Chunks => {
+                        let length = record.len() as u64;
+                        // What lies in memory is expanded where it is read: that is short work.
+                        Arc::new(Packed::new(Source::Memory(record), length, size, Workers::Inline))
+                    }
+                }
             }))
         }
     }
 }
 
-/// An Accept record's bytes, checked. None: its segment was released.
+/// An Accept record's header and bytes, checked. None: its segment was released.
 pub(crate) fn read_record(
     disk: &dyn Disk,
     layout: &Layout,
     identity: u64,
     id: QueueId,
     place: Place,
-) -> Result<Option<Vec<u8>>, SpoolError> {
+) -> Result<Option<(Header, Vec<u8>)>, SpoolError> {
     let path = layout.segment(place.segment);
     let failed = |error| SpoolError::io("can't read", &path, &error);
     let file = match disk.open(&path, OpenMode::Read) {
@@ -290,7 +332,7 @@ pub(crate) fn read_record(
     let header = Header::parse(identity, &bytes[..filled]);
     match header {
         Some(header) if header.id == id && header.size() == filled && record::check_payload(&header, &bytes).is_ok() => {
-            Ok(Some(bytes))
+            Ok(Some((header, bytes)))
         }
         _ => Err(SpoolError::Damaged(id)),
     }

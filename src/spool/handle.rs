@@ -10,7 +10,7 @@ use super::codec::Change;
 use super::content::{self, Incoming, Located};
 use super::index::{IndexFactory, Place, Stored};
 use super::keeper::{self, Command};
-use super::record::{AcceptContent, Frame, RECORD_SIZE_MAX};
+use super::record::{AcceptContent, ContentFile, Frame, RECORD_SIZE_MAX};
 use super::recover::{self, Recovered, Start};
 use super::segment::Layout;
 use super::shared::{Op, Shared};
@@ -151,7 +151,7 @@ impl Spool {
     /// Takes up a message whose content is lost: with a content file that isn't there. False: a message of this id is here.
     pub(crate) async fn restore_without_content(&self, message: &Message) -> Result<bool, SpoolError> {
         let Some(mut draft) = self.reserve(message.id).await? else { return Ok(false) };
-        draft.commit_content(AcceptContent::File(0), message, Vec::new()).await?;
+        draft.commit_content(AcceptContent::File(ContentFile { crc: 0, compressed: None }), message, Vec::new()).await?;
         self.park(message.id, (self.0.shared.options.due)(message));
         Ok(true)
     }

@@ -7,6 +7,7 @@ mod aside;
 mod check;
 mod codec;
 mod commit;
+mod compress;
 mod content;
 mod envelope;
 mod error;
@@ -39,6 +40,7 @@ mod whole;
 
 pub use check::{Findings, Workbench, check};
 pub use codec::{Change, Malformed};
+pub use compress::Form;
 pub use error::{Note, SpoolError};
 pub use export::export;
 pub use filter::Filter;

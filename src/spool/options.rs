@@ -27,6 +27,8 @@ pub struct Options {
     pub reserve: u64,
     /// Content of more than this many octets lies in a file of its own.
     pub inline_max: usize,
+    /// How new content is stored.
+    pub compression: config::Compression,
     /// When messages found at start-up are due.
     pub due: DueRule,
     /// Where notes go once the spool runs; those of the start are in `Recovery`.
@@ -50,6 +52,7 @@ impl Options {
             segment_size: config.segment_size,
             reserve: Self::RESERVE,
             inline_max: Self::INLINE_MAX,
+            compression: config.compression,
             due: next_attempt(),
             report: Arc::new(|_| {}),
             progress: unwatched(),
@@ -65,6 +68,7 @@ impl fmt::Debug for Options {
             .field("segment_size", &self.segment_size)
             .field("reserve", &self.reserve)
             .field("inline_max", &self.inline_max)
+            .field("compression", &self.compression)
             .finish_non_exhaustive()
     }
 }

@@ -5,12 +5,15 @@
 use crc32fast::Hasher;
 
 use super::codec::{self, Change, Malformed, Reader};
+use super::compress::{self, Form};
 use crate::mail::{Message, QueueId, Update};
 
 /// Every record begins with these bytes; the first of them is in no UTF-8 text.
 pub const MAGIC: [u8; 4] = [0xf5, b'P', b'H', b'R'];
-/// The version of the format that is written.
-pub const VERSION: u8 = 1;
+/// The version of the format that is written. Version 1 knew no compression.
+pub const VERSION: u8 = 2;
+/// The oldest version that is read: up to two before the one that is written.
+pub const VERSION_OLDEST: u8 = 1;
 /// Bytes of a header.
 pub const HEADER_SIZE: usize = 40;
 /// The longest record that is read or written, header included; bytes.
@@ -20,6 +23,8 @@ pub const RECORD_SIZE_MAX: usize = 64 << 20;
 const FLAG_BATCH: u16 = 1;
 /// Flag: the content lies in a file of its own.
 const FLAG_FILE: u16 = 2;
+/// Flag: the content is stored in compressed chunks; since version 2.
+const FLAG_COMPRESSED: u16 = 4;
 /// A draft begins with so much room: most mail never outgrows it. Bytes.
 const DRAFT_CAPACITY: usize = 8 * 1024;
 
@@ -57,10 +62,26 @@ pub enum Body {
 /// Where content is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ContentAt {
-    /// In the record.
-    Inline(Vec<u8>),
-    /// In `content/<id>`, with this CRC-32.
-    File(u32),
+    /// In the record: the bytes as they are stored there.
+    Inline(Vec<u8>, Form),
+    /// In `content/<id>`.
+    File(ContentFile),
+}
+
+/// What a record says of content in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContentFile {
+    /// CRC-32 of the file's bytes.
+    pub crc: u32,
+    /// The file's length if the content is compressed; else it is as long as the content.
+    pub compressed: Option<u64>,
+}
+
+impl ContentFile {
+    /// The file's length, of a message whose content has this size.
+    pub fn length(&self, size: u64) -> u64 {
+        self.compressed.unwrap_or(size)
+    }
 }
 
 /// Why bytes are not a record.
@@ -122,6 +143,11 @@ impl Header {
         HEADER_SIZE + self.content as usize + self.description as usize
     }
 
+    /// How the content is stored.
+    pub(crate) fn form(&self) -> Form {
+        if self.flags & FLAG_COMPRESSED != 0 { Form::Chunks } else { Form::Plain }
+    }
+
     /// What the record is, for people.
     pub(crate) fn kind_name(&self) -> &'static str {
         match self.kind {
@@ -173,15 +199,23 @@ fn parse_body(header: &Header, bytes: &[u8], with_content: bool) -> Result<(Reco
     check_payload(header, bytes)?;
     let content = &bytes[content_range(header)];
     let description = &bytes[HEADER_SIZE + content.len()..size];
-    let content = if with_content { content } else { &[] };
-    let body = read_body(header, content, description).map_err(|malformed| Fault::Malformed(size, malformed))?;
+    let body = read_body(header, content, description, with_content).map_err(|malformed| Fault::Malformed(size, malformed))?;
     Ok((Record { sequence: header.sequence, batch: header.is_batch(), id: header.id, body }, size))
 }
 
-fn read_body(header: &Header, content: &[u8], description: &[u8]) -> Result<Body, Malformed> {
-    let known = if header.kind == KIND_ACCEPT { FLAG_BATCH | FLAG_FILE } else { FLAG_BATCH };
-    if header.version != VERSION || header.flags & !known != 0 {
-        return Err(Malformed("version"));
+/// The flags that a record of this version and kind may have.
+fn known_flags(version: u8, kind: u8) -> Result<u16, Malformed> {
+    match (version, kind) {
+        (1, KIND_ACCEPT) => Ok(FLAG_BATCH | FLAG_FILE),
+        (2, KIND_ACCEPT) => Ok(FLAG_BATCH | FLAG_FILE | FLAG_COMPRESSED),
+        (VERSION_OLDEST..=VERSION, _) => Ok(FLAG_BATCH),
+        _ => Err(Malformed("version")),
+    }
+}
+
+fn read_body(header: &Header, content: &[u8], description: &[u8], with_content: bool) -> Result<Body, Malformed> {
+    if header.flags & !known_flags(header.version, header.kind)? != 0 {
+        return Err(Malformed("flags"));
     }
     let in_file = header.flags & FLAG_FILE != 0;
     if header.content > 0 && (header.kind != KIND_ACCEPT || in_file) {
@@ -191,12 +225,16 @@ fn read_body(header: &Header, content: &[u8], description: &[u8]) -> Result<Body
     let body = match header.kind {
         KIND_ACCEPT => {
             let message = reader.message(header.id)?;
+            let form = header.form();
             let content = if in_file {
-                ContentAt::File(u32::from_le_bytes(reader.fixed("content checksum")?))
-            } else if message.size == u64::from(header.content) {
-                ContentAt::Inline(content.to_vec())
+                ContentAt::File(reader.content_file(form == Form::Chunks)?)
             } else {
-                return Err(Malformed("size"));
+                match form {
+                    Form::Chunks => compress::check(content, message.size)?,
+                    Form::Plain if message.size == u64::from(header.content) => {}
+                    Form::Plain => return Err(Malformed("size")),
+                }
+                ContentAt::Inline(if with_content { content.to_vec() } else { Vec::new() }, form)
             };
             Body::Accept { message, content, changes: read_changes(&mut reader)? }
         }
@@ -218,17 +256,17 @@ fn read_changes(reader: &mut Reader<'_>) -> Result<Vec<Change>, Malformed> {
     Ok(changes)
 }
 
-/// A record's bytes. Inline content must be as long as `message.size` says, or the record can't be read again.
+/// A record's bytes. Inline content must give as many octets as `message.size` says, or the record can't be read again.
 pub fn encode(identity: u64, record: &Record) -> Vec<u8> {
     let mut frame = match &record.body {
         Body::Accept { message, content, changes } => {
             let content = match content {
-                ContentAt::Inline(bytes) => {
+                ContentAt::Inline(bytes, form) => {
                     let mut draft = Frame::draft();
                     draft.extend_from_slice(bytes);
-                    AcceptContent::Inline(draft)
+                    AcceptContent::Inline(draft, *form)
                 }
-                ContentAt::File(crc) => AcceptContent::File(*crc),
+                ContentAt::File(file) => AcceptContent::File(*file),
             };
             Frame::accept(content, message, changes)
         }
@@ -247,18 +285,18 @@ pub(crate) struct Frame {
 
 /// The content of a frame.
 pub(crate) enum AcceptContent {
-    /// A buffer begun with `Frame::draft`, content behind it: becomes the record without being copied.
-    Inline(Vec<u8>),
-    /// In its file, with this checksum.
-    File(u32),
+    /// A buffer begun with `Frame::draft`, stored content behind it: becomes the record without being copied.
+    Inline(Vec<u8>, Form),
+    /// In its file.
+    File(ContentFile),
 }
 
 impl AcceptContent {
-    /// The checksum of content in a file.
-    pub(crate) fn file(&self) -> Option<u32> {
+    /// The file, if content is in one.
+    pub(crate) fn file(&self) -> Option<ContentFile> {
         match self {
-            Self::Inline(_) => None,
-            Self::File(crc) => Some(*crc),
+            Self::Inline(..) => None,
+            Self::File(file) => Some(*file),
         }
     }
 }
@@ -277,21 +315,24 @@ impl Frame {
     }
 
     pub(crate) fn accept(content: AcceptContent, message: &Message, changes: &[Change]) -> Frame {
-        let (mut bytes, file) = match content {
-            AcceptContent::Inline(draft) => (draft, None),
-            AcceptContent::File(crc) => (Self::blank(), Some(crc)),
+        let file = content.file();
+        let (mut bytes, flags) = match content {
+            AcceptContent::Inline(draft, Form::Plain) => (draft, 0),
+            AcceptContent::Inline(draft, Form::Chunks) => (draft, FLAG_COMPRESSED),
+            AcceptContent::File(ContentFile { compressed: None, .. }) => (Self::blank(), FLAG_FILE),
+            AcceptContent::File(ContentFile { compressed: Some(_), .. }) => (Self::blank(), FLAG_FILE | FLAG_COMPRESSED),
         };
         let content = bytes.len() - HEADER_SIZE;
         codec::put_message(&mut bytes, message);
-        if let Some(crc) = file {
-            bytes.extend_from_slice(&crc.to_le_bytes());
+        if let Some(file) = file {
+            codec::put_content_file(&mut bytes, file);
         }
         codec::put_number(&mut bytes, changes.len() as u64);
         for change in changes {
             codec::put_number(&mut bytes, change.update.id.0);
             codec::put_change(&mut bytes, &change.update, change.base);
         }
-        Self::finish(bytes, KIND_ACCEPT, if file.is_some() { FLAG_FILE } else { 0 }, content, message.id)
+        Self::finish(bytes, KIND_ACCEPT, flags, content, message.id)
     }
 
     pub(crate) fn state(update: &Update, base: u32) -> Frame {
@@ -300,8 +341,9 @@ impl Frame {
         Self::finish(bytes, KIND_STATE, 0, 0, update.id)
     }
 
-    /// A whole record that was read, to be written once more.
-    pub(crate) fn again(bytes: Vec<u8>) -> Frame {
+    /// A whole record that was read, to be written once more. A record of an older version means the same in this one.
+    pub(crate) fn again(mut bytes: Vec<u8>) -> Frame {
+        bytes[4] = VERSION;
         Frame { bytes }
     }
 
@@ -400,8 +442,8 @@ mod tests {
 
     fn accept() -> impl Strategy<Value = Record> {
         let content = prop_oneof![
-            prop::collection::vec(any::<u8>(), 0..300).prop_map(ContentAt::Inline),
-            any::<u32>().prop_map(ContentAt::File)
+            prop::collection::vec(any::<u8>(), 0..300).prop_map(|octets| ContentAt::Inline(octets, Form::Plain)),
+            (any::<u32>(), any::<Option<u64>>()).prop_map(|(crc, compressed)| ContentAt::File(ContentFile { crc, compressed }))
         ];
         let path = prop::option::of(address()).prop_map(|path| path.map_or(ReversePath::Null, ReversePath::Address));
         let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
@@ -416,7 +458,7 @@ mod tests {
                 changes,
             )| {
                 let size = match &content {
-                    ContentAt::Inline(bytes) => bytes.len() as u64,
+                    ContentAt::Inline(bytes, _) => bytes.len() as u64,
                     ContentAt::File(_) => size,
                 };
                 let message = Message {
@@ -485,7 +527,7 @@ mod tests {
                 let header = Header {
                     version: VERSION, kind, flags: 0, description: bytes.len() as u32, content: 0, sequence: 1, id: QueueId(id), crc: 0,
                 };
-                if let Ok(body) = read_body(&header, &[], &bytes) {
+                if let Ok(body) = read_body(&header, &[], &bytes, true) {
                     let record = Record { sequence: 1, batch: false, id: QueueId(id), body };
                     let again = encode(7, &record);
                     prop_assert_eq!(parse(7, &again), Ok((record, again.len())));
@@ -502,7 +544,7 @@ mod tests {
                 let at = at.index(description.len());
                 description[at] = to;
             }
-            let _ = read_body(&header, &bytes[content_range(&header)], &description);
+            let _ = read_body(&header, &bytes[content_range(&header)], &description, true);
         }
 
         #[test]

@@ -181,7 +181,7 @@ struct ReadLog {
 struct Books {
     messages: u64,
     segments: BTreeMap<u64, Use>,
-    /// Ids and sizes of messages whose content lies in a file.
+    /// Ids of messages whose content lies in a file, and how long the files are.
     files: BTreeMap<QueueId, u64>,
 }
 
@@ -217,7 +217,7 @@ fn bring_up(
 fn count(index: &mut dyn Index, options: &Options, mut books: Books, mut read: ReadLog) -> Result<(ReadLog, Books), IndexError> {
     let mut taken = Vec::new();
     let mut stale = Vec::new();
-    index.residents(&mut |Resident { id, place, size, in_file, taken: is_taken }| {
+    index.residents(&mut |Resident { id, place, file, taken: is_taken }| {
         read.last_id = read.last_id.max(id);
         let Place { segment, offset, length } = place;
         let record_end = (offset + u64::from(length)).saturating_sub(BLOCK_SIZE);
@@ -228,8 +228,8 @@ fn count(index: &mut dyn Index, options: &Options, mut books: Books, mut read: R
         segment.live += 1;
         segment.live_bytes += u64::from(length);
         books.messages += 1;
-        if in_file {
-            books.files.insert(id, size);
+        if let Some(length) = file {
+            books.files.insert(id, length);
         }
         if is_taken {
             taken.push(id);

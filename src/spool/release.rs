@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::content;
 use super::index::Place;
 use super::keeper::Command;
-use super::record::{AcceptContent, Body, ContentAt, Frame, HEADER_SIZE};
+use super::record::{self, AcceptContent, Body, ContentAt, Frame, Header};
 use super::scan::{Found, Scan};
 use super::segment::BLOCK_SIZE;
 use super::shared::{Op, Shared, State};
@@ -145,7 +145,7 @@ fn step(scan: &mut Scan, segment: u64) -> std::io::Result<Option<Vec<Met>>> {
             Some(Found::Record { record, offset, length }) => {
                 if let Body::Accept { content, .. } = record.body {
                     let place = Place { segment, offset, length };
-                    met.push((record.id, place, matches!(content, ContentAt::Inline(_))));
+                    met.push((record.id, place, matches!(content, ContentAt::Inline(..))));
                 }
             }
             // Noted when it was found first, at start-up.
@@ -193,14 +193,14 @@ fn accept_again(shared: &Shared, id: QueueId, place: Place, inline: bool) -> Res
 }
 
 /// The message as it is at this moment, in the log's order.
-fn queue_again(state: &mut State, id: QueueId, place: Place, record: Option<Vec<u8>>) -> Option<oneshot::Receiver<()>> {
+fn queue_again(state: &mut State, id: QueueId, place: Place, record: Option<(Header, Vec<u8>)>) -> Option<oneshot::Receiver<()>> {
     let entry = state.visible(id).filter(|entry| entry.stored.place == place && entry.in_doubt == 0)?;
     let content = match (entry.stored.file, record) {
-        (Some(crc), _) => AcceptContent::File(crc),
-        (None, Some(mut record)) => {
-            // The header is written anew, the content stays where it is in the buffer.
-            record.truncate(HEADER_SIZE + entry.stored.message.size as usize);
-            AcceptContent::Inline(record)
+        (Some(file), _) => AcceptContent::File(file),
+        (None, Some((header, mut record))) => {
+            // The header is written anew, the content stays where it is in the buffer, and as it is stored.
+            record.truncate(record::content_range(&header).end);
+            AcceptContent::Inline(record, header.form())
         }
         (None, None) => return None,
     };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::codec::Change;
 use super::index::{Index, IndexError, Place, Position, Stored};
 use super::progress::{Meter, Phase, Watcher, unwatched};
-use super::record::{Body, ContentAt, Record};
+use super::record::{self, Body, ContentAt, Record};
 use super::scan::{Found, Scan};
 use super::segment::{self, BLOCK_SIZE, HeaderFault, Layout, SegmentHeader};
 use super::shared::Shared;
@@ -48,9 +48,10 @@ pub(crate) fn list(disk: &dyn Disk, folder: &Path) -> Result<(Vec<SegmentFile>, 
         let path = folder.join(segment::name(number));
         let read = disk.open(&path, OpenMode::Read).and_then(|file| segment::read_header(&*file));
         let (header, length) = match read {
-            Ok((Err(HeaderFault::Newer(version)), _)) => {
-                let path = path.display();
-                return Err(SpoolError::Unusable(format!("{path} has format version {version}: use a newer posthouse")));
+            Ok((Err(HeaderFault::Version(version)), _)) => {
+                let (path, newest) = (path.display(), record::VERSION);
+                let which = if version > u16::from(newest) { "a newer" } else { "an older" };
+                return Err(SpoolError::Unusable(format!("{path} has format version {version}: use {which} posthouse")));
             }
             Ok((header, length)) => (header.ok(), length),
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -263,8 +264,8 @@ impl<'a> Replay<'a> {
                     None => Timestamp::ZERO,
                 };
                 let file = match content {
-                    ContentAt::Inline(_) => None,
-                    ContentAt::File(crc) => Some(crc),
+                    ContentAt::Inline(..) => None,
+                    ContentAt::File(file) => Some(file),
                 };
                 self.recent.insert(record.id, (Stored { message, place, file }, due));
                 for change in changes {

@@ -152,6 +152,7 @@ mod tests {
 
     use super::*;
     use crate::mail::{BodyType, Message, QueueId, ReversePath, Timestamp};
+    use crate::spool::compress::Form;
     use crate::spool::record::{Body, ContentAt, encode};
     use crate::system::sim::SimDisk;
     use crate::system::{Disk, OpenMode};
@@ -169,7 +170,7 @@ mod tests {
             delays_noticed: 0,
             recipients: Vec::new(),
         };
-        let body = Body::Accept { message, content: ContentAt::Inline(content.to_vec()), changes: Vec::new() };
+        let body = Body::Accept { message, content: ContentAt::Inline(content.to_vec(), Form::Plain), changes: Vec::new() };
         encode(IDENTITY, &Record { sequence, batch, id: QueueId(sequence), body })
     }
 

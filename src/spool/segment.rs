@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::codec::{Malformed, Reader};
+use super::record;
 use crate::mail::{QueueId, Timestamp};
 use crate::system::{Disk, DiskFile, OpenMode};
 
@@ -12,8 +13,10 @@ pub(crate) const BLOCK_SIZE: u64 = 4096;
 /// A second copy of the header lies here, in a disk sector of its own.
 const COPY_AT: usize = 2048;
 const MAGIC: [u8; 8] = *b"\xf5PHSEG\r\n";
-/// The version of segments that is written.
-const VERSION: u16 = 1;
+/// The version of segments that is written, the same as that of the records in it.
+const VERSION: u16 = record::VERSION as u16;
+/// The oldest that is read.
+const VERSION_OLDEST: u16 = record::VERSION_OLDEST as u16;
 const FIELDS_SIZE: usize = 72;
 /// When the disk has no room for a whole segment, a smaller one takes what must be written; not smaller than this.
 pub(crate) const SIZE_MIN: u64 = 64 * 1024;
@@ -42,8 +45,8 @@ pub struct SegmentHeader {
 pub enum HeaderFault {
     /// Neither copy is sound.
     Broken,
-    /// Sound, but of this version, which is newer than this program.
-    Newer(u16),
+    /// Sound, but of this version, which is newer than this program or too old for it.
+    Version(u16),
 }
 
 impl SegmentHeader {
@@ -71,7 +74,7 @@ impl SegmentHeader {
         for copy in [block.get(..FIELDS_SIZE), block.get(COPY_AT..COPY_AT + FIELDS_SIZE)].into_iter().flatten() {
             match Self::parse_copy(copy) {
                 Ok(Ok(header)) => return Ok(header),
-                Ok(Err(newer)) => fault = HeaderFault::Newer(newer),
+                Ok(Err(version)) => fault = HeaderFault::Version(version),
                 Err(_) => {}
             }
         }
@@ -112,7 +115,7 @@ impl SegmentHeader {
         if magic != MAGIC || crc32fast::hash(&copy[..FIELDS_SIZE - 4]) != crc {
             return Err(Malformed("header"));
         }
-        Ok(if version == VERSION { Ok(header) } else { Err(version) })
+        Ok(if (VERSION_OLDEST..=VERSION).contains(&version) { Ok(header) } else { Err(version) })
     }
 }
 

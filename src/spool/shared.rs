@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::codec::Change;
+use super::compress::Packer;
 use super::index::{Mark, Place, Position, Stored};
 use super::keeper::{Action, Command};
 use super::record::Frame;
@@ -160,6 +161,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) workers: Workers,
+    pub(crate) packer: Arc<Packer>,
     state: Mutex<State>,
     /// Wakes the committer.
     pub(crate) wake: Notify,
@@ -298,6 +300,7 @@ impl Shared {
     ) -> Self {
         let layout = Layout::new(&options.path);
         let reserve = Reserve::new(system.disk.clone(), &layout, options.reserve);
+        let packer = Arc::new(Packer::new(options.compression));
         Self {
             options,
             reserve,
@@ -307,6 +310,7 @@ impl Shared {
             clock: system.clock.clone(),
             entropy: system.entropy.clone(),
             workers: system.workers,
+            packer,
             state: Mutex::new(state),
             wake: Notify::new(),
             sweep: Notify::new(),

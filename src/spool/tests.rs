@@ -34,7 +34,13 @@ impl Workbench for Bench {
 }
 
 fn options(root: &str) -> Options {
-    let config = config::Spool { path: root.into(), min_free: 0, segment_size: 8 * 1024, index_cache: 1 << 20 };
+    let config = config::Spool {
+        path: root.into(),
+        min_free: 0,
+        segment_size: 8 * 1024,
+        index_cache: 1 << 20,
+        compression: config::Compression::None,
+    };
     Options { inline_max: 2048, ..Options::new(&config) }
 }
 

@@ -18,8 +18,8 @@ fn every_message_that_got_250_outlives_kills_under_load() {
     let kills = std::env::var("POSTHOUSE_KILLS").map_or(20, |count| count.parse().expect("POSTHOUSE_KILLS is a number"));
     let mut random = Random::new();
     let mut load = Load::new(random.next());
-    load.home.fragment("size", "[spool]\nsegment_size = \"1MiB\"\n");
     for round in 0..kills {
+        load.configure(round);
         let mut server = Server::launch(&load.home);
         if round % 5 == 4 {
             // While it starts: recovery itself is killed too.

@@ -220,6 +220,12 @@ impl Load {
         Self { home, seed, far, stay, open, current, sessions, answers, known, held, found, lives }
     }
 
+    /// How the spool is set up from this round's start on: small segments, and every other time what is written is compressed.
+    pub fn configure(&self, round: u64) {
+        let compression = if round.is_multiple_of(2) { "none" } else { "zstd" };
+        self.home.fragment("spool", &format!("[spool]\nsegment_size = \"1MiB\"\ncompression = \"{compression}\"\n"));
+    }
+
     /// Lets the sessions send to a server that has started.
     pub fn go(&self, server: &Server) {
         self.current.set(server.address());

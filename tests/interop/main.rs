@@ -9,6 +9,7 @@ mod msmtp;
 mod neighbour;
 mod notices;
 mod nsd;
+mod outside;
 mod postfix;
 mod smtplib;
 #[path = "../support/mod.rs"]

@@ -84,7 +84,13 @@ pub(crate) const SEGMENT_SIZE: u64 = 8 * 1024;
 
 /// A spool with small segments.
 pub(crate) fn options(path: impl Into<PathBuf>) -> Options {
-    let config = posthouse::config::Spool { path: path.into(), min_free: 0, segment_size: SEGMENT_SIZE, index_cache: 1 << 20 };
+    let config = posthouse::config::Spool {
+        path: path.into(),
+        min_free: 0,
+        segment_size: SEGMENT_SIZE,
+        index_cache: 1 << 20,
+        compression: posthouse::config::Compression::None,
+    };
     Options { inline_max: 2048, reserve: 0, ..Options::new(&config) }
 }
 

@@ -52,7 +52,13 @@ fn settings() -> Config {
         postmaster: address("postmaster@us.test"),
         shutdown_grace: Duration::from_secs(30),
         user: String::new(),
-        spool: config::Spool { path: "spool".into(), min_free: 0, segment_size: 1 << 20, index_cache: 1 << 20 },
+        spool: config::Spool {
+            path: "spool".into(),
+            min_free: 0,
+            segment_size: 1 << 20,
+            index_cache: 1 << 20,
+            compression: config::Compression::None,
+        },
         listeners: Vec::new(),
         auth: config::Auth { users: "users".into() },
         limits: config::Limits {

@@ -9,6 +9,7 @@ use super::{Place, Stored};
 use crate::mail::{Domain, Message, MessageState, QueueId, Timestamp};
 use crate::spool::Filter;
 use crate::spool::codec::{self, Malformed, Reader};
+use crate::spool::record::ContentFile;
 
 /// Families: the first byte of each key.
 pub(crate) const MESSAGE: u8 = 1;
@@ -76,8 +77,8 @@ pub(crate) fn prefix(filter: &Filter) -> Vec<u8> {
 pub(crate) fn put_stored(value: &mut Vec<u8>, stored: &Stored, due: Timestamp) {
     codec::put_number(value, due.as_millis());
     put_place(value, &stored.place);
-    value.push(u8::from(stored.file.is_some()));
-    value.extend_from_slice(&stored.file.unwrap_or(0).to_le_bytes());
+    value.push(stored.file.map_or(0, |file| if file.compressed.is_none() { 1 } else { 2 }));
+    codec::put_content_file(value, stored.file.unwrap_or(ContentFile { crc: 0, compressed: None }));
     codec::put_message(value, &stored.message);
 }
 
@@ -86,11 +87,11 @@ pub(crate) fn read_stored(id: QueueId, value: &[u8]) -> Result<(Stored, Timestam
     let mut reader = Reader(value);
     let due = Timestamp::from_millis(reader.number("due time")?);
     let place = read_place(&mut reader)?;
-    let in_file = reader.byte("content")? != 0;
-    let crc = u32::from_le_bytes(reader.fixed("content")?);
+    let kind = reader.byte("content")?;
+    let file = reader.content_file(kind == 2)?;
     let message = reader.message(id)?;
     reader.end()?;
-    Ok((Stored { message, place, file: in_file.then_some(crc) }, due))
+    Ok((Stored { message, place, file: (kind > 0).then_some(file) }, due))
 }
 
 fn put_place(value: &mut Vec<u8>, place: &Place) {
@@ -114,13 +115,15 @@ const IN_FILE: u8 = 1;
 const TAKEN: u8 = 2;
 const ACTIVE: u8 = 4;
 const HELD: u8 = 8;
+const COMPRESSED: u8 = 16;
 
 /// What surveys need of a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Summary<'a> {
     pub(crate) id: QueueId,
     pub(crate) place: Place,
-    pub(crate) in_file: bool,
+    /// The length of its content's file.
+    pub(crate) file: Option<u64>,
     /// Its due time is zero.
     pub(crate) taken: bool,
     pub(crate) state: MessageState,
@@ -145,6 +148,7 @@ impl SummaryWriter {
     pub(crate) fn add(&mut self, stored: &Stored, due: Timestamp) {
         let message = &stored.message;
         let state = message.state();
+        let compressed = stored.file.and_then(|file| file.compressed);
         let flag = |on: bool, flag: u8| if on { flag } else { 0 };
         let mut domains: BTreeMap<&Domain, u64> = BTreeMap::new();
         for recipient in message.recipients.iter().filter(|recipient| recipient.is_open()) {
@@ -155,12 +159,16 @@ impl SummaryWriter {
         self.last = message.id.0;
         body.push(
             flag(stored.file.is_some(), IN_FILE)
+                | flag(compressed.is_some(), COMPRESSED)
                 | flag(due == Timestamp::ZERO, TAKEN)
                 | flag(state == MessageState::Active, ACTIVE)
                 | flag(state == MessageState::Held, HELD),
         );
         put_place(body, &stored.place);
         codec::put_number(body, message.size);
+        if let Some(length) = compressed {
+            codec::put_number(body, length);
+        }
         codec::put_number(body, message.arrived.as_millis());
         codec::put_number(body, domains.len() as u64);
         for (domain, recipients) in domains {
@@ -212,6 +220,8 @@ pub(crate) fn read_summaries(value: &[u8], mut visit: impl FnMut(Summary<'_>)) -
         let flags = reader.byte("flags")?;
         let place = read_place(&mut reader)?;
         let size = reader.number("size")?;
+        let length = if flags & COMPRESSED != 0 { reader.number("file")? } else { size };
+        let file = (flags & IN_FILE != 0).then_some(length);
         let arrived = Timestamp::from_millis(reader.number("arrival")?);
         domains.clear();
         for _ in 0..reader.number("domains")? {
@@ -225,8 +235,8 @@ pub(crate) fn read_summaries(value: &[u8], mut visit: impl FnMut(Summary<'_>)) -
             flags if flags & ACTIVE != 0 => MessageState::Active,
             _ => MessageState::Deferred,
         };
-        let (in_file, taken) = (flags & IN_FILE != 0, flags & TAKEN != 0);
-        visit(Summary { id: QueueId(last), place, in_file, taken, state, size, arrived, domains: &domains });
+        let taken = flags & TAKEN != 0;
+        visit(Summary { id: QueueId(last), place, file, taken, state, size, arrived, domains: &domains });
     }
     reader.end()?;
     Ok(names)

@@ -24,6 +24,7 @@ use std::fmt;
 
 use crate::mail::{Message, QueueId, Timestamp};
 use crate::spool::codec::Malformed;
+use crate::spool::record::ContentFile;
 use crate::spool::{Filter, Stats};
 
 /// Where a record lies in the log.
@@ -53,8 +54,8 @@ pub struct Stored {
     pub message: Message,
     /// Its Accept record.
     pub place: Place,
-    /// CRC-32 of the content if that lies in a file of its own; none if it lies in the record.
-    pub file: Option<u32>,
+    /// The content's file; none if the content lies in the record.
+    pub file: Option<ContentFile>,
 }
 
 /// What the index stores about itself: which log it belongs to, and up to where it reflects it.
@@ -77,10 +78,8 @@ pub struct Resident {
     pub id: QueueId,
     /// Its Accept record.
     pub place: Place,
-    /// Octets of its content.
-    pub size: u64,
-    /// Whether the content lies in a file of its own.
-    pub in_file: bool,
+    /// The length of its content's file; none if the content lies in the record.
+    pub file: Option<u64>,
     /// Whether somebody works on it.
     pub taken: bool,
 }
@@ -90,8 +89,7 @@ impl Resident {
         Self {
             id: stored.message.id,
             place: stored.place,
-            size: stored.message.size,
-            in_file: stored.file.is_some(),
+            file: stored.file.map(|file| file.length(stored.message.size)),
             taken: due == Timestamp::ZERO,
         }
     }
@@ -99,8 +97,8 @@ impl Resident {
 
 impl From<&entry::Summary<'_>> for Resident {
     fn from(summary: &entry::Summary<'_>) -> Self {
-        let entry::Summary { id, place, size, in_file, taken, .. } = *summary;
-        Self { id, place, size, in_file, taken }
+        let entry::Summary { id, place, file, taken, .. } = *summary;
+        Self { id, place, file, taken }
     }
 }
 
@@ -241,7 +239,11 @@ mod tests {
             delays_noticed: 0,
             recipients: recipients.collect(),
         };
-        Stored { message, place: Place { segment: 1, offset, length: 7 }, file: id.is_multiple_of(3).then_some(9) }
+        Stored {
+            message,
+            place: Place { segment: 1, offset, length: 7 },
+            file: id.is_multiple_of(3).then_some(ContentFile { crc: 9, compressed: id.is_multiple_of(2).then_some(10) }),
+        }
     }
 
     fn filters() -> Vec<Filter> {

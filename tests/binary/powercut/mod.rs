@@ -55,9 +55,9 @@ fn every_message_that_got_250_outlives_power_cuts_under_load() {
     let notes = TempDir::new().unwrap();
     let mut random = Random::new();
     let mut load = Load::new(random.next());
-    load.home.fragment("size", "[spool]\nsegment_size = \"1MiB\"\n");
     let (mut reverted, mut rebuilt) = (Reverted::default(), 0);
     for round in 0..rounds {
+        load.configure(round);
         let mut server = launch(&load, &library, &notes);
         if round % 5 == 4 {
             // While it starts: recovery itself is cut too.
