@@ -45,6 +45,6 @@ fn every_message_that_got_250_outlives_kills_under_load() {
     let figures = load.finish(&mut server, NEAR);
     eprintln!("{kills} kills: {figures:?}");
     assert!(figures.stayed > 0 && figures.held > 0, "the load has all kinds of mail");
-    // What stayed has lain in segments that are gone: it was copied, and kills fell into that.
-    assert!(figures.oldest_segment > kills, "segments were released: {figures:?}");
+    // The first segments are gone, and what stayed of the first rounds is not: it was copied, and kills fell into that.
+    assert!(figures.oldest_segment > 4, "segments were released: {figures:?}");
 }
