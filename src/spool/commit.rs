@@ -24,12 +24,23 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What nobody waits for is durable after this time at the latest.
 const SYNC_EVERY: Duration = Duration::from_millis(100);
 /// The index is made durable and marked at least so often while the log grows.
-const MARK_EVERY: Duration = Duration::from_secs(5);
+const MARK_EVERY: Duration = Duration::from_secs(2);
 
 /// Runs until the spool is closed and everything queued before is written, or can't be.
 pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
-    let mut committer = Committer { marked: shared.clock.monotonic(), log, shared, written: Vec::new(), writing: Duration::ZERO };
+    let mut committer = Committer {
+        marked: shared.clock.monotonic(),
+        log,
+        shared,
+        written: Vec::new(),
+        writing: Duration::ZERO,
+        marked_to: Position::default(),
+        seen: Position::default(),
+    };
     loop {
+        if committer.until_mark().is_some_and(|wait| wait.is_zero()) {
+            committer.mark();
+        }
         let Taken { batch, more, closing } = committer.take();
         let idle = batch.is_empty() && (committer.written.is_empty() || !closing && committer.until_sync() > Duration::ZERO);
         let pause = match idle || committer.commit(batch) {
@@ -38,7 +49,8 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
             true if closing && idle => break,
             true if more || closing => continue,
             // Not at once on to what has been queued meanwhile: whoever queues it says when.
-            true => (!committer.written.is_empty()).then(|| committer.until_sync()),
+            true if committer.written.is_empty() => committer.until_mark(),
+            true => Some(committer.until_sync()),
         };
         let wake = committer.shared.wake.notified();
         match pause {
@@ -65,6 +77,10 @@ struct Committer {
     /// Since when something is.
     writing: Duration,
     marked: Duration,
+    /// And up to where it knew the log then.
+    marked_to: Position,
+    /// Where the log ended when the index was marked last.
+    seen: Position,
 }
 
 /// What is told once the lock is released.
@@ -97,6 +113,22 @@ impl Committer {
     /// How long what is written may still wait for its sync.
     fn until_sync(&self) -> Duration {
         (self.writing + SYNC_EVERY).saturating_sub(self.shared.clock.monotonic())
+    }
+
+    /// How long until the index is to be marked; none if it knows all that is durable.
+    fn until_mark(&self) -> Option<Duration> {
+        let behind = self.marked_to < self.log.durable();
+        behind.then(|| (self.marked + MARK_EVERY).saturating_sub(self.shared.clock.monotonic()))
+    }
+
+    /// Has the index made durable. Those who are active since before the last time hold the mark back: it gets copies of them.
+    fn mark(&mut self) {
+        self.marked = self.shared.clock.monotonic();
+        let mut state = self.shared.lock();
+        let mark = state.mark(self.shared.identity);
+        self.shared.tell(Command::Mark { mark, reply: None });
+        self.marked_to = mark.position;
+        state.copy_active(std::mem::replace(&mut self.seen, self.log.durable()));
     }
 
     /// Writes a batch, and makes it durable if anybody waits for that or it is empty; `false` if it failed.
@@ -145,19 +177,14 @@ impl Committer {
             return;
         }
         let mut replies = Replies::default();
-        let now = self.shared.clock.monotonic();
         let mut state = self.shared.lock();
         state.sequence = self.log.sequence();
-        if state.end.segment != durable.segment {
-            // The one before is sealed: perhaps its time has come, or that of an older one.
-            self.shared.sweep.notify_one();
-        }
         state.batches += u64::from(state.end != durable);
         let queued = state.queue.len();
         state.end = durable;
         for (op, place) in self.written.drain(..count) {
             if place.length > 0 {
-                state.segments.entry(place.segment).or_default().used += u64::from(place.length);
+                state.segments.grow(place.segment, u64::from(place.length));
             }
             settle(&self.shared, &mut state, op, place, &mut replies);
         }
@@ -165,9 +192,8 @@ impl Committer {
             // What was put off until now: nobody else says that it is there.
             self.shared.wake.notify_one();
         }
-        if now.saturating_sub(self.marked) >= MARK_EVERY {
-            self.marked = now;
-            self.shared.tell(Command::Mark { mark: state.mark(self.shared.identity), reply: None });
+        if self.shared.candidate(&state).is_some() {
+            self.shared.sweep.notify_one();
         }
         drop(state);
         self.answer(replies);
@@ -200,11 +226,11 @@ impl Committer {
         let end = self.log.durable();
         if let Some(closed) = failure.segment {
             // Perhaps nothing ever got into it. It must go before its successor, which says where it ends.
-            state.segments.entry(closed).or_default();
+            state.segments.grow(closed, 0);
         }
         if end.segment != state.end.segment {
             // What the closed segment has behind its end counts as used, so that it will be released.
-            state.segments.entry(end.segment).or_default();
+            state.segments.grow(end.segment, 0);
             state.end = end;
         }
         state.sequence = self.log.sequence();
@@ -248,10 +274,10 @@ fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, replies: &mu
         Op::Accept { stored, changes, reply, .. } => {
             let id = stored.message.id;
             state.accepted += 1;
-            state.count_live(place, true);
+            state.segments.count_live(place, true);
             let stored = Stored { place, ..stored };
             let since = Some(position);
-            state.active.insert(id, Entry { stored, indexed: false, since, in_doubt: 0, park_after: None });
+            state.active.insert(id, Entry { stored, indexed: false, since, in_doubt: 0, park_after: None, changed: 0 });
             settle_changes(state, &changes, Some(position));
             replies.accepted.push((id, reply));
         }
@@ -265,8 +291,8 @@ fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, replies: &mu
             };
             let old = std::mem::replace(old, place);
             *since = Some(position);
-            state.count_live(old, false);
-            state.count_live(place, true);
+            state.segments.count_live(old, false);
+            state.segments.count_live(place, true);
             replies.reaccepted.push(reply);
         }
         Op::State(_) => {}
@@ -274,7 +300,7 @@ fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, replies: &mu
             let Some(dying) = state.dying.get_mut(&id) else { return };
             let (place, file, indexed) = (dying.place, dying.file, dying.indexed);
             dying.since = None;
-            state.count_live(place, false);
+            state.segments.count_live(place, false);
             if file {
                 state.unlinks.push(shared.layout.content_file(id));
             }
@@ -283,11 +309,12 @@ fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, replies: &mu
             } else {
                 state.dying.remove(&id);
             }
-            if file || state.segments.first_key_value().is_some_and(|(first, _)| *first == place.segment) {
+            if file {
                 shared.sweep.notify_one();
             }
         }
         Op::Park { id, generation } => shared.tell(Command::Store { id, generation }),
+        Op::Copy { id, generation } => shared.tell(Command::Copy { id, generation }),
         Op::Barrier(reply) => replies.barriers.push(reply),
     }
 }

@@ -31,6 +31,7 @@ mod reserve;
 mod scan;
 mod segment;
 mod shared;
+mod space;
 mod stats;
 mod tail;
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub struct Options {
     pub segment_size: u64,
     /// Bytes of disk kept in reserve for the records of outcomes; see docs/spool.md.
     pub reserve: u64,
+    /// Bytes a second that are copied to give space back, unless room is needed.
+    pub compaction_rate: u64,
     /// Content of more than this many octets lies in a file of its own.
     pub inline_max: usize,
     /// How new content is stored.
@@ -51,6 +53,7 @@ impl Options {
             min_free: config.min_free,
             segment_size: config.segment_size,
             reserve: Self::RESERVE,
+            compaction_rate: config.compaction_rate,
             inline_max: Self::INLINE_MAX,
             compression: config.compression,
             due: next_attempt(),

@@ -130,8 +130,13 @@ pub(crate) fn number(name: &str) -> Option<u64> {
     (digits.len() >= 8 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
 }
 
-/// A new segment with its first records, durable, name and all; and up to which length it should be written. On a full disk it is
-/// smaller than `size`, but not without `room` for what comes next.
+/// Room on disk is reserved ahead of what is written in steps of this size.
+pub(crate) fn reserve_step(segment_size: u64) -> u64 {
+    (segment_size / 8).max(SIZE_MIN).min(segment_size)
+}
+
+/// A new segment with its first records, durable, name and all; and up to which length there is room
+/// reserved for it. On a full disk that is less than usual, but not less than `room` for what comes next.
 pub(crate) fn create(
     disk: &dyn Disk,
     folder: &Path,
@@ -142,9 +147,9 @@ pub(crate) fn create(
 ) -> io::Result<(Box<dyn DiskFile>, u64)> {
     let path = folder.join(name(header.number));
     let file = disk.open(&path, OpenMode::CreateNew)?;
-    let begun = begin(&*file, header, records, size, room).and_then(|limit| disk.sync_dir(folder).map(|()| limit));
+    let begun = begin(&*file, header, records, size, room).and_then(|reserved| disk.sync_dir(folder).map(|()| reserved));
     match begun {
-        Ok(limit) => Ok((file, limit)),
+        Ok(reserved) => Ok((file, reserved)),
         Err(error) => {
             // The name must not stay: it would look like a segment that lost everything.
             let _ = disk.unlink(&path);
@@ -155,12 +160,12 @@ pub(crate) fn create(
 
 fn begin(file: &dyn DiskFile, header: &SegmentHeader, records: &[u8], size: u64, room: u64) -> io::Result<u64> {
     let least = size.min(SIZE_MIN).max(BLOCK_SIZE + records.len() as u64 + room);
-    let mut limit = size.max(least);
-    while let Err(error) = file.allocate(limit) {
-        if error.kind() != io::ErrorKind::StorageFull || limit == least {
+    let mut reserved = reserve_step(size).max(least);
+    while let Err(error) = file.allocate(reserved) {
+        if error.kind() != io::ErrorKind::StorageFull || reserved == least {
             return Err(error);
         }
-        limit = (limit / 4).max(least);
+        reserved = (reserved / 4).max(least);
     }
     if !records.is_empty() {
         // Before the header: that one says that they don't count any longer where they were.
@@ -169,7 +174,7 @@ fn begin(file: &dyn DiskFile, header: &SegmentHeader, records: &[u8], size: u64,
     }
     file.write_at(0, &header.encode())?;
     file.sync_data()?;
-    Ok(limit)
+    Ok(reserved)
 }
 
 /// The block that a segment begins with, as much of it as there is.

@@ -18,6 +18,7 @@ use super::keeper::{Action, Command};
 use super::record::Frame;
 use super::reserve::Reserve;
 use super::segment::Layout;
+use super::space::{Segments, Use};
 use super::{Note, Options, SpoolError};
 use crate::mail::{Message, QueueId, Timestamp, Update};
 use crate::system::{Clock, Disk, Entropy, System, Workers};
@@ -37,6 +38,15 @@ pub(crate) struct Entry {
     pub(crate) in_doubt: u32,
     /// Asked for while `in_doubt`.
     pub(crate) park_after: Option<Timestamp>,
+    /// When it was changed last, in the count of `State::generation`.
+    pub(crate) changed: u64,
+}
+
+impl Entry {
+    /// A message that was read from the index.
+    pub(crate) fn indexed(stored: Stored) -> Self {
+        Self { stored, indexed: true, since: None, in_doubt: 0, park_after: None, changed: 0 }
+    }
 }
 
 /// A message on its way into the index.
@@ -55,17 +65,6 @@ pub(crate) struct Dying {
     pub(crate) file: bool,
     pub(crate) indexed: bool,
     pub(crate) since: Option<Position>,
-}
-
-/// How much of a segment still counts.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Use {
-    /// Bytes of records.
-    pub(crate) used: u64,
-    /// Bytes of Accept records of living messages.
-    pub(crate) live_bytes: u64,
-    /// Living messages.
-    pub(crate) live: u64,
 }
 
 /// Something for the log, or to be done when the log has come so far.
@@ -91,6 +90,11 @@ pub(crate) enum Op {
         id: QueueId,
         generation: u64,
     },
+    /// The index may have a copy of an active message, if it hasn't changed since then.
+    Copy {
+        id: QueueId,
+        generation: u64,
+    },
     Barrier(oneshot::Sender<Result<(), SpoolError>>),
 }
 
@@ -107,7 +111,7 @@ impl Op {
             Self::Accept { frame, .. } | Self::Reaccept { frame, .. } | Self::State(frame) | Self::Done { frame, .. } => {
                 Some(frame)
             }
-            Self::Park { .. } | Self::Barrier(_) => None,
+            Self::Park { .. } | Self::Copy { .. } | Self::Barrier(_) => None,
         }
     }
 
@@ -121,7 +125,7 @@ impl Op {
             Self::Accept { frame, .. } | Self::Reaccept { frame, .. } | Self::State(frame) | Self::Done { frame, .. } => {
                 Some(frame)
             }
-            Self::Park { .. } | Self::Barrier(_) => None,
+            Self::Park { .. } | Self::Copy { .. } | Self::Barrier(_) => None,
         }
     }
 }
@@ -132,7 +136,7 @@ pub(crate) struct State {
     pub(crate) parking: BTreeMap<QueueId, Parking>,
     pub(crate) dying: BTreeMap<QueueId, Dying>,
     pub(crate) queue: VecDeque<Op>,
-    pub(crate) segments: BTreeMap<u64, Use>,
+    pub(crate) segments: Segments,
     /// Where the durable log ends.
     pub(crate) end: Position,
     pub(crate) sequence: u64,
@@ -180,7 +184,7 @@ impl State {
             parking: BTreeMap::new(),
             dying: BTreeMap::new(),
             queue: VecDeque::new(),
-            segments,
+            segments: Segments::new(segments),
             end: Position::default(),
             sequence: 0,
             last_id,
@@ -234,7 +238,10 @@ impl State {
     /// Changes a message in memory and queues the record; `false` if it isn't there.
     pub(crate) fn update(&mut self, update: &Update) -> bool {
         let end = self.end;
+        self.generation += 1;
+        let generation = self.generation;
         let Some(entry) = self.visible_mut(update.id) else { return false };
+        entry.changed = generation;
         let base = entry.stored.message.recipients.len() as u32;
         entry.stored.message.apply(update);
         entry.since.get_or_insert(end);
@@ -266,18 +273,12 @@ impl State {
         Some(message)
     }
 
-    /// An Accept record has become durable for a living message, or no longer counts.
-    pub(crate) fn count_live(&mut self, place: Place, living: bool) {
-        if let Some(segment) = self.segments.get_mut(&place.segment) {
-            let length = u64::from(place.length);
-            if living {
-                segment.live += 1;
-                segment.live_bytes += length;
-            } else {
-                segment.live = segment.live.saturating_sub(1);
-                segment.live_bytes = segment.live_bytes.saturating_sub(length);
-            }
-        }
+    /// Messages that have been active for long hold the mark back: the index gets copies of those that were there at a position.
+    pub(crate) fn copy_active(&mut self, before: Position) {
+        let generation = self.generation;
+        let old = self.active.iter().filter(|(_, entry)| entry.since.is_some_and(|since| since < before));
+        let copies: Vec<Op> = old.map(|(id, _)| Op::Copy { id: *id, generation }).collect();
+        self.queue.extend(copies);
     }
 
     /// Up to where the index will reflect the log once it has done what it was told so far.

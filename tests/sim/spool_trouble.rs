@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use posthouse::mail::{BodyType, QueueId, Recipient, ReversePath, Timestamp};
+use posthouse::mail::{BodyType, QueueId, Recipient, ReversePath, Timestamp, Update};
 use posthouse::spool::index::{Index, IndexError, IndexFactory, Mark, MemoryIndexFactory, Page, Resident, Stored};
 use posthouse::spool::{Accept, Filter, Note, Options, Spool, SpoolError, Stats};
 use posthouse::system::Disk;
@@ -141,6 +141,34 @@ fn an_index_that_failed_comes_back_once_it_can() {
 }
 
 #[test]
+fn what_happens_to_parked_mail_while_the_index_is_out_of_order_is_not_forgotten() {
+    let disk = SimDisk::new();
+    let (held, gone) = run(async {
+        let index = Failing::default();
+        let (spool, _) = Spool::open(options("/spool"), &simulated(&disk, 1), Box::new(index.clone())).await.unwrap();
+        let (held, gone) = (accept(&spool).await.unwrap(), accept(&spool).await.unwrap());
+        spool.park(held, Timestamp::NEVER);
+        spool.park(gone, Timestamp::NEVER);
+        spool.flush().await.unwrap();
+        index.broken.store(true, Ordering::Relaxed);
+        spool.update(Update { held: Some(true), ..Update::new(held) });
+        spool.done(gone);
+        assert!(matches!(spool.flush().await, Err(SpoolError::Index(_))), "nothing of it is durable yet");
+        index.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        spool.flush().await.unwrap();
+        (held, gone)
+    });
+    run(async {
+        let index = Box::new(MemoryIndexFactory::default());
+        let (spool, _) = Spool::open(options("/spool"), &simulated(&disk.crashed(1), 2), index).await.unwrap();
+        assert!(spool.message(held).await.unwrap().is_some_and(|message| message.held));
+        assert_eq!(spool.message(gone).await.unwrap(), None);
+        spool.close().await.unwrap();
+    });
+}
+
+#[test]
 fn when_the_committer_ends_by_a_bug_nobody_waits_and_the_spool_says_so() {
     let disk = SimDisk::new();
     let kept = run(async {
@@ -232,6 +260,35 @@ fn new_mail_never_takes_the_reserve() {
         taken.iter().for_each(|id| spool.done(*id));
         spool.flush().await.unwrap();
         assert!(disk.list(Path::new("/spool/reserve")).unwrap().len() < 4);
+        spool.close().await.unwrap();
+    });
+}
+
+#[test]
+fn messages_that_are_active_for_long_need_not_be_read_from_the_log_again() {
+    let disk = SimDisk::new();
+    let index = MemoryIndexFactory::default();
+    let (accepted, changed) = run(async {
+        let (spool, _) = Spool::open(options("/spool"), &simulated(&disk, 1), Box::new(index.clone())).await.unwrap();
+        let mut accepted = Vec::new();
+        for _ in 0..50 {
+            accepted.push(accept(&spool).await.unwrap());
+        }
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        // The copies don't make them wait: somebody works on them. What happens to one now is read from the log.
+        assert_eq!(due(&spool).await, Ok(Vec::new()));
+        let changed = accepted[7];
+        spool.update(Update { held: Some(true), ..Update::new(changed) });
+        spool.done(accepted[8]);
+        spool.flush().await.unwrap();
+        (accepted, changed)
+    });
+    run(async {
+        let (spool, recovery) = Spool::open(options("/spool"), &simulated(&disk.killed(), 2), Box::new(index)).await.unwrap();
+        assert_eq!((recovery.messages, recovery.records), (49, 2));
+        assert!(spool.message(changed).await.unwrap().unwrap().held);
+        assert_eq!(due(&spool).await.unwrap().len(), 9, "as many as it asks for");
+        assert!(accepted.contains(&changed));
         spool.close().await.unwrap();
     });
 }
