@@ -28,6 +28,7 @@ mod recover;
 mod release;
 mod repair;
 mod replay;
+mod reserve;
 mod scan;
 mod segment;
 mod shared;

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::index::{Index, IndexError, IndexFactory, Mark, Place, Position, Resident};
-use super::log::Log;
+use super::log::{self, Log};
 use super::replay::{self, Replay, ReplayError, SegmentFile, due_after, known_end};
+use super::reserve::Reserve;
 use super::segment::{BLOCK_SIZE, Layout};
 use super::shared::State;
 use super::space::Use;
@@ -59,6 +60,8 @@ pub(crate) fn recover(start: Start) -> Result<Recovered, SpoolError> {
     let layout = Layout::new(&start.options.path);
     let (mut files, identity) = replay::list(&*start.disk, &layout.log)?;
     let mut notes = missing(&files);
+    let reserve = Reserve::new(start.disk.clone(), &layout, start.options.reserve);
+    reserve.prepare();
     let opened = start.factory.open();
     let marked = opened.as_ref().ok().and_then(|index| index.mark().ok().flatten());
     let old = has_bytes(&files);
@@ -78,7 +81,9 @@ pub(crate) fn recover(start: Start) -> Result<Recovered, SpoolError> {
     let sequence = (tail.sequence + 1).max(marked.map_or(0, |mark| mark.sequence));
     tail.last_id = tail.last_id.max(marked.map_or(QueueId(0), |mark| mark.last_id));
     let number = files.last().map_or(0, |file| file.number);
-    let log = Log::new(start.disk.clone(), layout.clone(), identity, start.options.segment_size, number, sequence);
+    let segment_size = start.options.segment_size;
+    let place = log::Place { disk: start.disk.clone(), layout: layout.clone(), segment_size, reserve };
+    let log = Log::new(place, identity, number, sequence);
     let log = tail.begin(&start.disk, &layout, log, start.now, &mut files)?;
     let known = Known { identity, files: &files, end, old };
     let (mut index, read, books) = bring_up_some_index(&start, &layout, &known, opened, &mut notes)?;

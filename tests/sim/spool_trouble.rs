@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use posthouse::mail::{BodyType, QueueId, Recipient, ReversePath, Timestamp, Update};
 use posthouse::spool::index::{Index, IndexError, IndexFactory, Mark, MemoryIndexFactory, Page, Resident, Stored};
-use posthouse::spool::{Accept, Filter, Note, Spool, SpoolError, Stats};
+use posthouse::spool::{Accept, Filter, Note, Options, Spool, SpoolError, Stats};
+use posthouse::system::Disk;
 use posthouse::system::sim::SimDisk;
 
 use crate::spool_world::{START, options, run, simulated};
@@ -195,6 +196,82 @@ fn when_the_committer_ends_by_a_bug_nobody_waits_and_the_spool_says_so() {
         let index = Box::new(MemoryIndexFactory::default());
         let (spool, _) = Spool::open(options(Path::new("/spool")), &simulated(&disk, 2), index).await.unwrap();
         assert!(spool.message(kept).await.unwrap().is_some());
+        spool.close().await.unwrap();
+    });
+}
+
+/// A disk after a kill on which somebody else has taken every free byte.
+fn killed_and_full(disk: &SimDisk) -> SimDisk {
+    let disk = disk.killed();
+    disk.set_capacity(Some(disk.used()));
+    disk
+}
+
+#[test]
+fn a_spool_whose_disk_is_full_starts_from_its_reserve_and_gets_out_by_itself() {
+    let index = MemoryIndexFactory::default();
+    let options = Options { reserve: Options::RESERVE, min_free: 3 << 20, ..options("/spool") };
+    let open = async |disk: &SimDisk, seed| {
+        Spool::open(options.clone(), &simulated(disk, seed), Box::new(index.clone())).await.unwrap().0
+    };
+    let mut disk = SimDisk::new();
+    let kept: BTreeSet<QueueId> = run(async {
+        let spool = open(&disk, 1).await;
+        let mut kept = BTreeSet::new();
+        for _ in 0..200 {
+            kept.insert(accept(&spool).await.unwrap());
+        }
+        kept
+    });
+    // Three starts, each on a disk without a free byte.
+    for seed in 2..5 {
+        disk = killed_and_full(&disk);
+        assert_eq!(disk.available(Path::new("/spool")).unwrap(), 0);
+        run(async {
+            let spool = open(&disk, seed).await;
+            assert_eq!(accept(&spool).await, Err(SpoolError::Full));
+            let listed = spool.list(&Filter::default()).await.unwrap();
+            assert_eq!(listed.iter().map(|message| message.id).collect::<BTreeSet<_>>(), kept);
+        });
+    }
+    disk = killed_and_full(&disk);
+    run(async {
+        let spool = open(&disk, 5).await;
+        // Outcomes are kept, and what they free is freed.
+        kept.iter().for_each(|id| spool.done(*id));
+        spool.flush().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(spool.list(&Filter::default()).await.unwrap().is_empty());
+        disk.set_capacity(None);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        // The next work sees that there is room again, for mail and for the reserve.
+        let id = accept(&spool).await.unwrap();
+        spool.done(id);
+        spool.flush().await.unwrap();
+        spool.close().await.unwrap();
+        assert_eq!(disk.list(Path::new("/spool/reserve")).unwrap(), ["0", "1", "2", "3"]);
+    });
+}
+
+#[test]
+fn new_mail_never_takes_the_reserve() {
+    run(async {
+        let disk = SimDisk::new();
+        let options = Options { reserve: Options::RESERVE, ..options("/spool") };
+        let (spool, _) = Spool::open(options, &simulated(&disk, 1), Box::new(MemoryIndexFactory::default())).await.unwrap();
+        disk.set_capacity(Some(disk.used()));
+        let mut taken = Vec::new();
+        let refused = loop {
+            match accept(&spool).await {
+                Ok(id) => taken.push(id),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((refused, disk.list(Path::new("/spool/reserve")).unwrap().len()), (SpoolError::Full, 4));
+        // What frees space does.
+        taken.iter().for_each(|id| spool.done(*id));
+        spool.flush().await.unwrap();
+        assert!(disk.list(Path::new("/spool/reserve")).unwrap().len() < 4);
         spool.close().await.unwrap();
     });
 }
