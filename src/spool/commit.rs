@@ -24,12 +24,23 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What nobody waits for is durable after this time at the latest.
 const SYNC_EVERY: Duration = Duration::from_millis(100);
 /// The index is made durable and marked at least so often while the log grows.
-const MARK_EVERY: Duration = Duration::from_secs(5);
+const MARK_EVERY: Duration = Duration::from_secs(2);
 
 /// Runs until the spool is closed and everything queued before is written, or can't be.
 pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
-    let mut committer = Committer { marked: shared.clock.monotonic(), log, shared, written: Vec::new(), writing: Duration::ZERO };
+    let mut committer = Committer {
+        marked: shared.clock.monotonic(),
+        log,
+        shared,
+        written: Vec::new(),
+        writing: Duration::ZERO,
+        marked_to: Position::default(),
+        seen: Position::default(),
+    };
     loop {
+        if committer.until_mark().is_some_and(|wait| wait.is_zero()) {
+            committer.mark();
+        }
         let Taken { batch, more, closing } = committer.take();
         let idle = batch.is_empty() && (committer.written.is_empty() || !closing && committer.until_sync() > Duration::ZERO);
         let pause = match idle || committer.commit(batch) {
@@ -38,7 +49,8 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
             true if closing && idle => break,
             true if more || closing => continue,
             // Not at once on to what has been queued meanwhile: whoever queues it says when.
-            true => (!committer.written.is_empty()).then(|| committer.until_sync()),
+            true if committer.written.is_empty() => committer.until_mark(),
+            true => Some(committer.until_sync()),
         };
         let wake = committer.shared.wake.notified();
         match pause {
@@ -65,6 +77,10 @@ struct Committer {
     /// Since when something is.
     writing: Duration,
     marked: Duration,
+    /// And up to where it knew the log then.
+    marked_to: Position,
+    /// Where the log ended when the index was marked last.
+    seen: Position,
 }
 
 /// What is told once the lock is released.
@@ -97,6 +113,22 @@ impl Committer {
     /// How long what is written may still wait for its sync.
     fn until_sync(&self) -> Duration {
         (self.writing + SYNC_EVERY).saturating_sub(self.shared.clock.monotonic())
+    }
+
+    /// How long until the index is to be marked; none if it knows all that is durable.
+    fn until_mark(&self) -> Option<Duration> {
+        let behind = self.marked_to < self.log.durable();
+        behind.then(|| (self.marked + MARK_EVERY).saturating_sub(self.shared.clock.monotonic()))
+    }
+
+    /// Has the index made durable. Those who are active since before the last time hold the mark back: it gets copies of them.
+    fn mark(&mut self) {
+        self.marked = self.shared.clock.monotonic();
+        let mut state = self.shared.lock();
+        let mark = state.mark(self.shared.identity);
+        self.shared.tell(Command::Mark { mark, reply: None });
+        self.marked_to = mark.position;
+        state.copy_active(std::mem::replace(&mut self.seen, self.log.durable()));
     }
 
     /// Writes a batch, and makes it durable if anybody waits for that or it is empty; `false` if it failed.
@@ -143,7 +175,6 @@ impl Committer {
             return;
         }
         let mut replies = Replies::default();
-        let now = self.shared.clock.monotonic();
         let mut state = self.shared.lock();
         state.sequence = self.log.sequence();
         if state.end.segment != durable.segment {
@@ -162,10 +193,6 @@ impl Committer {
         if state.queue.len() > queued {
             // What was put off until now: nobody else says that it is there.
             self.shared.wake.notify_one();
-        }
-        if now.saturating_sub(self.marked) >= MARK_EVERY {
-            self.marked = now;
-            self.shared.tell(Command::Mark { mark: state.mark(self.shared.identity), reply: None });
         }
         drop(state);
         self.answer(replies);
@@ -245,7 +272,7 @@ fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, replies: &mu
             state.count_live(place, true);
             let stored = Stored { place, ..stored };
             let since = Some(position);
-            state.active.insert(id, Entry { stored, indexed: false, since, in_doubt: 0, park_after: None });
+            state.active.insert(id, Entry { stored, indexed: false, since, in_doubt: 0, park_after: None, changed: 0 });
             settle_changes(state, &changes, Some(position));
             replies.accepted.push((id, reply));
         }
@@ -282,6 +309,7 @@ fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, replies: &mu
             }
         }
         Op::Park { id, generation } => shared.tell(Command::Store { id, generation }),
+        Op::Copy { id, generation } => shared.tell(Command::Copy { id, generation }),
         Op::Barrier(reply) => replies.barriers.push(reply),
     }
 }

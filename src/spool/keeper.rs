@@ -53,6 +53,11 @@ pub(crate) enum Command {
         id: QueueId,
         generation: u64,
     },
+    /// The log is as far as a copy of an active message needs.
+    Copy {
+        id: QueueId,
+        generation: u64,
+    },
     /// The message is gone for good.
     Remove {
         id: QueueId,
@@ -155,6 +160,9 @@ impl Keeper {
         match command {
             Command::Store { id, generation } => {
                 let _ = self.with_index(|keeper, index| keeper.store(index, id, generation));
+            }
+            Command::Copy { id, generation } => {
+                let _ = self.with_index(|keeper, index| keeper.copy(index, id, generation));
             }
             Command::Remove { id } => {
                 let removed = self.with_index(|_, index| index.remove(id));
@@ -293,13 +301,27 @@ impl Keeper {
         Ok(())
     }
 
+    /// Marks that come behind this in the queue of commands may rely on the copy.
+    fn copy(&self, index: &mut dyn Index, id: QueueId, generation: u64) -> Result<(), IndexError> {
+        let stored = {
+            let mut state = self.shared.lock();
+            let Some(entry) = state.active.get_mut(&id).filter(|entry| entry.changed <= generation) else { return Ok(()) };
+            entry.indexed = true;
+            entry.since = None;
+            entry.stored.clone()
+        };
+        let due = (self.shared.options.due)(&stored.message).max(FIRST);
+        index.insert(&stored, due)?;
+        index.set_due(id, TAKEN)
+    }
+
     fn recall(&self, index: &mut dyn Index, id: QueueId, action: &Action) -> Result<(), IndexError> {
         let mut state = self.shared.lock();
         if !state.overrides(id) {
             drop(state);
             let Some((stored, due)) = index.get(id)? else { return Ok(()) };
             state = self.shared.lock();
-            let entry = Entry { stored, indexed: true, since: None, in_doubt: 0, park_after: None };
+            let entry = Entry::indexed(stored);
             state.parking.insert(id, Parking { entry, due, generation: 0 });
         }
         match action {
@@ -345,7 +367,7 @@ impl Keeper {
         let Some((stored, due)) = index.get(id)? else { return Ok(None) };
         index.set_due(id, TAKEN)?;
         let message = stored.message.clone();
-        let entry = Entry { stored, indexed: true, since: None, in_doubt: 0, park_after: None };
+        let entry = Entry::indexed(stored);
         self.shared.lock().active.insert(id, entry);
         Ok(Some((message, due)))
     }
@@ -443,7 +465,7 @@ impl Keeper {
             }
             let Some((stored, due)) = index.get(*id)? else { continue };
             if stored.place == *place {
-                let entry = Entry { stored, indexed: true, since: None, in_doubt: 0, park_after: None };
+                let entry = Entry::indexed(stored);
                 // Generation 0 is nobody's: it stays until it is parked again.
                 self.shared.lock().parking.insert(*id, Parking { entry, due, generation: 0 });
             }

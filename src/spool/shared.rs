@@ -36,6 +36,15 @@ pub(crate) struct Entry {
     pub(crate) in_doubt: u32,
     /// Asked for while `in_doubt`.
     pub(crate) park_after: Option<Timestamp>,
+    /// When it was changed last, in the count of `State::generation`.
+    pub(crate) changed: u64,
+}
+
+impl Entry {
+    /// A message that was read from the index.
+    pub(crate) fn indexed(stored: Stored) -> Self {
+        Self { stored, indexed: true, since: None, in_doubt: 0, park_after: None, changed: 0 }
+    }
 }
 
 /// A message on its way into the index.
@@ -90,6 +99,11 @@ pub(crate) enum Op {
         id: QueueId,
         generation: u64,
     },
+    /// The index may have a copy of an active message, if it hasn't changed since then.
+    Copy {
+        id: QueueId,
+        generation: u64,
+    },
     Barrier(oneshot::Sender<Result<(), SpoolError>>),
 }
 
@@ -106,7 +120,7 @@ impl Op {
             Self::Accept { frame, .. } | Self::Reaccept { frame, .. } | Self::State(frame) | Self::Done { frame, .. } => {
                 Some(frame)
             }
-            Self::Park { .. } | Self::Barrier(_) => None,
+            Self::Park { .. } | Self::Copy { .. } | Self::Barrier(_) => None,
         }
     }
 
@@ -120,7 +134,7 @@ impl Op {
             Self::Accept { frame, .. } | Self::Reaccept { frame, .. } | Self::State(frame) | Self::Done { frame, .. } => {
                 Some(frame)
             }
-            Self::Park { .. } | Self::Barrier(_) => None,
+            Self::Park { .. } | Self::Copy { .. } | Self::Barrier(_) => None,
         }
     }
 }
@@ -232,7 +246,10 @@ impl State {
     /// Changes a message in memory and queues the record; `false` if it isn't there.
     pub(crate) fn update(&mut self, update: &Update) -> bool {
         let end = self.end;
+        self.generation += 1;
+        let generation = self.generation;
         let Some(entry) = self.visible_mut(update.id) else { return false };
+        entry.changed = generation;
         let base = entry.stored.message.recipients.len() as u32;
         entry.stored.message.apply(update);
         entry.since.get_or_insert(end);
@@ -276,6 +293,14 @@ impl State {
                 segment.live_bytes = segment.live_bytes.saturating_sub(length);
             }
         }
+    }
+
+    /// Messages that have been active for long hold the mark back: the index gets copies of those that were there at a position.
+    pub(crate) fn copy_active(&mut self, before: Position) {
+        let generation = self.generation;
+        let old = self.active.iter().filter(|(_, entry)| entry.since.is_some_and(|since| since < before));
+        let copies: Vec<Op> = old.map(|(id, _)| Op::Copy { id: *id, generation }).collect();
+        self.queue.extend(copies);
     }
 
     /// Up to where the index will reflect the log once it has done what it was told so far.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use posthouse::mail::{BodyType, QueueId, Recipient, ReversePath, Timestamp};
+use posthouse::mail::{BodyType, QueueId, Recipient, ReversePath, Timestamp, Update};
 use posthouse::spool::index::{Index, IndexError, IndexFactory, Mark, MemoryIndexFactory, Page, Resident, Stored};
 use posthouse::spool::{Accept, Filter, Note, Spool, SpoolError, Stats};
 use posthouse::system::sim::SimDisk;
@@ -161,6 +161,35 @@ fn when_the_committer_ends_by_a_bug_nobody_waits_and_the_spool_says_so() {
         let index = Box::new(MemoryIndexFactory::default());
         let (spool, _) = Spool::open(options(Path::new("/spool")), &simulated(&disk, 2), index).await.unwrap();
         assert!(spool.message(kept).await.unwrap().is_some());
+        spool.close().await.unwrap();
+    });
+}
+
+#[test]
+fn messages_that_are_active_for_long_need_not_be_read_from_the_log_again() {
+    let disk = SimDisk::new();
+    let index = MemoryIndexFactory::default();
+    let (accepted, changed) = run(async {
+        let (spool, _) = Spool::open(options("/spool"), &simulated(&disk, 1), Box::new(index.clone())).await.unwrap();
+        let mut accepted = Vec::new();
+        for _ in 0..50 {
+            accepted.push(accept(&spool).await.unwrap());
+        }
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        // The copies don't make them wait: somebody works on them. What happens to one now is read from the log.
+        assert_eq!(due(&spool).await, Ok(Vec::new()));
+        let changed = accepted[7];
+        spool.update(Update { held: Some(true), ..Update::new(changed) });
+        spool.done(accepted[8]);
+        spool.flush().await.unwrap();
+        (accepted, changed)
+    });
+    run(async {
+        let (spool, recovery) = Spool::open(options("/spool"), &simulated(&disk.killed(), 2), Box::new(index)).await.unwrap();
+        assert_eq!((recovery.messages, recovery.records), (49, 2));
+        assert!(spool.message(changed).await.unwrap().unwrap().held);
+        assert_eq!(due(&spool).await.unwrap().len(), 9, "as many as it asks for");
+        assert!(accepted.contains(&changed));
         spool.close().await.unwrap();
     });
 }

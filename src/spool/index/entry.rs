@@ -50,6 +50,12 @@ pub(crate) fn summary_key(ordinal: u32) -> Vec<u8> {
     [&[SUMMARY][..], &ordinal.to_be_bytes()].concat()
 }
 
+/// The ordinal in such a key.
+pub(crate) fn summary_ordinal(key: &[u8]) -> Result<u32, Malformed> {
+    let ordinal = key.get(1..).and_then(|key| key.first_chunk::<4>()).ok_or(Malformed("key"))?;
+    Ok(u32::from_be_bytes(*ordinal))
+}
+
 /// Keys of domains and senders: of open recipients, of the addresses that they came from, of the reverse-path.
 pub(crate) fn text_keys(message: &Message) -> BTreeSet<Vec<u8>> {
     let id = message.id.0.to_be_bytes();

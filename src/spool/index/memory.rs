@@ -89,8 +89,11 @@ impl Index for MemoryIndex {
 
     fn set_due(&mut self, id: QueueId, due: Timestamp) -> Result<(), IndexError> {
         let mut tables = self.tables();
-        if let Some((stored, _)) = tables.parked.get(id).cloned() {
-            tables.put(id, Some((stored, due)));
+        let old = tables.parked.messages().get(&id).cloned();
+        if tables.parked.set_due(id, due)
+            && let Some(undo) = &mut tables.undo
+        {
+            undo.push((id, old));
         }
         Ok(())
     }
@@ -104,7 +107,7 @@ impl Index for MemoryIndex {
     }
 
     fn get(&self, id: QueueId) -> Result<Option<(Stored, Timestamp)>, IndexError> {
-        Ok(self.tables().parked.get(id).cloned())
+        Ok(self.tables().parked.get(id).map(|(stored, due)| (stored.clone(), due)))
     }
 
     fn due(&self, from: Timestamp, to: Timestamp, count_max: usize) -> Result<Vec<(Timestamp, QueueId)>, IndexError> {
@@ -136,13 +139,13 @@ impl Index for MemoryIndex {
     }
 
     fn visit(&self, visit: &mut dyn FnMut(Stored, Timestamp)) -> Result<(), IndexError> {
-        let messages = self.tables().parked.messages().clone();
-        messages.into_values().for_each(|(stored, due)| visit(stored, due));
+        let parked = self.tables().parked.clone();
+        parked.iter().for_each(|(_, stored, due)| visit(stored.clone(), due));
         Ok(())
     }
 
     fn residents(&self, visit: &mut dyn FnMut(Resident)) -> Result<(), IndexError> {
-        self.tables().parked.messages().values().for_each(|(stored, due)| visit(Resident::new(stored, *due)));
+        self.tables().parked.iter().for_each(|(_, stored, due)| visit(Resident::new(stored, due)));
         Ok(())
     }
 

@@ -12,7 +12,10 @@ pub(crate) type Parked = (Stored, Timestamp);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recent {
     messages: BTreeMap<QueueId, Parked>,
+    /// Of those that wait.
     due: BTreeSet<(Timestamp, QueueId)>,
+    /// Somebody works on them; their due time is what it was before.
+    taken: BTreeSet<QueueId>,
     /// What the messages take, about; bytes.
     size: usize,
 }
@@ -27,34 +30,59 @@ pub(crate) fn size(stored: &Stored) -> usize {
 impl Recent {
     /// Puts a message in, or takes it out; says what was there.
     pub(crate) fn put(&mut self, id: QueueId, new: Option<Parked>) -> Option<Parked> {
+        self.taken.remove(&id);
+        if let Some((stored, due)) = &new {
+            self.size += size(stored);
+            self.due.insert((*due, id));
+        }
         let due = new.as_ref().map(|(_, due)| *due);
-        self.size += new.as_ref().map_or(0, |(stored, _)| size(stored));
         let old = match new {
             Some(new) => self.messages.insert(id, new),
             None => self.messages.remove(&id),
         };
-        if let Some((stored, due)) = &old {
-            self.due.remove(&(*due, id));
+        if let Some((stored, old)) = &old {
             self.size = self.size.saturating_sub(size(stored));
+            if due != Some(*old) {
+                self.due.remove(&(*old, id));
+            }
         }
-        self.due.extend(due.map(|due| (due, id)));
         old
     }
 
-    /// Changes only the due time; `false` if the message isn't here.
+    /// Changes only the due time, zero: somebody works on it; `false` if the message isn't here.
     pub(crate) fn set_due(&mut self, id: QueueId, due: Timestamp) -> bool {
         let Some((_, old)) = self.messages.get_mut(&id) else { return false };
         self.due.remove(&(*old, id));
-        *old = due;
-        self.due.insert((due, id));
+        if due == Timestamp::ZERO {
+            self.taken.insert(id);
+        } else {
+            *old = due;
+            self.taken.remove(&id);
+            self.due.insert((due, id));
+        }
         true
     }
 
-    pub(crate) fn get(&self, id: QueueId) -> Option<&Parked> {
-        self.messages.get(&id)
+    /// A message and its due time.
+    pub(crate) fn get(&self, id: QueueId) -> Option<(&Stored, Timestamp)> {
+        self.messages.get(&id).map(|(stored, due)| (stored, self.due_of(id, *due)))
     }
 
-    /// By id.
+    fn due_of(&self, id: QueueId, due: Timestamp) -> Timestamp {
+        if self.taken.contains(&id) { Timestamp::ZERO } else { due }
+    }
+
+    /// All of them by id, with their due times.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (QueueId, &Stored, Timestamp)> {
+        self.messages.iter().map(|(id, (stored, due))| (*id, stored, self.due_of(*id, *due)))
+    }
+
+    /// Whether somebody works on it.
+    pub(crate) fn is_taken(&self, id: QueueId) -> bool {
+        self.taken.contains(&id)
+    }
+
+    /// By id, with the due times that they have when nobody works on them.
     pub(crate) fn messages(&self) -> &BTreeMap<QueueId, Parked> {
         &self.messages
     }

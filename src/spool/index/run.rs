@@ -1,6 +1,7 @@
 //! A run: some thousand parked messages in a table that is never changed, and which of them don't count any longer.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +10,8 @@ use super::cache::Cache;
 use super::entry::{self, DUE, MESSAGE, SUMMARY, Summary, SummaryWriter};
 use super::table::{Cursor, Table, TableWriter};
 use super::{IndexError, Stored};
-use crate::mail::{QueueId, Timestamp};
+use crate::mail::{MessageState, QueueId, Timestamp};
+use crate::spool::Filter;
 use crate::spool::codec::{self, Malformed, Reader};
 use crate::system::Disk;
 
@@ -95,6 +97,16 @@ impl Run {
         Ok(Ids { run: self, cursor: Cursor::seek(&self.table, &start)?, prefix: prefix.to_vec() })
     }
 
+    /// Living messages from an id on, and whether their summaries meet the filter's conditions.
+    pub(crate) fn summaries(&self, filter: &Filter, from: QueueId) -> Result<Summaries<'_>, IndexError> {
+        let mut first = Cursor::seek(&self.table, &entry::message_key(from))?;
+        let any = first.next()? && first.key().first() == Some(&MESSAGE);
+        let ordinal = if any { entry::split_ordinal(first.value())?.0 } else { self.messages };
+        let cursor = Cursor::near(&self.table, &entry::summary_key(ordinal))?;
+        let (state, before) = (filter.state, filter.arrived_before);
+        Ok(Summaries { run: self, cursor, from, state, before, found: VecDeque::new() })
+    }
+
     /// All living messages, by id.
     pub(crate) fn all(&self) -> Result<Ids<'_>, IndexError> {
         Ok(Ids { run: self, cursor: Cursor::scan(&self.table, &[MESSAGE])?, prefix: vec![MESSAGE] })
@@ -119,8 +131,7 @@ impl Run {
     ) -> Result<(), IndexError> {
         let mut cursor = Cursor::scan(&self.table, &[SUMMARY])?;
         while cursor.next()? {
-            let first = cursor.key().get(1..).and_then(|key| key.first_chunk::<4>()).ok_or(Malformed("key"))?;
-            let mut ordinal = u32::from_be_bytes(*first);
+            let mut ordinal = entry::summary_ordinal(cursor.key())?;
             names(&entry::read_summaries(cursor.value(), |summary| {
                 if !self.dead.contains(ordinal) {
                     visit(Summary { taken: summary.taken || self.taken.contains(ordinal), ..summary });
@@ -162,6 +173,38 @@ impl Ids<'_> {
         let (ordinal, value) = entry::split_ordinal(self.cursor.value())?;
         let (stored, due) = entry::read_stored(id, value)?;
         Ok(Some((stored, if self.run.taken.contains(ordinal) { Timestamp::ZERO } else { due })))
+    }
+}
+
+/// Goes through the summaries of a run.
+pub(crate) struct Summaries<'a> {
+    run: &'a Run,
+    cursor: Cursor,
+    from: QueueId,
+    state: Option<MessageState>,
+    before: Option<Timestamp>,
+    /// Of the value read last.
+    found: VecDeque<(QueueId, bool)>,
+}
+
+impl Summaries<'_> {
+    pub(crate) fn next(&mut self) -> Result<Option<(QueueId, bool)>, IndexError> {
+        while self.found.is_empty() && self.cursor.next()? {
+            if self.cursor.key().first() != Some(&SUMMARY) {
+                continue;
+            }
+            let Self { run, cursor, from, state, before, found } = self;
+            let mut ordinal = entry::summary_ordinal(cursor.key())?;
+            entry::read_summaries(cursor.value(), |summary| {
+                if summary.id >= *from && !run.dead.contains(ordinal) {
+                    let meets =
+                        state.is_none_or(|state| summary.state == state) && before.is_none_or(|before| summary.arrived < before);
+                    found.push_back((summary.id, meets));
+                }
+                ordinal += 1;
+            })?;
+        }
+        Ok(self.found.pop_front())
     }
 }
 

@@ -4,17 +4,16 @@
 //! done since is read from the log again. So memory is bounded by what a run begins with, whatever the queue's length.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, btree_map};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::cache::Cache;
 use super::catalogue::{Ledger, PairChange, dead_key, run_key};
-use super::entry::prefix;
+use super::entry::{MESSAGE, prefix};
 use super::merge::Merge;
 use super::recent::{self, Recent};
-use super::run::{Due, FoundIn, Ids, Run, RunWriter, write};
+use super::run::{Due, FoundIn, Ids, Run, RunWriter, Summaries, write};
 use super::{Index, IndexError, LOOK_MAX, Mark, Page, Resident, Stored};
 use crate::mail::{QueueId, Timestamp};
 use crate::spool::codec::Malformed;
@@ -28,6 +27,8 @@ const MERGE_MIN: usize = 8;
 const MERGE_MAX: usize = 16;
 /// unless they are larger than this together; bytes.
 const MERGED_SIZE_MAX: u64 = 512 << 20;
+/// A page looks at so many summaries at the most.
+const SUMMARIES_MAX: usize = 200_000;
 /// The earliest due time of a message that waits.
 const FIRST: Timestamp = Timestamp::from_millis(1);
 
@@ -117,23 +118,29 @@ impl RunIndex {
             return Ok(());
         }
         let messages = std::mem::take(&mut self.recent);
-        let made = self.make_run(messages.messages().values().map(|(stored, due)| (stored, *due)));
-        if made.is_err() {
-            self.recent = messages;
+        match self.make_run(messages.messages().values().map(|(stored, due)| (stored, *due))) {
+            Ok(run) => {
+                for (ordinal, id) in messages.messages().keys().enumerate() {
+                    if messages.is_taken(*id) {
+                        run.taken.insert(ordinal as u32);
+                    }
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.recent = messages;
+                Err(error)
+            }
         }
-        made
     }
 
-    fn make_run<'a>(&mut self, messages: impl Iterator<Item = (&'a Stored, Timestamp)>) -> Result<(), IndexError> {
+    fn make_run<'a>(&mut self, messages: impl Iterator<Item = (&'a Stored, Timestamp)>) -> Result<&mut Run, IndexError> {
         let number = self.next_number();
         let path = self.path(number);
         let made = write(&*self.disk, &path, messages);
         let made = made.and_then(|()| Run::open(&*self.disk, &path, number, self.cache.clone()));
         match made {
-            Ok(run) => {
-                self.runs.insert(number, run);
-                Ok(())
-            }
+            Ok(run) => Ok(self.runs.entry(number).insert_entry(run).into_mut()),
             Err(error) => {
                 // If it stays, it is removed when the index is opened the next time.
                 let _ = self.disk.unlink(&path);
@@ -210,11 +217,54 @@ impl RunIndex {
         changes
     }
 
-    /// Places to look for messages behind a prefix, each in the order of ids.
-    fn sources(&self, prefix: &[u8], after: Option<QueueId>) -> Result<Vec<Ids<'_>>, IndexError> {
-        match after.map_or(Some(0), |after| after.0.checked_add(1)) {
-            Some(from) => self.runs.values().map(|run| run.ids(prefix, QueueId(from))).collect(),
-            None => Ok(Vec::new()),
+    /// Places to look for messages that may meet a filter, each in the order of ids.
+    fn sources(&self, filter: &Filter) -> Result<Vec<Source<'_>>, IndexError> {
+        let Some(from) = filter.after.map_or(Some(0), |after| after.0.checked_add(1)).map(QueueId) else { return Ok(Vec::new()) };
+        let prefix = prefix(filter);
+        let summaries = prefix == [MESSAGE] && (filter.state.is_some() || filter.arrived_before.is_some());
+        let mut sources = vec![Source::Memory(self.recent.messages().range(from..))];
+        for run in self.runs.values() {
+            sources.push(if summaries {
+                Source::Summaries(run, run.summaries(filter, from)?)
+            } else {
+                Source::Keys(run.ids(&prefix, from)?)
+            });
+        }
+        Ok(sources)
+    }
+}
+
+/// Where a listing looks.
+enum Source<'a> {
+    /// What isn't in a run yet.
+    Memory(btree_map::Range<'a, QueueId, (Stored, Timestamp)>),
+    /// The narrowest family of a run's keys.
+    Keys(Ids<'a>),
+    /// Summaries, which tell most of what doesn't meet the filter.
+    Summaries(&'a Run, Summaries<'a>),
+}
+
+impl Source<'_> {
+    fn is_summaries(&self) -> bool {
+        matches!(self, Self::Summaries(..))
+    }
+
+    /// The next message, and whether it is worth a look.
+    fn next(&mut self) -> Result<Option<(QueueId, bool)>, IndexError> {
+        match self {
+            // Taken only when it is looked at.
+            Self::Memory(messages) => Ok(messages.clone().next().map(|(id, _)| (*id, true))),
+            Self::Keys(ids) => Ok(ids.next()?.map(|id| (id, true))),
+            Self::Summaries(_, summaries) => summaries.next(),
+        }
+    }
+
+    /// The message that `next` went to.
+    fn stored(&mut self, id: QueueId) -> Result<Option<Stored>, IndexError> {
+        match self {
+            Self::Memory(messages) => Ok(messages.next().map(|(_, (stored, _))| stored.clone())),
+            Self::Keys(ids) => Ok(ids.stored(id)?.map(|(stored, _)| stored)),
+            Self::Summaries(run, _) => Ok(run.find(id)?.map(|found| found.stored(id)).transpose()?.map(|(stored, _)| stored)),
         }
     }
 }
@@ -260,7 +310,7 @@ impl Index for RunIndex {
                 self.strike(number, found.ordinal);
             }
         }
-        self.make_run(batch.values().map(|(stored, due)| (stored, *due)))
+        self.make_run(batch.values().map(|(stored, due)| (stored, *due))).map(|_| ())
     }
 
     fn set_due(&mut self, id: QueueId, due: Timestamp) -> Result<(), IndexError> {
@@ -291,8 +341,8 @@ impl Index for RunIndex {
     }
 
     fn get(&self, id: QueueId) -> Result<Option<(Stored, Timestamp)>, IndexError> {
-        if let Some(parked) = self.recent.get(id) {
-            return Ok(Some(parked.clone()));
+        if let Some((stored, due)) = self.recent.get(id) {
+            return Ok(Some((stored.clone(), due)));
         }
         Ok(self.find(id)?.map(|(_, found)| found.stored(id)).transpose()?)
     }
@@ -325,33 +375,26 @@ impl Index for RunIndex {
     }
 
     fn page(&self, filter: &Filter, count_max: usize) -> Result<Page, IndexError> {
-        let mut sources = self.sources(&prefix(filter), filter.after)?;
-        let behind = (filter.after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-        let mut recent = self.recent.messages().range(behind).map(|(id, _)| *id);
-        let memory = sources.len();
+        let mut sources = self.sources(filter)?;
+        // Summaries are looked at many times faster than messages.
+        let look_max = if sources.iter().any(Source::is_summaries) { SUMMARIES_MAX } else { LOOK_MAX };
         let mut heads = BinaryHeap::new();
-        for source in 0..=memory {
-            let first = sources.get_mut(source).map_or_else(|| Ok(recent.next()), Ids::next)?;
-            heads.extend(first.map(|id| Reverse((id, source))));
+        for (number, source) in sources.iter_mut().enumerate() {
+            heads.extend(source.next()?.map(|(id, meets)| Reverse((id, number, meets))));
         }
         let mut page = Page::default();
         let mut looked = 0;
-        while let Some(Reverse((id, source))) = heads.pop() {
-            let found = match sources.get(source) {
-                Some(run) => run.stored(id)?.map(|(stored, _)| stored).filter(|stored| filter.matches(&stored.message)),
-                None => {
-                    let stored = self.recent.get(id).map(|(stored, _)| stored);
-                    stored.filter(|stored| filter.matches(&stored.message)).cloned()
-                }
-            };
-            page.found.extend(found);
+        while let Some(Reverse((id, number, meets))) = heads.pop() {
+            if meets {
+                let found = sources[number].stored(id)?;
+                page.found.extend(found.filter(|stored| filter.matches(&stored.message)));
+            }
             looked += 1;
-            if page.found.len() >= count_max || looked >= LOOK_MAX {
+            if page.found.len() >= count_max || looked >= look_max {
                 page.next = Some(id);
                 break;
             }
-            let next = sources.get_mut(source).map_or_else(|| Ok(recent.next()), Ids::next)?;
-            heads.extend(next.map(|id| Reverse((id, source))));
+            heads.extend(sources[number].next()?.map(|(id, meets)| Reverse((id, number, meets))));
         }
         Ok(page)
     }
@@ -362,17 +405,17 @@ impl Index for RunIndex {
         for (number, source) in sources.iter_mut().enumerate() {
             heads.extend(source.next()?.map(|id| Reverse((id, number))));
         }
-        let mut recent = self.recent.messages().iter().peekable();
+        let mut recent = self.recent.iter().peekable();
         while let Some(Reverse((id, number))) = heads.pop() {
-            while let Some((_, (stored, due))) = recent.next_if(|(recent, _)| **recent < id) {
-                visit(stored.clone(), *due);
+            while let Some((_, stored, due)) = recent.next_if(|(recent, _, _)| *recent < id) {
+                visit(stored.clone(), due);
             }
             if let Some((stored, due)) = sources[number].stored(id)? {
                 visit(stored, due);
             }
             heads.extend(sources[number].next()?.map(|id| Reverse((id, number))));
         }
-        recent.for_each(|(_, (stored, due))| visit(stored.clone(), *due));
+        recent.for_each(|(_, stored, due)| visit(stored.clone(), due));
         Ok(())
     }
 
@@ -380,7 +423,7 @@ impl Index for RunIndex {
         for run in self.runs.values() {
             run.survey(|summary| visit((&summary).into()), |_| Ok(()))?;
         }
-        self.recent.messages().values().for_each(|(stored, due)| visit(Resident::new(stored, *due)));
+        self.recent.iter().for_each(|(_, stored, due)| visit(Resident::new(stored, due)));
         Ok(())
     }
 

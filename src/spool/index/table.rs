@@ -258,10 +258,19 @@ impl Cursor {
         Self::start(table, from, false)
     }
 
-    fn start(table: &Arc<Table>, from: &[u8], keep: bool) -> Result<Self, IndexError> {
-        let number = table.directory.partition_point(|block| &*block.first <= from).saturating_sub(1);
+    /// In front of the block that has the pair with this key, or the last one before it.
+    pub(crate) fn near(table: &Arc<Table>, key: &[u8]) -> Result<Self, IndexError> {
+        Self::block(table, key, false)
+    }
+
+    fn block(table: &Arc<Table>, key: &[u8], keep: bool) -> Result<Self, IndexError> {
+        let number = table.directory.partition_point(|block| &*block.first <= key).saturating_sub(1);
         let block = table.block(number, keep)?;
-        let mut cursor = Self { table: table.clone(), keep, number, block, at: 0, key: Vec::new(), value: 0..0, ready: false };
+        Ok(Self { table: table.clone(), keep, number, block, at: 0, key: Vec::new(), value: 0..0, ready: false })
+    }
+
+    fn start(table: &Arc<Table>, from: &[u8], keep: bool) -> Result<Self, IndexError> {
+        let mut cursor = Self::block(table, from, keep)?;
         while cursor.next()? {
             if cursor.key() >= from {
                 cursor.ready = true;
