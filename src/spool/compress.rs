@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crc32fast::Hasher;
 
@@ -25,8 +25,10 @@ const COMPRESSED: u32 = 1 << 31;
 const LEVEL: i32 = 1;
 /// Content of fewer octets isn't tried.
 const TRY_SIZE_MIN: usize = 256;
-/// So many compressors wait; more are made when more messages are compressed at the same moment.
-const SPARE_MAX: usize = 4;
+/// Content of more octets is compressed on a thread that may wait; less is done at once, in the session's task.
+pub(crate) const QUICK_SIZE_MAX: usize = 16 * 1024;
+/// So many compressors (some 400 KiB each) work for those who may wait; a runtime's threads bound the others.
+const PRESSES_MAX: usize = 4;
 
 /// How content is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +43,34 @@ pub enum Form {
 #[derive(Default)]
 pub(crate) struct Packer {
     on: bool,
-    spare: Mutex<Vec<Press>>,
+    presses: Mutex<Presses>,
+    /// One came back.
+    back: Condvar,
+}
+
+#[derive(Default)]
+struct Presses {
+    spare: Vec<Press>,
+    /// How many are at work.
+    out: usize,
+}
+
+/// A compressor at work; it goes back when this is dropped.
+struct Lease<'a> {
+    packer: &'a Packer,
+    press: Option<Press>,
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        let mut presses = self.packer.presses.lock().unwrap_or_else(PoisonError::into_inner);
+        presses.out -= 1;
+        if presses.spare.len() < PRESSES_MAX {
+            presses.spare.extend(self.press.take());
+        }
+        drop(presses);
+        self.packer.back.notify_one();
+    }
 }
 
 /// A compressor with room for a chunk.
@@ -52,7 +81,7 @@ struct Press {
 
 impl Packer {
     pub(crate) fn new(setting: config::Compression) -> Self {
-        Self { on: setting == config::Compression::Zstd, spare: Mutex::default() }
+        Self { on: setting == config::Compression::Zstd, ..Self::default() }
     }
 
     /// Whether content of so many octets is tried.
@@ -62,10 +91,11 @@ impl Packer {
 
     /// Compresses the content in a draft, which has room for a record's header in front, where it lies.
     pub(crate) fn draft(&self, draft: &mut Vec<u8>) -> Form {
-        if !self.tries(draft.len().saturating_sub(HEADER_SIZE)) {
+        let size = draft.len().saturating_sub(HEADER_SIZE);
+        if !self.tries(size) {
             return Form::Plain;
         }
-        self.with_press(|press| press.draft(draft)).unwrap_or(Form::Plain)
+        self.with_press(size > QUICK_SIZE_MAX, |press| press.draft(draft)).unwrap_or(Form::Plain)
     }
 
     /// What is to be stored of a piece of content that begins where a chunk does; none: the piece as it is. The first piece of
@@ -75,7 +105,7 @@ impl Packer {
             *form = Some(Form::Plain);
             return Ok(None);
         }
-        match self.with_press(|press| press.piece(octets, form)) {
+        match self.with_press(true, |press| press.piece(octets, form)) {
             Some(stored) => Ok(stored),
             None if form.is_none() => {
                 *form = Some(Form::Plain);
@@ -86,18 +116,19 @@ impl Packer {
     }
 
     /// None: zstd has no memory.
-    fn with_press<T>(&self, work: impl FnOnce(&mut Press) -> T) -> Option<T> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut press = match spare {
-            Some(press) => press,
-            None => Press { compressor: zstd::bulk::Compressor::new(LEVEL).ok()?, buffer: Vec::new() },
-        };
-        let done = work(&mut press);
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < SPARE_MAX {
-            spare.push(press);
+    fn with_press<T>(&self, may_wait: bool, work: impl FnOnce(&mut Press) -> T) -> Option<T> {
+        let mut presses = self.presses.lock().unwrap_or_else(PoisonError::into_inner);
+        while may_wait && presses.out >= PRESSES_MAX {
+            presses = self.back.wait(presses).unwrap_or_else(PoisonError::into_inner);
         }
-        Some(done)
+        presses.out += 1;
+        let mut lease = Lease { packer: self, press: presses.spare.pop() };
+        drop(presses);
+        if lease.press.is_none() {
+            let compressor = zstd::bulk::Compressor::new(LEVEL).ok()?;
+            lease.press = Some(Press { compressor, buffer: Vec::new() });
+        }
+        lease.press.as_mut().map(work)
     }
 }
 
@@ -472,6 +503,19 @@ mod tests {
                 let _ = at_once(&packed, size / 2, 10);
             }
         }
+    }
+
+    #[test]
+    fn more_at_once_than_there_are_compressors_wait_for_one() {
+        let packer = Packer::new(config::Compression::Zstd);
+        let content = vec![b'x'; 3 * CHUNK_SIZE];
+        std::thread::scope(|scope| {
+            for _ in 0..3 * PRESSES_MAX {
+                scope.spawn(|| (0..20).for_each(|_| assert_eq!(pack(&packer, &content).0, Form::Chunks)));
+            }
+        });
+        let presses = packer.presses.lock().unwrap();
+        assert!(presses.out == 0 && (1..=PRESSES_MAX).contains(&presses.spare.len()));
     }
 
     #[test]
