@@ -44,7 +44,14 @@ fn system() -> System {
 }
 
 fn options(path: &Path, compression: Compression) -> Options {
-    let config = config::Spool { path: path.to_owned(), min_free: 0, segment_size: 8192, index_cache: 1 << 20, compression };
+    let config = config::Spool {
+        path: path.to_owned(),
+        min_free: 0,
+        segment_size: 8192,
+        compaction_rate: 1 << 20,
+        index_cache: 1 << 20,
+        compression,
+    };
     Options { inline_max: 1000, ..Options::new(&config) }
 }
 

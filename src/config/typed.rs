@@ -56,6 +56,8 @@ pub struct Spool {
     pub min_free: u64,
     /// Bytes of a log segment.
     pub segment_size: u64,
+    /// Bytes a second that are copied to give space back, unless room is needed.
+    pub compaction_rate: u64,
     /// Memory of the index's cache, bytes.
     pub index_cache: u64,
     /// How new content is stored.

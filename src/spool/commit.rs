@@ -177,22 +177,21 @@ impl Committer {
         let mut replies = Replies::default();
         let mut state = self.shared.lock();
         state.sequence = self.log.sequence();
-        if state.end.segment != durable.segment {
-            // The one before is sealed: perhaps its time has come, or that of an older one.
-            self.shared.sweep.notify_one();
-        }
         state.batches += u64::from(state.end != durable);
         let queued = state.queue.len();
         state.end = durable;
         for (op, place) in self.written.drain(..count) {
             if place.length > 0 {
-                state.segments.entry(place.segment).or_default().used += u64::from(place.length);
+                state.segments.grow(place.segment, u64::from(place.length));
             }
             settle(&self.shared, &mut state, op, place, &mut replies);
         }
         if state.queue.len() > queued {
             // What was put off until now: nobody else says that it is there.
             self.shared.wake.notify_one();
+        }
+        if self.shared.candidate(&state).is_some() {
+            self.shared.sweep.notify_one();
         }
         drop(state);
         self.answer(replies);
@@ -221,11 +220,11 @@ impl Committer {
         let end = self.log.durable();
         if let Some(closed) = failure.segment {
             // Perhaps nothing ever got into it. It must go before its successor, which says where it ends.
-            state.segments.entry(closed).or_default();
+            state.segments.grow(closed, 0);
         }
         if end.segment != state.end.segment {
             // What the closed segment has behind its end counts as used, so that it will be released.
-            state.segments.entry(end.segment).or_default();
+            state.segments.grow(end.segment, 0);
             state.end = end;
         }
         state.sequence = self.log.sequence();
@@ -269,7 +268,7 @@ fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, replies: &mu
         Op::Accept { stored, changes, reply, .. } => {
             let id = stored.message.id;
             state.accepted += 1;
-            state.count_live(place, true);
+            state.segments.count_live(place, true);
             let stored = Stored { place, ..stored };
             let since = Some(position);
             state.active.insert(id, Entry { stored, indexed: false, since, in_doubt: 0, park_after: None, changed: 0 });
@@ -286,8 +285,8 @@ fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, replies: &mu
             };
             let old = std::mem::replace(old, place);
             *since = Some(position);
-            state.count_live(old, false);
-            state.count_live(place, true);
+            state.segments.count_live(old, false);
+            state.segments.count_live(place, true);
             replies.reaccepted.push(reply);
         }
         Op::State(_) => {}
@@ -295,7 +294,7 @@ fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, replies: &mu
             let Some(dying) = state.dying.get_mut(&id) else { return };
             let (place, file, indexed) = (dying.place, dying.file, dying.indexed);
             dying.since = None;
-            state.count_live(place, false);
+            state.segments.count_live(place, false);
             if file {
                 state.unlinks.push(shared.layout.content_file(id));
             }
@@ -304,7 +303,7 @@ fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, replies: &mu
             } else {
                 state.dying.remove(&id);
             }
-            if file || state.segments.first_key_value().is_some_and(|(first, _)| *first == place.segment) {
+            if file {
                 shared.sweep.notify_one();
             }
         }

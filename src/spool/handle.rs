@@ -253,20 +253,17 @@ impl Spool {
     /// Figures without work, for metrics.
     pub fn gauges(&self) -> Gauges {
         let state = self.0.shared.lock();
-        let mut gauges = Gauges {
+        let total = state.segments.total();
+        Gauges {
             active: state.active.len() as u64,
             segments: state.segments.len() as u64,
             batches: state.batches,
             accepted: state.accepted,
             free: self.0.shared.free(),
-            ..Gauges::default()
-        };
-        for segment in state.segments.values() {
-            gauges.messages += segment.live;
-            gauges.log_bytes += segment.used;
-            gauges.live_bytes += segment.live_bytes;
+            messages: total.live,
+            log_bytes: total.used,
+            live_bytes: total.live_bytes,
         }
-        gauges
     }
 
     /// Counts the whole queue.
@@ -291,7 +288,7 @@ impl Spool {
     /// Waits until everything asked for so far is durable.
     pub async fn flush(&self) -> Result<(), SpoolError> {
         // Changes of parked messages go through the index loop first.
-        self.0.shared.ask(|reply| Command::Ping { reply }).await?;
+        self.0.shared.ask(|reply| Command::Ping { reply }).await??;
         self.0.shared.barrier().await
     }
 

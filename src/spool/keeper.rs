@@ -3,7 +3,7 @@
 //! A message is at every moment in memory or in the index. It leaves memory only after the index has it, and where both have it,
 //! memory counts. Nothing goes into the index before it is durable in the log.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::index::{Index, IndexError, IndexFactory, Mark, Place, Stored};
-use super::replay::Replay;
+use super::replay::{Replay, due_after};
 use super::shared::{Entry, Parking, Shared, State};
 use super::{Filter, Note, SpoolError, Stats};
 use crate::mail::{Message, QueueId, Timestamp, Update};
@@ -28,6 +28,9 @@ const TRY_AGAIN: Duration = Duration::from_secs(30);
 const WORK_EVERY: u32 = 64;
 /// A count goes through so many messages in memory at a time.
 const COUNT_STEP: usize = 1024;
+
+/// So many changes of messages wait for an index that is out of order.
+const RECALLS_MAX: usize = 10_000;
 
 /// An answer that may be missing because the index failed.
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, SpoolError>>;
@@ -102,9 +105,9 @@ pub(crate) enum Command {
         mark: Mark,
         reply: Option<Answer<Mark>>,
     },
-    /// Nothing but an answer: everything before is done.
+    /// Nothing but an answer: everything before is done. An error: some of it still waits for the index.
     Ping {
-        reply: oneshot::Sender<()>,
+        reply: Answer<()>,
     },
     Stop,
 }
@@ -116,7 +119,8 @@ pub(crate) async fn run(
     factory: Box<dyn IndexFactory>,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) {
-    let mut keeper = Keeper { shared, index: Ok(index), factory, half_made: false, try_again: Duration::ZERO };
+    let mut keeper =
+        Keeper { shared, index: Ok(index), factory, half_made: false, try_again: Duration::ZERO, recalls: VecDeque::new() };
     let mut since_work = 0;
     loop {
         let next = match commands.try_recv() {
@@ -146,6 +150,8 @@ struct Keeper {
     half_made: bool,
     /// When another index is to be tried, if there is none.
     try_again: Duration,
+    /// What is to be done with messages that aren't in memory.
+    recalls: VecDeque<(QueueId, Action)>,
 }
 
 impl Drop for Keeper {
@@ -156,6 +162,8 @@ impl Drop for Keeper {
 
 impl Keeper {
     fn carry_out(&mut self, command: Command) {
+        // Its own answer says it if that fails.
+        let _ = self.catch_up();
         // A receiver that is gone doesn't care.
         match command {
             Command::Store { id, generation } => {
@@ -171,8 +179,12 @@ impl Keeper {
                     self.shared.lock().dying.remove(&id);
                 }
             }
-            Command::Recall { id, action } => {
-                let _ = self.with_index(|keeper, index| keeper.recall(index, id, &action));
+            Command::Recall { id, action } if self.recalls.len() < RECALLS_MAX => {
+                self.recalls.push_back((id, action));
+                let _ = self.catch_up();
+            }
+            Command::Recall { id, .. } => {
+                self.shared.report(Note::Trouble(format!("a change of {id} is forgotten: too many wait for the index")));
             }
             Command::Due { now, count_max, reply } => {
                 let mut due = Vec::new();
@@ -205,10 +217,21 @@ impl Keeper {
                 }
             }
             Command::Ping { reply } => {
-                let _ = reply.send(());
+                let _ = reply.send(self.catch_up());
             }
             Command::Stop => {}
         }
+    }
+
+    /// Changes of messages that aren't in memory, in order; those that the index couldn't be asked about wait until it can.
+    fn catch_up(&mut self) -> Result<(), SpoolError> {
+        while let Some((id, action)) = self.recalls.pop_front() {
+            if let Err(error) = self.with_index(|keeper, index| keeper.recall(index, id, &action)) {
+                self.recalls.push_front((id, action));
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// A piece of the index's housekeeping; `false` if there is none to do.
@@ -310,7 +333,8 @@ impl Keeper {
             entry.since = None;
             entry.stored.clone()
         };
-        let due = (self.shared.options.due)(&stored.message).max(FIRST);
+        // As if it were found at start-up: the index may forget who is taken.
+        let due = due_after(&stored, TAKEN, &self.shared.options.due);
         index.insert(&stored, due)?;
         index.set_due(id, TAKEN)
     }

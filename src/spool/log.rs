@@ -19,7 +19,10 @@ pub(crate) struct Log {
     identity: u64,
     segment_size: u64,
     file: Option<Box<dyn DiskFile>>,
+    /// Up to where the open segment should be written,
     limit: u64,
+    /// and up to where the disk has room reserved for it.
+    reserved: u64,
     /// Where the durable records end: in the open segment, or in the last one if none is open.
     durable: Position,
     /// Bytes written behind that.
@@ -51,6 +54,7 @@ impl Log {
             segment_size,
             file: None,
             limit: 0,
+            reserved: 0,
             durable: Position::default(),
             unsynced: 0,
             number,
@@ -85,11 +89,32 @@ impl Log {
         if full || self.file.is_none() {
             self.open_next(&mut [], last_id, now).map_err(|error| Failure { segment: None, in_doubt: false, error })?;
         }
+        self.reserve(self.durable.offset + self.unsynced + total, last_id, now)?;
         self.seal(frames);
         let start = Position { offset: self.durable.offset + self.unsynced, ..self.durable };
         self.write(start.offset, frames).map_err(|error| self.fail(error, last_id, now))?;
         self.unsynced += total;
         Ok(start)
+    }
+
+    /// Reserves room for more of the open segment if it must have more. Without it nothing is written, and the segment stays open.
+    fn reserve(&mut self, length: u64, last_id: QueueId, now: Timestamp) -> Result<(), Failure> {
+        if length <= self.reserved {
+            return Ok(());
+        }
+        let Some(file) = &self.file else { return Ok(()) };
+        let wanted = length.max((self.reserved + segment::reserve_step(self.segment_size)).min(self.limit));
+        // A whole step, or as much as must be.
+        match file.allocate(wanted).map(|()| wanted).or_else(|_| file.allocate(length).map(|()| length)) {
+            Ok(reserved) => {
+                self.reserved = reserved;
+                Ok(())
+            }
+            Err(error) => {
+                self.sync(last_id, now)?;
+                Err(Failure { segment: None, in_doubt: false, error })
+            }
+        }
     }
 
     /// Makes everything appended durable.
@@ -145,9 +170,12 @@ impl Log {
         };
         self.seal(first);
         let records: Vec<u8> = first.iter().flat_map(|frame| frame.bytes()).copied().collect();
-        let (file, limit) = segment::create(&*self.disk, &self.layout.log, &header, &records, self.segment_size)?;
+        let (file, reserved) = segment::create(&*self.disk, &self.layout.log, &header, &records, self.segment_size)?;
         self.file = Some(file);
-        self.limit = limit;
+        self.reserved = reserved;
+        // If the disk is too full for a first step, this segment stays small.
+        let step = segment::reserve_step(self.segment_size);
+        self.limit = if reserved < step { reserved } else { self.segment_size.max(reserved) };
         self.durable = Position { segment: self.number, offset: BLOCK_SIZE + records.len() as u64 };
         Ok(())
     }

@@ -30,6 +30,7 @@ mod replay;
 mod scan;
 mod segment;
 mod shared;
+mod space;
 mod stats;
 mod tail;
 #[cfg(test)]

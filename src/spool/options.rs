@@ -23,6 +23,8 @@ pub struct Options {
     pub min_free: u64,
     /// Bytes of a log segment.
     pub segment_size: u64,
+    /// Bytes a second that are copied to give space back, unless room is needed.
+    pub compaction_rate: u64,
     /// Content of more than this many octets lies in a file of its own.
     pub inline_max: usize,
     /// How new content is stored.
@@ -45,6 +47,7 @@ impl Options {
             path: config.path.clone(),
             min_free: config.min_free,
             segment_size: config.segment_size,
+            compaction_rate: config.compaction_rate,
             inline_max: Self::INLINE_MAX,
             compression: config.compression,
             due: next_attempt(),

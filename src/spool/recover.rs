@@ -10,7 +10,8 @@ use super::index::{Index, IndexError, IndexFactory, Mark, Place, Position, Resid
 use super::log::Log;
 use super::replay::{self, Replay, ReplayError, SegmentFile, due_after, known_end};
 use super::segment::{BLOCK_SIZE, Layout};
-use super::shared::{State, Use};
+use super::shared::State;
+use super::space::Use;
 use super::tail::Tail;
 use super::{Filter, Note, Options, Recovery, SpoolError, aside};
 use crate::mail::{QueueId, Timestamp};

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -15,6 +16,7 @@ use super::record::{self, AcceptContent, Body, ContentAt, Frame, Header};
 use super::scan::{Found, Scan};
 use super::segment::BLOCK_SIZE;
 use super::shared::{Op, Shared, State};
+use super::space::{Pace, Use};
 use super::{Note, SpoolError};
 use crate::mail::QueueId;
 use crate::system::OpenMode;
@@ -22,9 +24,13 @@ use crate::system::OpenMode;
 /// A step looks at so many records,
 const STEP_RECORDS: usize = 256;
 /// and copies so many bytes before it waits for them to be durable.
-const STEP_BYTES: u64 = 1 << 20;
+const STEP_BYTES: u64 = 256 * 1024;
 /// Survivors with a change under way are asked again so often.
 const TRIES: usize = 3;
+/// A release that failed is tried again after this time.
+const RETRY: Duration = Duration::from_secs(1);
+/// While copying waits for its turn: how often it looks whether room is needed.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Closes the spool when the loop has ended.
 struct Ending(Arc<Shared>);
@@ -38,56 +44,89 @@ impl Drop for Ending {
 /// Runs until the spool is closed.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let _ending = Ending(shared.clone());
+    let mut pace = Pace::new(shared.options.compaction_rate);
     loop {
         unlink_content(&shared);
-        while let Some(oldest) = shared.oldest_to_go() {
-            if let Err(error) = release(&shared, oldest).await {
+        let mut failed = false;
+        while !failed && let Some(oldest) = shared.oldest_to_go() {
+            let released = release(&shared, oldest, &mut pace).await;
+            if let Err(error) = released {
                 if error != SpoolError::Closed {
                     shared.report(Note::Trouble(format!("segment {oldest} isn't released yet: {error}")));
                 }
-                break;
+                failed = true;
             }
+            unlink_content(&shared);
+        }
+        if failed {
+            rest(&shared, RETRY).await;
         }
         if shared.lock().closing {
             break;
         }
-        shared.sweep.notified().await;
+        if shared.oldest_to_go().is_none() {
+            shared.sweep.notified().await;
+        }
     }
     unlink_content(&shared);
 }
 
 impl Shared {
     fn oldest_to_go(&self) -> Option<u64> {
-        candidate(&self.lock(), self.options.segment_size)
+        self.candidate(&self.lock())
+    }
+
+    /// The segment that should go next.
+    pub(crate) fn candidate(&self, state: &State) -> Option<u64> {
+        let open = state.end.segment;
+        if state.closing { None } else { state.segments.candidate(self.options.segment_size, open, state.blocked) }
+    }
+
+    /// Whether room is needed: then what would go in the way of reception may do so.
+    fn is_pressed(&self) -> bool {
+        let pressing = self.lock().segments.is_pressing(self.options.segment_size);
+        pressing || self.space().is_err()
     }
 }
 
-/// The oldest segment, if it should go: nothing in it lives, or little, or the whole log has too much that is dead.
-fn candidate(state: &State, segment_size: u64) -> Option<u64> {
-    let (oldest, segment) = state.segments.first_key_value()?;
-    if state.closing || *oldest == state.end.segment || (segment.live > 0 && state.blocked == Some(*oldest)) {
-        return None;
+/// Waits, but for the removal of content, which nothing holds up, and the end of the spool.
+async fn rest(shared: &Shared, time: Duration) {
+    let end = shared.clock.monotonic() + time;
+    while !shared.lock().closing {
+        let left = end.saturating_sub(shared.clock.monotonic());
+        if left.is_zero() || tokio::time::timeout(left, shared.sweep.notified()).await.is_err() {
+            break;
+        }
+        unlink_content(shared);
     }
-    let (used, live) = state.segments.values().fold((0, 0), |(used, live), s| (used + s.used, live + s.live_bytes));
-    let sparse = segment.live_bytes * 4 < segment.used;
-    let bloated = used > 2 * live + 2 * segment_size;
-    (segment.live == 0 || sparse || bloated).then_some(*oldest)
+}
+
+/// Waits until more may be copied.
+async fn keep_pace(shared: &Shared, pace: &Pace) {
+    loop {
+        let left = pace.wait(shared.clock.monotonic());
+        if left.is_zero() || shared.is_pressed() || shared.lock().closing {
+            return;
+        }
+        // Looks again now and then: mail that arrives meanwhile may press.
+        let _ = tokio::time::timeout(left.min(LOOK_EVERY), shared.sweep.notified()).await;
+        unlink_content(shared);
+    }
 }
 
 /// Copies the survivors, then removes the segment.
-async fn release(shared: &Arc<Shared>, number: u64) -> Result<(), SpoolError> {
+async fn release(shared: &Arc<Shared>, number: u64, pace: &mut Pace) -> Result<(), SpoolError> {
     for _ in 0..TRIES {
-        let (live, used) = shared.lock().segments.get(&number).map_or((0, 0), |segment| (segment.live, segment.used));
+        let Use { live, used, .. } = shared.lock().segments.of(number);
         if live == 0 {
             return remove(shared, number).await;
         }
-        copy_survivors(shared, number, BLOCK_SIZE + used).await?;
+        copy_survivors(shared, number, BLOCK_SIZE + used, pace).await?;
         // A survivor with a change under way has it behind it then.
         shared.barrier().await?;
     }
     let mut state = shared.lock();
-    let stuck = state.segments.get(&number).is_some_and(|segment| segment.live > 0);
-    if stuck {
+    if state.segments.of(number).live > 0 {
         state.blocked = Some(number);
         drop(state);
         shared.report(Note::ReleaseBlocked { segment: number });
@@ -98,7 +137,7 @@ async fn release(shared: &Arc<Shared>, number: u64) -> Result<(), SpoolError> {
 /// A record that names a message, and whether its content is in it.
 type Met = (QueueId, Place, bool);
 
-async fn copy_survivors(shared: &Arc<Shared>, number: u64, end: u64) -> Result<(), SpoolError> {
+async fn copy_survivors(shared: &Arc<Shared>, number: u64, end: u64, pace: &mut Pace) -> Result<(), SpoolError> {
     let path = shared.layout.segment(number);
     let failed = |error| SpoolError::io("can't read", &path, &error);
     let file = shared.disk.open(&path, OpenMode::Read).map_err(failed)?;
@@ -109,6 +148,7 @@ async fn copy_survivors(shared: &Arc<Shared>, number: u64, end: u64) -> Result<(
         }
         let mut alive = living(shared, met).await?.into_iter().peekable();
         while alive.peek().is_some() {
+            keep_pace(shared, pace).await;
             let mut bytes = 0;
             let mut waiting = Vec::new();
             while bytes < STEP_BYTES
@@ -120,6 +160,7 @@ async fn copy_survivors(shared: &Arc<Shared>, number: u64, end: u64) -> Result<(
             for durable in waiting {
                 durable.await.map_err(|_| SpoolError::Closed)?;
             }
+            pace.copied(bytes, shared.clock.monotonic());
         }
     }
     Ok(())
@@ -213,7 +254,7 @@ async fn remove(shared: &Arc<Shared>, number: u64) -> Result<(), SpoolError> {
     }
     shared.disk.sync_dir(&shared.layout.log).map_err(|error| SpoolError::io("can't sync", &shared.layout.log, &error))?;
     let mut state = shared.lock();
-    state.segments.remove(&number);
+    state.segments.remove(number);
     if state.blocked == Some(number) {
         state.blocked = None;
     }

@@ -130,7 +130,12 @@ pub(crate) fn number(name: &str) -> Option<u64> {
     (digits.len() >= 8 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
 }
 
-/// A new segment with its first records, durable, name and all; and up to which length it should be written.
+/// Room on disk is reserved ahead of what is written in steps of this size.
+pub(crate) fn reserve_step(segment_size: u64) -> u64 {
+    (segment_size / 8).max(SIZE_MIN).min(segment_size)
+}
+
+/// A new segment with its first records, durable, name and all; and up to which length there is room reserved for it.
 pub(crate) fn create(
     disk: &dyn Disk,
     folder: &Path,
@@ -140,9 +145,9 @@ pub(crate) fn create(
 ) -> io::Result<(Box<dyn DiskFile>, u64)> {
     let path = folder.join(name(header.number));
     let file = disk.open(&path, OpenMode::CreateNew)?;
-    let begun = begin(&*file, header, records, size).and_then(|limit| disk.sync_dir(folder).map(|()| limit));
+    let begun = begin(&*file, header, records, size).and_then(|reserved| disk.sync_dir(folder).map(|()| reserved));
     match begun {
-        Ok(limit) => Ok((file, limit)),
+        Ok(reserved) => Ok((file, reserved)),
         Err(error) => {
             // The name must not stay: it would look like a segment that lost everything.
             let _ = disk.unlink(&path);
@@ -152,12 +157,12 @@ pub(crate) fn create(
 }
 
 fn begin(file: &dyn DiskFile, header: &SegmentHeader, records: &[u8], size: u64) -> io::Result<u64> {
-    let mut limit = size.max(BLOCK_SIZE + records.len() as u64);
-    while let Err(error) = file.allocate(limit) {
-        if error.kind() != io::ErrorKind::StorageFull || limit / 4 < SIZE_MIN {
+    let mut reserved = reserve_step(size).max(BLOCK_SIZE + records.len() as u64);
+    while let Err(error) = file.allocate(reserved) {
+        if error.kind() != io::ErrorKind::StorageFull || reserved / 4 < SIZE_MIN {
             return Err(error);
         }
-        limit /= 4;
+        reserved /= 4;
     }
     if !records.is_empty() {
         // Before the header: that one says that they don't count any longer where they were.
@@ -166,7 +171,7 @@ fn begin(file: &dyn DiskFile, header: &SegmentHeader, records: &[u8], size: u64)
     }
     file.write_at(0, &header.encode())?;
     file.sync_data()?;
-    Ok(limit)
+    Ok(reserved)
 }
 
 /// The block that a segment begins with, as much of it as there is.

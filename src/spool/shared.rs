@@ -17,6 +17,7 @@ use super::index::{Mark, Place, Position, Stored};
 use super::keeper::{Action, Command};
 use super::record::Frame;
 use super::segment::Layout;
+use super::space::{Segments, Use};
 use super::{Note, Options, SpoolError};
 use crate::mail::{Message, QueueId, Timestamp, Update};
 use crate::system::{Clock, Disk, Entropy, System, Workers};
@@ -63,17 +64,6 @@ pub(crate) struct Dying {
     pub(crate) file: bool,
     pub(crate) indexed: bool,
     pub(crate) since: Option<Position>,
-}
-
-/// How much of a segment still counts.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Use {
-    /// Bytes of records.
-    pub(crate) used: u64,
-    /// Bytes of Accept records of living messages.
-    pub(crate) live_bytes: u64,
-    /// Living messages.
-    pub(crate) live: u64,
 }
 
 /// Something for the log, or to be done when the log has come so far.
@@ -145,7 +135,7 @@ pub(crate) struct State {
     pub(crate) parking: BTreeMap<QueueId, Parking>,
     pub(crate) dying: BTreeMap<QueueId, Dying>,
     pub(crate) queue: VecDeque<Op>,
-    pub(crate) segments: BTreeMap<u64, Use>,
+    pub(crate) segments: Segments,
     /// Where the durable log ends.
     pub(crate) end: Position,
     pub(crate) sequence: u64,
@@ -192,7 +182,7 @@ impl State {
             parking: BTreeMap::new(),
             dying: BTreeMap::new(),
             queue: VecDeque::new(),
-            segments,
+            segments: Segments::new(segments),
             end: Position::default(),
             sequence: 0,
             last_id,
@@ -279,20 +269,6 @@ impl State {
         let message = parking.entry.stored.message.clone();
         self.active.insert(id, parking.entry);
         Some(message)
-    }
-
-    /// An Accept record has become durable for a living message, or no longer counts.
-    pub(crate) fn count_live(&mut self, place: Place, living: bool) {
-        if let Some(segment) = self.segments.get_mut(&place.segment) {
-            let length = u64::from(place.length);
-            if living {
-                segment.live += 1;
-                segment.live_bytes += length;
-            } else {
-                segment.live = segment.live.saturating_sub(1);
-                segment.live_bytes = segment.live_bytes.saturating_sub(length);
-            }
-        }
     }
 
     /// Messages that have been active for long hold the mark back: the index gets copies of those that were there at a position.

@@ -44,9 +44,13 @@ impl Tail {
             let mut tail = Self::none();
             let any = tail.scan(disk, layout, identity, file)?;
             if any || file.header.is_some() {
-                // Its header says where the one before ends; after a kill it too may lie only in memory.
+                // Its header says where the one before ends; after a kill it too may lie only in memory. And room may still be
+                // reserved behind its end: that is given back.
                 let path = layout.segment(file.number);
-                let synced = disk.open(&path, OpenMode::Write).and_then(|file| file.sync_data());
+                let synced = disk.open(&path, OpenMode::Write).and_then(|open| {
+                    let _ = open.set_len(file.length);
+                    open.sync_data()
+                });
                 let synced = synced.and_then(|()| disk.sync_dir(&layout.log));
                 synced.map_err(|error| SpoolError::io("can't sync", &path, &error))?;
                 return Ok(tail);

@@ -14,6 +14,7 @@ mod daemon;
 mod daemon_rules;
 mod daemon_world;
 mod spool;
+mod spool_churn;
 mod spool_cut;
 mod spool_damage;
 mod spool_disk;

@@ -2,7 +2,7 @@
 //!
 //! A story is told once; disk, index and what is known are kept at every operation, and each of these cuts is recovered from.
 //! Always true then: what was committed is there, byte for byte, in no older state than what was made sure; what was done with and
-//! made sure stays away, and so does what was refused, once the spool has succeeded again; nothing is invented; an update that
+//! made sure stays away, and so does what was refused, once the spool has accepted another; nothing is invented; an update that
 //! came with a message is there if and only if the message is; index and log agree; recovering again changes nothing.
 //!
 //! `POSTHOUSE_SIM=ci` makes many crashes, `POSTHOUSE_SIM_CRASHES=n` at least so many, `POSTHOUSE_SIM_FOR=8h` as many as fit into
@@ -106,15 +106,16 @@ fn attempt(tally: &mut Tally, replay: &str, work: impl FnOnce(&mut Tally)) {
 /// Tells the story of a seed and cuts it at every operation, or only at one.
 fn story(seed: u64, only: Option<u64>, tally: &mut Tally) {
     let (plan, stage) = (Plan::new(seed), Stage::default());
-    stage.scene().only = only;
+    let told = number("POSTHOUSE_SIM_CUT").is_some();
+    (stage.scene().only, stage.scene().told) = (only, told);
+    if told {
+        println!("{plan:#?}");
+    }
     attempt(tally, &format!("POSTHOUSE_SIM_SEED={seed}"), |_| drop(plan.tell(&stage)));
     let cuts = std::mem::take(&mut stage.scene().cuts);
     for cut in cuts {
         if tally.failures.len() >= FAILURES_MAX {
             return;
-        }
-        if only.is_some() {
-            println!("{plan:#?}\ncut at operation {}: {}", cut.number, cut.what);
         }
         attempt(tally, &format!("POSTHOUSE_SIM_SEED={seed} POSTHOUSE_SIM_CUT={}", cut.number), |tally| crash(&plan, &cut, tally));
     }

@@ -48,10 +48,11 @@ pub(crate) enum At {
     SecondInRebuild,
     FaultInRecovery,
     LaterLife,
+    Compressed,
 }
 
 /// Each with its words, in the order of `At`.
-const NAMES: [&str; 32] = [
+const NAMES: [&str; 33] = [
     "an Accept record being written",
     "a batch of several Accept records",
     "the sync of Accept records",
@@ -84,6 +85,7 @@ const NAMES: [&str; 32] = [
     "a second crash while rebuilding the index",
     "a failing disk while recovering",
     "a second or third life of a spool",
+    "a compressed record being written",
 ];
 
 /// A set of `At`.
@@ -99,14 +101,24 @@ impl Places {
         self.0 |= u64::from(so) << at as u64;
     }
 
+    fn words(self) -> String {
+        let names = NAMES.iter().enumerate().filter(|(at, _)| self.0 & (1 << at) != 0);
+        names.map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
+    }
+
     fn has(self, at: At) -> bool {
         self.0 & (1 << at as u64) != 0
     }
 }
 
 /// How many crashes fell where.
-#[derive(Clone, Debug, Default)]
 pub(crate) struct Coverage([u64; NAMES.len()]);
+
+impl Default for Coverage {
+    fn default() -> Self {
+        Self([0; NAMES.len()])
+    }
+}
 
 impl Coverage {
     pub(crate) fn add(&mut self, places: Places) {
@@ -131,7 +143,6 @@ impl Coverage {
 pub(crate) struct Cut {
     /// Counted over all lives of the story.
     pub(crate) number: u64,
-    pub(crate) what: String,
     pub(crate) disk: SimDisk,
     pub(crate) index: Arc<SimIndex>,
     pub(crate) model: Model,
@@ -151,6 +162,8 @@ pub(crate) struct Scene {
     pub(crate) cuts: Vec<Cut>,
     /// Which cuts are kept; none: all.
     pub(crate) only: Option<u64>,
+    /// Whether what is done before that is printed.
+    pub(crate) told: bool,
     operations: u64,
     /// What the log has written and not synced.
     unsynced: Places,
@@ -183,6 +196,11 @@ impl Scene {
         let places = self.places(operation, index);
         let number = self.operations;
         self.operations += 1;
+        if self.told && self.only.is_some_and(|only| number <= only) {
+            let failed = operation.failed.map_or(String::new(), |error| format!(", which fails: {error}"));
+            let Operation { kind, path, offset, bytes, .. } = operation;
+            println!("{number:>6} {kind:?} {} at {offset}, {} bytes{failed}; {}", path.display(), bytes.len(), places.words());
+        }
         if self.only.is_some_and(|only| only != number) {
             return;
         }
@@ -192,12 +210,7 @@ impl Scene {
             _ => Arc::new(index.copy()),
         };
         self.copy = Some((changes, copy.clone()));
-        let failed = operation.failed.map_or(String::new(), |error| format!(", which fails: {error}"));
-        let what = match self.only {
-            Some(_) => format!("{:?} of {} at {}{failed}", operation.kind, operation.path.display(), operation.offset),
-            None => String::new(),
-        };
-        self.cuts.push(Cut { number, what, disk: operation.disk(), index: copy, model: self.model.clone(), places });
+        self.cuts.push(Cut { number, disk: operation.disk(), index: copy, model: self.model.clone(), places });
     }
 
     /// What the spool is doing.
@@ -277,6 +290,8 @@ impl Scene {
                 1 => places.add(At::Survivor),
                 _ => places.add(At::Riders),
             }
+            // Flag 4: see "Compression" there.
+            places.add_if(bytes[5] == 1 && bytes[6] & 4 != 0, At::Compressed);
             let length = HEADER_SIZE + number(&bytes[8..12]) + number(&bytes[12..16]);
             bytes = bytes.get(length..).unwrap_or_default();
         }

@@ -118,7 +118,7 @@ impl Model {
         self.succeeded(refusals_before);
     }
 
-    /// Something that began after so many refusals is durable: the log goes on in a segment that says what of the one before counts.
+    /// A message that began after so many refusals is durable: the log goes on in a segment that says what of the one before counts.
     pub(crate) fn succeeded(&mut self, refusals_before: u64) {
         for known in self.known.values_mut() {
             if matches!(known.standing, Standing::Refused(refusal) if refusal <= refusals_before) {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use posthouse::config::Compression;
 use posthouse::mail::{
     Address, BodyType, Cause, EnhancedCode, Message, QueueId, Recipient, RecipientState, ReversePath, Timestamp, Update,
 };
@@ -32,6 +33,8 @@ pub(crate) struct Plan {
     /// Whether writes, syncs and names fail now and then, and the disk fills.
     faults: bool,
     index_breaks: bool,
+    /// Whether content is compressed.
+    compressed: bool,
     /// Whether the index lies on the simulated disk too.
     index_in_runs: bool,
     /// How often each of the steps is taken.
@@ -65,12 +68,14 @@ impl Plan {
             faults: random.below(2) == 0,
             index_breaks: random.below(4) == 0,
             index_in_runs: random.below(3) > 0,
+            compressed: random.below(3) == 0,
             weights: WEIGHTS[random.below(5) as usize],
         }
     }
 
     pub(crate) fn options(&self) -> Options {
-        Options { inline_max: self.inline_max, segment_size: self.segment_size, ..options(ROOT) }
+        let compression = if self.compressed { Compression::Zstd } else { Compression::None };
+        Options { inline_max: self.inline_max, segment_size: self.segment_size, compression, ..options(ROOT) }
     }
 
     /// Tells the story; what its disk went through is on the stage then.
@@ -442,12 +447,8 @@ impl Story<'_> {
     }
 
     async fn flush(&mut self) -> Result<(), SpoolError> {
-        let refusals = self.model(|model| model.refusals());
         self.spool.flush().await?;
-        self.model(|model| {
-            model.flushed();
-            model.succeeded(refusals);
-        });
+        self.model(Model::flushed);
         Ok(())
     }
 

@@ -140,6 +140,34 @@ fn an_index_that_failed_comes_back_once_it_can() {
 }
 
 #[test]
+fn what_happens_to_parked_mail_while_the_index_is_out_of_order_is_not_forgotten() {
+    let disk = SimDisk::new();
+    let (held, gone) = run(async {
+        let index = Failing::default();
+        let (spool, _) = Spool::open(options("/spool"), &simulated(&disk, 1), Box::new(index.clone())).await.unwrap();
+        let (held, gone) = (accept(&spool).await.unwrap(), accept(&spool).await.unwrap());
+        spool.park(held, Timestamp::NEVER);
+        spool.park(gone, Timestamp::NEVER);
+        spool.flush().await.unwrap();
+        index.broken.store(true, Ordering::Relaxed);
+        spool.update(Update { held: Some(true), ..Update::new(held) });
+        spool.done(gone);
+        assert!(matches!(spool.flush().await, Err(SpoolError::Index(_))), "nothing of it is durable yet");
+        index.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        spool.flush().await.unwrap();
+        (held, gone)
+    });
+    run(async {
+        let index = Box::new(MemoryIndexFactory::default());
+        let (spool, _) = Spool::open(options("/spool"), &simulated(&disk.crashed(1), 2), index).await.unwrap();
+        assert!(spool.message(held).await.unwrap().is_some_and(|message| message.held));
+        assert_eq!(spool.message(gone).await.unwrap(), None);
+        spool.close().await.unwrap();
+    });
+}
+
+#[test]
 fn when_the_committer_ends_by_a_bug_nobody_waits_and_the_spool_says_so() {
     let disk = SimDisk::new();
     let kept = run(async {

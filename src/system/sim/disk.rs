@@ -28,6 +28,8 @@ struct World {
     inodes: Vec<Arc<Inode>>,
     folders: BTreeMap<PathBuf, Arc<Folder>>,
     locks: BTreeSet<PathBuf>,
+    /// How often each file is open.
+    handles: BTreeMap<usize, usize>,
     /// Operations that change something or sync it, so far.
     operations: u64,
     writes: u64,
@@ -250,7 +252,7 @@ impl World {
         let named: BTreeSet<usize> = self.folders.values().flat_map(names).collect();
         let nothing = Arc::new(Inode::default());
         for (inode, bytes) in self.inodes.iter_mut().enumerate() {
-            if !named.contains(&inode) {
+            if !named.contains(&inode) && !self.handles.contains_key(&inode) {
                 *bytes = nothing.clone();
             }
         }
@@ -335,6 +337,7 @@ impl Disk for SimDisk {
                 inode
             }
         };
+        *world.handles.entry(inode).or_default() += 1;
         Ok(Box::new(SimFile { disk: self.clone(), inode, writable: mode != OpenMode::Read, path: path.into() }))
     }
 
@@ -425,6 +428,7 @@ impl Disk for SimDisk {
                 Arc::make_mut(folder).kept = true;
             }
         }
+        world.forget_nameless();
         Ok(())
     }
 

@@ -22,6 +22,16 @@ pub(super) struct SimFile {
     pub(super) path: Arc<Path>,
 }
 
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        let handles = &mut self.disk.world().handles;
+        match handles.get_mut(&self.inode) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(handles.remove(&self.inode)),
+        }
+    }
+}
+
 impl SimFile {
     fn writable(&self) -> io::Result<()> {
         if self.writable { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }

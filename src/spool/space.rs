@@ -1,0 +1,178 @@
+//! How much of the log still counts, which segment should go next, and how fast. Pure, but for the time that is handed in.
+//!
+//! The bound: the spool's disk use stays under twice what lives plus two segments. The log has 2 × live + 2 segments to itself,
+//! and of that: half a segment may be dead before anything is copied, a whole one may stand on disk twice while it is copied, an
+//! eighth is reserved ahead of the open segment's end, the rest and a quarter of what lives is for what arrives meanwhile and for
+//! the index.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::index::Place;
+
+/// How much of a segment still counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Use {
+    /// Bytes of records.
+    pub(crate) used: u64,
+    /// Bytes of Accept records of living messages.
+    pub(crate) live_bytes: u64,
+    /// Living messages.
+    pub(crate) live: u64,
+}
+
+/// All segments, the oldest first, and their sums.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Segments {
+    by_number: BTreeMap<u64, Use>,
+    total: Use,
+}
+
+impl Segments {
+    pub(crate) fn new(by_number: BTreeMap<u64, Use>) -> Self {
+        let total = by_number.values().fold(Use::default(), |sum, segment| Use {
+            used: sum.used + segment.used,
+            live_bytes: sum.live_bytes + segment.live_bytes,
+            live: sum.live + segment.live,
+        });
+        Self { by_number, total }
+    }
+
+    /// The sums.
+    pub(crate) fn total(&self) -> Use {
+        self.total
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.by_number.len()
+    }
+
+    /// What one is used for; nothing if there is none of the number.
+    pub(crate) fn of(&self, number: u64) -> Use {
+        self.by_number.get(&number).copied().unwrap_or_default()
+    }
+
+    /// So many bytes were written to one, which perhaps is new.
+    pub(crate) fn grow(&mut self, number: u64, bytes: u64) {
+        self.by_number.entry(number).or_default().used += bytes;
+        self.total.used += bytes;
+    }
+
+    /// An Accept record has become durable for a living message, or no longer counts.
+    pub(crate) fn count_live(&mut self, place: Place, living: bool) {
+        let Some(segment) = self.by_number.get_mut(&place.segment) else { return };
+        let length = u64::from(place.length);
+        for sum in [segment, &mut self.total] {
+            if living {
+                sum.live += 1;
+                sum.live_bytes += length;
+            } else {
+                sum.live = sum.live.saturating_sub(1);
+                sum.live_bytes = sum.live_bytes.saturating_sub(length);
+            }
+        }
+    }
+
+    /// One is gone.
+    pub(crate) fn remove(&mut self, number: u64) {
+        if let Some(gone) = self.by_number.remove(&number) {
+            self.total.used = self.total.used.saturating_sub(gone.used);
+            self.total.live_bytes = self.total.live_bytes.saturating_sub(gone.live_bytes);
+            self.total.live = self.total.live.saturating_sub(gone.live);
+        }
+    }
+
+    /// The oldest segment, if it should go: nothing in it lives, or little, or the whole log has too much that is dead. `open` is
+    /// being written; `blocked` goes only when nothing in it lives.
+    pub(crate) fn candidate(&self, segment_size: u64, open: u64, blocked: Option<u64>) -> Option<u64> {
+        let (oldest, segment) = self.by_number.first_key_value()?;
+        if *oldest == open || (segment.live > 0 && blocked == Some(*oldest)) {
+            return None;
+        }
+        let sparse = segment.live_bytes * 4 < segment.used;
+        let bloated = self.total.used > self.tolerated(segment_size);
+        (segment.live == 0 || sparse || bloated).then_some(*oldest)
+    }
+
+    /// So many bytes may be used before segments are copied that are mostly alive.
+    fn tolerated(&self, segment_size: u64) -> u64 {
+        self.total.live_bytes / 4 * 7 + segment_size / 2
+    }
+
+    /// Whether the log comes so near to its bound that copying must be as fast as it can.
+    pub(crate) fn is_pressing(&self, segment_size: u64) -> bool {
+        self.total.used > self.tolerated(segment_size) + segment_size / 4
+    }
+}
+
+/// Spreads copying over time.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    rate: u64,
+    next: Duration,
+}
+
+impl Pace {
+    /// So many bytes a second.
+    pub(crate) fn new(rate: u64) -> Self {
+        Self { rate: rate.max(1), next: Duration::ZERO }
+    }
+
+    /// So much was copied.
+    pub(crate) fn copied(&mut self, bytes: u64, now: Duration) {
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.rate);
+        self.next = self.next.max(now) + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+    }
+
+    /// How long to wait before more is copied.
+    pub(crate) fn wait(&self, now: Duration) -> Duration {
+        self.next.saturating_sub(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segments(uses: &[(u64, u64)]) -> Segments {
+        let uses =
+            uses.iter().map(|(used, live_bytes)| Use { used: *used, live_bytes: *live_bytes, live: live_bytes.div_ceil(100) });
+        Segments::new((1..).zip(uses).collect())
+    }
+
+    #[test]
+    fn the_oldest_goes_when_it_is_dead_or_sparse_or_the_log_is_bloated() {
+        let go = |uses: &[(u64, u64)]| segments(uses).candidate(1000, uses.len() as u64, None);
+        assert_eq!(go(&[]), None);
+        assert_eq!(go(&[(900, 0)]), None, "it is open");
+        assert_eq!(go(&[(900, 0), (0, 0)]), Some(1));
+        assert_eq!(go(&[(900, 200), (0, 0)]), Some(1), "less than a quarter");
+        assert_eq!(go(&[(900, 300), (0, 0)]), None);
+        assert_eq!(go(&[(900, 900), (900, 0), (300, 0)]), Some(1), "2100 used, 900 live");
+        assert_eq!(go(&[(900, 900), (900, 0), (200, 0)]), None);
+        // Full of what lives: copying would win nothing.
+        assert_eq!(go(&[(900, 900); 50]), None);
+    }
+
+    #[test]
+    fn what_is_blocked_waits_until_nothing_in_it_lives() {
+        let mut segments = segments(&[(900, 100), (0, 0)]);
+        assert_eq!((segments.candidate(1000, 2, Some(1)), segments.candidate(1000, 2, None)), (None, Some(1)));
+        segments.count_live(Place { segment: 1, offset: 0, length: 100 }, false);
+        assert_eq!(segments.candidate(1000, 2, Some(1)), Some(1));
+        segments.remove(1);
+        assert_eq!((segments.total(), segments.len()), (Use::default(), 1));
+    }
+
+    #[test]
+    fn copying_keeps_to_its_rate_and_never_saves_time_up() {
+        let mut pace = Pace::new(1000);
+        let second = Duration::from_secs(1);
+        assert_eq!(pace.wait(Duration::ZERO), Duration::ZERO);
+        pace.copied(500, second * 100);
+        pace.copied(1500, second * 100);
+        assert_eq!((pace.wait(second * 100), pace.wait(second * 101)), (second * 2, second));
+        assert_eq!(pace.wait(second * 500), Duration::ZERO);
+    }
+}
