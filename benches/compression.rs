@@ -115,8 +115,14 @@ fn level(kind: &Kind, level: i32) -> (f64, f64) {
 /// Bytes stored and processor time a message, all of it: reception into the spool, commit, syncs.
 async fn spool(folder: &Path, kind: &Kind, compression: Compression, count: usize) -> (f64, f64) {
     let path = folder.join("spool");
-    let config =
-        config::Spool { path: path.clone(), min_free: 1 << 20, segment_size: 64 << 20, index_cache: 1 << 20, compression };
+    let config = config::Spool {
+        path: path.clone(),
+        min_free: 1 << 20,
+        segment_size: 64 << 20,
+        index_cache: 1 << 20,
+        compression,
+        compaction_rate: 64 << 20,
+    };
     let system = System::real(&["127.0.0.1:53".parse().unwrap()], Duration::from_secs(1)).unwrap();
     let (spool, _) = Spool::open(Options::new(&config), &system, Box::new(MemoryIndexFactory::default())).await.unwrap();
     let messages: Arc<Vec<Vec<u8>>> = Arc::new(kind.messages.clone());
