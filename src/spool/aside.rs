@@ -3,7 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::Note;
+use super::index::Place;
 use super::segment::{self, Layout};
+use super::shared::Shared;
 use crate::mail::QueueId;
 use crate::system::{Disk, OpenMode};
 
@@ -38,9 +41,18 @@ pub(crate) fn copy_bytes(disk: &dyn Disk, layout: &Layout, segment: u64, offset:
     if disk.exists(&to) {
         return Ok(());
     }
-    let from = disk.open(&layout.segment(segment), OpenMode::Read)?;
-    let to = disk.open(&to, OpenMode::CreateNew)?;
-    let mut piece = vec![0; PIECE];
+    let copied = copy(disk, &layout.segment(segment), offset, bytes, &to);
+    if copied.is_err() {
+        // Half a copy would pass for one.
+        let _ = disk.unlink(&to);
+    }
+    copied.and_then(|()| disk.sync_dir(&layout.quarantine))
+}
+
+fn copy(disk: &dyn Disk, from: &Path, offset: u64, bytes: u64, to: &Path) -> io::Result<()> {
+    let from = disk.open(from, OpenMode::Read)?;
+    let to = disk.open(to, OpenMode::CreateNew)?;
+    let mut piece = vec![0; PIECE.min(usize::try_from(bytes).unwrap_or(PIECE))];
     let mut copied = 0;
     while copied < bytes {
         let want = usize::try_from(bytes - copied).unwrap_or(PIECE).min(PIECE);
@@ -51,8 +63,21 @@ pub(crate) fn copy_bytes(disk: &dyn Disk, layout: &Layout, segment: u64, offset:
         to.write_at(copied, &piece[..read])?;
         copied += read as u64;
     }
-    to.sync_data()?;
-    disk.sync_dir(&layout.quarantine)
+    to.sync_data()
+}
+
+/// A record that the index knows can't be read: copies it, and says so, unless that was done before.
+pub(crate) fn keep_record(shared: &Shared, place: Place) {
+    let Place { segment, offset, length } = place;
+    let (bytes, name) = (u64::from(length), bytes_name(segment, offset));
+    if shared.disk.exists(&shared.layout.quarantine.join(&name)) {
+        return;
+    }
+    let file = format!("quarantine/{name}");
+    match copy_bytes(&*shared.disk, &shared.layout, segment, offset, bytes, &name) {
+        Ok(()) => shared.report(Note::Quarantined { segment, offset, bytes, file }),
+        Err(error) => shared.report(Note::Trouble(format!("can't copy damaged bytes to {file}: {error}"))),
+    }
 }
 
 /// Moves a content file out of the way, durably: at every moment it has a name. Says its new one.

@@ -138,9 +138,11 @@ impl Committer {
         if self.written.is_empty() {
             self.writing = self.shared.clock.monotonic();
         }
+        let new_mail = batch.iter().any(|op| matches!(op, Op::Accept { .. }));
         let waiting = batch.is_empty() || batch.iter().any(Op::is_awaited) || self.until_sync().is_zero();
         let mut frames: Vec<_> = batch.iter_mut().filter_map(Op::frame_mut).collect();
-        let appended = if frames.is_empty() { Ok(self.log.durable()) } else { self.log.append(&mut frames, last_id, now) };
+        let appended =
+            if frames.is_empty() { Ok(self.log.durable()) } else { self.log.append(&mut frames, new_mail, last_id, now) };
         let appended = appended.and_then(|start| if waiting { self.log.sync(last_id, now).map(|()| start) } else { Ok(start) });
         match appended {
             Ok(mut at) => {
@@ -215,6 +217,10 @@ impl Committer {
     /// The batch failed: who waits is told no, the rest is tried again.
     fn refuse(&mut self, batch: VecDeque<Op>, failure: Failure) {
         let error = SpoolError::io("can't write the log in", &self.shared.layout.log, &failure.error);
+        if error == SpoolError::Full {
+            // Whoever comes next needn't send a message to learn it.
+            self.shared.space_now();
+        }
         self.shared.report(Note::WriteFailed { segment: failure.segment, error: failure.error.to_string() });
         let mut state = self.shared.lock();
         let end = self.log.durable();
@@ -323,11 +329,15 @@ pub(crate) fn settle_changes(state: &mut State, changes: &[Change], durable: Opt
             change.apply(&mut entry.stored.message);
             entry.since.get_or_insert(position);
         }
-        if entry.in_doubt == 0
-            && let Some(due) = entry.park_after.take()
+        if entry.in_doubt > 0 {
+            continue;
+        }
+        if let Some(due) = entry.park_after.take()
             && let Some(entry) = state.active.remove(&id)
         {
             state.park(entry, due);
         }
+        // One on its way into the index waited for this.
+        state.park_again(id);
     }
 }

@@ -249,6 +249,13 @@ pub(crate) struct Located {
     file: Option<ContentFile>,
 }
 
+impl Located {
+    /// Where its record lies.
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+}
+
 impl From<&Stored> for Located {
     fn from(stored: &Stored) -> Self {
         Self { id: stored.message.id, size: stored.message.size, place: stored.place, file: stored.file }

@@ -14,7 +14,7 @@ use super::record::{AcceptContent, ContentFile, Frame, RECORD_SIZE_MAX};
 use super::recover::{self, Recovered, Start};
 use super::segment::Layout;
 use super::shared::{Op, Shared};
-use super::{Filter, Gauges, Options, Recovery, SpoolError, Stats, commit, reader, release};
+use super::{Filter, Gauges, Options, Recovery, SpoolError, Stats, aside, commit, reader, release};
 use crate::mail::{BodyType, Message, QueueId, Recipient, ReversePath, Timestamp, Update};
 use crate::system::{Content, DiskLock, System};
 
@@ -233,7 +233,13 @@ impl Spool {
         for _ in 0..TRIES {
             let Some(located) = self.locate(id).await? else { return Err(SpoolError::Unknown(id)) };
             let shared = self.0.shared.clone();
-            let open = move || Ok(content::open(&*shared.disk, &shared.layout, shared.identity, located, shared.workers));
+            let open = move || {
+                let opened = content::open(&*shared.disk, &shared.layout, shared.identity, located, shared.workers);
+                if matches!(opened, Err(SpoolError::Damaged(_))) {
+                    aside::keep_record(&shared, located.place());
+                }
+                Ok(opened)
+            };
             let opened = self.0.shared.workers.blocking(open).await;
             if let Some(content) = opened.map_err(|error| SpoolError::Io(error.to_string()))?? {
                 return Ok(content);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::index::Position;
 use super::record::Frame;
+use super::reserve::Reserve;
 use super::segment::{self, BLOCK_SIZE, Layout, SegmentHeader};
 use crate::mail::{QueueId, Timestamp};
 use crate::system::{Disk, DiskFile};
@@ -18,6 +19,7 @@ pub(crate) struct Log {
     layout: Layout,
     identity: u64,
     segment_size: u64,
+    reserve: Reserve,
     file: Option<Box<dyn DiskFile>>,
     /// Up to where the open segment should be written,
     limit: u64,
@@ -33,6 +35,28 @@ pub(crate) struct Log {
     buffer: Vec<u8>,
 }
 
+/// Where a log is written.
+pub(crate) struct Place {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) layout: Layout,
+    pub(crate) segment_size: u64,
+    pub(crate) reserve: Reserve,
+}
+
+/// What a new segment must have room for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// Bytes of records to come.
+    pub(crate) bytes: u64,
+    /// Whether the reserve may be given up for it.
+    pub(crate) from_reserve: bool,
+}
+
+impl Room {
+    /// For nothing in particular; but there must be a segment.
+    pub(crate) const NONE: Self = Self { bytes: 0, from_reserve: true };
+}
+
 /// A batch that didn't become durable.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -46,12 +70,14 @@ pub(crate) struct Failure {
 
 impl Log {
     /// A log that no segment is open of; `number` is the highest in use, `sequence` the next sequence number.
-    pub(crate) fn new(disk: Arc<dyn Disk>, layout: Layout, identity: u64, segment_size: u64, number: u64, sequence: u64) -> Self {
+    pub(crate) fn new(place: Place, identity: u64, number: u64, sequence: u64) -> Self {
+        let Place { disk, layout, segment_size, reserve } = place;
         Self {
             disk,
             layout,
             identity,
             segment_size,
+            reserve,
             file: None,
             limit: 0,
             reserved: 0,
@@ -79,7 +105,14 @@ impl Log {
     }
 
     /// Appends the frames; says where the first one lies. After a failure nothing counts that was appended since the last sync.
-    pub(crate) fn append(&mut self, frames: &mut [&mut Frame], last_id: QueueId, now: Timestamp) -> Result<Position, Failure> {
+    /// `new_mail`: the reserve isn't for these.
+    pub(crate) fn append(
+        &mut self,
+        frames: &mut [&mut Frame],
+        new_mail: bool,
+        last_id: QueueId,
+        now: Timestamp,
+    ) -> Result<Position, Failure> {
         let total: u64 = frames.iter().map(|frame| frame.bytes().len() as u64).sum();
         let at = self.durable.offset + self.unsynced;
         let full = at > BLOCK_SIZE && at + total > self.limit;
@@ -87,9 +120,10 @@ impl Log {
             self.sync(last_id, now)?;
         }
         if full || self.file.is_none() {
-            self.open_next(&mut [], last_id, now).map_err(|error| Failure { segment: None, in_doubt: false, error })?;
+            let opened = self.open_next(&mut [], Room { bytes: total, from_reserve: !new_mail }, last_id, now);
+            opened.map_err(|error| Failure { segment: None, in_doubt: false, error })?;
         }
-        self.reserve(self.durable.offset + self.unsynced + total, last_id, now)?;
+        self.make_room(self.durable.offset + self.unsynced + total, new_mail, last_id, now)?;
         self.seal(frames);
         let start = Position { offset: self.durable.offset + self.unsynced, ..self.durable };
         self.write(start.offset, frames).map_err(|error| self.fail(error, last_id, now))?;
@@ -98,14 +132,20 @@ impl Log {
     }
 
     /// Reserves room for more of the open segment if it must have more. Without it nothing is written, and the segment stays open.
-    fn reserve(&mut self, length: u64, last_id: QueueId, now: Timestamp) -> Result<(), Failure> {
+    fn make_room(&mut self, length: u64, new_mail: bool, last_id: QueueId, now: Timestamp) -> Result<(), Failure> {
         if length <= self.reserved {
             return Ok(());
         }
         let Some(file) = &self.file else { return Ok(()) };
         let wanted = length.max((self.reserved + segment::reserve_step(self.segment_size)).min(self.limit));
         // A whole step, or as much as must be.
-        match file.allocate(wanted).map(|()| wanted).or_else(|_| file.allocate(length).map(|()| length)) {
+        let allocated = file.allocate(wanted).map(|()| wanted).or_else(|_| file.allocate(length).map(|()| length));
+        let allocated = allocated.or_else(|error| {
+            let full = error.kind() == io::ErrorKind::StorageFull && !new_mail;
+            let given = full && self.reserve.give(length - self.reserved);
+            if given { file.allocate(length).map(|()| length) } else { Err(error) }
+        });
+        match allocated {
             Ok(reserved) => {
                 self.reserved = reserved;
                 Ok(())
@@ -132,7 +172,7 @@ impl Log {
         let segment = Some(self.durable.segment);
         self.file = None;
         self.unsynced = 0;
-        Failure { segment, in_doubt: self.open_next(&mut [], last_id, now).is_err(), error }
+        Failure { segment, in_doubt: self.open_next(&mut [], Room::NONE, last_id, now).is_err(), error }
     }
 
     fn seal(&mut self, frames: &mut [&mut Frame]) {
@@ -152,12 +192,26 @@ impl Log {
         file.write_at(offset, &self.buffer)
     }
 
-    /// Closes the open segment for good and begins the next, with some records in it.
-    pub(crate) fn open_next(&mut self, first: &mut [&mut Frame], last_id: QueueId, now: Timestamp) -> io::Result<()> {
+    /// Closes the open segment for good and begins the next, with some records in it and room for more.
+    pub(crate) fn open_next(&mut self, first: &mut [&mut Frame], room: Room, last_id: QueueId, now: Timestamp) -> io::Result<()> {
         if let Some(file) = self.file.take() {
             // Gives reserved space back; without it the segment is only larger than it need be.
             let _ = file.set_len(self.durable.offset);
         }
+        let written: u64 = first.iter().map(|frame| frame.bytes().len() as u64).sum();
+        match self.try_next(first, room, last_id, now) {
+            Err(error)
+                if error.kind() == io::ErrorKind::StorageFull
+                    && room.from_reserve
+                    && self.reserve.give(segment::SIZE_MIN.max(2 * BLOCK_SIZE + written + room.bytes)) =>
+            {
+                self.try_next(first, room, last_id, now)
+            }
+            tried => tried,
+        }
+    }
+
+    fn try_next(&mut self, first: &mut [&mut Frame], room: Room, last_id: QueueId, now: Timestamp) -> io::Result<()> {
         self.number += 1;
         let header = SegmentHeader {
             identity: self.identity,
@@ -170,7 +224,8 @@ impl Log {
         };
         self.seal(first);
         let records: Vec<u8> = first.iter().flat_map(|frame| frame.bytes()).copied().collect();
-        let (file, reserved) = segment::create(&*self.disk, &self.layout.log, &header, &records, self.segment_size)?;
+        let size = self.segment_size;
+        let (file, reserved) = segment::create(&*self.disk, &self.layout.log, &header, &records, size, room.bytes)?;
         self.file = Some(file);
         self.reserved = reserved;
         // If the disk is too full for a first step, this segment stays small.

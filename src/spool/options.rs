@@ -23,6 +23,8 @@ pub struct Options {
     pub min_free: u64,
     /// Bytes of a log segment.
     pub segment_size: u64,
+    /// Bytes of disk kept in reserve for the records of outcomes; see docs/spool.md.
+    pub reserve: u64,
     /// Bytes a second that are copied to give space back, unless room is needed.
     pub compaction_rate: u64,
     /// Content of more than this many octets lies in a file of its own.
@@ -41,12 +43,16 @@ impl Options {
     /// Octets up to which content lies in its log record.
     pub const INLINE_MAX: usize = 128 * 1024;
 
+    /// Bytes kept in reserve: enough for the largest batch, which start-up writes again, and for outcomes without end.
+    pub const RESERVE: u64 = 8 << 20;
+
     /// From the configuration, with the usual rules.
     pub fn new(config: &config::Spool) -> Self {
         Self {
             path: config.path.clone(),
             min_free: config.min_free,
             segment_size: config.segment_size,
+            reserve: Self::RESERVE,
             compaction_rate: config.compaction_rate,
             inline_max: Self::INLINE_MAX,
             compression: config.compression,
@@ -63,6 +69,7 @@ impl fmt::Debug for Options {
             .field("path", &self.path)
             .field("min_free", &self.min_free)
             .field("segment_size", &self.segment_size)
+            .field("reserve", &self.reserve)
             .field("inline_max", &self.inline_max)
             .field("compression", &self.compression)
             .finish_non_exhaustive()

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::index::{Index, IndexError, IndexFactory, Mark, Place, Position, Resident};
-use super::log::Log;
+use super::log::{self, Log};
 use super::replay::{self, Replay, ReplayError, SegmentFile, due_after, known_end};
+use super::reserve::Reserve;
 use super::segment::{BLOCK_SIZE, Layout};
 use super::shared::State;
 use super::space::Use;
@@ -59,6 +60,8 @@ pub(crate) fn recover(start: Start) -> Result<Recovered, SpoolError> {
     let layout = Layout::new(&start.options.path);
     let (mut files, identity) = replay::list(&*start.disk, &layout.log)?;
     let mut notes = missing(&files);
+    let reserve = Reserve::new(start.disk.clone(), &layout, start.options.reserve);
+    reserve.prepare();
     let opened = start.factory.open();
     let marked = opened.as_ref().ok().and_then(|index| index.mark().ok().flatten());
     let old = has_bytes(&files);
@@ -78,7 +81,9 @@ pub(crate) fn recover(start: Start) -> Result<Recovered, SpoolError> {
     let sequence = (tail.sequence + 1).max(marked.map_or(0, |mark| mark.sequence));
     tail.last_id = tail.last_id.max(marked.map_or(QueueId(0), |mark| mark.last_id));
     let number = files.last().map_or(0, |file| file.number);
-    let log = Log::new(start.disk.clone(), layout.clone(), identity, start.options.segment_size, number, sequence);
+    let segment_size = start.options.segment_size;
+    let place = log::Place { disk: start.disk.clone(), layout: layout.clone(), segment_size, reserve };
+    let log = Log::new(place, identity, number, sequence);
     let log = tail.begin(&start.disk, &layout, log, start.now, &mut files)?;
     let known = Known { identity, files: &files, end, old };
     let (mut index, read, books) = bring_up_some_index(&start, &layout, &known, opened, &mut notes)?;
@@ -128,10 +133,10 @@ fn bring_up_some_index(
         match brought {
             Ok(brought) => return Ok(brought),
             Err(ReplayError::Log(error)) => return Err(error),
-            Err(ReplayError::Index(error)) if rebuilt => return Err(SpoolError::Index(error.0)),
+            Err(ReplayError::Index(error)) if rebuilt => return Err(SpoolError::Index(error.to_string())),
             Err(ReplayError::Index(error)) => {
-                let set_aside = start.factory.set_aside(start.now).map_err(|error| SpoolError::Index(error.0))?;
-                notes.push(Note::IndexRebuilt { why: error.0, set_aside });
+                let set_aside = start.factory.set_aside(start.now).map_err(|error| SpoolError::Index(error.to_string()))?;
+                notes.push(Note::IndexRebuilt { why: error.to_string(), set_aside });
                 rebuilt = true;
                 opened = start.factory.open();
             }
@@ -154,12 +159,12 @@ fn has_bytes(files: &[SegmentFile]) -> bool {
 pub(crate) fn fit(index: &dyn Index, identity: u64, end: Position) -> Result<Option<Mark>, IndexError> {
     let Some(mark) = index.mark()? else {
         let empty = index.page(&Filter::default(), 1)?.found.is_empty();
-        return if empty { Ok(None) } else { Err(IndexError("it was never finished".to_owned())) };
+        return if empty { Ok(None) } else { Err(IndexError::Damaged("it was never finished".to_owned())) };
     };
     if mark.identity != identity {
-        Err(IndexError("it belongs to another spool".to_owned()))
+        Err(IndexError::Damaged("it belongs to another spool".to_owned()))
     } else if mark.position > end {
-        Err(IndexError("it knows more than the log".to_owned()))
+        Err(IndexError::Damaged("it knows more than the log".to_owned()))
     } else {
         Ok(Some(mark))
     }

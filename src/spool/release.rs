@@ -17,7 +17,7 @@ use super::scan::{Found, Scan};
 use super::segment::BLOCK_SIZE;
 use super::shared::{Op, Shared, State};
 use super::space::{Pace, Use};
-use super::{Note, SpoolError};
+use super::{Note, SpoolError, aside};
 use crate::mail::QueueId;
 use crate::system::OpenMode;
 
@@ -32,6 +32,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// While copying waits for its turn: how often it looks whether room is needed.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// The reserve is looked after this often, while there is work.
+const REFILL_EVERY: Duration = Duration::from_secs(1);
+
 /// Closes the spool when the loop has ended.
 struct Ending(Arc<Shared>);
 
@@ -44,6 +47,7 @@ impl Drop for Ending {
 /// Runs until the spool is closed.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let _ending = Ending(shared.clone());
+    let mut looked = shared.clock.monotonic();
     let mut pace = Pace::new(shared.options.compaction_rate);
     loop {
         unlink_content(&shared);
@@ -60,6 +64,11 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         if failed {
             rest(&shared, RETRY).await;
+        }
+        let now = shared.clock.monotonic();
+        if now.saturating_sub(looked) >= REFILL_EVERY {
+            looked = now;
+            shared.reserve.refill();
         }
         if shared.lock().closing {
             break;
@@ -203,6 +212,9 @@ async fn living(shared: &Shared, met: Vec<Met>) -> Result<Vec<Met>, SpoolError> 
 /// Queues a survivor's record again; what comes back tells when it is durable. None: it can't be copied now.
 fn accept_again(shared: &Shared, id: QueueId, place: Place, inline: bool) -> Result<Option<oneshot::Receiver<()>>, SpoolError> {
     let read = if inline { content::read_record(&*shared.disk, &shared.layout, shared.identity, id, place) } else { Ok(None) };
+    if matches!(read, Err(SpoolError::Damaged(_))) {
+        aside::keep_record(shared, place);
+    }
     let mut state = shared.lock();
     if state.closing {
         // The committer may be gone already: nobody would answer.

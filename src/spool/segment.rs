@@ -19,7 +19,7 @@ const VERSION: u16 = record::VERSION as u16;
 const VERSION_OLDEST: u16 = record::VERSION_OLDEST as u16;
 const FIELDS_SIZE: usize = 72;
 /// When the disk has no room for a whole segment, a smaller one takes what must be written; not smaller than this.
-const SIZE_MIN: u64 = 64 * 1024;
+pub(crate) const SIZE_MIN: u64 = 64 * 1024;
 
 /// What a segment says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,17 +135,19 @@ pub(crate) fn reserve_step(segment_size: u64) -> u64 {
     (segment_size / 8).max(SIZE_MIN).min(segment_size)
 }
 
-/// A new segment with its first records, durable, name and all; and up to which length there is room reserved for it.
+/// A new segment with its first records, durable, name and all; and up to which length there is room
+/// reserved for it. On a full disk that is less than usual, but not less than `room` for what comes next.
 pub(crate) fn create(
     disk: &dyn Disk,
     folder: &Path,
     header: &SegmentHeader,
     records: &[u8],
     size: u64,
+    room: u64,
 ) -> io::Result<(Box<dyn DiskFile>, u64)> {
     let path = folder.join(name(header.number));
     let file = disk.open(&path, OpenMode::CreateNew)?;
-    let begun = begin(&*file, header, records, size).and_then(|reserved| disk.sync_dir(folder).map(|()| reserved));
+    let begun = begin(&*file, header, records, size, room).and_then(|reserved| disk.sync_dir(folder).map(|()| reserved));
     match begun {
         Ok(reserved) => Ok((file, reserved)),
         Err(error) => {
@@ -156,13 +158,14 @@ pub(crate) fn create(
     }
 }
 
-fn begin(file: &dyn DiskFile, header: &SegmentHeader, records: &[u8], size: u64) -> io::Result<u64> {
-    let mut reserved = reserve_step(size).max(BLOCK_SIZE + records.len() as u64);
+fn begin(file: &dyn DiskFile, header: &SegmentHeader, records: &[u8], size: u64, room: u64) -> io::Result<u64> {
+    let least = size.min(SIZE_MIN).max(BLOCK_SIZE + records.len() as u64 + room);
+    let mut reserved = reserve_step(size).max(least);
     while let Err(error) = file.allocate(reserved) {
-        if error.kind() != io::ErrorKind::StorageFull || reserved / 4 < SIZE_MIN {
+        if error.kind() != io::ErrorKind::StorageFull || reserved == least {
             return Err(error);
         }
-        reserved /= 4;
+        reserved = (reserved / 4).max(least);
     }
     if !records.is_empty() {
         // Before the header: that one says that they don't count any longer where they were.

@@ -16,6 +16,7 @@ use super::compress::Packer;
 use super::index::{Mark, Place, Position, Stored};
 use super::keeper::{Action, Command};
 use super::record::Frame;
+use super::reserve::Reserve;
 use super::segment::Layout;
 use super::space::{Segments, Use};
 use super::{Note, Options, SpoolError};
@@ -159,6 +160,7 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) layout: Layout,
     pub(crate) identity: u64,
+    pub(crate) reserve: Reserve,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
@@ -298,9 +300,11 @@ impl Shared {
         keeper: mpsc::UnboundedSender<Command>,
     ) -> Self {
         let layout = Layout::new(&options.path);
+        let reserve = Reserve::new(system.disk.clone(), &layout, options.reserve);
         let packer = Arc::new(Packer::new(options.compression));
         Self {
             options,
+            reserve,
             layout,
             identity,
             disk: system.disk.clone(),

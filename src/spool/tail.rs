@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::index::Position;
-use super::log::Log;
+use super::log::{Log, Room};
 use super::record::{Frame, Header};
 use super::replay::SegmentFile;
 use super::scan::{Found, Scan};
@@ -107,7 +107,7 @@ impl Tail {
     ) -> Result<Log, SpoolError> {
         log.go_on_after(Position { segment: self.end.segment, offset: self.certain });
         let mut carry: Vec<&mut Frame> = self.carry.iter_mut().collect();
-        let begun = log.open_next(&mut carry, self.last_id, now);
+        let begun = log.open_next(&mut carry, Room::NONE, self.last_id, now);
         begun.map_err(|error| SpoolError::io("can't begin a segment in", &layout.log, &error))?;
         if let Some(last) = files.iter_mut().find(|file| file.number == self.end.segment) {
             last.end = Some(self.certain);

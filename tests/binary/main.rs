@@ -1,9 +1,13 @@
-//! The real binary, without foreign programs: killed under load, told to stop, told to read its configuration again, started wrongly.
+//! The real binary, without foreign programs: killed and its power cut under load, its disk damaged, told to stop, told to read its configuration again, started wrongly.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
 mod commands;
+mod damage;
+mod full;
 mod kill;
 mod letters;
+mod load;
+mod powercut;
 mod signals;
 mod spool_tools;
 mod start;

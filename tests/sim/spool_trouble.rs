@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use posthouse::mail::{BodyType, QueueId, Recipient, ReversePath, Timestamp, Update};
 use posthouse::spool::index::{Index, IndexError, IndexFactory, Mark, MemoryIndexFactory, Page, Resident, Stored};
-use posthouse::spool::{Accept, Filter, Note, Spool, SpoolError, Stats};
+use posthouse::spool::{Accept, Filter, Note, Options, Spool, SpoolError, Stats};
+use posthouse::system::Disk;
 use posthouse::system::sim::SimDisk;
 
 use crate::spool_world::{START, options, run, simulated};
@@ -18,21 +19,24 @@ use crate::spool_world::{START, options, run, simulated};
 struct Failing {
     inner: MemoryIndexFactory,
     broken: Arc<AtomicBool>,
+    /// What marking it comes to.
+    marks: Arc<Mutex<Option<IndexError>>>,
 }
 
 struct FailingIndex {
     inner: Box<dyn Index>,
     broken: Arc<AtomicBool>,
+    marks: Arc<Mutex<Option<IndexError>>>,
 }
 
 fn check(broken: &AtomicBool) -> Result<(), IndexError> {
-    if broken.load(Ordering::Relaxed) { Err(IndexError("no space".to_owned())) } else { Ok(()) }
+    if broken.load(Ordering::Relaxed) { Err(IndexError::Damaged("no space".to_owned())) } else { Ok(()) }
 }
 
 impl IndexFactory for Failing {
     fn open(&self) -> Result<Box<dyn Index>, IndexError> {
         check(&self.broken)?;
-        Ok(Box::new(FailingIndex { inner: self.inner.open()?, broken: self.broken.clone() }))
+        Ok(Box::new(FailingIndex { inner: self.inner.open()?, broken: self.broken.clone(), marks: self.marks.clone() }))
     }
 
     fn set_aside(&self, now: Timestamp) -> Result<Option<String>, IndexError> {
@@ -51,6 +55,9 @@ impl Index for FailingIndex {
 
     fn set_mark(&mut self, mark: Mark) -> Result<(), IndexError> {
         check(&self.broken)?;
+        if let Some(error) = self.marks.lock().unwrap().clone() {
+            return Err(error);
+        }
         self.inner.set_mark(mark)
     }
 
@@ -193,6 +200,82 @@ fn when_the_committer_ends_by_a_bug_nobody_waits_and_the_spool_says_so() {
     });
 }
 
+/// A disk after a kill on which somebody else has taken every free byte.
+fn killed_and_full(disk: &SimDisk) -> SimDisk {
+    let disk = disk.killed();
+    disk.set_capacity(Some(disk.used()));
+    disk
+}
+
+#[test]
+fn a_spool_whose_disk_is_full_starts_from_its_reserve_and_gets_out_by_itself() {
+    let index = MemoryIndexFactory::default();
+    let options = Options { reserve: Options::RESERVE, min_free: 3 << 20, ..options("/spool") };
+    let open = async |disk: &SimDisk, seed| {
+        Spool::open(options.clone(), &simulated(disk, seed), Box::new(index.clone())).await.unwrap().0
+    };
+    let mut disk = SimDisk::new();
+    let kept: BTreeSet<QueueId> = run(async {
+        let spool = open(&disk, 1).await;
+        let mut kept = BTreeSet::new();
+        for _ in 0..200 {
+            kept.insert(accept(&spool).await.unwrap());
+        }
+        kept
+    });
+    // Three starts, each on a disk without a free byte.
+    for seed in 2..5 {
+        disk = killed_and_full(&disk);
+        assert_eq!(disk.available(Path::new("/spool")).unwrap(), 0);
+        run(async {
+            let spool = open(&disk, seed).await;
+            assert_eq!(accept(&spool).await, Err(SpoolError::Full));
+            let listed = spool.list(&Filter::default()).await.unwrap();
+            assert_eq!(listed.iter().map(|message| message.id).collect::<BTreeSet<_>>(), kept);
+        });
+    }
+    disk = killed_and_full(&disk);
+    run(async {
+        let spool = open(&disk, 5).await;
+        // Outcomes are kept, and what they free is freed.
+        kept.iter().for_each(|id| spool.done(*id));
+        spool.flush().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(spool.list(&Filter::default()).await.unwrap().is_empty());
+        disk.set_capacity(None);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        // The next work sees that there is room again, for mail and for the reserve.
+        let id = accept(&spool).await.unwrap();
+        spool.done(id);
+        spool.flush().await.unwrap();
+        spool.close().await.unwrap();
+        assert_eq!(disk.list(Path::new("/spool/reserve")).unwrap(), ["0", "1", "2", "3"]);
+    });
+}
+
+#[test]
+fn new_mail_never_takes_the_reserve() {
+    run(async {
+        let disk = SimDisk::new();
+        let options = Options { reserve: Options::RESERVE, ..options("/spool") };
+        let (spool, _) = Spool::open(options, &simulated(&disk, 1), Box::new(MemoryIndexFactory::default())).await.unwrap();
+        disk.set_capacity(Some(disk.used()));
+        let mut taken = Vec::new();
+        let refused = loop {
+            match accept(&spool).await {
+                Ok(id) => taken.push(id),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((refused, disk.list(Path::new("/spool/reserve")).unwrap().len()), (SpoolError::Full, 4));
+        // What frees space does.
+        taken.iter().for_each(|id| spool.done(*id));
+        spool.flush().await.unwrap();
+        assert!(disk.list(Path::new("/spool/reserve")).unwrap().len() < 4);
+        spool.close().await.unwrap();
+    });
+}
+
 #[test]
 fn messages_that_are_active_for_long_need_not_be_read_from_the_log_again() {
     let disk = SimDisk::new();
@@ -220,4 +303,48 @@ fn messages_that_are_active_for_long_need_not_be_read_from_the_log_again() {
         assert!(accepted.contains(&changed));
         spool.close().await.unwrap();
     });
+}
+
+/// What a spool says while its index can't be marked for two minutes, and what keeps it from its work at the end and afterwards.
+fn with_marks_that_fail(error: IndexError) -> (Vec<Note>, Option<String>, Option<String>) {
+    run(async {
+        let index = Failing::default();
+        let notes = Arc::new(Mutex::new(Vec::new()));
+        let mut options = options("/spool");
+        let heard = notes.clone();
+        options.report = Arc::new(move |note| heard.lock().unwrap().push(note));
+        let (spool, _) = Spool::open(options, &simulated(&SimDisk::new(), 1), Box::new(index.clone())).await.unwrap();
+        *index.marks.lock().unwrap() = Some(error);
+        let mut parked = Vec::new();
+        for _ in 0..40 {
+            parked.push(accept(&spool).await.unwrap());
+            spool.park(*parked.last().unwrap(), START);
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+        let during = spool.trouble();
+        *index.marks.lock().unwrap() = None;
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        for _ in 0..3 {
+            accept(&spool).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+        assert_eq!(due(&spool).await.unwrap(), parked[..9]);
+        spool.close().await.unwrap();
+        (notes.lock().unwrap().clone(), during, spool.trouble().filter(|trouble| !trouble.contains("closed")))
+    })
+}
+
+#[test]
+fn an_index_that_can_not_be_written_for_a_while_is_kept_and_said_once() {
+    let (notes, during, after) = with_marks_that_fail(IndexError::Unwritable("no space".to_owned()));
+    assert!(matches!(&notes[..], [Note::Trouble(trouble)] if trouble.contains("no space")), "{notes:?}");
+    assert!(during.is_some_and(|trouble| trouble.contains("no space")));
+    assert_eq!(after, None);
+}
+
+#[test]
+fn an_index_that_stays_damaged_is_not_built_anew_all_the_time() {
+    let (notes, ..) = with_marks_that_fail(IndexError::Damaged("torn".to_owned()));
+    let rebuilt = notes.iter().filter(|note| matches!(note, Note::IndexRebuilt { .. })).count();
+    assert!((2..=6).contains(&rebuilt), "{notes:?}");
 }

@@ -92,7 +92,7 @@ pub(crate) fn options(path: impl Into<PathBuf>) -> Options {
         index_cache: 1 << 20,
         compression: posthouse::config::Compression::None,
     };
-    Options { inline_max: 2048, ..Options::new(&config) }
+    Options { inline_max: 2048, reserve: 0, ..Options::new(&config) }
 }
 
 /// Runs one simulation: a runtime with paused time, gone with everything in it at the end.

@@ -52,6 +52,12 @@ impl Home {
         fs::write(self.at("conf/users"), text).expect("own folder");
     }
 
+    /// Adds a file to `conf.d`, read behind the configuration and before those whose names sort behind.
+    pub fn fragment(&self, name: &str, text: &str) {
+        fs::create_dir_all(self.at("conf/conf.d")).expect("own folder");
+        fs::write(self.at("conf/conf.d").join(name).with_extension("toml"), text).expect("own folder");
+    }
+
     /// Writes the configuration: `settings` are top-level keys, `sections` come behind ours.
     pub fn configure(&self, settings: &str, sections: &str) {
         self.configure_listener("127.0.0.1:0", settings, sections);

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::{Command, ExitStatus, Output};
+use std::time::Instant;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -42,6 +43,15 @@ pub fn listing(home: &Home, arguments: &[&str]) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
 }
 
+/// Waits until the control socket of a server that has just started answers.
+pub fn wait_for_control(home: &Home) {
+    let deadline = Instant::now() + PATIENCE;
+    // 69: the server has the spool, but doesn't answer yet.
+    while run(home, &["queue", "list", "--limit", "1", "--json"]).status.code() == Some(69) {
+        assert!(Instant::now() < deadline, "the control socket doesn't answer in time");
+    }
+}
+
 /// Text of an event's field.
 pub fn field<'a>(event: &'a Value, name: &str) -> &'a str {
     event.get(name).and_then(Value::as_str).unwrap_or("")
@@ -57,7 +67,21 @@ impl Server {
 
     /// Starts a server and doesn't wait for anything.
     pub fn launch(home: &Home) -> Self {
-        Self { process: Process::start("posthouse", posthouse(home).arg("serve")), address: None }
+        Self::launch_with(home, |_| {})
+    }
+
+    /// The same with something added to the command.
+    pub fn launch_with(home: &Home, prepare: impl FnOnce(&mut Command)) -> Self {
+        let mut command = posthouse(home);
+        prepare(command.arg("serve"));
+        Self { process: Process::start("posthouse", &mut command), address: None }
+    }
+
+    /// The same by another program, which `wrap` makes for the binary's path.
+    pub fn launch_within(home: &Home, wrap: impl FnOnce(&std::ffi::OsStr) -> Command) -> Self {
+        let mut command = wrap(posthouse(home).get_program());
+        command.current_dir(home.path());
+        Self { process: Process::start("posthouse", &mut command), address: None }
     }
 
     /// Waits until it takes mail.
@@ -92,8 +116,12 @@ impl Server {
 
     /// All events of this name so far.
     pub fn events(&self, name: &str) -> Vec<Value> {
-        let lines = self.process.output().lines();
-        lines.iter().filter_map(|line| parse(line)).filter(|event| field(event, "event") == name).collect()
+        self.all_events().into_iter().filter(|event| field(event, "event") == name).collect()
+    }
+
+    /// All events so far.
+    pub fn all_events(&self) -> Vec<Value> {
+        self.process.output().lines().iter().filter_map(|line| parse(line)).collect()
     }
 
     /// Waits until a message, and every recipient of it, is delivered to somebody.

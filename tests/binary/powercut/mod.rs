@@ -1,0 +1,91 @@
+//! Power cuts on the real binary, under load: what was written but not synced is taken back in random parts, in log, index, content
+//! and Maildirs; what was answered with 250 is there. `POSTHOUSE_POWERCUTS` says how many cuts; ten if it isn't set.
+//!
+//! A preloaded library rather than a file system of the test's own: it sees each call of the server as it is made, so that what a
+//! sync covers is known exactly, and it needs neither root nor a kernel module.
+
+mod revert;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use time::OffsetDateTime;
+
+use self::revert::Reverted;
+use crate::load::Load;
+use crate::support::PATIENCE;
+use crate::support::random::Random;
+use crate::support::server::Server;
+
+/// What was delivered this shortly before a cut may be delivered again: its record is durable 100 ms later, on a busy machine more.
+const NEAR: Duration = Duration::from_secs(2);
+
+/// Compiles the library; none if there is no compiler here and none is asked for.
+fn library(folder: &Path) -> Option<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/binary/powercut/powercut.c");
+    let library = folder.join("powercut.so");
+    let compiled =
+        Command::new("cc").args(["-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
+    match compiled {
+        Ok(status) => assert!(status.success(), "powercut.c compiles"),
+        Err(error) if std::env::var("POSTHOUSE_INTEROP").is_ok_and(|value| value == "required") => panic!("cc: {error}"),
+        Err(error) => {
+            eprintln!("passed over, there is no C compiler: {error}");
+            return None;
+        }
+    }
+    Some(library)
+}
+
+/// A server whose changes are noted.
+fn launch(load: &Load, library: &Path, notes: &TempDir) -> Server {
+    Server::launch_with(&load.home, |command| {
+        let root = load.home.path();
+        command.env("LD_PRELOAD", library).env("POWERCUT_ROOT", root).env("POWERCUT_NOTES", notes.path());
+    })
+}
+
+#[test]
+fn every_message_that_got_250_outlives_power_cuts_under_load() {
+    let rounds = std::env::var("POSTHOUSE_POWERCUTS").map_or(10, |count| count.parse().expect("POSTHOUSE_POWERCUTS is a number"));
+    let build = TempDir::new().unwrap();
+    let Some(library) = library(build.path()) else { return };
+    let notes = TempDir::new().unwrap();
+    let mut random = Random::new();
+    let mut load = Load::new(random.next());
+    let (mut reverted, mut rebuilt) = (Reverted::default(), 0);
+    for round in 0..rounds {
+        load.configure(round);
+        let mut server = launch(&load, &library, &notes);
+        if round % 5 == 4 {
+            // While it starts: recovery itself is cut too.
+            load.collect(0, Duration::from_millis(random.between(0, 150)));
+        } else {
+            server.wait_until_listening();
+            load.check_queue();
+            load.go(&server);
+            load.collect(random.between(0, 120), Duration::ZERO);
+            if round % 3 == 1 {
+                load.hold(&mut random);
+            }
+            load.collect(random.between(0, 20), Duration::from_micros(random.between(0, 20_000)));
+        }
+        let killed = OffsetDateTime::now_utc();
+        server.kill();
+        server.process().wait(PATIENCE);
+        rebuilt += server.events("index-rebuilt").len();
+        reverted += revert::cut(load.home.path(), notes.path(), &mut random);
+        load.ended(&server, killed);
+    }
+    let mut server = launch(&load, &library, &notes);
+    server.wait_until_listening();
+    rebuilt += server.events("index-rebuilt").len();
+    load.go(&server);
+    load.collect(50, Duration::ZERO);
+    let figures = load.finish(&mut server, NEAR);
+    eprintln!("{rounds} power cuts: {reverted:?}; index rebuilt {rebuilt} times; {figures:?}");
+    assert!(reverted.sectors > rounds && reverted.names > 0, "the cuts cut: {reverted:?}");
+    assert!(figures.stayed > 0 && figures.held > 0, "the load has all kinds of mail");
+}
