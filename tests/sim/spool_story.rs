@@ -84,6 +84,10 @@ impl Plan {
             (plan.weights, plan.steps, plan.lives) = (CHURN, plan.steps * 3, 1);
             (plan.segment_size, plan.inline_max) = (8 * 1024, 2048);
         }
+        if seed >= LATER && random.below(6) == 0 {
+            // Room is reserved in several steps.
+            (plan.segment_size, plan.inline_max) = (256 * 1024, 200 * 1024);
+        }
         plan
     }
 
