@@ -306,6 +306,43 @@ async fn what_would_save_little_is_stored_as_it_came() {
     spool.close().await.unwrap();
 }
 
+/// What lives in a segment that is released is copied as it is stored, whatever the setting says by then.
+#[tokio::test]
+async fn what_is_released_stays_as_it_was_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(options(folder.path(), Compression::Zstd)).await.unwrap();
+    let contents = [text(900), text(200_000), noise(900), noise(2000)];
+    let mut ids = Vec::new();
+    for content in &contents {
+        ids.push(accept(&spool, content, 30_000).await);
+        spool.park(ids[ids.len() - 1], Timestamp::NEVER);
+    }
+    let stored = |id: &QueueId| {
+        let found = accepts(folder.path()).into_iter().filter(|(message, _)| message.id == *id).map(|(_, content)| content);
+        found.collect::<Vec<_>>().pop().unwrap()
+    };
+    let before: Vec<ContentAt> = ids.iter().map(stored).collect();
+    spool.close().await.unwrap();
+    let system = system();
+    let index = Box::new(MemoryIndexFactory::default());
+    let (spool, recovery) = Spool::open(options(folder.path(), Compression::None), &system, index).await.unwrap();
+    let odd: Vec<_> = recovery.notes.iter().filter(|note| !matches!(note, Note::IndexRebuilt { .. })).collect();
+    assert!(odd.is_empty(), "{odd:?}");
+    let released = async {
+        while folder.path().join("log/00000001.seg").exists() || folder.path().join("log/00000002.seg").exists() {
+            let id = accept(&spool, &noise(900), 900).await;
+            spool.done(id);
+            spool.flush().await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), released).await.expect("the first segments go");
+    assert_eq!(ids.iter().map(stored).collect::<Vec<_>>(), before);
+    for (id, content) in ids.iter().zip(&contents) {
+        assert!(read(&*spool.content(*id).await.unwrap()).await == *content);
+    }
+    spool.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_damaged_file_of_chunks_gives_an_error_and_never_more_than_it_should() {
     let folder = tempfile::tempdir().unwrap();

@@ -59,7 +59,7 @@ impl Workbench for Bench {
         }
         let to = self.folder.join(COPY).join("index");
         let copied = copy(&self.index, &to);
-        copied.map_err(|error| IndexError(format!("it can't be copied to {}: {error}", to.display())))?;
+        copied.map_err(|error| IndexError::Damaged(format!("it can't be copied to {}: {error}", to.display())))?;
         self.open(COPY).map(Some)
     }
 }

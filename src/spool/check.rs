@@ -103,7 +103,7 @@ pub(super) fn examine(
         report(finding);
     };
     let mut checker = Checker { opened: &opened, watcher, due: &due, report: &mut counted, bytes: 0, end: Position::default() };
-    let mut log = workbench.empty().map_err(|error| SpoolError::Index(error.0))?;
+    let mut log = workbench.empty().map_err(|error| SpoolError::Index(error.to_string()))?;
     checker.headers()?;
     let records = checker.log(&mut *log)?;
     let (messages, content_files) = checker.content(&*log)?;
@@ -131,7 +131,7 @@ struct Checker<'a> {
 }
 
 fn broken(error: IndexError) -> SpoolError {
-    SpoolError::Index(error.0)
+    SpoolError::Index(error.to_string())
 }
 
 impl Checker<'_> {

@@ -329,11 +329,15 @@ pub(crate) fn settle_changes(state: &mut State, changes: &[Change], durable: Opt
             change.apply(&mut entry.stored.message);
             entry.since.get_or_insert(position);
         }
-        if entry.in_doubt == 0
-            && let Some(due) = entry.park_after.take()
+        if entry.in_doubt > 0 {
+            continue;
+        }
+        if let Some(due) = entry.park_after.take()
             && let Some(entry) = state.active.remove(&id)
         {
             state.park(entry, due);
         }
+        // One on its way into the index waited for this.
+        state.park_again(id);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crc32fast::Hasher;
 
@@ -25,8 +25,10 @@ const COMPRESSED: u32 = 1 << 31;
 const LEVEL: i32 = 1;
 /// Content of fewer octets isn't tried.
 const TRY_SIZE_MIN: usize = 256;
-/// So many compressors wait; more are made when more messages are compressed at the same moment.
-const SPARE_MAX: usize = 4;
+/// Content of more octets is compressed on a thread that may wait; less is done at once, in the session's task.
+pub(crate) const QUICK_SIZE_MAX: usize = 16 * 1024;
+/// So many compressors (some 400 KiB each) work for those who may wait; a runtime's threads bound the others.
+const PRESSES_MAX: usize = 4;
 
 /// How content is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +43,34 @@ pub enum Form {
 #[derive(Default)]
 pub(crate) struct Packer {
     on: bool,
-    spare: Mutex<Vec<Press>>,
+    presses: Mutex<Presses>,
+    /// One came back.
+    back: Condvar,
+}
+
+#[derive(Default)]
+struct Presses {
+    spare: Vec<Press>,
+    /// How many are at work.
+    out: usize,
+}
+
+/// A compressor at work; it goes back when this is dropped.
+struct Lease<'a> {
+    packer: &'a Packer,
+    press: Option<Press>,
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        let mut presses = self.packer.presses.lock().unwrap_or_else(PoisonError::into_inner);
+        presses.out -= 1;
+        if presses.spare.len() < PRESSES_MAX {
+            presses.spare.extend(self.press.take());
+        }
+        drop(presses);
+        self.packer.back.notify_one();
+    }
 }
 
 /// A compressor with room for a chunk.
@@ -52,7 +81,7 @@ struct Press {
 
 impl Packer {
     pub(crate) fn new(setting: config::Compression) -> Self {
-        Self { on: setting == config::Compression::Zstd, spare: Mutex::default() }
+        Self { on: setting == config::Compression::Zstd, ..Self::default() }
     }
 
     /// Whether content of so many octets is tried.
@@ -62,10 +91,11 @@ impl Packer {
 
     /// Compresses the content in a draft, which has room for a record's header in front, where it lies.
     pub(crate) fn draft(&self, draft: &mut Vec<u8>) -> Form {
-        if !self.tries(draft.len().saturating_sub(HEADER_SIZE)) {
+        let size = draft.len().saturating_sub(HEADER_SIZE);
+        if !self.tries(size) {
             return Form::Plain;
         }
-        self.with_press(|press| press.draft(draft)).unwrap_or(Form::Plain)
+        self.with_press(size > QUICK_SIZE_MAX, |press| press.draft(draft)).unwrap_or(Form::Plain)
     }
 
     /// What is to be stored of a piece of content that begins where a chunk does; none: the piece as it is. The first piece of
@@ -75,7 +105,7 @@ impl Packer {
             *form = Some(Form::Plain);
             return Ok(None);
         }
-        match self.with_press(|press| press.piece(octets, form)) {
+        match self.with_press(true, |press| press.piece(octets, form)) {
             Some(stored) => Ok(stored),
             None if form.is_none() => {
                 *form = Some(Form::Plain);
@@ -86,18 +116,19 @@ impl Packer {
     }
 
     /// None: zstd has no memory.
-    fn with_press<T>(&self, work: impl FnOnce(&mut Press) -> T) -> Option<T> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut press = match spare {
-            Some(press) => press,
-            None => Press { compressor: zstd::bulk::Compressor::new(LEVEL).ok()?, buffer: Vec::new() },
-        };
-        let done = work(&mut press);
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < SPARE_MAX {
-            spare.push(press);
+    fn with_press<T>(&self, may_wait: bool, work: impl FnOnce(&mut Press) -> T) -> Option<T> {
+        let mut presses = self.presses.lock().unwrap_or_else(PoisonError::into_inner);
+        while may_wait && presses.out >= PRESSES_MAX {
+            presses = self.back.wait(presses).unwrap_or_else(PoisonError::into_inner);
         }
-        Some(done)
+        presses.out += 1;
+        let mut lease = Lease { packer: self, press: presses.spare.pop() };
+        drop(presses);
+        if lease.press.is_none() {
+            let compressor = zstd::bulk::Compressor::new(LEVEL).ok()?;
+            lease.press = Some(Press { compressor, buffer: Vec::new() });
+        }
+        lease.press.as_mut().map(work)
     }
 }
 
@@ -355,4 +386,175 @@ fn expand(head: Head, stored: Cow<'_, [u8]>, octets: usize) -> io::Result<Vec<u8
 
 fn damaged() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the content is damaged")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::task::{Context, Poll, Waker};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::spool::record::Frame;
+    use crate::system::sim::SimDisk;
+    use crate::system::{Disk, OpenMode};
+
+    /// Content in stretches that zstd likes (an octet again and again) or doesn't, about as long as chunks.
+    fn content() -> impl Strategy<Value = Vec<u8>> {
+        let size = prop_oneof![0usize..2000, CHUNK_SIZE - 3..CHUNK_SIZE + 3, 0usize..3 * CHUNK_SIZE];
+        prop::collection::vec((size, any::<u64>(), any::<bool>()), 0..4).prop_map(|stretches| {
+            let mut content = Vec::new();
+            for (size, mut state, noise) in stretches {
+                content.extend((0..size).map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(u64::from(noise));
+                    if noise { (state >> 33) as u8 } else { b'x' }
+                }));
+            }
+            content
+        })
+    }
+
+    fn at_once(content: &dyn Content, offset: u64, size_max: usize) -> io::Result<Vec<u8>> {
+        let mut read = content.read_at(offset, size_max);
+        match read.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(read) => read,
+            Poll::Pending => unreachable!("inline work has nothing to wait for"),
+        }
+    }
+
+    /// The same bytes in memory and in a file.
+    fn both(stored: &[u8], size: u64) -> [Packed; 2] {
+        let disk = SimDisk::new();
+        disk.create_dir_all(Path::new("")).unwrap();
+        disk.open(Path::new("f"), OpenMode::CreateNew).unwrap().write_at(0, stored).unwrap();
+        let file = Arc::from(disk.open(Path::new("f"), OpenMode::Read).unwrap());
+        let sources = [Source::Memory(stored.to_vec()), Source::File(file, crc32fast::hash(stored))];
+        sources.map(|source| Packed::new(source, stored.len() as u64, size, Workers::Inline))
+    }
+
+    /// What is stored of content, in its form.
+    fn pack(packer: &Packer, content: &[u8]) -> (Form, Vec<u8>) {
+        let mut draft = Frame::draft();
+        draft.extend_from_slice(content);
+        let form = packer.draft(&mut draft);
+        (form, draft.split_off(HEADER_SIZE))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn what_is_packed_is_read_anywhere(content in content(), reads in prop::collection::vec((any::<prop::sample::Index>(), 0usize..200_000), 1..8)) {
+            let packer = Packer::new(config::Compression::Zstd);
+            let (form, stored) = pack(&packer, &content);
+            // In pieces it comes to the same.
+            let (mut in_pieces, mut decided) = (Vec::new(), None);
+            for piece in content.chunks(2 * CHUNK_SIZE) {
+                let packed = packer.piece(piece, &mut decided).unwrap();
+                in_pieces.extend(packed.unwrap_or_else(|| piece.to_vec()));
+            }
+            prop_assert!(in_pieces == stored && decided.unwrap_or(Form::Plain) == form);
+            if form == Form::Plain {
+                prop_assert!(stored == content);
+                return Ok(());
+            }
+            prop_assert!(stored.len() < content.len());
+            let size = content.len() as u64;
+            prop_assert_eq!(check(&stored, size), Ok(()));
+            for wrong in [size - 1, size + 1] {
+                // Heads don't tell it of a compressed chunk, expanding does.
+                let [memory, _] = both(&stored, wrong);
+                prop_assert!(check(&stored, wrong).is_err() || at_once(&memory, 0, usize::MAX).is_err());
+            }
+            prop_assert!(check(&stored[..stored.len() - 1], size).is_err());
+            for packed in both(&stored, size) {
+                for (at, length) in &reads {
+                    let from = at.index(content.len() + 10);
+                    let expected = content.get(from..content.len().min(from + length)).unwrap_or(&[]);
+                    prop_assert!(at_once(&packed, from as u64, *length).unwrap() == expected);
+                }
+                prop_assert!(at_once(&packed, 0, content.len()).unwrap() == content);
+            }
+        }
+
+        #[test]
+        fn damage_is_an_error_or_harmless_and_never_more_octets(content in content(), at: prop::sample::Index, to: u8) {
+            let (form, stored) = pack(&Packer::new(config::Compression::Zstd), &content);
+            if form == Form::Chunks {
+                let mut bytes = stored.clone();
+                bytes[at.index(stored.len())] = to;
+                let [memory, file] = both(&bytes, content.len() as u64);
+                if let Ok(read) = at_once(&memory, 0, usize::MAX) {
+                    prop_assert_eq!(read.len(), content.len());
+                }
+                // The file's checksum is that of the damaged bytes: what it gives is no more either.
+                if let Ok(read) = at_once(&file, 0, usize::MAX) {
+                    prop_assert_eq!(read.len(), content.len());
+                }
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(stored in prop::collection::vec(any::<u8>(), 0..100), size in 0u64..1 << 20) {
+            let _ = check(&stored, size);
+            for packed in both(&stored, size) {
+                let _ = at_once(&packed, 0, 1 << 20);
+                let _ = at_once(&packed, size / 2, 10);
+            }
+        }
+    }
+
+    #[test]
+    fn more_at_once_than_there_are_compressors_wait_for_one() {
+        let packer = Packer::new(config::Compression::Zstd);
+        let content = vec![b'x'; 3 * CHUNK_SIZE];
+        std::thread::scope(|scope| {
+            for _ in 0..3 * PRESSES_MAX {
+                scope.spawn(|| (0..20).for_each(|_| assert_eq!(pack(&packer, &content).0, Form::Chunks)));
+            }
+        });
+        let presses = packer.presses.lock().unwrap();
+        assert!(presses.out == 0 && (1..=PRESSES_MAX).contains(&presses.spare.len()));
+    }
+
+    #[test]
+    fn a_packer_that_is_off_leaves_all_as_it_is() {
+        let content = vec![b'x'; 100_000];
+        assert_eq!(pack(&Packer::new(config::Compression::None), &content), (Form::Plain, content));
+    }
+
+    #[test]
+    fn a_frame_that_gives_more_than_its_chunk_is_damage() {
+        let bomb = zstd::bulk::compress(&vec![0; 1 << 20], LEVEL).unwrap();
+        let stored = [&head(bomb.len(), true)[..], &bomb].concat();
+        for size in [bomb.len() as u64 + 1, CHUNK_SIZE as u64] {
+            assert_eq!(check(&stored, size), Ok(()));
+            for packed in both(&stored, size) {
+                assert_eq!(at_once(&packed, 0, 1 << 20).unwrap_err().kind(), io::ErrorKind::InvalidData);
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_what_its_record_says_is_found_when_it_is_read_to_the_end() {
+        let content = [vec![b'x'; CHUNK_SIZE], b"the end".to_vec()].concat();
+        let (_, stored) = pack(&Packer::new(config::Compression::Zstd), &content);
+        let [_, sound] = both(&stored, content.len() as u64);
+        assert!(at_once(&sound, 0, usize::MAX).unwrap() == content);
+        let mut other = stored.clone();
+        let last = other.len() - 1;
+        other[last] ^= 1;
+        let disk = SimDisk::new();
+        disk.create_dir_all(Path::new("")).unwrap();
+        disk.open(Path::new("f"), OpenMode::CreateNew).unwrap().write_at(0, &other).unwrap();
+        let file: Arc<dyn DiskFile> = Arc::from(disk.open(Path::new("f"), OpenMode::Read).unwrap());
+        let crc = crc32fast::hash(&stored);
+        let open = |length| Packed::new(Source::File(file.clone(), crc), length, content.len() as u64, Workers::Inline);
+        let packed = open(stored.len() as u64);
+        assert!(at_once(&packed, 0, CHUNK_SIZE).unwrap() == content[..CHUNK_SIZE]);
+        assert!(at_once(&packed, CHUNK_SIZE as u64, 100).is_err());
+        // A file that goes on behind its last chunk, or whose record says so.
+        assert!(at_once(&open(stored.len() as u64 + 1), CHUNK_SIZE as u64, 100).is_err());
+    }
 }

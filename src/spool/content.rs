@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crc32fast::Hasher;
 
 use super::SpoolError;
-use super::compress::{CHUNK_SIZE, Form, Packed, Packer, Source};
+use super::compress::{CHUNK_SIZE, Form, Packed, Packer, QUICK_SIZE_MAX, Source};
 use super::index::{Place, Stored};
 use super::record::{self, AcceptContent, ContentFile, Frame, HEADER_SIZE, Header};
 use super::segment::{Layout, read_full};
@@ -17,8 +17,6 @@ use crate::system::{BoxFuture, Content, Disk, DiskFile, OpenMode, Workers};
 
 /// Large content is written in pieces of this size: those that it is compressed in.
 const PIECE: usize = CHUNK_SIZE;
-/// Content of more octets isn't compressed in the session's task, but on a thread that may take its time.
-const QUICK_SIZE_MAX: usize = 16 * 1024;
 
 /// Large content is synced whenever so much of it has been written: a file system's journal makes the log's next sync wait for what
 /// a sync of it all at the end would bring at once.

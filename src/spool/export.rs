@@ -30,7 +30,7 @@ pub fn export(
         done.count(&told);
         remark(told);
     };
-    let mut log = workbench.empty().map_err(|error| SpoolError::Index(error.0))?;
+    let mut log = workbench.empty().map_err(|error| SpoolError::Index(error.to_string()))?;
     let (messages, notes) = read_log(&opened, &mut *log, watcher)?;
     notes.into_iter().for_each(|note| counted(&mut done, Remark::failed("log", note)));
     make_folder(&**disk, to)?;
@@ -54,7 +54,7 @@ pub fn export(
             Err(error) => stopped = Some(error),
         }
     });
-    visited.map_err(|error| SpoolError::Index(error.0))?;
+    visited.map_err(|error| SpoolError::Index(error.to_string()))?;
     stopped.map_or(Ok(()), Err)?;
     meter.end();
     syncer.sync().map_err(failed)?;
@@ -71,10 +71,10 @@ fn read_log(opened: &Opened, index: &mut dyn Index, watcher: &Watcher) -> Result
     let notes = std::mem::take(&mut replay.notes);
     read.map_err(|error| match error {
         ReplayError::Log(error) => error,
-        ReplayError::Index(error) => SpoolError::Index(error.0),
+        ReplayError::Index(error) => SpoolError::Index(error.to_string()),
     })?;
     let mut messages = 0;
-    index.visit(&mut |_, _| messages += 1).map_err(|error| SpoolError::Index(error.0))?;
+    index.visit(&mut |_, _| messages += 1).map_err(|error| SpoolError::Index(error.to_string()))?;
     // A torn tail was never confirmed to anybody: it isn't missing. What was set aside before is known.
     let damage = notes.iter().filter_map(|note| match note {
         Note::Quarantined { segment, offset, bytes, .. }

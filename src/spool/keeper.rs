@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::index::{Index, IndexError, IndexFactory, Mark, Place, Stored};
-use super::replay::{Replay, due_after};
+use super::replay::due_after;
 use super::shared::{Entry, Parking, Shared, State};
 use super::{Filter, Note, SpoolError, Stats};
 use crate::mail::{Message, QueueId, Timestamp, Update};
@@ -21,8 +21,8 @@ const TAKEN: Timestamp = Timestamp::ZERO;
 /// The earliest due time of a message that waits.
 const FIRST: Timestamp = Timestamp::from_millis(1);
 
-/// An index that can't be rebuilt is tried again after this time.
-const TRY_AGAIN: Duration = Duration::from_secs(30);
+/// Housekeeping that failed is tried again after this time.
+const WORK_AGAIN: Duration = Duration::from_secs(30);
 
 /// After so many commands a piece of the index's housekeeping is done, also while there are more.
 const WORK_EVERY: u32 = 64;
@@ -119,8 +119,15 @@ pub(crate) async fn run(
     factory: Box<dyn IndexFactory>,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) {
-    let mut keeper =
-        Keeper { shared, index: Ok(index), factory, half_made: false, try_again: Duration::ZERO, recalls: VecDeque::new() };
+    let mut keeper = Keeper {
+        shared,
+        index: Ok(index),
+        factory,
+        half_made: false,
+        try_again: Duration::ZERO,
+        rest_until: Duration::ZERO,
+        recalls: VecDeque::new(),
+    };
     let mut since_work = 0;
     loop {
         let next = match commands.try_recv() {
@@ -141,17 +148,19 @@ pub(crate) async fn run(
     }
 }
 
-struct Keeper {
-    shared: Arc<Shared>,
+pub(super) struct Keeper {
+    pub(super) shared: Arc<Shared>,
     /// Or why there is none.
-    index: Result<Box<dyn Index>, IndexError>,
-    factory: Box<dyn IndexFactory>,
+    pub(super) index: Result<Box<dyn Index>, IndexError>,
+    pub(super) factory: Box<dyn IndexFactory>,
     /// What lies there is the beginning of a new index that wasn't finished.
-    half_made: bool,
-    /// When another index is to be tried, if there is none.
-    try_again: Duration,
+    pub(super) half_made: bool,
+    /// The index isn't built anew before this time.
+    pub(super) try_again: Duration,
+    /// Nor does it do housekeeping before this.
+    pub(super) rest_until: Duration,
     /// What is to be done with messages that aren't in memory.
-    recalls: VecDeque<(QueueId, Action)>,
+    pub(super) recalls: VecDeque<(QueueId, Action)>,
 }
 
 impl Drop for Keeper {
@@ -211,7 +220,7 @@ impl Keeper {
                 let _ = reply.send(self.with_index(|keeper, index| keeper.borrow(index, &wanted)));
             }
             Command::Mark { mark, reply } => {
-                let marked = self.with_index(|_, index| index.set_mark(mark)).map(|()| mark);
+                let marked = self.mark(mark);
                 if let Some(reply) = reply {
                     let _ = reply.send(marked);
                 }
@@ -236,72 +245,17 @@ impl Keeper {
 
     /// A piece of the index's housekeeping; `false` if there is none to do.
     fn work(&mut self) -> bool {
-        self.index.is_ok() && self.with_index(|_, index| index.work()).unwrap_or(false)
-    }
-
-    /// Does something with the index. If it fails, the index is built anew from the log, and it is tried once more. If that can't be
-    /// done, for want of space perhaps, it is tried again later.
-    fn with_index<T>(&mut self, mut work: impl FnMut(&Self, &mut dyn Index) -> Result<T, IndexError>) -> Result<T, SpoolError> {
-        let mut tried = false;
-        if let Err(error) = &self.index
-            && self.shared.clock.monotonic() >= self.try_again
-        {
-            self.rebuild(error.clone());
-            tried = true;
+        let now = self.shared.clock.monotonic();
+        if self.index.is_err() || now < self.rest_until {
+            return false;
         }
-        loop {
-            let mut index = std::mem::replace(&mut self.index, Err(IndexError("in use".to_owned())));
-            let done = match &mut index {
-                Ok(index) => work(self, &mut **index),
-                Err(error) => Err(error.clone()),
-            };
-            self.index = index;
-            match done {
-                Ok(done) => return Ok(done),
-                Err(error) if tried || self.index.is_err() => return Err(SpoolError::Index(error.0)),
-                Err(error) => self.rebuild(error),
-            }
-            tried = true;
-        }
-    }
-
-    fn rebuild(&mut self, error: IndexError) {
-        // The old one must be closed before another can be opened in its place.
-        self.index = Err(error.clone());
-        match self.fresh_index() {
-            Ok((set_aside, index)) => {
-                self.index = Ok(index);
-                let mut state = self.shared.lock();
-                state.unindexed = None;
-                // What should have gone into the old one meanwhile.
-                let parking: Vec<QueueId> = state.parking.keys().copied().collect();
-                parking.into_iter().for_each(|id| state.park_again(id));
-                drop(state);
-                self.shared.wake.notify_one();
-                self.shared.report(Note::IndexRebuilt { why: error.0, set_aside });
-            }
-            Err(worse) => {
-                self.try_again = self.shared.clock.monotonic() + TRY_AGAIN;
-                let trouble = format!("the index failed ({error}) and can't be rebuilt: {worse}");
-                self.shared.lock().unindexed = Some(trouble.clone());
-                self.shared.report(Note::Trouble(trouble));
+        match self.with_index(|_, index| index.work()) {
+            Ok(more) => more,
+            Err(_) => {
+                self.rest_until = now + WORK_AGAIN;
+                false
             }
         }
-    }
-
-    /// A new index, filled from the log; and where the old one lies now.
-    fn fresh_index(&mut self) -> Result<(Option<String>, Box<dyn Index>), IndexError> {
-        let set_aside = if self.half_made {
-            self.factory.discard()?;
-            None
-        } else {
-            self.factory.set_aside(self.shared.clock.now())?
-        };
-        self.half_made = true;
-        let mut index = self.factory.open()?;
-        Replay::rebuild(&self.shared, &mut *index)?;
-        self.half_made = false;
-        Ok((set_aside, index))
     }
 
     fn store(&self, index: &mut dyn Index, id: QueueId, generation: u64) -> Result<(), IndexError> {
@@ -309,7 +263,8 @@ impl Keeper {
         let (stored, due) = {
             let state = self.shared.lock();
             match state.parking.get(&id) {
-                Some(parking) if valid(&state) => (parking.entry.stored.clone(), parking.due),
+                // One with a change under way is parked again when that is settled.
+                Some(parking) if valid(&state) && parking.entry.in_doubt == 0 => (parking.entry.stored.clone(), parking.due),
                 _ => return Ok(()),
             }
         };

@@ -19,6 +19,7 @@ mod import;
 pub mod index;
 mod keeper;
 mod log;
+mod mend;
 mod options;
 mod progress;
 mod reader;

@@ -50,7 +50,7 @@ pub fn read_stopped(path: &Path, disk: &Arc<dyn Disk>) -> Result<StoppedSpool, S
     match read {
         Ok(()) => Ok(StoppedSpool { disk: disk.clone(), layout, identity, index, notes }),
         Err(ReplayError::Log(error)) => Err(error),
-        Err(ReplayError::Index(error)) => Err(SpoolError::Index(error.0)),
+        Err(ReplayError::Index(error)) => Err(SpoolError::Index(error.to_string())),
     }
 }
 

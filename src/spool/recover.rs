@@ -133,10 +133,10 @@ fn bring_up_some_index(
         match brought {
             Ok(brought) => return Ok(brought),
             Err(ReplayError::Log(error)) => return Err(error),
-            Err(ReplayError::Index(error)) if rebuilt => return Err(SpoolError::Index(error.0)),
+            Err(ReplayError::Index(error)) if rebuilt => return Err(SpoolError::Index(error.to_string())),
             Err(ReplayError::Index(error)) => {
-                let set_aside = start.factory.set_aside(start.now).map_err(|error| SpoolError::Index(error.0))?;
-                notes.push(Note::IndexRebuilt { why: error.0, set_aside });
+                let set_aside = start.factory.set_aside(start.now).map_err(|error| SpoolError::Index(error.to_string()))?;
+                notes.push(Note::IndexRebuilt { why: error.to_string(), set_aside });
                 rebuilt = true;
                 opened = start.factory.open();
             }
@@ -159,12 +159,12 @@ fn has_bytes(files: &[SegmentFile]) -> bool {
 pub(crate) fn fit(index: &dyn Index, identity: u64, end: Position) -> Result<Option<Mark>, IndexError> {
     let Some(mark) = index.mark()? else {
         let empty = index.page(&Filter::default(), 1)?.found.is_empty();
-        return if empty { Ok(None) } else { Err(IndexError("it was never finished".to_owned())) };
+        return if empty { Ok(None) } else { Err(IndexError::Damaged("it was never finished".to_owned())) };
     };
     if mark.identity != identity {
-        Err(IndexError("it belongs to another spool".to_owned()))
+        Err(IndexError::Damaged("it belongs to another spool".to_owned()))
     } else if mark.position > end {
-        Err(IndexError("it knows more than the log".to_owned()))
+        Err(IndexError::Damaged("it knows more than the log".to_owned()))
     } else {
         Ok(Some(mark))
     }

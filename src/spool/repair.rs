@@ -101,7 +101,7 @@ pub async fn repair(
     let lost = set_aside(&examined, &found, did)?;
     // Whoever opens the spool takes the lock himself.
     drop(examined);
-    let old = factory.set_aside(system.clock.now()).map_err(|error| SpoolError::Index(error.0))?;
+    let old = factory.set_aside(system.clock.now()).map_err(|error| SpoolError::Index(error.to_string()))?;
     if let Some(path) = old {
         let name = Path::new(&path).file_name().map_or(path.clone(), |name| name.to_string_lossy().into_owned());
         did(Step::new(StepKind::IndexSetAside).path(name));
@@ -181,7 +181,7 @@ fn set_aside(examined: &Examined, found: &[Finding], did: Steps<'_>) -> Result<V
 }
 
 fn known(index: Option<&dyn Index>, id: QueueId) -> Result<Option<Stored>, SpoolError> {
-    let found = index.map(|index| index.get(id)).transpose().map_err(|error| SpoolError::Index(error.0))?;
+    let found = index.map(|index| index.get(id)).transpose().map_err(|error| SpoolError::Index(error.to_string()))?;
     Ok(found.flatten().map(|(stored, _)| stored))
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::codec::Change;
-use super::index::{Index, IndexError, Place, Position, Stored};
+use super::index::{self, Index, IndexError, Place, Position, Stored};
 use super::progress::{Meter, Phase, Watcher, unwatched};
 use super::record::{self, Body, ContentAt, Record};
 use super::scan::{Found, Scan};
@@ -17,8 +17,8 @@ use super::{DueRule, Note, SpoolError, aside};
 use crate::mail::{QueueId, Timestamp};
 use crate::system::{Disk, OpenMode, Workers};
 
-/// So many messages are kept in memory before they go into the index.
-const RECENT_MAX: usize = 40_000;
+/// What has been read goes into the index when it takes so many bytes of memory.
+const RECENT_SIZE_MAX: usize = 24 << 20;
 /// Records with so many recipients are handed over at a time,
 const PIECE: usize = 512;
 /// and so many times that may wait.
@@ -106,6 +106,8 @@ pub(crate) struct Replay<'a> {
     pub(crate) meter: Meter,
     /// Messages met, with the due time that the index has for them.
     recent: BTreeMap<QueueId, (Stored, Timestamp)>,
+    /// What they take in memory, about; bytes.
+    recent_size: usize,
     pub(crate) last_id: QueueId,
     pub(crate) last_sequence: u64,
     pub(crate) records: u64,
@@ -144,6 +146,7 @@ impl<'a> Replay<'a> {
             workers: Workers::Inline,
             meter: Meter::new(&unwatched(), Phase::Log, 0),
             recent: BTreeMap::new(),
+            recent_size: 0,
             last_id: QueueId(0),
             last_sequence: 0,
             records: 0,
@@ -174,7 +177,7 @@ impl<'a> Replay<'a> {
             state.dying.values_mut().for_each(|dying| dying.indexed = true);
             state.end
         };
-        let (files, _) = list(&*shared.disk, &shared.layout.log).map_err(|error| IndexError(error.to_string()))?;
+        let (files, _) = list(&*shared.disk, &shared.layout.log).map_err(|error| IndexError::Damaged(error.to_string()))?;
         let replay = Replay::new(&shared.disk, &shared.layout, shared.identity, index, &shared.options.due, false);
         let mut replay = replay.with(shared.workers);
         for mut file in files.into_iter().filter(|file| file.number <= end.segment) {
@@ -184,7 +187,7 @@ impl<'a> Replay<'a> {
             match replay.segment(&file, BLOCK_SIZE) {
                 Ok(_) => {}
                 Err(ReplayError::Index(error)) => return Err(error),
-                Err(ReplayError::Log(error)) => return Err(IndexError(error.to_string())),
+                Err(ReplayError::Log(error)) => return Err(IndexError::Damaged(error.to_string())),
             }
         }
         replay.spill()?;
@@ -267,7 +270,7 @@ impl<'a> Replay<'a> {
                     ContentAt::Inline(..) => None,
                     ContentAt::File(file) => Some(file),
                 };
-                self.recent.insert(record.id, (Stored { message, place, file }, due));
+                self.keep(Stored { message, place, file }, due);
                 for change in changes {
                     self.change(&change)?;
                 }
@@ -278,7 +281,7 @@ impl<'a> Replay<'a> {
                 self.index.remove(record.id)?;
             }
         }
-        if self.recent.len() >= RECENT_MAX {
+        if self.recent_size >= RECENT_SIZE_MAX {
             self.spill()?;
         }
         Ok(())
@@ -286,23 +289,32 @@ impl<'a> Replay<'a> {
 
     fn change(&mut self, change: &Change) -> Result<(), ReplayError> {
         if let Some((stored, _)) = self.load(change.update.id)? {
+            let before = index::size_of(stored);
             // A change that speaks of recipients whose own record is damaged is left out; the attempt is made again.
             change.apply(&mut stored.message);
+            let after = index::size_of(stored);
+            self.recent_size = (self.recent_size + after).saturating_sub(before);
         }
         Ok(())
     }
 
     fn load(&mut self, id: QueueId) -> Result<Option<&mut (Stored, Timestamp)>, IndexError> {
         if !self.recent.contains_key(&id)
-            && let Some(known) = self.index.get(id)?
+            && let Some((stored, due)) = self.index.get(id)?
         {
-            self.recent.insert(id, known);
+            self.keep(stored, due);
         }
         Ok(self.recent.get_mut(&id))
     }
 
+    fn keep(&mut self, stored: Stored, due: Timestamp) {
+        self.recent_size += index::size_of(&stored);
+        self.recent.insert(stored.message.id, (stored, due));
+    }
+
     /// Everything met goes into the index.
     pub(crate) fn spill(&mut self) -> Result<(), IndexError> {
+        self.recent_size = 0;
         let mut recent = std::mem::take(&mut self.recent);
         recent.values_mut().for_each(|(stored, due)| *due = due_after(stored, *due, self.due));
         self.index.insert_many(recent)
@@ -352,10 +364,15 @@ fn read_pieces(mut scan: Scan, give: &mut dyn FnMut(io::Result<Vec<Found>>) -> b
 fn weight(found: &Found) -> usize {
     match found {
         Found::Record { record: Record { body: Body::Accept { message, changes, .. }, .. }, .. } => {
-            1 + message.recipients.len() + changes.len()
+            1 + message.recipients.len() + changes.iter().map(weight_of_change).sum::<usize>()
         }
+        Found::Record { record: Record { body: Body::State(change), .. }, .. } => weight_of_change(change),
         _ => 1,
     }
+}
+
+fn weight_of_change(change: &Change) -> usize {
+    1 + change.update.statuses.len() + change.update.added.len()
 }
 
 /// When a message found at start-up is due: not later than the index said, if it waited there; and at once if only its Done record

@@ -22,6 +22,8 @@ pub(crate) struct Tail {
     pub(crate) end: Position,
     /// Where the last batch begins.
     certain: u64,
+    /// What the new segment names as the one before, and as its end.
+    follows: Position,
     /// The last batch.
     carry: Vec<Frame>,
     /// The highest sequence number.
@@ -35,7 +37,15 @@ pub(crate) struct Tail {
 impl Tail {
     /// The end of an empty log.
     fn none() -> Self {
-        Self { end: Position::default(), certain: 0, carry: Vec::new(), sequence: 0, last_id: QueueId(0), note: None }
+        Self {
+            end: Position::default(),
+            certain: 0,
+            follows: Position::default(),
+            carry: Vec::new(),
+            sequence: 0,
+            last_id: QueueId(0),
+            note: None,
+        }
     }
 
     /// Looks for the end in the last segment that ever held anything: those behind it were never born.
@@ -93,6 +103,11 @@ impl Tail {
         let opened = disk.open(&path, OpenMode::Read).map_err(failed)?;
         let filled = read_full(&*opened, self.certain, &mut batch).map_err(failed)?;
         self.carry = frames(identity, &batch[..filled]);
+        self.follows = match &file.header {
+            // Nothing proves that its header is durable, and that alone says where the one before ends: the new one says it again.
+            Some(header) if !any && header.prior > 0 => Position { segment: header.prior, offset: header.prior_end },
+            _ => Position { segment: file.number, offset: self.certain },
+        };
         Ok(any)
     }
 
@@ -105,7 +120,7 @@ impl Tail {
         now: Timestamp,
         files: &mut Vec<SegmentFile>,
     ) -> Result<Log, SpoolError> {
-        log.go_on_after(Position { segment: self.end.segment, offset: self.certain });
+        log.go_on_after(self.follows);
         let mut carry: Vec<&mut Frame> = self.carry.iter_mut().collect();
         let begun = log.open_next(&mut carry, Room::NONE, self.last_id, now);
         begun.map_err(|error| SpoolError::io("can't begin a segment in", &layout.log, &error))?;

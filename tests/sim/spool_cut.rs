@@ -49,10 +49,11 @@ pub(crate) enum At {
     FaultInRecovery,
     LaterLife,
     Compressed,
+    Reserved,
 }
 
 /// Each with its words, in the order of `At`.
-const NAMES: [&str; 33] = [
+const NAMES: [&str; 34] = [
     "an Accept record being written",
     "a batch of several Accept records",
     "the sync of Accept records",
@@ -86,6 +87,7 @@ const NAMES: [&str; 33] = [
     "a failing disk while recovering",
     "a second or third life of a spool",
     "a compressed record being written",
+    "more room being reserved for a segment",
 ];
 
 /// A set of `At`.
@@ -167,6 +169,8 @@ pub(crate) struct Scene {
     operations: u64,
     /// What the log has written and not synced.
     unsynced: Places,
+    /// A segment was made, and nothing written to it yet.
+    begun: bool,
     compacting: bool,
     failed: bool,
     full: bool,
@@ -263,6 +267,7 @@ impl Scene {
                 self.unsynced = Places::default();
             }
             OperationKind::Write | OperationKind::Length => places.add(At::SegmentHeader),
+            OperationKind::Allocate if !self.begun => places.add(At::Reserved),
             OperationKind::Create | OperationKind::Allocate | OperationKind::SyncFolder => places.add(At::SegmentBegun),
             OperationKind::Unlink => {
                 places.add(At::SegmentUnlinked);
@@ -270,6 +275,7 @@ impl Scene {
             }
             OperationKind::CreateFolder | OperationKind::Rename => {}
         }
+        self.begun = operation.kind == OperationKind::Create || (self.begun && operation.kind == OperationKind::Allocate);
         places
     }
 

@@ -132,7 +132,7 @@ impl SimIndex {
     fn call(&self) -> Result<(), IndexError> {
         let before = self.breaks.load(Ordering::Relaxed);
         self.breaks.store(before.saturating_sub(1), Ordering::Relaxed);
-        if before == 1 { Err(IndexError("broken".to_owned())) } else { Ok(()) }
+        if before == 1 { Err(IndexError::Damaged("broken".to_owned())) } else { Ok(()) }
     }
 
     fn change(&self) -> Result<(), IndexError> {

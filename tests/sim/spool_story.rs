@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     index_in_runs: bool,
     /// How often each of the steps is taken.
     weights: [u64; 14],
+    /// Whether several things fail at once.
+    harsh: bool,
 }
 
 /// Accept, update, done, park, due, take, notice, look, wait, a moment, drop, flush, answers, trouble.
@@ -54,12 +56,18 @@ const WEIGHTS: [[u64; 14]; 5] = [
     [3, 6, 1, 2, 1, 1, 6, 1, 1, 1, 1, 1, 1, 1],
 ];
 
+/// Seeds below this tell the stories that there were first, so that the first bugs found by them can be told again.
+pub(crate) const LATER: u64 = 1000;
+
+/// Long stories of segments that die but for a few stragglers, which are copied.
+const CHURN: [u64; 14] = [12, 2, 24, 3, 1, 1, 1, 0, 1, 4, 0, 1, 4, 0];
+
 impl Plan {
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = SimRandom::new(seed ^ 0x0051_0e5e_ed00);
         let segment_size = [6, 8, 8, 12, 24][random.below(5) as usize] * 1024;
         let inline_max = [512, 2048, 2048, 16 * 1024][random.below(4) as usize];
-        Self {
+        let mut plan = Self {
             seed,
             lives: 1 + random.below(3),
             steps: 20 + random.below(30),
@@ -70,7 +78,17 @@ impl Plan {
             index_in_runs: random.below(3) > 0,
             compressed: random.below(3) == 0,
             weights: WEIGHTS[random.below(5) as usize],
+            harsh: seed >= LATER && random.below(4) == 0,
+        };
+        if seed >= LATER && random.below(4) == 0 {
+            (plan.weights, plan.steps, plan.lives) = (CHURN, plan.steps * 3, 1);
+            (plan.segment_size, plan.inline_max) = (8 * 1024, 2048);
         }
+        if seed >= LATER && random.below(6) == 0 {
+            // Room is reserved in several steps.
+            (plan.segment_size, plan.inline_max) = (256 * 1024, 200 * 1024);
+        }
+        plan
     }
 
     pub(crate) fn options(&self) -> Options {
@@ -437,6 +455,13 @@ impl Story<'_> {
             return;
         }
         self.calm = false;
+        if self.plan.harsh && self.random.below(3) == 0 {
+            // What fails can't be closed off by a new segment either.
+            self.disk.fail_sync(0);
+            self.disk.fail_sync(1);
+            self.disk.fail_naming(self.random.below(2));
+            return;
+        }
         match self.random.below(6) {
             0 => self.disk.fail_write(self.random.below(5)),
             1 => self.disk.fail_sync(self.random.below(5)),

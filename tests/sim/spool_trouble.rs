@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use posthouse::mail::{BodyType, QueueId, Recipient, ReversePath, Timestamp, Update};
@@ -19,21 +19,24 @@ use crate::spool_world::{START, options, run, simulated};
 struct Failing {
     inner: MemoryIndexFactory,
     broken: Arc<AtomicBool>,
+    /// What marking it comes to.
+    marks: Arc<Mutex<Option<IndexError>>>,
 }
 
 struct FailingIndex {
     inner: Box<dyn Index>,
     broken: Arc<AtomicBool>,
+    marks: Arc<Mutex<Option<IndexError>>>,
 }
 
 fn check(broken: &AtomicBool) -> Result<(), IndexError> {
-    if broken.load(Ordering::Relaxed) { Err(IndexError("no space".to_owned())) } else { Ok(()) }
+    if broken.load(Ordering::Relaxed) { Err(IndexError::Damaged("no space".to_owned())) } else { Ok(()) }
 }
 
 impl IndexFactory for Failing {
     fn open(&self) -> Result<Box<dyn Index>, IndexError> {
         check(&self.broken)?;
-        Ok(Box::new(FailingIndex { inner: self.inner.open()?, broken: self.broken.clone() }))
+        Ok(Box::new(FailingIndex { inner: self.inner.open()?, broken: self.broken.clone(), marks: self.marks.clone() }))
     }
 
     fn set_aside(&self, now: Timestamp) -> Result<Option<String>, IndexError> {
@@ -52,6 +55,9 @@ impl Index for FailingIndex {
 
     fn set_mark(&mut self, mark: Mark) -> Result<(), IndexError> {
         check(&self.broken)?;
+        if let Some(error) = self.marks.lock().unwrap().clone() {
+            return Err(error);
+        }
         self.inner.set_mark(mark)
     }
 
@@ -297,4 +303,48 @@ fn messages_that_are_active_for_long_need_not_be_read_from_the_log_again() {
         assert!(accepted.contains(&changed));
         spool.close().await.unwrap();
     });
+}
+
+/// What a spool says while its index can't be marked for two minutes, and what keeps it from its work at the end and afterwards.
+fn with_marks_that_fail(error: IndexError) -> (Vec<Note>, Option<String>, Option<String>) {
+    run(async {
+        let index = Failing::default();
+        let notes = Arc::new(Mutex::new(Vec::new()));
+        let mut options = options("/spool");
+        let heard = notes.clone();
+        options.report = Arc::new(move |note| heard.lock().unwrap().push(note));
+        let (spool, _) = Spool::open(options, &simulated(&SimDisk::new(), 1), Box::new(index.clone())).await.unwrap();
+        *index.marks.lock().unwrap() = Some(error);
+        let mut parked = Vec::new();
+        for _ in 0..40 {
+            parked.push(accept(&spool).await.unwrap());
+            spool.park(*parked.last().unwrap(), START);
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+        let during = spool.trouble();
+        *index.marks.lock().unwrap() = None;
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        for _ in 0..3 {
+            accept(&spool).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+        assert_eq!(due(&spool).await.unwrap(), parked[..9]);
+        spool.close().await.unwrap();
+        (notes.lock().unwrap().clone(), during, spool.trouble().filter(|trouble| !trouble.contains("closed")))
+    })
+}
+
+#[test]
+fn an_index_that_can_not_be_written_for_a_while_is_kept_and_said_once() {
+    let (notes, during, after) = with_marks_that_fail(IndexError::Unwritable("no space".to_owned()));
+    assert!(matches!(&notes[..], [Note::Trouble(trouble)] if trouble.contains("no space")), "{notes:?}");
+    assert!(during.is_some_and(|trouble| trouble.contains("no space")));
+    assert_eq!(after, None);
+}
+
+#[test]
+fn an_index_that_stays_damaged_is_not_built_anew_all_the_time() {
+    let (notes, ..) = with_marks_that_fail(IndexError::Damaged("torn".to_owned()));
+    let rebuilt = notes.iter().filter(|note| matches!(note, Note::IndexRebuilt { .. })).count();
+    assert!((2..=6).contains(&rebuilt), "{notes:?}");
 }

@@ -145,8 +145,9 @@ fn a_message_that_waits_for_days_does_not_keep_the_space_of_the_others() {
         }
         server.pass(10 * MINUTE).await;
         assert_eq!((far.taken().len(), busy.taken().len(), server.queue().await.len()), (120, 0, 1));
-        // More than fifteen megabytes went through; segments are of one.
-        assert!(server.disk.used() < 4 * 1024 * 1024, "{} bytes", server.disk.used());
+        // More than fifteen megabytes went through; segments are of one. Eight are set aside for the day when the disk is full.
+        let used = server.disk.used() - 8 * 1024 * 1024;
+        assert!(used < 4 * 1024 * 1024, "{used} bytes");
         busy.script(|script| *script = Script::default());
         let server = server.restart().await;
         server.empty().await;

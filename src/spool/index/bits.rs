@@ -10,7 +10,7 @@ const WORDS: usize = CHUNK as usize / 64;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Bits {
     chunks: BTreeMap<u32, Box<[u64; WORDS]>>,
-    /// Chunks that changed since `take_changed`.
+    /// Chunks that changed since `saved`.
     changed: BTreeSet<u32>,
     count: u32,
 }
@@ -41,7 +41,12 @@ impl Bits {
         self.count
     }
 
-    /// The chunks that have any, with their bytes.
+    /// All chunks, with their bytes.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (u32, Vec<u8>)> {
+        self.chunks.iter().map(|(number, chunk)| (*number, bytes(chunk)))
+    }
+
+    /// The chunks that changed since `saved`, with their bytes.
     pub(crate) fn changed(&self) -> impl Iterator<Item = (u32, Vec<u8>)> {
         self.changed.iter().filter_map(|number| Some((*number, bytes(self.chunks.get(number)?))))
     }
@@ -89,6 +94,7 @@ mod tests {
             assert!(numbers.iter().all(|number| bits.contains(*number)));
             assert!(!bits.contains(2) && !bits.contains(5000));
             assert_eq!(bits.count(), 7);
+            assert_eq!(bits.all().count(), 3);
         }
         bits.saved();
         assert_eq!(bits.changed().count(), 0);

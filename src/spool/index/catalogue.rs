@@ -3,7 +3,7 @@
 //! Small, and changed only when the index is marked: all at once or not at all. A checksum over all pairs tells whether they belong
 //! together, whatever the store does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -35,8 +35,17 @@ const MARK: &[u8] = b"mark";
 const RUN: u8 = b'r';
 const DEAD: u8 = b'd';
 
-/// The runs that a catalogue names, with the chunks of their dead.
-pub(crate) type Listed = BTreeMap<u64, Vec<(u32, Vec<u8>)>>;
+/// A run as the catalogue names it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct ListedRun {
+    /// The table's: a file of the same name that is another one doesn't count.
+    pub(crate) fingerprint: u32,
+    /// The chunks of its dead.
+    pub(crate) dead: Vec<(u32, Vec<u8>)>,
+}
+
+/// The runs that a catalogue names.
+pub(crate) type Listed = BTreeMap<u64, ListedRun>;
 
 /// Reads and changes a catalogue.
 pub(crate) struct Ledger {
@@ -44,6 +53,8 @@ pub(crate) struct Ledger {
     /// Checksums of all pairs but the mark.
     known: BTreeMap<Vec<u8>, u32>,
     mark: Option<Mark>,
+    /// The last save failed.
+    in_doubt: bool,
 }
 
 /// `r number`
@@ -64,28 +75,33 @@ fn checksum(key: &[u8], value: &[u8]) -> u32 {
     hasher.finalize()
 }
 
+fn total(known: &BTreeMap<Vec<u8>, u32>) -> u64 {
+    known.values().map(|checksum| u64::from(*checksum)).sum()
+}
+
 impl Ledger {
     /// Reads a catalogue; an error if its pairs don't belong together.
     pub(crate) fn open(catalogue: Box<dyn Catalogue>) -> Result<(Self, Listed), IndexError> {
         let mut pairs = catalogue.load()?;
         let mark = pairs.remove(MARK);
         let known: BTreeMap<Vec<u8>, u32> = pairs.iter().map(|(key, value)| (key.clone(), checksum(key, value))).collect();
-        let mut ledger = Self { catalogue, known, mark: None };
+        let mut ledger = Self { catalogue, known, mark: None, in_doubt: false };
         let mark = match mark {
             Some(value) => Some(ledger.read_mark(&value)?),
             None if pairs.is_empty() => None,
-            None => return Err(IndexError("it was never finished".to_owned())),
+            None => return Err(IndexError::Damaged("it was never finished".to_owned())),
         };
         ledger.mark = mark;
         let mut listed = Listed::new();
         for (key, value) in pairs {
-            let unknown = || IndexError("its catalogue has an unknown entry".to_owned());
+            let unknown = || IndexError::Damaged("its catalogue has an unknown entry".to_owned());
             let (family, rest) = key.split_first().ok_or_else(unknown)?;
             let (run, rest) = rest.split_first_chunk::<8>().ok_or_else(unknown)?;
-            let chunks = listed.entry(u64::from_be_bytes(*run)).or_default();
-            if *family == DEAD {
-                let chunk = rest.first_chunk::<4>().ok_or_else(unknown)?;
-                chunks.push((u32::from_be_bytes(*chunk), value));
+            let run = listed.entry(u64::from_be_bytes(*run)).or_default();
+            match (*family, <[u8; 4]>::try_from(rest), <[u8; 4]>::try_from(&value[..])) {
+                (RUN, Err(_), Ok(fingerprint)) if rest.is_empty() => run.fingerprint = u32::from_le_bytes(fingerprint),
+                (DEAD, Ok(chunk), _) => run.dead.push((u32::from_be_bytes(chunk), value)),
+                _ => return Err(unknown()),
             }
         }
         Ok((ledger, listed))
@@ -94,7 +110,7 @@ impl Ledger {
     fn read_mark(&self, value: &[u8]) -> Result<Mark, IndexError> {
         let mut reader = Reader(value);
         if reader.byte("version")? != VERSION {
-            return Err(IndexError("it is of another version".to_owned()));
+            return Err(IndexError::Damaged("it is of another version".to_owned()));
         }
         let mut number = || reader.fixed("mark").map(u64::from_le_bytes);
         let mark = Mark {
@@ -103,15 +119,11 @@ impl Ledger {
             sequence: number()?,
             last_id: QueueId(number()?),
         };
-        if number()? != self.total() {
-            return Err(IndexError("parts of its catalogue are missing".to_owned()));
+        if number()? != total(&self.known) {
+            return Err(IndexError::Damaged("parts of its catalogue are missing".to_owned()));
         }
         reader.end()?;
         Ok(mark)
-    }
-
-    fn total(&self) -> u64 {
-        self.known.values().map(|checksum| u64::from(*checksum)).sum()
     }
 
     /// What it was last marked with.
@@ -130,21 +142,36 @@ impl Ledger {
         self.known.contains_key(&run_key(run))
     }
 
-    /// Carries changes out together with a new mark.
+    /// Whether the next `save` must be given all pairs, because it isn't known which of them a failed one has saved.
+    pub(crate) fn needs_all(&self) -> bool {
+        self.in_doubt
+    }
+
+    /// Carries changes out together with a new mark: both, or neither.
     pub(crate) fn save(&mut self, mut changes: Vec<PairChange>, mark: Mark) -> Result<(), IndexError> {
+        if self.in_doubt {
+            let wanted: BTreeSet<Vec<u8>> = changes.iter().map(|(key, _)| key.clone()).collect();
+            let there = self.catalogue.load()?;
+            changes.extend(there.into_keys().filter(|key| key != MARK && !wanted.contains(key)).map(|key| (key, None)));
+            self.known.clear();
+        }
+        let mut known = self.known.clone();
         for (key, value) in &changes {
             match value {
-                Some(value) => self.known.insert(key.clone(), checksum(key, value)),
-                None => self.known.remove(key),
+                Some(value) => known.insert(key.clone(), checksum(key, value)),
+                None => known.remove(key),
             };
         }
         let Position { segment, offset } = mark.position;
         let mut value = vec![VERSION];
-        for number in [mark.identity, segment, offset, mark.sequence, mark.last_id.0, self.total()] {
+        for number in [mark.identity, segment, offset, mark.sequence, mark.last_id.0, total(&known)] {
             value.extend_from_slice(&number.to_le_bytes());
         }
         changes.push((MARK.to_vec(), Some(value)));
+        self.in_doubt = true;
         self.catalogue.save(&changes)?;
+        self.in_doubt = false;
+        self.known = known;
         self.mark = Some(mark);
         Ok(())
     }
@@ -204,7 +231,7 @@ mod tests {
     }
 
     fn changes() -> Vec<PairChange> {
-        vec![(run_key(7), Some(Vec::new())), (dead_key(7, 3), Some(b"bits".to_vec())), (run_key(8), Some(Vec::new()))]
+        vec![(run_key(7), Some(vec![7; 4])), (dead_key(7, 3), Some(b"bits".to_vec())), (run_key(8), Some(vec![8; 4]))]
     }
 
     #[test]
@@ -222,7 +249,8 @@ mod tests {
             ledger.save(vec![(dead_key(8, 1), Some(b"8".to_vec()))], mark(3)).unwrap();
             drop(ledger);
             let (ledger, listed) = Ledger::open(factory.open().unwrap()).unwrap();
-            assert_eq!(listed, BTreeMap::from([(8, vec![(1, b"8".to_vec())])]));
+            let run = ListedRun { fingerprint: 0x0808_0808, dead: vec![(1, b"8".to_vec())] };
+            assert_eq!(listed, BTreeMap::from([(8, run)]));
             assert_eq!(ledger.mark(), Some(mark(3)));
             drop(ledger);
             factory.set_aside(None).unwrap();
@@ -243,5 +271,37 @@ mod tests {
                 assert!(Ledger::open(Box::new(torn)).is_err(), "{key:?}");
             }
         }
+    }
+
+    /// Fails to save when told to, after a part of it.
+    struct Brittle(MemoryCatalogue, Arc<Mutex<bool>>);
+
+    impl Catalogue for Brittle {
+        fn load(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, IndexError> {
+            self.0.load()
+        }
+
+        fn save(&mut self, changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<(), IndexError> {
+            let fails = *self.1.lock().unwrap();
+            self.0.save(if fails { &changes[..changes.len() / 2] } else { changes })?;
+            if fails { Err(IndexError::Unwritable("full".to_owned())) } else { Ok(()) }
+        }
+    }
+
+    #[test]
+    fn after_a_failed_save_the_next_one_puts_everything_right() {
+        let memory = MemoryCatalogue::default();
+        let fails = Arc::new(Mutex::new(false));
+        let (mut ledger, _) = Ledger::open(Box::new(Brittle(memory.clone(), fails.clone()))).unwrap();
+        ledger.save(changes(), mark(1)).unwrap();
+        *fails.lock().unwrap() = true;
+        let more = vec![(run_key(8), None), (run_key(9), Some(vec![9; 4])), (dead_key(9, 0), Some(b"9".to_vec()))];
+        assert!(ledger.save(more, mark(2)).is_err());
+        assert!(ledger.needs_all() && ledger.mark() == Some(mark(1)) && ledger.has(8) && !ledger.has(9));
+        *fails.lock().unwrap() = false;
+        ledger.save(vec![(run_key(7), Some(vec![7; 4]))], mark(3)).unwrap();
+        assert!(!ledger.needs_all());
+        let (ledger, listed) = Ledger::open(Box::new(memory)).unwrap();
+        assert_eq!((ledger.mark(), listed.into_keys().collect::<Vec<_>>()), (Some(mark(3)), vec![7]));
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::cache::Cache;
-use super::catalogue::{CatalogueFactory, Ledger};
+use super::catalogue::{CatalogueFactory, Ledger, ListedRun};
 use super::run::Run;
 use super::runs::{Parts, RunIndex, name};
 use super::{Index, IndexError, IndexFactory, SledCatalogueFactory};
@@ -33,8 +33,10 @@ pub struct RunIndexFactory {
 const RUNS: &str = "runs";
 const CATALOGUE: &str = "catalogue";
 
-fn number(name: &str) -> Option<u64> {
-    name.strip_suffix(".run")?.parse().ok()
+fn number(text: &str) -> Option<u64> {
+    let number = text.strip_suffix(".run")?.parse().ok()?;
+    // One spelling a number.
+    (name(number) == text && number < u64::MAX / 2).then_some(number)
 }
 
 impl RunIndexFactory {
@@ -50,7 +52,7 @@ impl RunIndexFactory {
     }
 
     fn failed(&self, what: &str, error: &std::io::Error) -> IndexError {
-        IndexError(format!("can't {what} {}: {error}", self.path.display()))
+        IndexError::Damaged(format!("can't {what} {}: {error}", self.path.display()))
     }
 
     /// Run files that lie there.
@@ -66,6 +68,14 @@ impl RunIndexFactory {
     fn strangers(&self) -> Result<Vec<String>, IndexError> {
         let names = self.disk.list(&self.path).map_err(|error| self.failed("list", &error))?;
         Ok(names.into_iter().filter(|name| name != RUNS && name != CATALOGUE).collect())
+    }
+
+    /// Whether a broken index lies there already.
+    fn has_one_aside(&self) -> Result<bool, IndexError> {
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        let names = self.disk.list(folder).map_err(|error| self.failed("list what is beside", &error))?;
+        let prefix = self.path.file_name().map(|name| format!("{}.bad-", name.to_string_lossy()));
+        Ok(prefix.is_some_and(|prefix| names.iter().any(|name| name.starts_with(&prefix))))
     }
 
     fn free_name(&self, now: Timestamp) -> PathBuf {
@@ -88,7 +98,7 @@ impl IndexFactory for RunIndexFactory {
         self.disk.create_dir_all(&folder).map_err(|error| self.failed("make", &error))?;
         self.disk.sync_dir(&self.path).map_err(|error| self.failed("sync", &error))?;
         if let Some(name) = self.strangers()?.first() {
-            return Err(IndexError(format!("it is of another version, which kept {name} there")));
+            return Err(IndexError::Damaged(format!("it is of another version, which kept {name} there")));
         }
         let (ledger, listed) = Ledger::open(self.catalogue.open()?)?;
         let files = self.files()?;
@@ -100,10 +110,13 @@ impl IndexFactory for RunIndexFactory {
         }
         let cache = Arc::new(Cache::new(self.cache));
         let mut runs = BTreeMap::new();
-        for (number, chunks) in listed {
+        for (number, ListedRun { fingerprint, dead }) in listed {
             let mut run = Run::open(&*self.disk, &folder.join(name(number)), number, cache.clone())?;
-            if !chunks.iter().all(|(chunk, bytes)| run.dead.restore(*chunk, bytes)) {
-                return Err(IndexError("its catalogue has a damaged entry".to_owned()));
+            if run.table.fingerprint() != fingerprint {
+                return Err(IndexError::Damaged(format!("{} is not the one that its catalogue names", name(number))));
+            }
+            if !dead.iter().all(|(chunk, bytes)| run.dead.restore(*chunk, bytes)) {
+                return Err(IndexError::Damaged("its catalogue has a damaged entry".to_owned()));
             }
             runs.insert(number, run);
         }
@@ -113,6 +126,11 @@ impl IndexFactory for RunIndexFactory {
 
     fn set_aside(&self, now: Timestamp) -> Result<Option<String>, IndexError> {
         if !self.disk.exists(&self.path) {
+            return Ok(None);
+        }
+        if self.has_one_aside()? && self.strangers()?.is_empty() {
+            // One is enough to find out what happened, and all that it says is in the log.
+            self.discard()?;
             return Ok(None);
         }
         let aside = self.free_name(now);

@@ -7,8 +7,10 @@ use super::table::Cursor;
 use super::{IndexError, Stored};
 use crate::mail::Timestamp;
 
-/// A step ends after so many pairs.
+/// A step ends after so many pairs,
 const STEP: usize = 2000;
+/// or so many bytes of values.
+const STEP_SIZE: usize = 512 << 10;
 /// An ordinal of a message that isn't in the new run.
 const NOWHERE: u32 = u32::MAX;
 
@@ -70,7 +72,11 @@ impl Merge {
 
     /// Goes on; `false` when nothing is left but to finish. `run` finds a source by its number.
     pub(crate) fn step<'a>(&mut self, run: impl Fn(u64) -> Option<&'a Run>) -> Result<bool, IndexError> {
+        let mut size = 0;
         for _ in 0..STEP {
+            if size >= STEP_SIZE {
+                break;
+            }
             let open = self.sources.iter_mut().filter(|source| !source.ended);
             let Some(source) = open.min_by(|one, other| one.cursor.key().cmp(other.cursor.key())) else { return Ok(false) };
             let family = source.cursor.key().first().copied();
@@ -79,10 +85,11 @@ impl Merge {
                 source.ended = true;
                 continue;
             }
+            size += source.cursor.value().len();
             let (ordinal, rest) = entry::split_ordinal(source.cursor.value())?;
             match family {
                 Some(MESSAGE) => {
-                    let from = run(source.run).ok_or_else(|| IndexError("a run under merge is gone".to_owned()))?;
+                    let from = run(source.run).ok_or_else(|| IndexError::Damaged("a run under merge is gone".to_owned()))?;
                     if !from.dead.contains(ordinal) {
                         let (stored, due): (Stored, Timestamp) = entry::read_stored(entry::key_id(source.cursor.key())?, rest)?;
                         let new = self.writer.message(&stored, due)?;

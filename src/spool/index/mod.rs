@@ -11,6 +11,7 @@ mod recent;
 mod run;
 mod runs;
 mod sled;
+mod source;
 mod table;
 
 pub use self::catalogue::{Catalogue, CatalogueFactory, MemoryCatalogue};
@@ -18,6 +19,8 @@ pub use self::factory::RunIndexFactory;
 pub use self::memory::{MemoryIndex, MemoryIndexFactory};
 pub use self::runs::RunIndex;
 pub use self::sled::SledCatalogueFactory;
+
+pub(crate) use self::recent::size as size_of;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -114,13 +117,19 @@ pub struct Page {
 /// A page looks at so many messages at the most.
 const LOOK_MAX: usize = 4096;
 
-/// The index can't do what it was asked; the text is for people.
+/// The index can't do what it was asked; the texts are for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IndexError(pub String);
+pub enum IndexError {
+    /// What lies there can't be relied on: build it anew.
+    Damaged(String),
+    /// It is sound, but can't be written now, for want of space perhaps: nothing of it is lost, try again later.
+    Unwritable(String),
+}
 
 impl fmt::Display for IndexError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        let (Self::Damaged(why) | Self::Unwritable(why)) = self;
+        f.write_str(why)
     }
 }
 
@@ -128,7 +137,7 @@ impl std::error::Error for IndexError {}
 
 impl From<Malformed> for IndexError {
     fn from(error: Malformed) -> Self {
-        Self(format!("an entry has a malformed {}", error.0))
+        Self::Damaged(format!("an entry has a malformed {}", error.0))
     }
 }
 
@@ -138,7 +147,7 @@ impl From<Malformed> for IndexError {
 pub trait Index: Send {
     /// What it was last marked with; none if never.
     fn mark(&self) -> Result<Option<Mark>, IndexError>;
-    /// Makes everything so far durable together with the mark.
+    /// Makes everything so far durable together with the mark, or nothing.
     fn set_mark(&mut self, mark: Mark) -> Result<(), IndexError>;
     /// Puts a message in, or replaces it. `Timestamp::ZERO` as due time means taken: somebody works on it.
     fn insert(&mut self, stored: &Stored, due: Timestamp) -> Result<(), IndexError>;

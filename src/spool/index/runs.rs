@@ -4,7 +4,7 @@
 //! done since is read from the log again. So memory is bounded by what a run begins with, whatever the queue's length.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, btree_map};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,7 +13,8 @@ use super::catalogue::{Ledger, PairChange, dead_key, run_key};
 use super::entry::{MESSAGE, prefix};
 use super::merge::Merge;
 use super::recent::{self, Recent};
-use super::run::{Due, FoundIn, Ids, Run, RunWriter, Summaries, write};
+use super::run::{Due, FoundIn, Ids, Run, RunWriter, write};
+use super::source::Source;
 use super::{Index, IndexError, LOOK_MAX, Mark, Page, Resident, Stored};
 use crate::mail::{QueueId, Timestamp};
 use crate::spool::codec::Malformed;
@@ -26,7 +27,13 @@ const MERGE_MIN: usize = 8;
 /// and at the most so many at once,
 const MERGE_MAX: usize = 16;
 /// unless they are larger than this together; bytes.
-const MERGED_SIZE_MAX: u64 = 512 << 20;
+const MERGED_SIZE_MAX: u64 = 256 << 20;
+/// So many runs are merged at once, before there are more: each is an open file, and one more place to look.
+const RUNS_MAX: usize = 64;
+/// After a merge the disk must have so much room left; bytes.
+const ROOM_MIN: u64 = 64 << 20;
+/// When what is in memory can't be written, it is tried again after so many bytes more.
+const RECENT_STEP: usize = 1 << 20;
 /// A page looks at so many summaries at the most.
 const SUMMARIES_MAX: usize = 200_000;
 /// The earliest due time of a message that waits.
@@ -40,6 +47,8 @@ pub struct RunIndex {
     ledger: Ledger,
     recent: Recent,
     recent_size_max: usize,
+    /// What is in memory goes into a run when it takes so much: more than usual after that has failed.
+    spill_at: usize,
     runs: BTreeMap<u64, Run>,
     merge: Option<Merge>,
     last_number: u64,
@@ -63,7 +72,7 @@ pub(super) fn name(number: u64) -> String {
     format!("{number:08}.run")
 }
 
-/// Runs of about the same size have the same class: it grows with the eighth power.
+/// Runs of about the same size have the same class: a class for each factor of eight.
 fn class(living: u32) -> u32 {
     living.max(1).ilog2() / 3
 }
@@ -71,8 +80,19 @@ fn class(living: u32) -> u32 {
 impl RunIndex {
     pub(super) fn new(parts: Parts, recent_size_max: usize) -> Self {
         let Parts { disk, folder, cache, ledger, runs, last_number } = parts;
-        let recent = Recent::default();
-        Self { disk, folder, cache, ledger, recent, recent_size_max, runs, merge: None, last_number, obsolete: Vec::new() }
+        Self {
+            disk,
+            folder,
+            cache,
+            ledger,
+            recent: Recent::default(),
+            recent_size_max,
+            spill_at: recent_size_max,
+            runs,
+            merge: None,
+            last_number,
+            obsolete: Vec::new(),
+        }
     }
 
     fn path(&self, number: u64) -> PathBuf {
@@ -114,6 +134,7 @@ impl RunIndex {
 
     /// What is in memory becomes a run.
     fn spill(&mut self) -> Result<(), IndexError> {
+        self.spill_at = self.recent_size_max;
         if self.recent.messages().is_empty() {
             return Ok(());
         }
@@ -129,6 +150,7 @@ impl RunIndex {
             }
             Err(error) => {
                 self.recent = messages;
+                self.spill_at = self.recent.size() + RECENT_STEP;
                 Err(error)
             }
         }
@@ -158,10 +180,13 @@ impl RunIndex {
             }
             classes.entry(class(run.living())).or_default().push(*number);
         }
-        for runs in classes.into_values() {
+        let size_of = |number: &u64| self.runs.get(number).map_or(0, |run| run.size);
+        for mut runs in classes.into_values() {
+            // The smallest first: a few large ones don't keep the others from it.
+            runs.sort_by_key(size_of);
             let mut size = 0;
             let together = runs.into_iter().take(MERGE_MAX).take_while(|number| {
-                size += self.runs.get(number).map_or(0, |run| run.size);
+                size += size_of(number);
                 size <= MERGED_SIZE_MAX
             });
             let together: Vec<u64> = together.collect();
@@ -174,7 +199,9 @@ impl RunIndex {
 
     fn begin_merge(&mut self) -> Result<bool, IndexError> {
         let numbers = self.mergeable();
-        if numbers.is_empty() {
+        let size: u64 = numbers.iter().filter_map(|number| self.runs.get(number)).map(|run| run.size).sum();
+        let room = self.disk.available(&self.folder).unwrap_or(u64::MAX);
+        if numbers.is_empty() || room < 2 * size + ROOM_MIN {
             return Ok(false);
         }
         let number = self.next_number();
@@ -204,12 +231,14 @@ impl RunIndex {
 
     /// What the catalogue must be told.
     fn changes(&self) -> Vec<PairChange> {
+        let all = self.ledger.needs_all();
         let mut changes = Vec::new();
         for (number, run) in &self.runs {
-            if !self.ledger.has(*number) {
-                changes.push((run_key(*number), Some(Vec::new())));
+            if all || !self.ledger.has(*number) {
+                changes.push((run_key(*number), Some(run.table.fingerprint().to_le_bytes().to_vec())));
             }
-            changes.extend(run.dead.changed().map(|(chunk, bytes)| (dead_key(*number, chunk), Some(bytes))));
+            let dead: Vec<(u32, Vec<u8>)> = if all { run.dead.all().collect() } else { run.dead.changed().collect() };
+            changes.extend(dead.into_iter().map(|(chunk, bytes)| (dead_key(*number, chunk), Some(bytes))));
         }
         for number in &self.obsolete {
             changes.extend(self.ledger.keys_of(*number).into_iter().map(|key| (key, None)));
@@ -234,41 +263,6 @@ impl RunIndex {
     }
 }
 
-/// Where a listing looks.
-enum Source<'a> {
-    /// What isn't in a run yet.
-    Memory(btree_map::Range<'a, QueueId, (Stored, Timestamp)>),
-    /// The narrowest family of a run's keys.
-    Keys(Ids<'a>),
-    /// Summaries, which tell most of what doesn't meet the filter.
-    Summaries(&'a Run, Summaries<'a>),
-}
-
-impl Source<'_> {
-    fn is_summaries(&self) -> bool {
-        matches!(self, Self::Summaries(..))
-    }
-
-    /// The next message, and whether it is worth a look.
-    fn next(&mut self) -> Result<Option<(QueueId, bool)>, IndexError> {
-        match self {
-            // Taken only when it is looked at.
-            Self::Memory(messages) => Ok(messages.clone().next().map(|(id, _)| (*id, true))),
-            Self::Keys(ids) => Ok(ids.next()?.map(|id| (id, true))),
-            Self::Summaries(_, summaries) => summaries.next(),
-        }
-    }
-
-    /// The message that `next` went to.
-    fn stored(&mut self, id: QueueId) -> Result<Option<Stored>, IndexError> {
-        match self {
-            Self::Memory(messages) => Ok(messages.next().map(|(_, (stored, _))| stored.clone())),
-            Self::Keys(ids) => Ok(ids.stored(id)?.map(|(stored, _)| stored)),
-            Self::Summaries(run, _) => Ok(run.find(id)?.map(|found| found.stored(id)).transpose()?.map(|(stored, _)| stored)),
-        }
-    }
-}
-
 impl Index for RunIndex {
     fn mark(&self) -> Result<Option<Mark>, IndexError> {
         Ok(self.ledger.mark())
@@ -278,7 +272,7 @@ impl Index for RunIndex {
         self.spill()?;
         // The runs' names; what they say was made durable when they were written.
         let folder = self.folder.display().to_string();
-        self.disk.sync_dir(&self.folder).map_err(|error| IndexError(format!("can't sync {folder}: {error}")))?;
+        self.disk.sync_dir(&self.folder).map_err(|error| IndexError::Unwritable(format!("can't sync {folder}: {error}")))?;
         self.ledger.save(self.changes(), mark)?;
         self.runs.values_mut().for_each(|run| run.dead.saved());
         for number in std::mem::take(&mut self.obsolete) {
@@ -296,7 +290,14 @@ impl Index for RunIndex {
             self.strike(number, found.ordinal);
         }
         self.recent.put(id, Some((stored.clone(), due)));
-        if self.recent.size() > self.recent_size_max { self.spill() } else { Ok(()) }
+        if self.recent.size() <= self.spill_at {
+            return Ok(());
+        }
+        match self.spill() {
+            // It stays in memory; whoever marks the index hears of it.
+            Err(IndexError::Unwritable(_)) => Ok(()),
+            spilled => spilled,
+        }
     }
 
     fn insert_many(&mut self, batch: BTreeMap<QueueId, (Stored, Timestamp)>) -> Result<(), IndexError> {
@@ -310,7 +311,9 @@ impl Index for RunIndex {
                 self.strike(number, found.ordinal);
             }
         }
-        self.make_run(batch.values().map(|(stored, due)| (stored, *due))).map(|_| ())
+        self.make_run(batch.values().map(|(stored, due)| (stored, *due)))?;
+        while self.runs.len() > RUNS_MAX && self.work()? {}
+        Ok(())
     }
 
     fn set_due(&mut self, id: QueueId, due: Timestamp) -> Result<(), IndexError> {
@@ -465,11 +468,19 @@ impl Index for RunIndex {
 
     fn work(&mut self) -> Result<bool, IndexError> {
         let Some(mut merge) = self.merge.take() else { return self.begin_merge() };
-        if merge.step(|number| self.runs.get(&number))? {
-            self.merge = Some(merge);
-        } else {
-            self.end_merge(merge)?;
+        let number = merge.number;
+        let worked = match merge.step(|number| self.runs.get(&number)) {
+            Ok(true) => {
+                self.merge = Some(merge);
+                return Ok(true);
+            }
+            Ok(false) => self.end_merge(merge),
+            Err(error) => Err(error),
+        };
+        if worked.is_err() {
+            // The runs that it was made of are as they were.
+            let _ = self.disk.unlink(&self.path(number));
         }
-        Ok(true)
+        worked.map(|()| true)
     }
 }

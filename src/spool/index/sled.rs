@@ -24,7 +24,8 @@ const CACHE: u64 = 1 << 20;
 
 /// A catalogue in sled.
 struct SledCatalogue {
-    db: Db,
+    /// None after an error: sled wants to be opened anew.
+    db: Option<Db>,
     path: PathBuf,
 }
 
@@ -37,24 +38,32 @@ pub struct SledCatalogueFactory {
 
 impl From<::sled::Error> for IndexError {
     fn from(error: ::sled::Error) -> Self {
-        Self(error.to_string())
+        Self::Damaged(error.to_string())
     }
 }
 
+fn config(path: &Path) -> Config {
+    Config::new().path(path).cache_capacity(CACHE).flush_every_ms(None)
+}
+
 fn io(path: &Path) -> impl Fn(std::io::Error) -> IndexError {
-    move |error| IndexError(format!("{}: {error}", path.display()))
+    move |error| IndexError::Damaged(format!("{}: {error}", path.display()))
 }
 
 /// Runs something that may panic on a damaged database.
 fn fenced<T>(work: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(IndexError("sled panicked".to_owned())))
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(IndexError::Damaged("sled panicked".to_owned())))
 }
 
 impl CatalogueFactory for SledCatalogueFactory {
     fn open(&self) -> Result<Box<dyn Catalogue>, IndexError> {
         fenced(|| {
-            let config = Config::new().path(&self.path).cache_capacity(CACHE).flush_every_ms(None);
-            Ok(Box::new(SledCatalogue { db: open_when_free(&config)?, path: self.path.clone() }) as Box<dyn Catalogue>)
+            let db = open_when_free(&config(&self.path))?;
+            // The names of what sled has made; it syncs none.
+            for folder in [Some(&*self.path), self.path.parent()].into_iter().flatten() {
+                File::open(folder).and_then(|folder| folder.sync_all()).map_err(io(folder))?;
+            }
+            Ok(Box::new(SledCatalogue { db: Some(db), path: self.path.clone() }) as Box<dyn Catalogue>)
         })
     }
 
@@ -81,28 +90,46 @@ fn open_when_free(config: &Config) -> Result<Db, ::sled::Error> {
     config.open()
 }
 
+impl SledCatalogue {
+    fn db(&self) -> Result<Db, IndexError> {
+        match &self.db {
+            Some(db) => Ok(db.clone()),
+            None => Ok(open_when_free(&config(&self.path))?),
+        }
+    }
+
+    fn try_save(&mut self, changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<(), IndexError> {
+        let mut batch = Batch::default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.insert(&key[..], &value[..]),
+                None => batch.remove(&key[..]),
+            }
+        }
+        let db = self.db()?;
+        db.apply_batch(batch)?;
+        db.flush()?;
+        // What sled leaves out: the drive's cache and the file's length.
+        let path = self.path.join("db");
+        File::open(&path).and_then(|file| file.sync_data()).map_err(io(&path))?;
+        self.db = Some(db);
+        Ok(())
+    }
+}
+
 impl Catalogue for SledCatalogue {
     fn load(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, IndexError> {
         fenced(|| {
-            let pairs = self.db.iter().map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())));
+            let pairs = self.db()?.iter().map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())));
             Ok(pairs.collect::<Result<_, _>>()?)
         })
     }
 
     fn save(&mut self, changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<(), IndexError> {
-        fenced(|| {
-            let mut batch = Batch::default();
-            for (key, value) in changes {
-                match value {
-                    Some(value) => batch.insert(&key[..], &value[..]),
-                    None => batch.remove(&key[..]),
-                }
-            }
-            self.db.apply_batch(batch)?;
-            self.db.flush()?;
-            // What sled leaves out: the drive's cache and the file's length.
-            let path = self.path.join("db");
-            File::open(&path).and_then(|file| file.sync_data()).map_err(io(&path))
+        fenced(|| self.try_save(changes)).map_err(|error| {
+            self.db = None;
+            // What was saved before is still there, or else the next who opens it will see.
+            IndexError::Unwritable(error.to_string())
         })
     }
 }

@@ -17,6 +17,8 @@ use crate::system::{Disk, DiskFile, OpenMode};
 const BLOCK_SIZE: usize = 16 << 10;
 /// So much is written at a time; bytes.
 const PIECE: usize = 256 << 10;
+/// What is written is synced this often: a sync of a whole large table at its end would hold up the log's. Bytes.
+const SYNC_EVERY: u64 = 8 << 20;
 /// In front of each block: its length and its CRC-32.
 const HEAD_SIZE: usize = 8;
 /// At the end of the file.
@@ -32,6 +34,8 @@ pub(crate) struct TableWriter {
     path: PathBuf,
     /// Where `pending` will be written.
     offset: u64,
+    /// Up to where it is durable.
+    synced: u64,
     pending: Vec<u8>,
     block: Vec<u8>,
     first: Vec<u8>,
@@ -43,11 +47,12 @@ pub(crate) struct TableWriter {
 impl TableWriter {
     /// A new file.
     pub(crate) fn create(disk: &dyn Disk, path: &Path) -> Result<Self, IndexError> {
-        let file = disk.open(path, OpenMode::CreateNew).map_err(failed("can't make", path))?;
+        let file = disk.open(path, OpenMode::CreateNew).map_err(unwritable("can't make", path))?;
         Ok(Self {
             file,
             path: path.to_owned(),
             offset: 0,
+            synced: 0,
             pending: Vec::with_capacity(PIECE + BLOCK_SIZE),
             block: Vec::with_capacity(BLOCK_SIZE + 1024),
             first: Vec::new(),
@@ -91,10 +96,14 @@ impl TableWriter {
     }
 
     fn write(&mut self) -> Result<(), IndexError> {
-        self.file.write_at(self.offset, &self.pending).map_err(failed("can't write", &self.path))?;
+        self.file.write_at(self.offset, &self.pending).map_err(unwritable("can't write", &self.path))?;
         self.offset += self.pending.len() as u64;
         self.pending.clear();
-        Ok(())
+        if self.offset - self.synced < SYNC_EVERY {
+            return Ok(());
+        }
+        self.synced = self.offset;
+        self.file.sync_data().map_err(unwritable("can't sync", &self.path))
     }
 
     /// Makes the table durable, name apart. `extra` is for the caller.
@@ -116,7 +125,7 @@ impl TableWriter {
         trailer.extend_from_slice(&crc32fast::hash(&trailer).to_le_bytes());
         self.pending.extend_from_slice(&trailer);
         self.write()?;
-        self.file.sync_data().map_err(failed("can't sync", &self.path))
+        self.file.sync_data().map_err(unwritable("can't sync", &self.path))
     }
 }
 
@@ -128,7 +137,12 @@ fn put_block(out: &mut Vec<u8>, block: &[u8]) {
 
 fn failed(what: &'static str, path: &Path) -> impl Fn(io::Error) -> IndexError {
     let path = path.display().to_string();
-    move |error| IndexError(format!("{what} {path}: {error}"))
+    move |error| IndexError::Damaged(format!("{what} {path}: {error}"))
+}
+
+fn unwritable(what: &'static str, path: &Path) -> impl Fn(io::Error) -> IndexError {
+    let path = path.display().to_string();
+    move |error| IndexError::Unwritable(format!("{what} {path}: {error}"))
 }
 
 /// Where a block lies, and its first key.
@@ -146,6 +160,7 @@ pub(crate) struct Table {
     file: Box<dyn DiskFile>,
     directory: Vec<BlockAt>,
     extra: Vec<u8>,
+    fingerprint: u32,
     cache: Arc<Cache>,
 }
 
@@ -154,7 +169,8 @@ impl Table {
     pub(crate) fn open(disk: &dyn Disk, path: &Path, number: u64, cache: Arc<Cache>) -> Result<Self, IndexError> {
         let file = disk.open(path, OpenMode::Read).map_err(failed("can't read", path))?;
         let length = file.len().map_err(failed("can't read", path))?;
-        let mut table = Self { number, path: path.to_owned(), file, directory: Vec::new(), extra: Vec::new(), cache };
+        let mut table =
+            Self { number, path: path.to_owned(), file, directory: Vec::new(), extra: Vec::new(), fingerprint: 0, cache };
         let trailer_at = length.checked_sub(TRAILER_SIZE as u64).ok_or_else(|| table.damaged("trailer"))?;
         let trailer = table.bytes(trailer_at, TRAILER_SIZE)?;
         let (fields, crc) = trailer.split_at(TRAILER_SIZE - 4);
@@ -163,11 +179,12 @@ impl Table {
         }
         let mut reader = Reader(&fields[8..]);
         if u16::from_le_bytes(reader.fixed("version")?) != VERSION {
-            return Err(IndexError("it is of another version".to_owned()));
+            return Err(IndexError::Damaged("it is of another version".to_owned()));
         }
         reader.fixed::<2>("reserved")?;
         let at = u64::from_le_bytes(reader.fixed("directory")?);
         let directory = table.block_at(at, u64::from_le_bytes(reader.fixed("directory")?))?;
+        table.fingerprint = crc32fast::hash(&directory);
         table.read_directory(&directory)?;
         Ok(table)
     }
@@ -191,8 +208,13 @@ impl Table {
         &self.extra
     }
 
+    /// CRC-32 of the directory: tells it from every other table.
+    pub(crate) fn fingerprint(&self) -> u32 {
+        self.fingerprint
+    }
+
     fn damaged(&self, what: &str) -> IndexError {
-        IndexError(format!("{} has a damaged {what}", self.path.display()))
+        IndexError::Damaged(format!("{} has a damaged {what}", self.path.display()))
     }
 
     fn bytes(&self, offset: u64, length: usize) -> Result<Vec<u8>, IndexError> {
