@@ -144,6 +144,11 @@ impl Committer {
         let appended =
             if frames.is_empty() { Ok(self.log.durable()) } else { self.log.append(&mut frames, new_mail, last_id, now) };
         let appended = appended.and_then(|start| if waiting { self.log.sync(last_id, now).map(|()| start) } else { Ok(start) });
+        let stillborn = self.log.take_stillborn();
+        if !stillborn.is_empty() {
+            let segments = &mut self.shared.lock().segments;
+            stillborn.into_iter().for_each(|number| segments.grow(number, 0));
+        }
         match appended {
             Ok(mut at) => {
                 for op in batch {

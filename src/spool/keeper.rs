@@ -126,6 +126,7 @@ pub(crate) async fn run(
         half_made: false,
         try_again: Duration::ZERO,
         rest_until: Duration::ZERO,
+        removals: VecDeque::new(),
         recalls: VecDeque::new(),
     };
     let mut since_work = 0;
@@ -159,6 +160,8 @@ pub(super) struct Keeper {
     pub(super) try_again: Duration,
     /// Nor does it do housekeeping before this.
     pub(super) rest_until: Duration,
+    /// Messages that are gone, and that the index may still have.
+    removals: VecDeque<QueueId>,
     /// What is to be done with messages that aren't in memory.
     pub(super) recalls: VecDeque<(QueueId, Action)>,
 }
@@ -172,7 +175,7 @@ impl Drop for Keeper {
 impl Keeper {
     fn carry_out(&mut self, command: Command) {
         // Its own answer says it if that fails.
-        let _ = self.catch_up();
+        let _ = self.remove_gone().and_then(|()| self.catch_up());
         // A receiver that is gone doesn't care.
         match command {
             Command::Store { id, generation } => {
@@ -182,11 +185,8 @@ impl Keeper {
                 let _ = self.with_index(|keeper, index| keeper.copy(index, id, generation));
             }
             Command::Remove { id } => {
-                let removed = self.with_index(|_, index| index.remove(id));
-                // Without an index the zombie in it can't be seen either; a new one is built from the log.
-                if removed.is_ok() || self.index.is_err() {
-                    self.shared.lock().dying.remove(&id);
-                }
+                self.removals.push_back(id);
+                let _ = self.remove_gone();
             }
             Command::Recall { id, action } if self.recalls.len() < RECALLS_MAX => {
                 self.recalls.push_back((id, action));
@@ -220,7 +220,7 @@ impl Keeper {
                 let _ = reply.send(self.with_index(|keeper, index| keeper.borrow(index, &wanted)));
             }
             Command::Mark { mark, reply } => {
-                let marked = self.mark(mark);
+                let marked = self.remove_gone().and_then(|()| self.mark(mark));
                 if let Some(reply) = reply {
                     let _ = reply.send(marked);
                 }
@@ -230,6 +230,22 @@ impl Keeper {
             }
             Command::Stop => {}
         }
+    }
+
+    /// Messages that are gone leave the index. Until they have, it must not be marked: it would say that it knows their end.
+    fn remove_gone(&mut self) -> Result<(), SpoolError> {
+        while let Some(id) = self.removals.pop_front() {
+            let removed = self.with_index(|_, index| index.remove(id));
+            // Without an index the zombie in it can't be seen either; a new one is built from the log.
+            if let Err(error) = removed
+                && self.index.is_ok()
+            {
+                self.removals.push_front(id);
+                return Err(error);
+            }
+            self.shared.lock().dying.remove(&id);
+        }
+        Ok(())
     }
 
     /// Changes of messages that aren't in memory, in order; those that the index couldn't be asked about wait until it can.
@@ -285,13 +301,17 @@ impl Keeper {
             let mut state = self.shared.lock();
             let Some(entry) = state.active.get_mut(&id).filter(|entry| entry.changed <= generation) else { return Ok(()) };
             entry.indexed = true;
-            entry.since = None;
             entry.stored.clone()
         };
         // As if it were found at start-up: the index may forget who is taken.
         let due = due_after(&stored, TAKEN, &self.shared.options.due);
         index.insert(&stored, due)?;
-        index.set_due(id, TAKEN)
+        index.set_due(id, TAKEN)?;
+        // Only now: if that failed, the log must be read again from where it was.
+        if let Some(entry) = self.shared.lock().active.get_mut(&id).filter(|entry| entry.changed <= generation) {
+            entry.since = None;
+        }
+        Ok(())
     }
 
     fn recall(&self, index: &mut dyn Index, id: QueueId, action: &Action) -> Result<(), IndexError> {

@@ -31,6 +31,8 @@ pub(crate) struct Log {
     unsynced: u64,
     /// The highest number ever tried for a segment.
     number: u64,
+    /// Segments that couldn't be begun, and perhaps left a file.
+    stillborn: Vec<u64>,
     sequence: u64,
     buffer: Vec<u8>,
 }
@@ -84,6 +86,7 @@ impl Log {
             durable: Position::default(),
             unsynced: 0,
             number,
+            stillborn: Vec::new(),
             sequence,
             buffer: Vec::new(),
         }
@@ -97,6 +100,11 @@ impl Log {
     /// Where the durable records end.
     pub(crate) fn durable(&self) -> Position {
         self.durable
+    }
+
+    /// Segments that couldn't be begun since this was asked last: what they left must go before those behind them.
+    pub(crate) fn take_stillborn(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.stillborn)
     }
 
     /// The next sequence number.
@@ -225,7 +233,8 @@ impl Log {
         self.seal(first);
         let records: Vec<u8> = first.iter().flat_map(|frame| frame.bytes()).copied().collect();
         let size = self.segment_size;
-        let (file, reserved) = segment::create(&*self.disk, &self.layout.log, &header, &records, size, room.bytes)?;
+        let created = segment::create(&*self.disk, &self.layout.log, &header, &records, size, room.bytes);
+        let (file, reserved) = created.inspect_err(|_| self.stillborn.push(self.number))?;
         self.file = Some(file);
         self.reserved = reserved;
         // If the disk is too full for a first step, this segment stays small.

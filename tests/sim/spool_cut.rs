@@ -1,7 +1,7 @@
 //! Power cuts: what disk, index and story were at every operation of a story, and what the spool was doing there.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use posthouse::mail::QueueId;
 use posthouse::spool::record::{HEADER_SIZE, MAGIC};
@@ -183,7 +183,7 @@ pub(crate) struct Stage(Arc<Mutex<Scene>>);
 
 impl Stage {
     pub(crate) fn scene(&self) -> MutexGuard<'_, Scene> {
-        self.0.lock().unwrap()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps every operation of a disk from now on.

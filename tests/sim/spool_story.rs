@@ -449,6 +449,7 @@ impl Story<'_> {
     fn trouble(&mut self) {
         if self.plan.index_breaks && self.random.below(2) == 0 {
             self.index.break_in(self.random.below(12));
+            self.calm = false;
             return;
         }
         if !self.plan.faults {
