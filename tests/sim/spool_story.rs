@@ -125,10 +125,11 @@ async fn live(plan: &Plan, stage: Stage, disk: SimDisk, index: SimIndex, mut ran
     stage.scene().opening = true;
     let mut options = plan.options();
     let on_stage = stage.clone();
-    let faulty = plan.faults;
+    let (faulty, index_breaks) = (plan.faults, plan.index_breaks);
     options.report = Arc::new(move |note| match note {
         Note::IndexRebuilt { .. } => on_stage.scene().rebuilt = true,
-        Note::WriteFailed { .. } | Note::Trouble(_) if faulty => {}
+        Note::WriteFailed { .. } if faulty => {}
+        Note::Trouble(_) if faulty || index_breaks => {}
         note => on_stage.scene().odd.push(note.to_string()),
     });
     let (spool, recovery) = Spool::open(options, &simulated(&disk, plan.seed), index.on(&disk)).await.unwrap();
