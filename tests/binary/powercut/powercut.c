@@ -5,8 +5,8 @@
  * as `kept-NUMBER`. Whoever reads it (revert.rs) needs nothing else. The process may be killed at any moment: an entry without its
  * change takes back nothing, a sync without its entry counts as none, and nobody was told of it yet.
  *
- * Only calls through the C library are seen. Those of the server that don't go through it (fallocate that keeps the length,
- * flock, statfs) change neither bytes nor names. sync_file_range is no sync: it flushes neither the drive nor metadata. */
+ * Only calls through the C library are seen: that is why rustix goes through it under test (Cargo.toml).
+ * sync_file_range is no sync: it flushes neither the drive nor metadata. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>

@@ -24,6 +24,8 @@ pub struct Reverted {
     pub lengths: u64,
     /// Names made, removed or changed that aren't any more.
     pub names: u64,
+    /// Syncs of a file or folder that were seen, and of a whole file system.
+    pub syncs: (u64, u64),
     /// Sectors and names that weren't synced and stayed all the same.
     pub spared: u64,
 }
@@ -34,6 +36,7 @@ impl std::ops::AddAssign for Reverted {
         self.lengths += more.lengths;
         self.names += more.names;
         self.spared += more.spared;
+        self.syncs = (self.syncs.0 + more.syncs.0, self.syncs.1 + more.syncs.1);
     }
 }
 
@@ -191,7 +194,8 @@ pub fn cut(root: &Path, notes: &Path, random: &mut Random) -> Reverted {
     let mut rest = &bytes[..];
     let journal: Vec<Entry> = std::iter::from_fn(|| Entry::parse(&mut rest)).collect();
     let certain = Certain::of(&journal);
-    let mut reverted = Reverted::default();
+    let count = |kind| journal.iter().filter(|entry| entry.kind == kind).count() as u64;
+    let mut reverted = Reverted { syncs: (count(Kind::Sync), count(Kind::SyncAll)), ..Reverted::default() };
     let (mut files, mut folders) = (BTreeMap::new(), BTreeMap::new());
     walk(notes, &mut files, &mut folders);
     walk(root, &mut files, &mut folders);
