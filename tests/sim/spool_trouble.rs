@@ -21,12 +21,15 @@ struct Failing {
     broken: Arc<AtomicBool>,
     /// What marking it comes to.
     marks: Arc<Mutex<Option<IndexError>>>,
+    /// Whether nothing can be removed from it.
+    clings: Arc<AtomicBool>,
 }
 
 struct FailingIndex {
     inner: Box<dyn Index>,
     broken: Arc<AtomicBool>,
     marks: Arc<Mutex<Option<IndexError>>>,
+    clings: Arc<AtomicBool>,
 }
 
 fn check(broken: &AtomicBool) -> Result<(), IndexError> {
@@ -36,7 +39,8 @@ fn check(broken: &AtomicBool) -> Result<(), IndexError> {
 impl IndexFactory for Failing {
     fn open(&self) -> Result<Box<dyn Index>, IndexError> {
         check(&self.broken)?;
-        Ok(Box::new(FailingIndex { inner: self.inner.open()?, broken: self.broken.clone(), marks: self.marks.clone() }))
+        let (broken, marks, clings) = (self.broken.clone(), self.marks.clone(), self.clings.clone());
+        Ok(Box::new(FailingIndex { inner: self.inner.open()?, broken, marks, clings }))
     }
 
     fn set_aside(&self, now: Timestamp) -> Result<Option<String>, IndexError> {
@@ -72,6 +76,9 @@ impl Index for FailingIndex {
     }
 
     fn remove(&mut self, id: QueueId) -> Result<(), IndexError> {
+        if self.clings.load(Ordering::Relaxed) {
+            return Err(IndexError::Unwritable("no space".to_owned()));
+        }
         check(&self.broken)?;
         self.inner.remove(id)
     }
@@ -170,6 +177,52 @@ fn what_happens_to_parked_mail_while_the_index_is_out_of_order_is_not_forgotten(
         let (spool, _) = Spool::open(options("/spool"), &simulated(&disk.crashed(1), 2), index).await.unwrap();
         assert!(spool.message(held).await.unwrap().is_some_and(|message| message.held));
         assert_eq!(spool.message(gone).await.unwrap(), None);
+        spool.close().await.unwrap();
+    });
+}
+
+#[test]
+fn what_could_not_be_taken_out_of_the_index_does_not_come_back() {
+    let (disk, index) = (SimDisk::new(), Failing::default());
+    run(async {
+        let (spool, _) = Spool::open(options("/spool"), &simulated(&disk, 1), Box::new(index.clone())).await.unwrap();
+        let gone = accept(&spool).await.unwrap();
+        spool.park(gone, Timestamp::NEVER);
+        spool.flush().await.unwrap();
+        index.clings.store(true, Ordering::Relaxed);
+        spool.done(gone);
+        spool.flush().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(spool.list(&Filter::default()).await, Ok(Vec::new()));
+        index.clings.store(false, Ordering::Relaxed);
+        // Killed, sooner or later.
+    });
+    run(async {
+        let (spool, _) = Spool::open(options("/spool"), &simulated(&disk.killed(), 2), Box::new(index)).await.unwrap();
+        assert_eq!(spool.list(&Filter::default()).await, Ok(Vec::new()));
+        spool.close().await.unwrap();
+    });
+}
+
+#[test]
+fn what_a_segment_left_that_could_not_be_begun_is_removed_in_its_turn() {
+    let disk = SimDisk::new();
+    run(async {
+        let index = Box::new(MemoryIndexFactory::default());
+        let (spool, _) = Spool::open(options("/spool"), &simulated(&disk, 1), index).await.unwrap();
+        // The write fails, then the new segment's header, then the removal of its file.
+        disk.fail_write(0);
+        disk.fail_write(1);
+        disk.fail_naming(1);
+        assert!(accept(&spool).await.is_err());
+        let names = || disk.list(Path::new("/spool/log")).unwrap();
+        assert_eq!(names(), ["00000001.seg", "00000002.seg"]);
+        for _ in 0..40 {
+            let id = accept(&spool).await.unwrap();
+            spool.done(id);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(names().len(), 1, "{:?}", names());
         spool.close().await.unwrap();
     });
 }
