@@ -112,6 +112,7 @@ impl IndexFactory for RunIndexFactory {
         let mut runs = BTreeMap::new();
         for (number, ListedRun { fingerprint, dead }) in listed {
             let mut run = Run::open(&*self.disk, &folder.join(name(number)), number, cache.clone())?;
+            run.synced = true;
             if run.table.fingerprint() != fingerprint {
                 return Err(IndexError::Damaged(format!("{} is not the one that its catalogue names", name(number))));
             }

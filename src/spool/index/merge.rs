@@ -113,7 +113,7 @@ impl Merge {
         Ok(true)
     }
 
-    /// Makes the new run durable, name apart; says how many messages it has, and which of them don't count or are taken.
+    /// Ends the new run; says how many messages it has, and which of them don't count or are taken.
     pub(crate) fn finish(self) -> Result<(u32, Bits, Bits), IndexError> {
         let messages = self.writer.messages;
         self.writer.finish()?;

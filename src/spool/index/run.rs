@@ -23,6 +23,8 @@ const SUMMARY_SIZE: usize = 256 << 10;
 /// See the module.
 pub(crate) struct Run {
     pub(crate) table: Arc<Table>,
+    /// Whether the table is durable, name apart.
+    pub(crate) synced: bool,
     /// Messages in the table, dead ones too.
     pub(crate) messages: u32,
     /// Bytes of the file, about.
@@ -61,6 +63,7 @@ impl Run {
         let size = reader.number("size")?;
         reader.end()?;
         Ok(Self {
+            synced: false,
             messages,
             size,
             first: QueueId(first),
@@ -248,9 +251,10 @@ pub(crate) struct RunWriter {
 }
 
 impl RunWriter {
-    pub(crate) fn create(disk: &dyn Disk, path: &Path) -> Result<Self, IndexError> {
+    /// A new one; `in_pieces`: made durable while it is written.
+    pub(crate) fn create(disk: &dyn Disk, path: &Path, in_pieces: bool) -> Result<Self, IndexError> {
         Ok(Self {
-            table: TableWriter::create(disk, path)?,
+            table: TableWriter::create(disk, path, in_pieces)?,
             messages: 0,
             size: 0,
             first: QueueId(0),
@@ -296,7 +300,7 @@ impl RunWriter {
         self.table.add(key, &self.value)
     }
 
-    /// Makes it durable, name apart.
+    /// Ends it; it isn't durable before its table is synced.
     pub(crate) fn finish(mut self) -> Result<(), IndexError> {
         self.end_summary();
         for (ordinal, value) in &self.summaries {
@@ -316,7 +320,7 @@ pub(crate) fn write<'a>(
     path: &Path,
     messages: impl Iterator<Item = (&'a Stored, Timestamp)>,
 ) -> Result<(), IndexError> {
-    let mut writer = RunWriter::create(disk, path)?;
+    let mut writer = RunWriter::create(disk, path, false)?;
     let mut dues = Vec::new();
     let mut texts = Vec::new();
     for (stored, due) in messages {

@@ -205,7 +205,7 @@ impl RunIndex {
             return Ok(false);
         }
         let number = self.next_number();
-        let writer = RunWriter::create(&*self.disk, &self.path(number))?;
+        let writer = RunWriter::create(&*self.disk, &self.path(number), true)?;
         let runs: Vec<(u64, &Run)> = numbers.iter().filter_map(|number| Some((*number, self.runs.get(number)?))).collect();
         self.merge = Some(Merge::begin(number, writer, &runs)?);
         Ok(true)
@@ -270,7 +270,11 @@ impl Index for RunIndex {
 
     fn set_mark(&mut self, mark: Mark) -> Result<(), IndexError> {
         self.spill()?;
-        // The runs' names; what they say was made durable when they were written.
+        for run in self.runs.values_mut().filter(|run| !run.synced) {
+            run.table.sync()?;
+            run.synced = true;
+        }
+        // And their names.
         let folder = self.folder.display().to_string();
         self.disk.sync_dir(&self.folder).map_err(|error| IndexError::Unwritable(format!("can't sync {folder}: {error}")))?;
         self.ledger.save(self.changes(), mark)?;

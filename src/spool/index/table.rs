@@ -34,6 +34,8 @@ pub(crate) struct TableWriter {
     path: PathBuf,
     /// Where `pending` will be written.
     offset: u64,
+    /// Whether it is synced while it is written.
+    in_pieces: bool,
     /// Up to where it is durable.
     synced: u64,
     pending: Vec<u8>,
@@ -45,13 +47,14 @@ pub(crate) struct TableWriter {
 }
 
 impl TableWriter {
-    /// A new file.
-    pub(crate) fn create(disk: &dyn Disk, path: &Path) -> Result<Self, IndexError> {
+    /// A new file; `in_pieces`: made durable while it is written, else only by who syncs the file at its end.
+    pub(crate) fn create(disk: &dyn Disk, path: &Path, in_pieces: bool) -> Result<Self, IndexError> {
         let file = disk.open(path, OpenMode::CreateNew).map_err(unwritable("can't make", path))?;
         Ok(Self {
             file,
             path: path.to_owned(),
             offset: 0,
+            in_pieces,
             synced: 0,
             pending: Vec::with_capacity(PIECE + BLOCK_SIZE),
             block: Vec::with_capacity(BLOCK_SIZE + 1024),
@@ -99,14 +102,14 @@ impl TableWriter {
         self.file.write_at(self.offset, &self.pending).map_err(unwritable("can't write", &self.path))?;
         self.offset += self.pending.len() as u64;
         self.pending.clear();
-        if self.offset - self.synced < SYNC_EVERY {
+        if !self.in_pieces || self.offset - self.synced < SYNC_EVERY {
             return Ok(());
         }
         self.synced = self.offset;
         self.file.sync_data().map_err(unwritable("can't sync", &self.path))
     }
 
-    /// Makes the table durable, name apart. `extra` is for the caller.
+    /// Ends the table; it isn't durable before its file is synced. `extra` is for the caller.
     pub(crate) fn finish(mut self, extra: &[u8]) -> Result<(), IndexError> {
         self.end_block()?;
         let directory_at = self.offset + self.pending.len() as u64;
@@ -124,8 +127,7 @@ impl TableWriter {
         trailer.extend_from_slice(&(directory.len() as u64).to_le_bytes());
         trailer.extend_from_slice(&crc32fast::hash(&trailer).to_le_bytes());
         self.pending.extend_from_slice(&trailer);
-        self.write()?;
-        self.file.sync_data().map_err(unwritable("can't sync", &self.path))
+        self.write()
     }
 }
 
@@ -201,6 +203,11 @@ impl Table {
             self.directory.push(BlockAt { first, offset: reader.number("directory")?, length: reader.small("directory")? });
         }
         Ok(reader.end()?)
+    }
+
+    /// Makes it durable, name apart. After a failed sync no later one proves anything: the table can't be relied on.
+    pub(crate) fn sync(&self) -> Result<(), IndexError> {
+        self.file.sync_data().map_err(failed("can't sync", &self.path))
     }
 
     /// What the writer was given for it.
@@ -355,7 +362,7 @@ mod tests {
     fn written(pairs: &BTreeMap<Vec<u8>, Vec<u8>>) -> SimDisk {
         let disk = SimDisk::new();
         disk.create_dir_all(Path::new("")).unwrap();
-        let mut writer = TableWriter::create(&disk, Path::new("t")).unwrap();
+        let mut writer = TableWriter::create(&disk, Path::new("t"), false).unwrap();
         for (key, value) in pairs {
             writer.add(key, value).unwrap();
         }
