@@ -282,7 +282,7 @@ fn stories(share: u64) {
         Some(_) => {}
         None if crate::in_ci() => {
             let first = number("POSTHOUSE_SIM_FIRST").unwrap_or(0);
-            let crashes = sweep((first..first + 12).filter(|seed| seed % 2 == share), 1);
+            let crashes = sweep((first..first + 10).filter(|seed| seed % 2 == share), 1);
             assert!(crashes >= 2500, "only {crashes} crashes");
         }
         None => drop(sweep(std::iter::once(share), 17)),
