@@ -59,15 +59,7 @@ impl Opened {
             return Err(SpoolError::Unusable(format!("{} is not a spool", path.display())));
         }
         let lock = if disk.exists(&layout.lock) { Some(reader::lock(&**disk, &layout)?) } else { None };
-        let (files, identity) = replay::list(&**disk, &layout.log)?;
-        let identity = match identity {
-            Some(identity) => identity,
-            None if files.iter().all(|file| file.length <= BLOCK_SIZE) => 0,
-            None => {
-                let log = layout.log.display();
-                return Err(SpoolError::Unusable(format!("no segment in {log} has a readable header")));
-            }
-        };
+        let (files, identity) = reader::segments(&**disk, &layout)?;
         Ok(Self { disk: disk.clone(), layout, identity, files, lock })
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::content;
 use super::index::{Index, MemoryIndex};
-use super::replay::{self, Replay, ReplayError};
+use super::replay::{self, Replay, ReplayError, SegmentFile};
 use super::segment::{BLOCK_SIZE, Layout};
 use super::{Filter, Note, SpoolError, Stats};
 use crate::mail::{Message, QueueId};
@@ -32,15 +32,7 @@ pub fn read_stopped(path: &Path, disk: &Arc<dyn Disk>) -> Result<StoppedSpool, S
     }
     // Held while reading, so that a server that starts meanwhile doesn't take segments away.
     let _lock = lock(&**disk, &layout)?;
-    let (files, identity) = replay::list(&**disk, &layout.log)?;
-    let identity = match identity {
-        Some(identity) => identity,
-        None if files.iter().all(|file| file.length <= BLOCK_SIZE) => 0,
-        None => {
-            let log = layout.log.display();
-            return Err(SpoolError::Unusable(format!("no segment in {log} has a readable header")));
-        }
-    };
+    let (files, identity) = segments(&**disk, &layout)?;
     let mut index = MemoryIndex::default();
     let due = super::options::next_attempt();
     let mut replay = Replay::new(disk, &layout, identity, &mut index, &due, false);
@@ -51,6 +43,19 @@ pub fn read_stopped(path: &Path, disk: &Arc<dyn Disk>) -> Result<StoppedSpool, S
         Ok(()) => Ok(StoppedSpool { disk: disk.clone(), layout, identity, index, notes }),
         Err(ReplayError::Log(error)) => Err(error),
         Err(ReplayError::Index(error)) => Err(SpoolError::Index(error.to_string())),
+    }
+}
+
+/// The segments of a spool that is only read, and its identity: zero if there is nothing in it.
+pub(crate) fn segments(disk: &dyn Disk, layout: &Layout) -> Result<(Vec<SegmentFile>, u64), SpoolError> {
+    let (files, identity) = replay::list(disk, &layout.log)?;
+    match identity {
+        Some(identity) => Ok((files, identity)),
+        None if files.iter().all(|file| file.length <= BLOCK_SIZE) => Ok((files, 0)),
+        None => {
+            let log = layout.log.display();
+            Err(SpoolError::Unusable(format!("no segment in {log} has a readable header")))
+        }
     }
 }
 

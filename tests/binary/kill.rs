@@ -21,19 +21,7 @@ fn every_message_that_got_250_outlives_kills_under_load() {
     for round in 0..kills {
         load.configure(round);
         let mut server = Server::launch(&load.home);
-        if round % 5 == 4 {
-            // While it starts: recovery itself is killed too.
-            load.collect(0, Duration::from_millis(random.between(0, 60)));
-        } else {
-            server.wait_until_listening();
-            load.check_queue();
-            load.go(&server);
-            load.collect(random.between(0, 120), Duration::ZERO);
-            if round % 3 == 1 {
-                load.hold(&mut random);
-            }
-            load.collect(random.between(0, 20), Duration::from_micros(random.between(0, 20_000)));
-        }
+        load.until_the_end(round, &mut server, Duration::from_millis(60), &mut random);
         let killed = OffsetDateTime::now_utc();
         server.kill();
         server.process().wait(PATIENCE);

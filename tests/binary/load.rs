@@ -231,6 +231,22 @@ impl Load {
         self.current.set(server.address());
     }
 
+    /// What happens in a round before the server is ended: in every fifth nothing, so that its start-up is cut off too.
+    pub fn until_the_end(&mut self, round: u64, server: &mut Server, start_max: Duration, random: &mut Random) {
+        if round % 5 == 4 {
+            self.collect(0, Duration::from_millis(random.between(0, start_max.as_millis() as u64)));
+            return;
+        }
+        server.wait_until_listening();
+        self.check_queue();
+        self.go(server);
+        self.collect(random.between(0, 120), Duration::ZERO);
+        if round % 3 == 1 {
+            self.hold(random);
+        }
+        self.collect(random.between(0, 20), Duration::from_micros(random.between(0, 20_000)));
+    }
+
     /// Takes what the sessions report until `count` more were answered, then waits a moment more.
     pub fn collect(&mut self, count: u64, moment: Duration) {
         for _ in 0..count {

@@ -21,13 +21,18 @@ pub struct Server {
 /// A command of the binary, in a home.
 pub fn posthouse(home: &Home) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_posthouse"));
+    at_home(&mut command, home);
+    command
+}
+
+/// Runs in the home, and without settings of the tests themselves: the binary would take them for its own.
+fn at_home(command: &mut Command, home: &Home) {
     command.current_dir(home.path());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("POSTHOUSE_") {
             command.env_remove(name);
         }
     }
-    command
 }
 
 /// Runs a command of the binary to its end.
@@ -80,7 +85,7 @@ impl Server {
     /// The same by another program, which `wrap` makes for the binary's path.
     pub fn launch_within(home: &Home, wrap: impl FnOnce(&std::ffi::OsStr) -> Command) -> Self {
         let mut command = wrap(posthouse(home).get_program());
-        command.current_dir(home.path());
+        at_home(&mut command, home);
         Self { process: Process::start("posthouse", &mut command), address: None }
     }
 

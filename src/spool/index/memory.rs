@@ -1,4 +1,4 @@
-//! The index in memory: the twin that the sled index is tested against, and the one that simulations crash.
+//! The index in memory: the twin that the index on disk is tested against, and the one that simulations crash.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;

@@ -59,19 +59,7 @@ fn every_message_that_got_250_outlives_power_cuts_under_load() {
     for round in 0..rounds {
         load.configure(round);
         let mut server = launch(&load, &library, &notes);
-        if round % 5 == 4 {
-            // While it starts: recovery itself is cut too.
-            load.collect(0, Duration::from_millis(random.between(0, 150)));
-        } else {
-            server.wait_until_listening();
-            load.check_queue();
-            load.go(&server);
-            load.collect(random.between(0, 120), Duration::ZERO);
-            if round % 3 == 1 {
-                load.hold(&mut random);
-            }
-            load.collect(random.between(0, 20), Duration::from_micros(random.between(0, 20_000)));
-        }
+        load.until_the_end(round, &mut server, Duration::from_millis(150), &mut random);
         let killed = OffsetDateTime::now_utc();
         server.kill();
         server.process().wait(PATIENCE);
