@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use super::{Reception, Rules};
 use crate::event::{Event, Named};
-use crate::mail::{Address, BodyType, EnhancedCode, HeaderScan, Message, Protocol, Recipient, Reply, ReversePath, TraceField};
+use crate::mail::{
+    Address, BodyType, EnhancedCode, HeaderScan, Message, Protocol, Recipient, Reply, ReversePath, Service, TraceField,
+};
 use crate::policy::Client;
 use crate::smtp::server::{Answer, ForwardPath, Question};
 use crate::spool::{Accept, Draft, SpoolError};
@@ -40,8 +42,8 @@ struct Incoming {
 }
 
 impl<'a> Transaction<'a> {
-    pub(super) fn new(reception: &'a Reception, rules: &'a Arc<Rules>, address: IpAddr) -> Self {
-        let client = Client { address, helo: String::new(), extended: false };
+    pub(super) fn new(reception: &'a Reception, rules: &'a Arc<Rules>, service: Service, address: IpAddr) -> Self {
+        let client = Client { service, address, helo: String::new(), extended: false, login: None };
         let envelope = Envelope { reverse_path: ReversePath::Null, body: BodyType::SevenBit, recipients: Vec::new() };
         Self { reception, rules, client, envelope, known: BTreeSet::new(), content: None, messages: 0 }
     }
