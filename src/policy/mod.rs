@@ -1,6 +1,7 @@
 //! Answers the session's questions: may this client go on? A file per stage; every answer is a pure decision.
 
 mod hello;
+pub mod login;
 mod message;
 mod recipient;
 mod sender;
