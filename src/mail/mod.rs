@@ -5,21 +5,25 @@
 mod address;
 mod destination;
 mod domain;
+mod dsn;
 mod header;
 mod message;
 mod outcome;
 mod queue_id;
 mod reply;
+mod request;
 mod timestamp;
 mod trace;
 
 pub use address::{Address, AddressError, ReversePath};
 pub use destination::Destination;
 pub use domain::{Domain, DomainError};
+pub use dsn::{DsnRequest, Notify, OriginalRecipient, decode_xtext, encode_xtext};
 pub use header::{Field, HeaderScan, fields};
-pub use message::{BodyType, Message, MessageState, Recipient, RecipientState, RecipientStatus, Update};
-pub use outcome::{Cause, Diagnosis, Outcome};
+pub use message::{Forward, Message, MessageState, Recipient, RecipientState, RecipientStatus, Update};
+pub use outcome::{Cause, Diagnosis, Outcome, Passed};
 pub use queue_id::{QueueId, QueueIdError};
 pub use reply::{EnhancedCode, Reply};
+pub use request::{BodyType, DeliverBy, DeliverByMode, EnvelopeId, Hold, Priority, Request, Ret};
 pub use timestamp::Timestamp;
 pub use trace::{Protocol, TraceField};

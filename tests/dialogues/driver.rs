@@ -98,7 +98,7 @@ impl Driver {
             Question::Connect => "connect",
             Question::Hello { .. } => "hello",
             Question::Sender { .. } => "sender",
-            Question::Recipient(_) => "recipient",
+            Question::Recipient { .. } => "recipient",
             Question::Begin => "begin",
             Question::Commit => "commit",
         };
@@ -115,7 +115,7 @@ impl Driver {
                 self.recipients.clear();
                 Answer::Accept
             }
-            Question::Recipient(path) => self.recipient(&path),
+            Question::Recipient { path, .. } => self.recipient(&path),
             Question::Begin => {
                 assert!(self.draft.replace(Vec::new()).is_none(), "one draft at a time");
                 Answer::Accept

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use self::state::{Pending, Phase, Stage};
 use super::line::Lines;
-use crate::mail::{BodyType, Domain, QueueId, Reply, ReversePath};
+use crate::mail::{BodyType, Domain, DsnRequest, QueueId, Reply, Request, ReversePath};
 
 pub use super::command::ForwardPath;
 
@@ -80,9 +80,16 @@ pub enum Question {
         size: Option<u64>,
         /// What was declared about the content.
         body: BodyType,
+        /// What else was asked for; none for most mail.
+        request: Option<Box<Request>>,
     },
     /// RCPT. Accepted recipients belong to the envelope, in this order.
-    Recipient(ForwardPath),
+    Recipient {
+        /// The forward-path.
+        path: ForwardPath,
+        /// What was asked for with it; none for most.
+        dsn: Option<Box<DsnRequest>>,
+    },
     /// DATA: start a draft.
     Begin,
     /// The final dot: make the draft safe. Answered by [`Answer::Committed`].
