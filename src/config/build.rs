@@ -4,6 +4,7 @@ use super::load::{Settings, Table};
 use super::problem::{Problem, Wrong};
 use super::typed::*;
 use super::values;
+use crate::mail::Service;
 
 type Built<T> = Result<T, Problem>;
 
@@ -61,8 +62,8 @@ fn spool(table: &Table) -> Built<Spool> {
 }
 
 fn listener(table: &Table) -> Built<Listener> {
-    // What isn't built yet was refused before, and stands here only beside its problem.
-    let service = word(table, "service", &[("mx", Service::Mx)])?;
+    let services = [Service::Mx, Service::Submission, Service::Lmtp].map(|service| (service.as_str(), service));
+    let service = word(table, "service", &services)?;
     Ok(Listener { address: table.read("address", values::socket)?, service })
 }
 

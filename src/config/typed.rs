@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::mail::{Address, Domain};
+use crate::mail::{Address, Domain, Service};
 
 /// Every setting. The names are those of the file.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,13 +81,6 @@ pub struct Listener {
     pub address: SocketAddr,
     /// What is spoken there.
     pub service: Service,
-}
-
-/// What a listener is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Service {
-    /// Port 25: mail from other servers and relay clients.
-    Mx,
 }
 
 /// `[auth]`

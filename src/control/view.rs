@@ -58,10 +58,10 @@ pub struct RecipientView {
 pub struct MessageDetails {
     /// What the sender declared about the content: `7BIT`, `8BITMIME` (RFC 6152) or `BINARYMIME` (RFC 3030).
     pub body: BodyType,
-    /// What else the sender asked for.
-    pub request: Option<Request>,
     /// Delay notices sent so far.
     pub delay_notices: u32,
+    /// What else the sender asked for.
+    pub request: Option<Request>,
 }
 
 /// What `queue show` tells of a recipient beyond `queue list`.
@@ -69,13 +69,13 @@ pub struct MessageDetails {
 pub struct RecipientDetails {
     /// The address that the sender gave, where an alias led here.
     pub original: Option<Address>,
-    /// What the sender asked for this recipient.
-    pub dsn: Option<DsnRequest>,
     /// When the next attempt may begin; none: there will be none.
     pub next_attempt: Option<Timestamp>,
     /// Where the last result came from.
     #[serde(deserialize_with = "Option::deserialize")]
     pub last_cause: Option<Cause>,
+    /// What the sender asked for this recipient.
+    pub dsn: Option<DsnRequest>,
 }
 
 impl MessageView {

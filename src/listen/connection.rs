@@ -15,7 +15,7 @@ use tokio::time::Sleep;
 use super::transaction::Transaction;
 use super::{Reception, Rules, stopped};
 use crate::event::Event;
-use crate::smtp::server::{Session, Step};
+use crate::smtp::server::{Session, Settings, Step};
 use crate::system::{BoxFuture, BoxStream};
 
 /// Octets that are read at once, at the most.
@@ -30,20 +30,21 @@ thread_local! {
 pub(super) async fn drive(
     reception: &Reception,
     rules: &Arc<Rules>,
+    settings: Arc<Settings>,
     stream: BoxStream,
     peer: SocketAddr,
     stopping: watch::Receiver<bool>,
 ) {
     let began = reception.system.clock.monotonic();
-    reception.events.report(Event::Connected { client: peer, service: "mx" });
-    let mut session = Session::new(began, Arc::clone(&rules.settings));
-    let mut transaction = Transaction::new(reception, rules, peer.ip().to_canonical());
+    reception.events.report(Event::Connected { client: peer, service: settings.service.as_str() });
+    let mut session = Session::new(began, Arc::clone(&settings));
+    let mut transaction = Transaction::new(reception, rules, settings.service, peer.ip().to_canonical());
     let stopped = *stopping.borrow();
     if stopped {
         session.stop();
     }
     let stop = (!stopped).then(|| wait_for_stop(stopping.clone()));
-    let mut connection = Connection { reception, rules, stream, session, stopping, stop, alarm: None };
+    let mut connection = Connection { reception, settings, stream, session, stopping, stop, alarm: None };
     // Whatever ended it, a draft that was not committed goes with the transaction.
     let reason = match connection.run(&mut transaction).await {
         Ok(()) => "closed",
@@ -63,7 +64,7 @@ fn wait_for_stop(mut stop: watch::Receiver<bool>) -> BoxFuture<'static, ()> {
 
 struct Connection<'a> {
     reception: &'a Reception,
-    rules: &'a Rules,
+    settings: Arc<Settings>,
     stream: BoxStream,
     session: Session,
     /// Whether the server stops.
@@ -90,7 +91,7 @@ impl Connection<'_> {
                 Step::Discard => transaction.discard(),
                 Step::NeedInput => self.input().await?,
                 Step::Close => {
-                    let _ = tokio::time::timeout(self.rules.settings.command_timeout, self.stream.shutdown()).await;
+                    let _ = tokio::time::timeout(self.settings.command_timeout, self.stream.shutdown()).await;
                     return Ok(());
                 }
             }
@@ -106,7 +107,7 @@ impl Connection<'_> {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await
         };
-        match tokio::time::timeout(self.rules.settings.command_timeout, write).await {
+        match tokio::time::timeout(self.settings.command_timeout, write).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Lost),
         }

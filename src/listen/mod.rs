@@ -6,6 +6,7 @@ mod connection;
 mod limits;
 mod transaction;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::event::{Event, Events};
 use crate::mail::{EnhancedCode, QueueId, Reply, Timestamp};
 use crate::policy::Policy;
@@ -37,23 +38,29 @@ pub struct Rules {
     pub config: Arc<Config>,
     /// Answers the sessions' questions.
     pub policy: Policy,
-    /// The session machine's settings.
-    pub settings: Arc<Settings>,
+    /// What the session machine must know, by the listener's address in the configuration.
+    settings: BTreeMap<SocketAddr, Arc<Settings>>,
 }
 
 impl Rules {
     /// The rules that follow from a configuration.
     pub fn new(config: Arc<Config>, policy: Policy) -> Self {
-        let limits = &config.limits;
-        let settings = Arc::new(Settings {
-            hostname: config.hostname.clone(),
-            size_max: limits.message_size,
-            recipients_max: limits.recipients,
-            errors_max: limits.errors,
-            command_timeout: limits.command_timeout,
-            data_timeout: limits.data_timeout,
-        });
+        let settings = config.listeners.iter().map(|listener| (listener.address, Arc::new(settings(&config, listener))));
+        let settings = settings.collect();
         Self { config, policy, settings }
+    }
+}
+
+fn settings(config: &Config, listener: &config::Listener) -> Settings {
+    let limits = &config.limits;
+    Settings {
+        service: listener.service,
+        hostname: config.hostname.clone(),
+        size_max: limits.message_size,
+        recipients_max: limits.recipients,
+        errors_max: limits.errors,
+        command_timeout: limits.command_timeout,
+        data_timeout: limits.data_timeout,
     }
 }
 
@@ -80,7 +87,8 @@ pub struct Reception {
 
 impl Reception {
     /// Accepts connections until `stop` says so, then waits for the open sessions to end; they get 421 at their next command.
-    pub async fn serve(self, listener: Box<dyn Listener>, mut stop: watch::Receiver<bool>) {
+    /// `configured` is the listener's address in the configuration, which says what each session is to be.
+    pub async fn serve(self, configured: SocketAddr, listener: Box<dyn Listener>, mut stop: watch::Receiver<bool>) {
         let mut sessions = JoinSet::new();
         let stopping = stop.clone();
         loop {
@@ -90,7 +98,7 @@ impl Reception {
                 Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
-                        sessions.spawn(self.clone().session(stream, peer, stopping.clone()));
+                        sessions.spawn(self.clone().session(configured, stream, peer, stopping.clone()));
                     }
                     Err(error) => {
                         self.events.report(Event::AcceptTrouble { address: listener.local_address(), reason: error.to_string() });
@@ -118,12 +126,14 @@ impl Reception {
         space
     }
 
-    async fn session(self, stream: BoxStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
+    async fn session(self, configured: SocketAddr, stream: BoxStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
         let rules = self.rules.borrow().clone();
+        // The rules may already be without a listener that is about to be stopped.
+        let Some(settings) = rules.settings.get(&configured).cloned() else { return };
         let client = peer.ip().to_canonical();
         let limits = &rules.config.limits;
         match self.connections.enter(client, limits.connections, limits.connections_per_client) {
-            Ok(_guard) => connection::drive(&self, &rules, stream, peer, stop).await,
+            Ok(_guard) => connection::drive(&self, &rules, settings, stream, peer, stop).await,
             Err(refusal) => {
                 let value = match refusal {
                     Refusal::Total => limits.connections,

@@ -8,7 +8,7 @@ use super::{Reception, Rules};
 use crate::event::{Event, Named};
 use crate::mail::{
     Address, BodyType, DsnRequest, EnhancedCode, Forward, HeaderScan, Message, Protocol, Recipient, Reply, Request, ReversePath,
-    Timestamp, TraceField,
+    Service, Timestamp, TraceField,
 };
 use crate::policy::Client;
 use crate::smtp::server::{Answer, ForwardPath, Question};
@@ -59,8 +59,8 @@ struct Incoming {
 }
 
 impl<'a> Transaction<'a> {
-    pub(super) fn new(reception: &'a Reception, rules: &'a Arc<Rules>, address: IpAddr) -> Self {
-        let client = Client { address, helo: String::new(), extended: false };
+    pub(super) fn new(reception: &'a Reception, rules: &'a Arc<Rules>, service: Service, address: IpAddr) -> Self {
+        let client = Client { service, address, helo: String::new(), extended: false, login: None };
         let envelope = Envelope::new(Timestamp::ZERO);
         Self { reception, rules, client, envelope, known: BTreeSet::new(), content: None, messages: 0 }
     }

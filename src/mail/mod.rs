@@ -12,6 +12,7 @@ mod outcome;
 mod queue_id;
 mod reply;
 mod request;
+mod service;
 mod timestamp;
 mod trace;
 
@@ -25,5 +26,6 @@ pub use outcome::{Cause, Diagnosis, Outcome, Passed};
 pub use queue_id::{QueueId, QueueIdError};
 pub use reply::{EnhancedCode, Reply};
 pub use request::{BodyType, DeliverBy, DeliverByMode, EnvelopeId, Hold, Priority, Request, Ret};
+pub use service::Service;
 pub use timestamp::Timestamp;
 pub use trace::{Protocol, TraceField};

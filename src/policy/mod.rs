@@ -10,16 +10,21 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::directory::Directory;
+use crate::mail::{Address, Service};
 
 /// Who is at the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
+    /// What the listener that it came to is for.
+    pub service: Service,
     /// Its address.
     pub address: IpAddr,
     /// The name that it gave itself; empty before.
     pub helo: String,
     /// Whether it said EHLO.
     pub extended: bool,
+    /// Who it logged in as; none before.
+    pub login: Option<Address>,
 }
 
 /// The rules, as configured. Cheap to make anew at reload.

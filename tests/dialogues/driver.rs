@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use posthouse::mail::{Domain, EnhancedCode, QueueId, Reply};
+use posthouse::mail::{Domain, EnhancedCode, QueueId, Reply, Service};
 use posthouse::smtp::server::{Answer, ForwardPath, Question, Session, Settings, Step};
 
 /// A message that got 250.
@@ -35,6 +35,7 @@ pub(crate) struct Driver {
 /// The settings that scripts start from.
 pub(crate) fn settings() -> Settings {
     Settings {
+        service: Service::Mx,
         hostname: Domain::parse("mail.example.test").expect("a domain"),
         size_max: 100_000,
         recipients_max: 1000,
