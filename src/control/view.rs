@@ -56,12 +56,12 @@ pub struct RecipientView {
 /// What `queue show` tells of a message beyond `queue list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageDetails {
+    /// What the sender asked for, beyond what `body` says.
+    pub request: Option<Request>,
     /// What the sender declared about the content: `7BIT`, `8BITMIME` (RFC 6152) or `BINARYMIME` (RFC 3030).
     pub body: BodyType,
     /// Delay notices sent so far.
     pub delay_notices: u32,
-    /// What else the sender asked for.
-    pub request: Option<Request>,
 }
 
 /// What `queue show` tells of a recipient beyond `queue list`.
