@@ -54,12 +54,7 @@ impl ScramKeys {
         let mut salted = [0; KEY_SIZE];
         pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password.as_bytes(), &mut salted);
         let client_key = sign(&salted, b"Client Key");
-        Some(Self {
-            iterations,
-            salt: salt.to_vec(),
-            stored_key: hash(&client_key),
-            server_key: sign(&salted, b"Server Key"),
-        })
+        Some(Self { iterations, salt: salt.to_vec(), stored_key: hash(&client_key), server_key: sign(&salted, b"Server Key") })
     }
 
     /// Reads the written form. None: it is none.

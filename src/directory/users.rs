@@ -154,11 +154,14 @@ impl Users {
         }
     }
 
-    /// The first user at or behind the number-th line, counted round and round.
-    pub(super) fn nth(&self, number: u64) -> Option<usize> {
+    /// The first user at or behind the number-th line, counted round and round; with SCRAM keys if that is asked.
+    pub(super) fn nth(&self, number: u64, with_keys: bool) -> Option<usize> {
         let count = self.lines.len().max(1);
         let start = usize::try_from(number % count as u64).ok()?;
-        (start..count).chain(0..start).find(|at| matches!(self.lines.get(*at), Some(Line::User { .. })))
+        (start..count).chain(0..start).find(|at| match self.lines.get(*at) {
+            Some(Line::User { keys, .. }) => keys.is_some() || !with_keys,
+            _ => false,
+        })
     }
 
     pub(super) fn address_at(&self, at: usize) -> Option<Address> {

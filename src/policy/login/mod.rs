@@ -147,7 +147,9 @@ enum Stage {
     LoginName,
     LoginPassword(Vec<u8>),
     External,
-    ScramFirst { plus: bool },
+    ScramFirst {
+        plus: bool,
+    },
     ScramFinal(Box<scram::Waiting>),
     /// All is proved; the client has only to take note of our proof.
     Proven(Address),

@@ -18,11 +18,7 @@ pub(super) fn parse(message: &[u8]) -> Option<Claim<'_>> {
     if parts.next().is_some() || name.is_empty() || password.is_empty() {
         return None;
     }
-    Some(Claim {
-        authorization: std::str::from_utf8(authorization).ok()?,
-        name: std::str::from_utf8(name).ok()?,
-        password,
-    })
+    Some(Claim { authorization: std::str::from_utf8(authorization).ok()?, name: std::str::from_utf8(name).ok()?, password })
 }
 
 #[cfg(test)]

@@ -107,8 +107,7 @@ impl Waiting {
         let mut attributes = unproved.split(',');
         let binding = attributes.next().and_then(|attribute| attribute.strip_prefix("c=")).ok_or(Why::Malformed)?;
         let nonce = attributes.next().and_then(|attribute| attribute.strip_prefix("r=")).ok_or(Why::Malformed)?;
-        let proof: [u8; KEY_SIZE] =
-            STANDARD.decode(proof).ok().and_then(|proof| proof.try_into().ok()).ok_or(Why::Malformed)?;
+        let proof: [u8; KEY_SIZE] = STANDARD.decode(proof).ok().and_then(|proof| proof.try_into().ok()).ok_or(Why::Malformed)?;
         if !attributes.all(is_attribute) {
             return Err(Why::Malformed);
         }

@@ -27,8 +27,7 @@ fn hash_of(password: &str) -> String {
     use argon2::password_hash::PasswordHasher;
     let params = argon2::Params::new(8, 1, 1, None).unwrap();
     let hasher = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
-    let hash: argon2::password_hash::phc::PasswordHash =
-        hasher.hash_password_with_salt(password.as_bytes(), SALT).unwrap();
+    let hash: argon2::password_hash::phc::PasswordHash = hasher.hash_password_with_salt(password.as_bytes(), SALT).unwrap();
     let hash = hash.to_string();
     assert!(hash.starts_with(HASH), "{hash}");
     hash
@@ -55,11 +54,7 @@ impl World {
             client: "192.0.2.1".parse().unwrap(),
             now: Duration::ZERO,
             entropy: &SystemEntropy,
-            channel: Channel {
-                exporter: self.exporter.as_deref(),
-                end_point: self.end_point.as_deref(),
-                names: &self.names,
-            },
+            channel: Channel { exporter: self.exporter.as_deref(), end_point: self.end_point.as_deref(), names: &self.names },
         };
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(exchange.respond(&desk, response))
     }

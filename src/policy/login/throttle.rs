@@ -205,7 +205,9 @@ mod tests {
         }
         assert_eq!(throttle.admit(SECOND * 50, client(9), &ann()), Ok(()));
         throttle.succeeded(SECOND * 50, client(9), &ann());
-        (0..5).for_each(|_| drop(throttle.failed(SECOND * 120, client(20), Some(&ann()))));
+        for _ in 0..5 {
+            throttle.failed(SECOND * 120, client(20), Some(&ann()));
+        }
         assert_eq!(throttle.admit(SECOND * 149, client(9), &ann()), Ok(()), "the last success counts");
         assert_eq!(throttle.admit(SECOND * 150, client(9), &ann()), Err(Why::AccountBlocked));
     }
@@ -218,14 +220,18 @@ mod tests {
         }
         assert_eq!(throttle.admit(SECOND, "2001:db8::9".parse().unwrap(), &ann()), Err(Why::ClientBlocked));
         assert_eq!(throttle.admit(SECOND, "2001:db8:0:1::9".parse().unwrap(), &ann()), Ok(()));
-        (0..3).for_each(|_| drop(throttle.failed(SECOND, "::ffff:192.0.2.1".parse().unwrap(), None)));
+        for _ in 0..3 {
+            throttle.failed(SECOND, "::ffff:192.0.2.1".parse().unwrap(), None);
+        }
         assert_eq!(throttle.admit(SECOND, client(1), &ann()), Err(Why::ClientBlocked));
     }
 
     #[test]
     fn memory_is_bounded_and_the_oldest_goes_first() {
         let throttle = throttle();
-        (0..3).for_each(|_| drop(throttle.failed(SECOND, client(0), None)));
+        for _ in 0..3 {
+            throttle.failed(SECOND, client(0), None);
+        }
         for number in 1..=REMEMBERED_MAX as u32 {
             let name = Address::parse(&format!("user{number}@example.test")).unwrap();
             throttle.failed(SECOND * 2, client(number), Some(&name));
