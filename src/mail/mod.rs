@@ -11,6 +11,7 @@ mod outcome;
 mod queue_id;
 mod reply;
 mod timestamp;
+mod tls;
 mod trace;
 
 pub use address::{Address, AddressError, ReversePath};
@@ -22,4 +23,5 @@ pub use outcome::{Cause, Diagnosis, Outcome};
 pub use queue_id::{QueueId, QueueIdError};
 pub use reply::{EnhancedCode, Reply};
 pub use timestamp::Timestamp;
+pub use tls::TlsInfo;
 pub use trace::{Protocol, TraceField};

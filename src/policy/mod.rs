@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::directory::Directory;
+use crate::mail::TlsInfo;
 
 /// Who is at the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct Client {
     pub helo: String,
     /// Whether it said EHLO.
     pub extended: bool,
+    /// How the session is encrypted; none: it isn't.
+    pub tls: Option<TlsInfo>,
 }
 
 /// The rules, as configured. Cheap to make anew at reload.

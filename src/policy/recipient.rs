@@ -116,7 +116,7 @@ mod tests {
     }
 
     fn client(address: &str) -> Client {
-        Client { address: address.parse().unwrap(), helo: "client.test".to_owned(), extended: true }
+        Client { address: address.parse().unwrap(), helo: "client.test".to_owned(), extended: true, tls: None }
     }
 
     /// `accept ADDRESS`, or the codes of the refusal.

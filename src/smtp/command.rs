@@ -40,6 +40,8 @@ pub enum Command {
     Vrfy,
     /// HELP.
     Help,
+    /// STARTTLS (RFC 3207).
+    StartTls,
     /// QUIT.
     Quit,
 }
@@ -111,7 +113,7 @@ impl CommandError {
 const HTTP_METHODS: [&str; 9] = ["GET", "POST", "CONNECT", "HEAD", "PUT", "OPTIONS", "DELETE", "PATCH", "TRACE"];
 
 /// Commands that RFCs define and this server doesn't offer.
-const NOT_OFFERED: [&str; 10] = ["STARTTLS", "AUTH", "BDAT", "EXPN", "ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML"];
+const NOT_OFFERED: [&str; 9] = ["AUTH", "BDAT", "EXPN", "ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML"];
 
 impl Command {
     /// Parses a line without its CR LF.
@@ -141,6 +143,8 @@ impl Command {
             without_argument(argument, Self::Quit, "QUIT")
         } else if is("RSET") {
             without_argument(argument, Self::Rset, "RSET")
+        } else if is("STARTTLS") {
+            without_argument(argument, Self::StartTls, "STARTTLS")
         } else if is("NOOP") {
             Ok(Self::Noop)
         } else if is("HELP") {
@@ -423,7 +427,7 @@ mod tests {
             ("FOO", "500 5.5.1"),
             ("MAILFROM:<a@b.test>", "500 5.5.1"),
             ("é", "500 5.5.1"),
-            ("STARTTLS", "502 5.5.1"),
+            ("STARTTLS now", "501 5.5.4"),
             ("AUTH PLAIN x", "502 5.5.1"),
             ("BDAT 5 LAST", "502 5.5.1"),
             ("EXPN list", "502 5.5.1"),

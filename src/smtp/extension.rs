@@ -13,6 +13,8 @@ pub enum Extension {
     Pipelining,
     /// RFC 2034.
     EnhancedStatusCodes,
+    /// RFC 3207.
+    StartTls,
     /// RFC 5321 section 4.1.1.8: HELP is known.
     Help,
 }
@@ -25,12 +27,17 @@ impl fmt::Display for Extension {
             Self::EightBitMime => f.write_str("8BITMIME"),
             Self::Pipelining => f.write_str("PIPELINING"),
             Self::EnhancedStatusCodes => f.write_str("ENHANCEDSTATUSCODES"),
+            Self::StartTls => f.write_str("STARTTLS"),
             Self::Help => f.write_str("HELP"),
         }
     }
 }
 
-/// What is offered, in the order of the reply.
-pub fn offered(size_max: u64) -> [Extension; 5] {
-    [Extension::Pipelining, Extension::Size(size_max), Extension::EightBitMime, Extension::EnhancedStatusCodes, Extension::Help]
+/// What is offered, in the order of the reply. `starttls`: TLS can be had and isn't on.
+pub fn offered(size_max: u64, starttls: bool) -> Vec<Extension> {
+    let mut offered =
+        vec![Extension::Pipelining, Extension::Size(size_max), Extension::EightBitMime, Extension::EnhancedStatusCodes];
+    offered.extend(starttls.then_some(Extension::StartTls));
+    offered.push(Extension::Help);
+    offered
 }

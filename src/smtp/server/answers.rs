@@ -78,7 +78,7 @@ impl Session {
     fn greet(&mut self, extended: bool) {
         let mut text = self.settings.hostname.to_string();
         if extended {
-            for extension in extension::offered(self.settings.size_max) {
+            for extension in extension::offered(self.settings.size_max, self.offers_tls()) {
                 text.push('\n');
                 text.push_str(&extension.to_string());
             }
@@ -117,7 +117,7 @@ mod tests {
                 Step::Send(octets) => said.extend_from_slice(&octets),
                 Step::Ask(super::super::Question::Commit) | Step::NeedInput | Step::Close => break,
                 Step::Ask(_) => session.answer(Duration::ZERO, Answer::Accept),
-                Step::Body(_) | Step::Discard => {}
+                Step::Body(_) | Step::Discard | Step::StartTls => {}
             }
         }
         String::from_utf8(said).unwrap()
@@ -131,6 +131,7 @@ mod tests {
             errors_max: 10,
             command_timeout: Duration::from_secs(1),
             data_timeout: Duration::from_secs(1),
+            starttls: false,
         };
         let mut session = Session::new(Duration::ZERO, Arc::new(settings));
         talk(&mut session, b"");

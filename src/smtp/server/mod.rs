@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use self::state::{Pending, Phase, Stage};
 use super::line::Lines;
-use crate::mail::{BodyType, Domain, QueueId, Reply, ReversePath};
+use crate::mail::{BodyType, Domain, QueueId, Reply, ReversePath, TlsInfo};
 
 pub use super::command::ForwardPath;
 
@@ -41,6 +41,8 @@ pub struct Settings {
     pub command_timeout: Duration,
     /// How long a client may take to send the content of a message.
     pub data_timeout: Duration,
+    /// Whether STARTTLS is offered while the session isn't encrypted.
+    pub starttls: bool,
 }
 
 /// What the driver has to do next.
@@ -56,6 +58,9 @@ pub enum Step {
     Discard,
     /// Read from the client and give it to [`Session::receive`]. Everything was sent and used.
     NeedInput,
+    /// Make the TLS handshake, then call [`Session::secured`]; if it fails, close the connection. Nothing that was read before
+    /// may be taken for part of it.
+    StartTls,
     /// Close the connection. Last step; it comes again if asked again.
     Close,
 }
@@ -117,6 +122,8 @@ pub struct Session {
     /// The driver was not yet told to drop a draft that was begun.
     discard: bool,
     stopping: bool,
+    /// How the session is encrypted.
+    tls: Option<TlsInfo>,
 }
 
 impl Session {
@@ -132,7 +139,31 @@ impl Session {
             command_due: now,
             discard: false,
             stopping: false,
+            tls: None,
         }
+    }
+
+    /// Tells that the connection is encrypted from here on: before the greeting, or as the answer to [`Step::StartTls`], which
+    /// takes the session back to where it was before EHLO (RFC 3207 section 4.2).
+    pub fn secured(&mut self, now: Duration, tls: TlsInfo) {
+        self.now = now;
+        match self.phase {
+            Phase::Securing => self.resume(Stage::Strange),
+            Phase::Opening { .. } => {}
+            // A slip of the driver's: encryption that nobody asked for proves nothing.
+            _ => return,
+        }
+        self.tls = Some(tls);
+    }
+
+    /// How the session is encrypted; none: it isn't.
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.tls.as_ref()
+    }
+
+    /// Whether EHLO announces STARTTLS.
+    fn offers_tls(&self) -> bool {
+        self.settings.starttls && self.tls.is_none()
     }
 
     /// Takes octets from the client; at most 64 KiB at once, and only after [`Step::NeedInput`], so that memory stays
@@ -148,7 +179,7 @@ impl Session {
                 self.lines.push(&octets[used..]);
             }
             Phase::Content(_) | Phase::Command(_) | Phase::Waiting(_) => self.lines.push(octets),
-            Phase::Closing => {}
+            Phase::Securing | Phase::Closing => {}
         }
     }
 
@@ -171,7 +202,7 @@ impl Session {
         match &self.phase {
             Phase::Command(_) => Some(self.command_due),
             Phase::Content(content) => Some(content.due.min(content.idle_due)),
-            Phase::Opening { .. } | Phase::Waiting(_) | Phase::Closing => None,
+            Phase::Opening { .. } | Phase::Waiting(_) | Phase::Securing | Phase::Closing => None,
         }
     }
 
@@ -197,6 +228,8 @@ impl Session {
                     self.next_command(stage)
                 }
                 Phase::Content(_) => self.next_content(),
+                Phase::Securing if self.output.is_empty() => Some(Step::StartTls),
+                Phase::Securing => Some(self.send()),
                 Phase::Closing => Some(self.next_closing()),
             };
             if let Some(step) = step {
