@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use posthouse::directory::aliases;
 use posthouse::mail::{
-    Address, BodyType, Domain, HeaderScan, Message, QueueId, Recipient, Reply, ReversePath, Timestamp, fields,
+    Address, BodyType, Domain, HeaderScan, Message, QueueId, Recipient, Reply, ReversePath, Service, Timestamp, fields,
 };
 use posthouse::smtp::client::reply::{LINES_MAX, Parser, REPLY_SIZE_MAX, ReplyError};
 use posthouse::smtp::command::{Command, ForwardPath};
@@ -368,12 +368,14 @@ pub fn session(data: &[u8]) {
 /// Holds a session in which every question is answered with yes; returns what was said and the contents that got 250.
 fn hold(octets: &[u8], size: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
     let settings = Settings {
+        service: Service::Mx,
         hostname: Domain::parse("mail.example.test").expect("a domain"),
         size_max: 1000,
         recipients_max: 3,
         errors_max: 10,
         command_timeout: Duration::from_secs(1),
         data_timeout: Duration::from_secs(1),
+        starttls: true,
     };
     let mut session = Session::new(Duration::ZERO, Arc::new(settings));
     let (mut replies, mut messages, mut draft) = (Vec::new(), Vec::new(), None);
@@ -406,7 +408,8 @@ fn hold(octets: &[u8], size: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
                 Some(piece) => session.receive(Duration::ZERO, piece),
                 None => return (replies, messages),
             },
-            Step::Close => return (replies, messages),
+            // What follows is for the TLS handshake.
+            Step::StartTls | Step::Close => return (replies, messages),
         }
     }
 }

@@ -4,6 +4,7 @@ use super::load::{Settings, Table};
 use super::problem::{Problem, Wrong};
 use super::typed::*;
 use super::values;
+use crate::mail::Service;
 
 type Built<T> = Result<T, Problem>;
 
@@ -62,10 +63,9 @@ fn spool(table: &Table) -> Built<Spool> {
 }
 
 fn listener(table: &Table) -> Built<Listener> {
-    // What isn't built yet was refused before, and stands here only beside its problem.
-    let service = word(table, "service", &[("mx", Service::Mx)])?;
-    let modes =
-        [("none", ListenerTls::None), ("starttls", ListenerTls::StartTls), ("implicit", ListenerTls::Implicit)];
+    let services = [Service::Mx, Service::Submission, Service::Lmtp].map(|service| (service.as_str(), service));
+    let service = word(table, "service", &services)?;
+    let modes = [("none", ListenerTls::None), ("starttls", ListenerTls::StartTls), ("implicit", ListenerTls::Implicit)];
     Ok(Listener { address: table.read("address", values::socket)?, service, tls: word(table, "tls", &modes)? })
 }
 

@@ -7,8 +7,10 @@ mod check;
 mod generate;
 mod layers;
 mod load;
+mod nearest;
 mod problem;
 mod schema;
+mod setting;
 mod typed;
 mod values;
 

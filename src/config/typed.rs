@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::mail::{Address, Domain};
+use crate::mail::{Address, Domain, Service};
 
 /// Every setting. The names are those of the file.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,13 +103,6 @@ pub enum ListenerTls {
 pub struct Tls {
     /// What clients see; none: a self-signed pair.
     pub pair: Option<KeyPair>,
-}
-
-/// What a listener is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Service {
-    /// Port 25: mail from other servers and relay clients.
-    Mx,
 }
 
 /// `[auth]`

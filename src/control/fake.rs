@@ -154,7 +154,7 @@ pub(crate) fn config() -> Config {
             index_cache: 1 << 20,
             compression: Compression::None,
         },
-        listeners: vec![Listener { address: "127.0.0.1:2525".parse().unwrap(), service: Service::Mx }],
+        listeners: vec![Listener { address: "127.0.0.1:2525".parse().unwrap(), service: crate::mail::Service::Mx }],
         auth: Auth { users: "conf/users".into() },
         limits: Limits {
             message_size: 1 << 20,

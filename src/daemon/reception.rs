@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::config::{Config, Service};
+use crate::config::Config;
 use crate::event::{Event, Events};
 use crate::listen::Reception;
 use crate::system::{Listener, System};
@@ -82,10 +82,10 @@ impl Listeners {
         self.leaving.retain(|task| !task.is_finished());
         for (address, socket) in sockets {
             let local = socket.local_address();
-            let service = config.listeners.iter().find(|l| l.address == address).map_or(Service::Mx, |l| l.service);
-            self.events.report(Event::Listening { address: local, service: service_name(service) });
+            let Some(listener) = config.listeners.iter().find(|listener| listener.address == address) else { continue };
+            self.events.report(Event::Listening { address: local, service: listener.service.as_str() });
             let (stop, stopping) = watch::channel(false);
-            let task = tokio::spawn(self.reception.clone().serve(socket, stopping));
+            let task = tokio::spawn(self.reception.clone().serve(address, socket, stopping));
             self.running.insert(address, Running { stop, task, local });
         }
     }
@@ -107,11 +107,5 @@ impl Listeners {
         if tokio::time::timeout(grace, all).await.is_err() {
             aborts.iter().for_each(AbortHandle::abort);
         }
-    }
-}
-
-fn service_name(service: Service) -> &'static str {
-    match service {
-        Service::Mx => "mx",
     }
 }

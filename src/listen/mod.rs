@@ -6,6 +6,7 @@ mod connection;
 mod limits;
 mod transaction;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,13 +16,13 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::config::Config;
+use crate::config::{self, Config, ListenerTls};
 use crate::event::{Event, Events};
 use crate::mail::{EnhancedCode, QueueId, Reply, Timestamp};
 use crate::policy::Policy;
 use crate::smtp::server::Settings;
 use crate::spool::{Spool, SpoolError};
-use crate::system::{BoxStream, Listener, System};
+use crate::system::{BoxStream, Listener, System, TlsServer};
 
 pub use limits::Connections;
 use limits::Refusal;
@@ -37,23 +38,41 @@ pub struct Rules {
     pub config: Arc<Config>,
     /// Answers the sessions' questions.
     pub policy: Policy,
-    /// The session machine's settings.
-    pub settings: Arc<Settings>,
+    /// By the listener's address in the configuration.
+    entrances: BTreeMap<SocketAddr, Entrance>,
+}
+
+/// How sessions of a listener are to be.
+#[derive(Clone)]
+struct Entrance {
+    settings: Arc<Settings>,
+    /// Encrypted from the first octet.
+    implicit_tls: bool,
 }
 
 impl Rules {
     /// The rules that follow from a configuration.
     pub fn new(config: Arc<Config>, policy: Policy) -> Self {
-        let limits = &config.limits;
-        let settings = Arc::new(Settings {
-            hostname: config.hostname.clone(),
-            size_max: limits.message_size,
-            recipients_max: limits.recipients,
-            errors_max: limits.errors,
-            command_timeout: limits.command_timeout,
-            data_timeout: limits.data_timeout,
-        });
-        Self { config, policy, settings }
+        let entrance = |listener: &config::Listener| Entrance {
+            settings: Arc::new(settings(&config, listener)),
+            implicit_tls: listener.tls == ListenerTls::Implicit,
+        };
+        let entrances = config.listeners.iter().map(|listener| (listener.address, entrance(listener))).collect();
+        Self { config, policy, entrances }
+    }
+}
+
+fn settings(config: &Config, listener: &config::Listener) -> Settings {
+    let limits = &config.limits;
+    Settings {
+        service: listener.service,
+        hostname: config.hostname.clone(),
+        size_max: limits.message_size,
+        recipients_max: limits.recipients,
+        errors_max: limits.errors,
+        command_timeout: limits.command_timeout,
+        data_timeout: limits.data_timeout,
+        starttls: listener.tls == ListenerTls::StartTls,
     }
 }
 
@@ -74,13 +93,16 @@ pub struct Reception {
     pub connections: Arc<Connections>,
     /// Whether the spool's disk was full when it was last looked at.
     pub full: Arc<AtomicBool>,
+    /// The certificates in use; none only if no listener wants TLS.
+    pub tls: watch::Receiver<Option<Arc<dyn TlsServer>>>,
     /// Clock and the rest.
     pub system: System,
 }
 
 impl Reception {
     /// Accepts connections until `stop` says so, then waits for the open sessions to end; they get 421 at their next command.
-    pub async fn serve(self, listener: Box<dyn Listener>, mut stop: watch::Receiver<bool>) {
+    /// `configured` is the listener's address in the configuration, which says what each session is to be.
+    pub async fn serve(self, configured: SocketAddr, listener: Box<dyn Listener>, mut stop: watch::Receiver<bool>) {
         let mut sessions = JoinSet::new();
         let stopping = stop.clone();
         loop {
@@ -90,7 +112,7 @@ impl Reception {
                 Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
-                        sessions.spawn(self.clone().session(stream, peer, stopping.clone()));
+                        sessions.spawn(self.clone().session(configured, stream, peer, stopping.clone()));
                     }
                     Err(error) => {
                         self.events.report(Event::AcceptTrouble { address: listener.local_address(), reason: error.to_string() });
@@ -118,12 +140,14 @@ impl Reception {
         space
     }
 
-    async fn session(self, stream: BoxStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
+    async fn session(self, configured: SocketAddr, stream: BoxStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
         let rules = self.rules.borrow().clone();
+        // The rules may already be without a listener that is about to be stopped.
+        let Some(entrance) = rules.entrances.get(&configured).cloned() else { return };
         let client = peer.ip().to_canonical();
         let limits = &rules.config.limits;
         match self.connections.enter(client, limits.connections, limits.connections_per_client) {
-            Ok(_guard) => connection::drive(&self, &rules, stream, peer, stop).await,
+            Ok(_guard) => connection::drive(&self, &rules, entrance, stream, peer, stop).await,
             Err(refusal) => {
                 let value = match refusal {
                     Refusal::Total => limits.connections,

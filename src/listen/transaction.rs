@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use super::{Reception, Rules};
 use crate::event::{Event, Named};
-use crate::mail::{Address, BodyType, EnhancedCode, HeaderScan, Message, Protocol, Recipient, Reply, ReversePath, TraceField};
+use crate::mail::{
+    Address, BodyType, EnhancedCode, HeaderScan, Message, Protocol, Recipient, Reply, ReversePath, Service, TlsInfo, TraceField,
+};
 use crate::policy::Client;
 use crate::smtp::server::{Answer, ForwardPath, Question};
 use crate::spool::{Accept, Draft, SpoolError};
@@ -40,10 +42,16 @@ struct Incoming {
 }
 
 impl<'a> Transaction<'a> {
-    pub(super) fn new(reception: &'a Reception, rules: &'a Arc<Rules>, address: IpAddr) -> Self {
-        let client = Client { address, helo: String::new(), extended: false };
+    pub(super) fn new(reception: &'a Reception, rules: &'a Arc<Rules>, service: Service, address: IpAddr) -> Self {
+        let client = Client { service, address, helo: String::new(), extended: false, login: None, tls: None };
         let envelope = Envelope { reverse_path: ReversePath::Null, body: BodyType::SevenBit, recipients: Vec::new() };
         Self { reception, rules, client, envelope, known: BTreeSet::new(), content: None, messages: 0 }
+    }
+
+    /// The session is encrypted from here on, and knows nothing of what was said in the clear (RFC 3207 section 4.2).
+    pub(super) fn secured(&mut self, tls: TlsInfo) {
+        let Client { service, address, .. } = self.client;
+        self.client = Client { service, address, helo: String::new(), extended: false, login: None, tls: Some(tls) };
     }
 
     /// Messages accepted in this session.
@@ -134,6 +142,7 @@ impl<'a> Transaction<'a> {
             client: self.client.address,
             hostname: &self.rules.config.hostname,
             protocol: self.protocol(),
+            tls: self.client.tls.as_ref(),
             id: draft.id(),
             recipient,
             at: self.reception.system.clock.now(),
@@ -196,7 +205,9 @@ impl<'a> Transaction<'a> {
             size: message.size,
             client: self.client.address,
             helo: self.client.helo.clone(),
-            protocol: self.protocol().as_str(),
+            protocol: self.protocol().keyword(self.client.tls.is_some()),
+            tls: self.client.tls.as_ref().map(|tls| tls.version),
+            cipher: self.client.tls.as_ref().map(|tls| tls.cipher),
         });
         // When the queue is busy the message waits in the index: memory stays bounded.
         if self.reception.accepted.try_send((message.id, message.arrived)).is_err() {

@@ -10,6 +10,7 @@ mod message;
 mod outcome;
 mod queue_id;
 mod reply;
+mod service;
 mod timestamp;
 mod tls;
 mod trace;
@@ -22,6 +23,7 @@ pub use message::{BodyType, Message, MessageState, Recipient, RecipientState, Re
 pub use outcome::{Cause, Diagnosis, Outcome};
 pub use queue_id::{QueueId, QueueIdError};
 pub use reply::{EnhancedCode, Reply};
+pub use service::Service;
 pub use timestamp::Timestamp;
 pub use tls::TlsInfo;
 pub use trace::{Protocol, TraceField};

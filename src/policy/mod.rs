@@ -10,11 +10,13 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::directory::Directory;
-use crate::mail::TlsInfo;
+use crate::mail::{Address, Service, TlsInfo};
 
 /// Who is at the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
+    /// What the listener that it came to is for.
+    pub service: Service,
     /// Its address.
     pub address: IpAddr,
     /// The name that it gave itself; empty before.
@@ -23,6 +25,8 @@ pub struct Client {
     pub extended: bool,
     /// How the session is encrypted; none: it isn't.
     pub tls: Option<TlsInfo>,
+    /// Who it logged in as; none before.
+    pub login: Option<Address>,
 }
 
 /// The rules, as configured. Cheap to make anew at reload.

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
     use crate::config::load;
     use crate::directory::Directory;
-    use crate::mail::HeaderScan;
+    use crate::mail::{HeaderScan, Service};
     use crate::system::SystemDisk;
 
     const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz";
@@ -116,7 +116,14 @@ mod tests {
     }
 
     fn client(address: &str) -> Client {
-        Client { address: address.parse().unwrap(), helo: "client.test".to_owned(), extended: true, tls: None }
+        Client {
+            service: Service::Mx,
+            address: address.parse().unwrap(),
+            helo: "client.test".to_owned(),
+            extended: true,
+            login: None,
+            tls: None,
+        }
     }
 
     /// `accept ADDRESS`, or the codes of the refusal.

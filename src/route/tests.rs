@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::mail::{BodyType, Domain, Message, QueueId, Recipient, RecipientState, ReversePath, Timestamp};
-use crate::system::{BoxFuture, Disk, Dns, DnsError, Entropy, MxRecord, SystemClock, SystemDisk, SystemNet, Workers};
 use crate::system::sim::SimTls;
+use crate::system::{BoxFuture, Disk, Dns, DnsError, Entropy, MxRecord, SystemClock, SystemDisk, SystemNet, Workers};
 
 /// Answers as told; unknown names don't exist.
 #[derive(Default)]

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use super::driver::{Driver, Received, settings};
 
 /// Pieces that dialogues are made of; some end a line, some don't.
-const PIECES: [&str; 32] = [
+const PIECES: [&str; 33] = [
+    "STARTTLS\r\n",
     "EHLO client.test\r\n",
     "HELO client.test\r\n",
     "MAIL FROM:<ann@sender.test>\r\n",
@@ -46,6 +47,7 @@ fn hold(pieces: impl Iterator<Item = Vec<u8>>) -> (String, Vec<Received>, bool) 
     settings.size_max = 200;
     settings.recipients_max = 3;
     settings.errors_max = 8;
+    settings.starttls = true;
     let mut driver = Driver::new(settings);
     driver.run();
     pieces.for_each(|piece| driver.receive(&piece));

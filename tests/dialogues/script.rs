@@ -30,6 +30,7 @@ pub(crate) enum Action {
     Wait(Duration),
     /// The server stops.
     Stop,
+    Secure,
 }
 
 /// What can be looked at.
@@ -80,6 +81,7 @@ impl Script {
             "early" => Action::Early(unescape(rest)?),
             "wait" => Action::Wait(Duration::from_secs(rest.strip_suffix('s')?.parse().ok()?)),
             "stop" => Action::Stop,
+            "tls" => Action::Secure,
             "open" => return self.open(number, rest),
             "set" => return self.set(rest),
             "refuse" => return self.refuse(rest),
@@ -105,6 +107,7 @@ impl Script {
         match name {
             "size_max" => self.settings.size_max = value.parse().ok()?,
             "recipients_max" => self.settings.recipients_max = value.parse().ok()?,
+            "starttls" => self.settings.starttls = value.parse().ok()?,
             "errors_max" => self.settings.errors_max = value.parse().ok()?,
             _ => return None,
         }

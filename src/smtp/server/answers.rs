@@ -105,7 +105,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::mail::{Domain, QueueId};
+    use crate::mail::{Domain, QueueId, Service};
     use crate::smtp::server::{Settings, Step};
 
     /// Feeds a session, answers everything but Commit with yes, and returns what it says until it asks for that.
@@ -125,6 +125,7 @@ mod tests {
 
     fn session() -> Session {
         let settings = Settings {
+            service: Service::Mx,
             hostname: Domain::parse("mail.example.test").unwrap(),
             size_max: 1000,
             recipients_max: 10,

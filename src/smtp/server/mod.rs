@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use self::state::{Pending, Phase, Stage};
 use super::line::Lines;
-use crate::mail::{BodyType, Domain, QueueId, Reply, ReversePath, TlsInfo};
+use crate::mail::{BodyType, Domain, QueueId, Reply, ReversePath, Service, TlsInfo};
 
 pub use super::command::ForwardPath;
 
@@ -29,6 +29,8 @@ const SEND_SIZE_MAX: usize = 16 * 1024;
 /// What a session must know of the configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// What the listener is for.
+    pub service: Service,
     /// Our name in the greeting and in the reply to HELO and EHLO.
     pub hostname: Domain,
     /// Largest message taken and announced by SIZE; octets, more than zero.

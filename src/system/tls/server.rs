@@ -1,7 +1,6 @@
 //! The server's side of TLS with rustls: handshakes, and what they established.
 
 use std::io;
-use std::sync::Arc;
 
 use rustls::ServerConnection;
 use tokio_rustls::TlsAcceptor;
@@ -38,9 +37,7 @@ impl TlsServer for Server {
 fn info(connection: &ServerConnection) -> TlsInfo {
     let version = connection.protocol_version();
     let exporter = match version {
-        Some(rustls::ProtocolVersion::TLSv1_3) => {
-            connection.export_keying_material([0; 32], EXPORTER_LABEL, Some(&[])).ok()
-        }
+        Some(rustls::ProtocolVersion::TLSv1_3) => connection.export_keying_material([0; 32], EXPORTER_LABEL, Some(&[])).ok(),
         _ => None,
     };
     TlsInfo {
