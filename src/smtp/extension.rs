@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use super::auth::Mechanism;
+
 /// A service extension of this server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Extension {
     /// RFC 1870, with the largest size taken; octets of content.
     Size(u64),
@@ -15,6 +17,8 @@ pub enum Extension {
     EnhancedStatusCodes,
     /// RFC 3207.
     StartTls,
+    /// RFC 4954, with the mechanisms that this session may use.
+    Auth(Vec<Mechanism>),
     /// RFC 5321 section 4.1.1.8: HELP is known.
     Help,
 }
@@ -28,16 +32,16 @@ impl fmt::Display for Extension {
             Self::Pipelining => f.write_str("PIPELINING"),
             Self::EnhancedStatusCodes => f.write_str("ENHANCEDSTATUSCODES"),
             Self::StartTls => f.write_str("STARTTLS"),
+            Self::Auth(mechanisms) => {
+                f.write_str("AUTH")?;
+                mechanisms.iter().try_for_each(|mechanism| write!(f, " {mechanism}"))
+            }
             Self::Help => f.write_str("HELP"),
         }
     }
 }
 
-/// What is offered, in the order of the reply. `starttls`: TLS can be had and isn't on.
-pub fn offered(size_max: u64, starttls: bool) -> Vec<Extension> {
-    let mut offered =
-        vec![Extension::Pipelining, Extension::Size(size_max), Extension::EightBitMime, Extension::EnhancedStatusCodes];
-    offered.extend(starttls.then_some(Extension::StartTls));
-    offered.push(Extension::Help);
-    offered
+/// What is offered, in the order of the reply.
+pub fn offered(size_max: u64) -> [Extension; 5] {
+    [Extension::Pipelining, Extension::Size(size_max), Extension::EightBitMime, Extension::EnhancedStatusCodes, Extension::Help]
 }

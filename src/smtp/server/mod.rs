@@ -9,6 +9,7 @@
 //! only a commit returns.
 
 mod answers;
+mod auth;
 mod commands;
 mod content;
 mod replies;
@@ -21,6 +22,7 @@ use self::state::{Pending, Phase, Stage};
 use super::line::Lines;
 use crate::mail::{BodyType, Domain, QueueId, Reply, ReversePath, Service, TlsInfo};
 
+pub use super::auth::{Mechanism, Secret};
 pub use super::command::ForwardPath;
 
 /// Replies to pipelined commands are gathered up to this size; octets.
@@ -39,6 +41,12 @@ pub struct Settings {
     pub recipients_max: usize,
     /// Bad commands that are answered in a session; the next one gets 421.
     pub errors_max: u32,
+    /// Mechanisms of AUTH, in the order of the EHLO line; each is offered where it can work. Empty: no AUTH here.
+    pub mechanisms: Vec<Mechanism>,
+    /// AUTH is offered on sessions that aren't encrypted, too.
+    pub auth_in_clear: bool,
+    /// Logins that may fail in a session; the last of them is answered with 421.
+    pub failed_logins_max: u32,
     /// How long a client may take to send a whole command, and how long it may pause within content.
     pub command_timeout: Duration,
     /// How long a client may take to send the content of a message.
@@ -90,6 +98,15 @@ pub enum Question {
     },
     /// RCPT. Accepted recipients belong to the envelope, in this order.
     Recipient(ForwardPath),
+    /// AUTH: the client wants to log in. Whatever exchange was going on before is over.
+    Login {
+        /// How; one of those that were offered.
+        mechanism: Mechanism,
+        /// Its initial response, if it sent one.
+        initial: Option<Secret>,
+    },
+    /// The client's response to the last [`Answer::Challenge`].
+    Response(Secret),
     /// DATA: start a draft.
     Begin,
     /// The final dot: make the draft safe. Answered by [`Answer::Committed`].
@@ -101,6 +118,9 @@ pub enum Question {
 pub enum Answer {
     /// Yes. Not an answer to [`Question::Commit`].
     Accept,
+    /// The exchange goes on with this challenge. Only an answer to [`Question::Login`] and [`Question::Response`], to which
+    /// `Accept` means that the client is logged in.
+    Challenge(Vec<u8>),
     /// No, with the words for the client. A 421 closes the session, and so does any refusal of [`Question::Connect`].
     Refuse(Reply),
     /// The message is on stable storage under this id. Only an answer to [`Question::Commit`].
@@ -126,6 +146,12 @@ pub struct Session {
     stopping: bool,
     /// How the session is encrypted.
     tls: Option<TlsInfo>,
+    /// The last greeting was EHLO.
+    extended: bool,
+    /// AUTH has succeeded.
+    logged_in: bool,
+    /// Logins that failed.
+    failed_logins: u32,
 }
 
 impl Session {
@@ -142,6 +168,9 @@ impl Session {
             discard: false,
             stopping: false,
             tls: None,
+            extended: false,
+            logged_in: false,
+            failed_logins: 0,
         }
     }
 
@@ -150,7 +179,10 @@ impl Session {
     pub fn secured(&mut self, now: Duration, tls: TlsInfo) {
         self.now = now;
         match self.phase {
-            Phase::Securing => self.resume(Stage::Strange),
+            Phase::Securing => {
+                (self.extended, self.logged_in) = (false, false);
+                self.resume(Stage::Strange);
+            }
             Phase::Opening { .. } => {}
             // A slip of the driver's: encryption that nobody asked for proves nothing.
             _ => return,
@@ -161,11 +193,6 @@ impl Session {
     /// How the session is encrypted; none: it isn't.
     pub fn tls(&self) -> Option<&TlsInfo> {
         self.tls.as_ref()
-    }
-
-    /// Whether EHLO announces STARTTLS.
-    fn offers_tls(&self) -> bool {
-        self.settings.starttls && self.tls.is_none()
     }
 
     /// Takes octets from the client; at most 64 KiB at once, and only after [`Step::NeedInput`], so that memory stays
@@ -180,7 +207,7 @@ impl Session {
                 let used = content.take(octets);
                 self.lines.push(&octets[used..]);
             }
-            Phase::Content(_) | Phase::Command(_) | Phase::Waiting(_) => self.lines.push(octets),
+            Phase::Content(_) | Phase::Command(_) | Phase::Login | Phase::Waiting(_) => self.lines.push(octets),
             Phase::Securing | Phase::Closing => {}
         }
     }
@@ -202,7 +229,7 @@ impl Session {
     /// When [`Session::tick`] has something to do. None while the client isn't to be waited for.
     pub fn deadline(&self) -> Option<Duration> {
         match &self.phase {
-            Phase::Command(_) => Some(self.command_due),
+            Phase::Command(_) | Phase::Login => Some(self.command_due),
             Phase::Content(content) => Some(content.due.min(content.idle_due)),
             Phase::Opening { .. } | Phase::Waiting(_) | Phase::Securing | Phase::Closing => None,
         }
@@ -221,7 +248,7 @@ impl Session {
                     Some(self.ask(Pending::Connect { early }, Question::Connect))
                 }
                 Phase::Waiting(_) => Some(Step::NeedInput),
-                Phase::Command(_) if self.stopping => {
+                Phase::Command(_) | Phase::Login if self.stopping => {
                     self.close(replies::STOPPING);
                     None
                 }
@@ -229,6 +256,7 @@ impl Session {
                     let stage = *stage;
                     self.next_command(stage)
                 }
+                Phase::Login => self.next_response(),
                 Phase::Content(_) => self.next_content(),
                 Phase::Securing if self.output.is_empty() => Some(Step::StartTls),
                 Phase::Securing => Some(self.send()),

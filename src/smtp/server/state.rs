@@ -9,6 +9,7 @@
 //! any ──▶ Closing
 //! ```
 //!
+//! AUTH goes by `Login` as often as its mechanism asks, and back to `Command(Ready)`.
 //! A command that asks a question goes by `Waiting`; HELO, EHLO and RSET lead to `Command(Ready)` from `Command(Open)`, too.
 
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub(super) enum Phase {
     Waiting(Pending),
     /// Commands.
     Command(Stage),
+    /// A response in the exchange that AUTH began.
+    Login,
     /// The content of a message.
     Content(Content),
     /// The TLS handshake, which is the driver's: nothing for us.
@@ -62,6 +65,8 @@ pub(super) enum Pending {
     Connect { early: bool },
     /// A refused HELO or EHLO changes nothing (RFC 5321 section 4.1.4).
     Hello { extended: bool, before: Stage },
+    /// AUTH, or a response in its exchange; only asked when `Ready`.
+    Login,
     /// MAIL; only asked when `Ready`.
     Sender,
     /// RCPT.
