@@ -235,6 +235,8 @@ mod tests {
             Kind::Choice(words) => format!("{:?}", words.iter().find(|word| **word != default).unwrap()),
             Kind::Template => "\"other/{user}\"".to_owned(),
             Kind::Lmtp => "\"127.0.0.1:2424\"".to_owned(),
+            Kind::Login => "\"*\"".to_owned(),
+            Kind::AddressPatterns => "[\"*@other.test\"]".to_owned(),
             Kind::Networks => "[\"192.0.2.0/24\"]".to_owned(),
             Kind::Domains => "[\"other.test\"]".to_owned(),
             Kind::Hosts => "[\"192.0.2.1:25\"]".to_owned(),

@@ -52,6 +52,9 @@ pub trait Accounts: Send + Sync + fmt::Debug {
     /// The account of this name.
     fn find<'a>(&'a self, name: &'a Address) -> BoxFuture<'a, Result<Option<Address>, AccountsError>>;
 
+    /// Whether there is no account at all.
+    fn is_empty(&self) -> bool;
+
     /// Whether every account has SCRAM keys, so that offering SCRAM leads nobody astray.
     fn has_scram(&self) -> bool;
 }
@@ -89,10 +92,10 @@ impl FileAccounts {
     }
 
     /// The user whose work is done for a name that is none: always the same for the same name.
-    fn stand_in(&self, name: &Address) -> Option<usize> {
+    fn stand_in(&self, name: &Address, with_keys: bool) -> Option<usize> {
         let tag = hmac::sign(&self.seed.0, name.to_string().to_ascii_lowercase().as_bytes());
         let number = tag.as_ref().first_chunk().copied().map_or(0, u64::from_le_bytes);
-        self.users.nth(number)
+        self.users.nth(number, with_keys)
     }
 }
 
@@ -120,7 +123,7 @@ impl Accounts for FileAccounts {
             let place = place.map_err(|error| AccountsError::Trouble(error.to_string()))?;
             drop(waiting);
             let known = self.users.find(name);
-            let (users, at) = (Arc::clone(&self.users), known.or_else(|| self.stand_in(name)));
+            let (users, at) = (Arc::clone(&self.users), known.or_else(|| self.stand_in(name, false)));
             let check = move || {
                 let _place = place;
                 Ok(passwords(&password).iter().any(|password| users.verify_at(at, password)))
@@ -133,7 +136,7 @@ impl Accounts for FileAccounts {
     fn scram_keys<'a>(&'a self, name: &'a Address) -> BoxFuture<'a, Result<(Option<Address>, ScramKeys), AccountsError>> {
         let keys_at = |at: Option<usize>| at.and_then(|at| self.users.keys_at(at));
         let known = self.users.find(name);
-        let like = keys_at(self.stand_in(name));
+        let like = keys_at(self.stand_in(name, true));
         let decoy = ScramKeys::decoy(&self.seed.0, name.to_string().to_ascii_lowercase().as_bytes(), like);
         let found = match keys_at(known) {
             Some(keys) => (known.and_then(|at| self.users.address_at(at)), keys.clone()),
@@ -145,6 +148,10 @@ impl Accounts for FileAccounts {
     fn find<'a>(&'a self, name: &'a Address) -> BoxFuture<'a, Result<Option<Address>, AccountsError>> {
         let found = self.users.find(name).and_then(|at| self.users.address_at(at));
         Box::pin(async move { Ok(found) })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.users.iter().next().is_none()
     }
 
     fn has_scram(&self) -> bool {

@@ -3,16 +3,19 @@
 
 mod plain;
 mod scram;
+mod stage;
 mod throttle;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::directory::{Accounts, AccountsError};
+use crate::directory::Accounts;
 use crate::mail::{Address, EnhancedCode, Reply};
 use crate::smtp::server::Mechanism;
 use crate::system::Entropy;
 
+pub use crate::directory::AccountsError;
+pub use stage::Logins;
 pub use throttle::{Bounds, Throttle};
 
 /// Longest name or password that is looked at; octets.
