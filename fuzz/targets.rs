@@ -380,6 +380,7 @@ fn hold(octets: &[u8], size: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
         failed_logins_max: 3,
         command_timeout: Duration::from_secs(1),
         data_timeout: Duration::from_secs(1),
+        starttls: true,
     };
     let mut session = Session::new(Duration::ZERO, Arc::new(settings));
     let (mut replies, mut messages, mut draft) = (Vec::new(), Vec::new(), None);
@@ -417,7 +418,8 @@ fn hold(octets: &[u8], size: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
                 Some(piece) => session.receive(Duration::ZERO, piece),
                 None => return (replies, messages),
             },
-            Step::Close => return (replies, messages),
+            // What follows is for the TLS handshake.
+            Step::StartTls | Step::Close => return (replies, messages),
         }
     }
 }
