@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use posthouse::directory::aliases;
 use posthouse::mail::{
-    Address, BodyType, Domain, HeaderScan, Message, QueueId, Recipient, Reply, ReversePath, Service, Timestamp, fields,
+    Address, BodyType, Domain, EnhancedCode, HeaderScan, Message, QueueId, Recipient, Reply, ReversePath, Service, Timestamp,
+    fields,
 };
 use posthouse::smtp::client::reply::{LINES_MAX, Parser, REPLY_SIZE_MAX, ReplyError};
 use posthouse::smtp::command::{Command, ForwardPath};
 use posthouse::smtp::data::{Receiver, Stuffer};
-use posthouse::smtp::server::{Answer, Question, Session, Settings, Step};
+use posthouse::smtp::server::{Answer, Mechanism, Question, Session, Settings, Step};
 use posthouse::spool::record::{Body, Fault, HEADER_SIZE, MAGIC, encode, parse};
 use posthouse::spool::{Change, Filter, Note, SegmentHeader, read_stopped};
 use posthouse::system::sim::SimDisk;
@@ -373,6 +374,9 @@ fn hold(octets: &[u8], size: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
         size_max: 1000,
         recipients_max: 3,
         errors_max: 10,
+        mechanisms: Mechanism::ALL.to_vec(),
+        auth_in_clear: true,
+        failed_logins_max: 3,
         command_timeout: Duration::from_secs(1),
         data_timeout: Duration::from_secs(1),
     };
@@ -397,6 +401,11 @@ fn hold(octets: &[u8], size: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
                         assert!(address.to_string().is_ascii());
                         Answer::Accept
                     }
+                    Question::Login { initial: None, .. } => Answer::Challenge(b"?".to_vec()),
+                    Question::Login { initial: Some(secret), .. } | Question::Response(secret) if secret.0.len() > 3 => {
+                        Answer::Refuse(Reply::new(535, EnhancedCode(5, 7, 8), "Authentication credentials invalid"))
+                    }
+                    Question::Login { .. } | Question::Response(_) => Answer::Accept,
                     Question::Connect | Question::Hello { .. } | Question::Sender { .. } => Answer::Accept,
                 };
                 session.answer(Duration::ZERO, answer);

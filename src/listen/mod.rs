@@ -59,6 +59,9 @@ fn settings(config: &Config, listener: &config::Listener) -> Settings {
         size_max: limits.message_size,
         recipients_max: limits.recipients,
         errors_max: limits.errors,
+        mechanisms: Vec::new(),
+        auth_in_clear: false,
+        failed_logins_max: 3,
         command_timeout: limits.command_timeout,
         data_timeout: limits.data_timeout,
     }

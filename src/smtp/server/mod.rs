@@ -9,6 +9,7 @@
 //! only a commit returns.
 
 mod answers;
+mod auth;
 mod commands;
 mod content;
 mod replies;
@@ -21,6 +22,7 @@ use self::state::{Pending, Phase, Stage};
 use super::line::Lines;
 use crate::mail::{BodyType, Domain, QueueId, Reply, ReversePath, Service};
 
+pub use super::auth::{Mechanism, Secret};
 pub use super::command::ForwardPath;
 
 /// Replies to pipelined commands are gathered up to this size; octets.
@@ -39,6 +41,12 @@ pub struct Settings {
     pub recipients_max: usize,
     /// Bad commands that are answered in a session; the next one gets 421.
     pub errors_max: u32,
+    /// Mechanisms of AUTH, in the order of the EHLO line; each is offered where it can work. Empty: no AUTH here.
+    pub mechanisms: Vec<Mechanism>,
+    /// AUTH is offered on sessions that aren't encrypted, too.
+    pub auth_in_clear: bool,
+    /// Logins that may fail in a session; the last of them is answered with 421.
+    pub failed_logins_max: u32,
     /// How long a client may take to send a whole command, and how long it may pause within content.
     pub command_timeout: Duration,
     /// How long a client may take to send the content of a message.
@@ -85,6 +93,15 @@ pub enum Question {
     },
     /// RCPT. Accepted recipients belong to the envelope, in this order.
     Recipient(ForwardPath),
+    /// AUTH: the client wants to log in. Whatever exchange was going on before is over.
+    Login {
+        /// How; one of those that were offered.
+        mechanism: Mechanism,
+        /// Its initial response, if it sent one.
+        initial: Option<Secret>,
+    },
+    /// The client's response to the last [`Answer::Challenge`].
+    Response(Secret),
     /// DATA: start a draft.
     Begin,
     /// The final dot: make the draft safe. Answered by [`Answer::Committed`].
@@ -96,6 +113,9 @@ pub enum Question {
 pub enum Answer {
     /// Yes. Not an answer to [`Question::Commit`].
     Accept,
+    /// The exchange goes on with this challenge. Only an answer to [`Question::Login`] and [`Question::Response`], to which
+    /// `Accept` means that the client is logged in.
+    Challenge(Vec<u8>),
     /// No, with the words for the client. A 421 closes the session, and so does any refusal of [`Question::Connect`].
     Refuse(Reply),
     /// The message is on stable storage under this id. Only an answer to [`Question::Commit`].
@@ -119,6 +139,12 @@ pub struct Session {
     /// The driver was not yet told to drop a draft that was begun.
     discard: bool,
     stopping: bool,
+    /// The last greeting was EHLO.
+    extended: bool,
+    /// AUTH has succeeded.
+    logged_in: bool,
+    /// Logins that failed.
+    failed_logins: u32,
 }
 
 impl Session {
@@ -134,6 +160,9 @@ impl Session {
             command_due: now,
             discard: false,
             stopping: false,
+            extended: false,
+            logged_in: false,
+            failed_logins: 0,
         }
     }
 
@@ -149,7 +178,7 @@ impl Session {
                 let used = content.take(octets);
                 self.lines.push(&octets[used..]);
             }
-            Phase::Content(_) | Phase::Command(_) | Phase::Waiting(_) => self.lines.push(octets),
+            Phase::Content(_) | Phase::Command(_) | Phase::Login | Phase::Waiting(_) => self.lines.push(octets),
             Phase::Closing => {}
         }
     }
@@ -171,7 +200,7 @@ impl Session {
     /// When [`Session::tick`] has something to do. None while the client isn't to be waited for.
     pub fn deadline(&self) -> Option<Duration> {
         match &self.phase {
-            Phase::Command(_) => Some(self.command_due),
+            Phase::Command(_) | Phase::Login => Some(self.command_due),
             Phase::Content(content) => Some(content.due.min(content.idle_due)),
             Phase::Opening { .. } | Phase::Waiting(_) | Phase::Closing => None,
         }
@@ -190,7 +219,7 @@ impl Session {
                     Some(self.ask(Pending::Connect { early }, Question::Connect))
                 }
                 Phase::Waiting(_) => Some(Step::NeedInput),
-                Phase::Command(_) if self.stopping => {
+                Phase::Command(_) | Phase::Login if self.stopping => {
                     self.close(replies::STOPPING);
                     None
                 }
@@ -198,6 +227,7 @@ impl Session {
                     let stage = *stage;
                     self.next_command(stage)
                 }
+                Phase::Login => self.next_response(),
                 Phase::Content(_) => self.next_content(),
                 Phase::Closing => Some(self.next_closing()),
             };
