@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::lane::Job;
 use super::mailbox::{Draft, Names};
 use super::{Attempt, Deliverer};
-use crate::mail::{Address, Cause, Diagnosis, EnhancedCode, HeaderScan, Outcome, fields};
+use crate::mail::{Address, Cause, Diagnosis, EnhancedCode, Forward, HeaderScan, Outcome, fields};
 
 /// Octets of content in memory for a delivery.
 const PIECE_SIZE: usize = 256 * 1024;
@@ -29,7 +29,7 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Vec<(u3
     let mut header = HeaderScan::new(HEADER_SIZE_MAX);
     header.receive(&first);
     let mut started = Vec::with_capacity(attempt.recipients.len());
-    for (index, address) in &attempt.recipients {
+    for (index, Forward { address, .. }) in &attempt.recipients {
         let delivery = match deliverer.routes.maildir(address) {
             Err(outcome) => Delivery::Ended(outcome),
             Ok(_) if was_here(header.header(), address) => Delivery::Ended(Outcome::Failed(Diagnosis::new(

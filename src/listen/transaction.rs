@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::{Reception, Rules};
 use crate::event::{Event, Named};
 use crate::mail::{
-    Address, BodyType, EnhancedCode, HeaderScan, Message, Protocol, Recipient, Reply, ReversePath, Service, TraceField,
+    Address, BodyType, DsnRequest, EnhancedCode, Forward, HeaderScan, Message, Protocol, Recipient, Reply, Request, ReversePath,
+    Service, Timestamp, TraceField,
 };
 use crate::policy::Client;
 use crate::smtp::server::{Answer, ForwardPath, Question};
@@ -31,7 +32,23 @@ pub(super) struct Transaction<'a> {
 struct Envelope {
     reverse_path: ReversePath,
     body: BodyType,
-    recipients: Vec<Address>,
+    request: Option<Box<Request>>,
+    /// When MAIL came: times that the request names count from there.
+    mail_at: Timestamp,
+    recipients: Vec<Forward>,
+}
+
+impl Envelope {
+    fn new(mail_at: Timestamp) -> Self {
+        let (reverse_path, body) = (ReversePath::Null, BodyType::SevenBit);
+        Self { reverse_path, body, request: None, mail_at, recipients: Vec::new() }
+    }
+
+    /// What was asked for, as it reads at the message's arrival.
+    fn request_at(&self, arrived: Timestamp) -> Option<Box<Request>> {
+        let elapsed = arrived.since(self.mail_at).as_secs();
+        self.request.as_ref().map(|request| Box::new(request.later(elapsed)))
+    }
 }
 
 /// Content on its way in. After a failed write it only remembers why.
@@ -44,7 +61,7 @@ struct Incoming {
 impl<'a> Transaction<'a> {
     pub(super) fn new(reception: &'a Reception, rules: &'a Arc<Rules>, service: Service, address: IpAddr) -> Self {
         let client = Client { service, address, helo: String::new(), extended: false, login: None };
-        let envelope = Envelope { reverse_path: ReversePath::Null, body: BodyType::SevenBit, recipients: Vec::new() };
+        let envelope = Envelope::new(Timestamp::ZERO);
         Self { reception, rules, client, envelope, known: BTreeSet::new(), content: None, messages: 0 }
     }
 
@@ -62,10 +79,13 @@ impl<'a> Transaction<'a> {
                 self.client.extended = extended;
                 self.rules.policy.hello(&self.client).map_err(|reply| self.refused("hello", None, reply))
             }
-            Question::Sender { path, size, body } => {
-                self.sender(path, size, body).map_err(|reply| self.refused("sender", None, reply))
+            Question::Sender { path, size, body, request } => {
+                let recipients = Vec::new();
+                let mail_at = self.reception.system.clock.now();
+                let envelope = Envelope { reverse_path: path, body, request, mail_at, recipients };
+                self.sender(envelope, size).map_err(|reply| self.refused("sender", None, reply))
             }
-            Question::Recipient(path) => self.recipient(path),
+            Question::Recipient { path, dsn } => self.recipient(path, dsn),
             // The settings offer no mechanism, so the session never asks.
             Question::Login { .. } | Question::Response(_) => Err(Reply::new(502, EnhancedCode(5, 5, 1), "Command not offered")),
             Question::Begin => self.begin().await.map_err(|reply| self.refused("data", None, reply)),
@@ -94,15 +114,15 @@ impl<'a> Transaction<'a> {
         reply
     }
 
-    fn sender(&mut self, path: ReversePath, size: Option<u64>, body: BodyType) -> Result<(), Reply> {
+    fn sender(&mut self, envelope: Envelope, size: Option<u64>) -> Result<(), Reply> {
         self.content = None;
         self.known.clear();
-        self.envelope = Envelope { reverse_path: path, body, recipients: Vec::new() };
+        self.envelope = envelope;
         self.rules.policy.sender(&self.client, &self.envelope.reverse_path, size)?;
         self.reception.space().map_err(|error| spool_reply(&error))
     }
 
-    fn recipient(&mut self, path: ForwardPath) -> Result<(), Reply> {
+    fn recipient(&mut self, path: ForwardPath, dsn: Option<Box<DsnRequest>>) -> Result<(), Reply> {
         let already = self.envelope.recipients.len();
         let answer = self.rules.policy.recipient(&self.client, &self.envelope.reverse_path, &path, already);
         let address = answer.map_err(|reply| {
@@ -114,7 +134,7 @@ impl<'a> Transaction<'a> {
         })?;
         // The same recipient twice is one delivery.
         if self.known.insert(address.clone()) {
-            self.envelope.recipients.push(address);
+            self.envelope.recipients.push(Forward { address, dsn });
         }
         Ok(())
     }
@@ -130,7 +150,7 @@ impl<'a> Transaction<'a> {
 
     fn trace_field(&self, draft: &Draft) -> String {
         let recipient = match &self.envelope.recipients[..] {
-            [only] => Some(only),
+            [only] => Some(&only.address),
             _ => None,
         };
         let field = TraceField {
@@ -178,7 +198,11 @@ impl<'a> Transaction<'a> {
             arrived,
             reverse_path: self.envelope.reverse_path.clone(),
             body: self.envelope.body,
-            recipients: recipients.into_iter().map(|address| Recipient::new(address, None, arrived)).collect(),
+            request: self.envelope.request_at(arrived),
+            recipients: recipients
+                .into_iter()
+                .map(|to| Recipient { dsn: to.dsn, ..Recipient::new(to.address, None, arrived) })
+                .collect(),
             updates: Vec::new(),
         };
         let message = draft.commit(accept).await.map_err(|error| spool_reply(&error))?;
