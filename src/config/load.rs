@@ -250,8 +250,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("posthouse.toml");
         // Without `maildir`, which an LMTP server takes the place of.
-        let sample: String =
-            super::super::sample_file().lines().filter(|line| !line.starts_with("maildir")).map(|l| format!("{l}\n")).collect();
+        let sample: String = super::super::generate::sample(&[])
+            .lines()
+            .filter(|line| !line.starts_with("maildir"))
+            .map(|l| format!("{l}\n"))
+            .collect();
         let load_text = |text: &str| {
             std::fs::write(&file, text).unwrap();
             load(Some(&file), &BTreeMap::new()).map_err(|problems| format!("{text}\n{problems:?}")).unwrap().config
