@@ -135,7 +135,7 @@ impl Why {
 }
 
 impl Failure {
-    fn new(name: Option<Address>, why: Why) -> Turn {
+    fn turn(name: Option<Address>, why: Why) -> Turn {
         Turn::Failed(Self { name, why })
     }
 }
@@ -177,7 +177,7 @@ impl Exchange {
         let turn = match std::mem::replace(&mut self.0, Stage::Over) {
             Stage::Plain => match plain::parse(response) {
                 Some(claim) => desk.password(claim.name, claim.authorization, claim.password).await,
-                None => Err(Failure::new(None, Why::Malformed)),
+                None => Err(Failure::turn(None, Why::Malformed)),
             },
             Stage::LoginName => {
                 self.0 = Stage::LoginPassword(response.to_vec());
@@ -185,22 +185,22 @@ impl Exchange {
             }
             Stage::LoginPassword(name) => match std::str::from_utf8(&name) {
                 Ok(name) => desk.password(name, "", response).await,
-                Err(_) => Err(Failure::new(None, Why::Malformed)),
+                Err(_) => Err(Failure::turn(None, Why::Malformed)),
             },
             Stage::External => desk.external(response).await,
             Stage::ScramFirst { plus } => self.scram_first(desk, plus, response).await,
             Stage::ScramFinal(waiting) => self.scram_final(&waiting, response),
             Stage::Proven(account) if response.is_empty() => Ok(Turn::Done(account)),
-            Stage::Proven(account) => Err(Failure::new(Some(account), Why::Malformed)),
-            Stage::Over => Err(Failure::new(None, Why::Malformed)),
+            Stage::Proven(account) => Err(Failure::turn(Some(account), Why::Malformed)),
+            Stage::Over => Err(Failure::turn(None, Why::Malformed)),
         };
         turn.unwrap_or_else(|failed| failed)
     }
 
     async fn scram_first(&mut self, desk: &Desk<'_>, plus: bool, response: &[u8]) -> Result<Turn, Turn> {
-        let first = scram::ClientFirst::parse(response).ok_or_else(|| Failure::new(None, Why::Malformed))?;
-        let name = address(&first.name).ok_or_else(|| Failure::new(None, Why::Credentials))?;
-        let fail = |why| Failure::new(Some(name.clone()), why);
+        let first = scram::ClientFirst::parse(response).ok_or_else(|| Failure::turn(None, Why::Malformed))?;
+        let name = address(&first.name).ok_or_else(|| Failure::turn(None, Why::Credentials))?;
+        let fail = |why| Failure::turn(Some(name.clone()), why);
         let binding = match first.flag {
             scram::Flag::Used(binding) if plus => desk.channel.binding(binding).ok_or_else(|| fail(Why::Binding))?,
             // RFC 5802 section 6: a client that could bind and was told that we can't has been lied to.
@@ -217,7 +217,7 @@ impl Exchange {
     }
 
     fn scram_final(&mut self, waiting: &scram::Waiting, response: &[u8]) -> Result<Turn, Turn> {
-        let (account, proof) = waiting.prove(response).map_err(|why| Failure::new(Some(waiting.name.clone()), why))?;
+        let (account, proof) = waiting.prove(response).map_err(|why| Failure::turn(Some(waiting.name.clone()), why))?;
         self.0 = Stage::Proven(account);
         Ok(Turn::Challenge(proof.into_bytes()))
     }
@@ -226,10 +226,10 @@ impl Exchange {
 impl Desk<'_> {
     /// A name and a password; `authorization`: whom the client wants to act for, or nothing.
     async fn password(&self, name: &str, authorization: &str, password: &[u8]) -> Result<Turn, Turn> {
-        let name = address(name).ok_or_else(|| Failure::new(None, Why::Credentials))?;
+        let name = address(name).ok_or_else(|| Failure::turn(None, Why::Credentials))?;
         self.admit(&name)?;
         act_for(&name, authorization)?;
-        let fail = |why| Failure::new(Some(name.clone()), why);
+        let fail = |why| Failure::turn(Some(name.clone()), why);
         if password.len() > CREDENTIAL_SIZE_MAX {
             return Err(fail(Why::Credentials));
         }
@@ -242,7 +242,7 @@ impl Desk<'_> {
 
     /// The client's certificate names one or more accounts; `authorization` says which is meant.
     async fn external(&self, authorization: &[u8]) -> Result<Turn, Turn> {
-        let malformed = || Failure::new(None, Why::Malformed);
+        let malformed = || Failure::turn(None, Why::Malformed);
         let wanted = match std::str::from_utf8(authorization).map_err(|_| malformed())? {
             "" => None,
             name => Some(address(name).ok_or_else(malformed)?),
@@ -255,16 +255,16 @@ impl Desk<'_> {
             match self.accounts.find(&name).await {
                 Ok(Some(account)) => return Ok(Turn::Done(account)),
                 Ok(None) => {}
-                Err(error) => return Err(Failure::new(Some(name), Why::Unavailable(error))),
+                Err(error) => return Err(Failure::turn(Some(name), Why::Unavailable(error))),
             }
         }
         let why = if wanted.is_some() { Why::NotPermitted } else { Why::Credentials };
-        Err(Failure::new(wanted, why))
+        Err(Failure::turn(wanted, why))
     }
 
     /// Whether this client may try this account now.
     fn admit(&self, name: &Address) -> Result<(), Turn> {
-        self.throttle.admit(self.now, self.client, name).map_err(|why| Failure::new(Some(name.clone()), why))
+        self.throttle.admit(self.now, self.client, name).map_err(|why| Failure::turn(Some(name.clone()), why))
     }
 }
 
@@ -278,7 +278,7 @@ fn act_for(name: &Address, authorization: &str) -> Result<(), Turn> {
     if authorization.is_empty() || address(authorization).is_some_and(|other| is_same(&other, name)) {
         return Ok(());
     }
-    Err(Failure::new(Some(name.clone()), Why::NotPermitted))
+    Err(Failure::turn(Some(name.clone()), Why::NotPermitted))
 }
 
 /// Accounts' names don't differ by the case of their letters.
