@@ -165,6 +165,7 @@ pub(crate) fn config() -> Config {
             command_timeout: minute,
             data_timeout: minute,
             hops: 50,
+            hold: Duration::from_secs(86_400),
         },
         domains: vec![LocalDomain {
             name: domain("example.test"),

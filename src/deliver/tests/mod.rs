@@ -71,6 +71,7 @@ fn settings() -> Config {
             command_timeout: Duration::from_secs(300),
             data_timeout: Duration::from_secs(300),
             hops: 50,
+            hold: Duration::from_secs(86_400),
         },
         domains: Vec::new(),
         relay: config::Relay { networks: Vec::new(), domains: Vec::new() },
