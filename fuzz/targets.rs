@@ -384,6 +384,7 @@ fn hold(octets: &[u8], size: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
         hold_max: Duration::from_secs(86_400),
         command_timeout: Duration::from_secs(1),
         data_timeout: Duration::from_secs(1),
+        starttls: true,
     };
     let mut session = Session::new(Duration::ZERO, Arc::new(settings));
     session.set_wall_clock(Timestamp::from_millis(1_795_312_800_000));
@@ -422,7 +423,8 @@ fn hold(octets: &[u8], size: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
                 Some(piece) => session.receive(Duration::ZERO, piece),
                 None => return (replies, messages),
             },
-            Step::Close => return (replies, messages),
+            // What follows is for the TLS handshake.
+            Step::StartTls | Step::Close => return (replies, messages),
         }
     }
 }

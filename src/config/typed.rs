@@ -23,6 +23,8 @@ pub struct Config {
     pub spool: Spool,
     /// `[[listener]]`
     pub listeners: Vec<Listener>,
+    /// `[tls]`
+    pub tls: Tls,
     /// `[auth]`
     pub auth: Auth,
     /// `[limits]`
@@ -81,6 +83,26 @@ pub struct Listener {
     pub address: SocketAddr,
     /// What is spoken there.
     pub service: Service,
+    /// How its sessions are encrypted.
+    pub tls: ListenerTls,
+}
+
+/// How a listener's sessions are encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerTls {
+    /// Not at all.
+    None,
+    /// If the client says STARTTLS.
+    StartTls,
+    /// From the first octet.
+    Implicit,
+}
+
+/// `[tls]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tls {
+    /// What clients see; none: a self-signed pair.
+    pub pair: Option<KeyPair>,
 }
 
 /// `[auth]`
@@ -107,6 +129,8 @@ pub struct Limits {
     pub command_timeout: Duration,
     /// How long a client may take for the content.
     pub data_timeout: Duration,
+    /// How long a client may take for the TLS handshake.
+    pub handshake_timeout: Duration,
     /// `Received:` fields; more is a loop.
     pub hops: usize,
     /// Longest time for which a submitted message may ask to be held back.

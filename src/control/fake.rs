@@ -154,7 +154,12 @@ pub(crate) fn config() -> Config {
             index_cache: 1 << 20,
             compression: Compression::None,
         },
-        listeners: vec![Listener { address: "127.0.0.1:2525".parse().unwrap(), service: crate::mail::Service::Mx }],
+        listeners: vec![Listener {
+            address: "127.0.0.1:2525".parse().unwrap(),
+            service: crate::mail::Service::Mx,
+            tls: crate::config::ListenerTls::None,
+        }],
+        tls: Tls { pair: None },
         auth: Auth { users: "conf/users".into() },
         limits: Limits {
             message_size: 1 << 20,
@@ -164,6 +169,7 @@ pub(crate) fn config() -> Config {
             errors: 10,
             command_timeout: minute,
             data_timeout: minute,
+            handshake_timeout: Duration::from_secs(30),
             hops: 50,
             hold: Duration::from_secs(86_400),
         },

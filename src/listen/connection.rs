@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Sleep;
 
 use super::transaction::Transaction;
-use super::{Reception, Rules, stopped};
+use super::{Entrance, Reception, Rules, stopped};
 use crate::event::Event;
 use crate::smtp::server::{Session, Settings, Step};
 use crate::system::{BoxFuture, BoxStream};
@@ -30,11 +31,12 @@ thread_local! {
 pub(super) async fn drive(
     reception: &Reception,
     rules: &Arc<Rules>,
-    settings: Arc<Settings>,
+    entrance: Entrance,
     stream: BoxStream,
     peer: SocketAddr,
     stopping: watch::Receiver<bool>,
 ) {
+    let Entrance { settings, implicit_tls } = entrance;
     let began = reception.system.clock.monotonic();
     reception.events.report(Event::Connected { client: peer, service: settings.service.as_str() });
     let mut session = Session::new(began, Arc::clone(&settings));
@@ -45,9 +47,11 @@ pub(super) async fn drive(
         session.stop();
     }
     let stop = (!stopped).then(|| wait_for_stop(stopping.clone()));
-    let mut connection = Connection { reception, settings, stream, session, stopping, stop, alarm: None };
+    let handshake_timeout = rules.config.limits.handshake_timeout;
+    let mut connection =
+        Connection { reception, settings, peer, handshake_timeout, stream, session, stopping, stop, alarm: None };
     // Whatever ended it, a draft that was not committed goes with the transaction.
-    let reason = match connection.run(&mut transaction).await {
+    let reason = match connection.serve(implicit_tls, &mut transaction).await {
         Ok(()) => "closed",
         Err(Lost) => "lost",
     };
@@ -66,6 +70,8 @@ fn wait_for_stop(mut stop: watch::Receiver<bool>) -> BoxFuture<'static, ()> {
 struct Connection<'a> {
     reception: &'a Reception,
     settings: Arc<Settings>,
+    peer: SocketAddr,
+    handshake_timeout: Duration,
     stream: BoxStream,
     session: Session,
     /// Whether the server stops.
@@ -80,6 +86,39 @@ struct Connection<'a> {
 struct Lost;
 
 impl Connection<'_> {
+    async fn serve(&mut self, implicit_tls: bool, transaction: &mut Transaction<'_>) -> Result<(), Lost> {
+        if implicit_tls {
+            self.secure(transaction).await?;
+        }
+        self.run(transaction).await
+    }
+
+    /// Makes the TLS handshake; one that fails is the connection's end.
+    async fn secure(&mut self, transaction: &mut Transaction<'_>) -> Result<(), Lost> {
+        // The certificate that is in use now, not when the connection began.
+        let server = self.reception.tls.borrow().clone();
+        let plain = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
+        let handshake = async move {
+            match server {
+                Some(server) => server.accept(plain).await,
+                None => Err(io::Error::other("there is no certificate")),
+            }
+        };
+        let made = tokio::time::timeout(self.handshake_timeout, Box::pin(handshake)).await;
+        let failed = match made {
+            Ok(Ok((stream, tls))) => {
+                self.stream = stream;
+                transaction.secured(tls.clone());
+                self.session.secured(self.now(), tls);
+                return Ok(());
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the client took too long".to_owned(),
+        };
+        self.reception.events.report(Event::TlsFailed { client: self.peer, reason: failed });
+        Err(Lost)
+    }
+
     async fn run(&mut self, transaction: &mut Transaction<'_>) -> Result<(), Lost> {
         loop {
             match self.session.next() {
@@ -91,6 +130,7 @@ impl Connection<'_> {
                 Step::Body(chunk) => transaction.body(&chunk).await,
                 Step::Discard => transaction.discard(),
                 Step::NeedInput => self.input().await?,
+                Step::StartTls => self.secure(transaction).await?,
                 Step::Close => {
                     let _ = tokio::time::timeout(self.settings.command_timeout, self.stream.shutdown()).await;
                     return Ok(());

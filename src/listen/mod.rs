@@ -16,14 +16,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, ListenerTls};
 use crate::event::{Event, Events};
 use crate::mail::{EnhancedCode, QueueId, Reply, Service, Timestamp};
 use crate::policy::Policy;
 use crate::smtp::extension::Parameters;
 use crate::smtp::server::Settings;
 use crate::spool::{Spool, SpoolError};
-use crate::system::{BoxStream, Listener, System};
+use crate::system::{BoxStream, Listener, System, TlsServer};
 
 pub use limits::Connections;
 use limits::Refusal;
@@ -39,16 +39,27 @@ pub struct Rules {
     pub config: Arc<Config>,
     /// Answers the sessions' questions.
     pub policy: Policy,
-    /// What the session machine must know, by the listener's address in the configuration.
-    settings: BTreeMap<SocketAddr, Arc<Settings>>,
+    /// By the listener's address in the configuration.
+    entrances: BTreeMap<SocketAddr, Entrance>,
+}
+
+/// How sessions of a listener are to be.
+#[derive(Clone)]
+struct Entrance {
+    settings: Arc<Settings>,
+    /// Encrypted from the first octet.
+    implicit_tls: bool,
 }
 
 impl Rules {
     /// The rules that follow from a configuration.
     pub fn new(config: Arc<Config>, policy: Policy) -> Self {
-        let settings = config.listeners.iter().map(|listener| (listener.address, Arc::new(settings(&config, listener))));
-        let settings = settings.collect();
-        Self { config, policy, settings }
+        let entrance = |listener: &config::Listener| Entrance {
+            settings: Arc::new(settings(&config, listener)),
+            implicit_tls: listener.tls == ListenerTls::Implicit,
+        };
+        let entrances = config.listeners.iter().map(|listener| (listener.address, entrance(listener))).collect();
+        Self { config, policy, entrances }
     }
 }
 
@@ -67,6 +78,7 @@ fn settings(config: &Config, listener: &config::Listener) -> Settings {
         hold_max: limits.hold,
         command_timeout: limits.command_timeout,
         data_timeout: limits.data_timeout,
+        starttls: listener.tls == ListenerTls::StartTls,
     }
 }
 
@@ -93,6 +105,8 @@ pub struct Reception {
     pub connections: Arc<Connections>,
     /// Whether the spool's disk was full when it was last looked at.
     pub full: Arc<AtomicBool>,
+    /// The certificates in use; none only if no listener wants TLS.
+    pub tls: watch::Receiver<Option<Arc<dyn TlsServer>>>,
     /// Clock and the rest.
     pub system: System,
 }
@@ -141,11 +155,11 @@ impl Reception {
     async fn session(self, configured: SocketAddr, stream: BoxStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
         let rules = self.rules.borrow().clone();
         // The rules may already be without a listener that is about to be stopped.
-        let Some(settings) = rules.settings.get(&configured).cloned() else { return };
+        let Some(entrance) = rules.entrances.get(&configured).cloned() else { return };
         let client = peer.ip().to_canonical();
         let limits = &rules.config.limits;
         match self.connections.enter(client, limits.connections, limits.connections_per_client) {
-            Ok(_guard) => connection::drive(&self, &rules, settings, stream, peer, stop).await,
+            Ok(_guard) => connection::drive(&self, &rules, entrance, stream, peer, stop).await,
             Err(refusal) => {
                 let value = match refusal {
                     Refusal::Total => limits.connections,

@@ -37,6 +37,8 @@ pub enum Extension {
     Priority,
     /// RFC 8689.
     RequireTls,
+    /// RFC 3207.
+    StartTls,
     /// RFC 4954, with the mechanisms that this session may use.
     Auth(Vec<Mechanism>),
     /// RFC 5321 section 4.1.1.8: HELP is known.
@@ -51,6 +53,7 @@ impl fmt::Display for Extension {
             Self::EightBitMime => f.write_str("8BITMIME"),
             Self::Pipelining => f.write_str("PIPELINING"),
             Self::EnhancedStatusCodes => f.write_str("ENHANCEDSTATUSCODES"),
+            Self::StartTls => f.write_str("STARTTLS"),
             Self::Auth(mechanisms) => {
                 f.write_str("AUTH")?;
                 mechanisms.iter().try_for_each(|mechanism| write!(f, " {mechanism}"))
@@ -125,13 +128,15 @@ pub struct Announcement {
     pub recipients_max: usize,
     /// Longest hold in seconds, and until when that is.
     pub hold_max: (u32, Timestamp),
+    /// STARTTLS is possible.
+    pub starttls: bool,
     /// Mechanisms of AUTH.
     pub mechanisms: Vec<Mechanism>,
 }
 
 /// What is offered, in the order of the reply.
 pub fn offered(parameters: Parameters, announcement: Announcement) -> Vec<Extension> {
-    let Announcement { size_max, recipients_max, hold_max, mechanisms } = announcement;
+    let Announcement { size_max, recipients_max, hold_max, starttls, mechanisms } = announcement;
     let given = [
         (true, Extension::Pipelining),
         (true, Extension::Size(size_max)),
@@ -147,6 +152,7 @@ pub fn offered(parameters: Parameters, announcement: Announcement) -> Vec<Extens
         (parameters.priority, Extension::Priority),
         (parameters.require_tls, Extension::RequireTls),
         (true, Extension::Help),
+        (starttls, Extension::StartTls),
         (!mechanisms.is_empty(), Extension::Auth(mechanisms)),
     ];
     given.into_iter().filter_map(|(given, extension)| given.then_some(extension)).collect()

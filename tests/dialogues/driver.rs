@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posthouse::mail::{
-    BodyType, DeliverByMode, Domain, EnhancedCode, Hold, QueueId, Reply, Request, Service, Timestamp, encode_xtext,
+    BodyType, DeliverByMode, Domain, EnhancedCode, Hold, QueueId, Reply, Request, Service, Timestamp, TlsInfo, encode_xtext,
 };
 use posthouse::smtp::extension::Parameters;
 use posthouse::smtp::server::{Answer, ForwardPath, Mechanism, Question, Secret, Session, Settings, Step};
@@ -68,6 +68,7 @@ pub(crate) fn settings() -> Settings {
         hold_max: Duration::from_secs(86_400),
         command_timeout: Duration::from_secs(300),
         data_timeout: Duration::from_secs(600),
+        starttls: false,
     }
 }
 
@@ -98,6 +99,14 @@ impl Driver {
         self.run();
     }
 
+    /// The TLS handshake was made: as the session wished, or before it began.
+    pub(crate) fn secure(&mut self) {
+        let (version, cipher) = ("TLSv1.3", "TLS_AES_256_GCM_SHA384");
+        let tls = TlsInfo { version, cipher, client_names: Vec::new(), exporter: None, end_point: None };
+        self.session.secured(self.now, tls);
+        self.run();
+    }
+
     /// Carries out steps until the session needs input or ends.
     pub(crate) fn run(&mut self) {
         loop {
@@ -115,7 +124,8 @@ impl Driver {
                     self.draft.take().expect("only a draft can be dropped");
                     self.discarded += 1;
                 }
-                Step::NeedInput => return,
+                // The script says when the handshake is made.
+                Step::NeedInput | Step::StartTls => return,
                 Step::Close => {
                     assert!(self.draft.is_none(), "a draft was forgotten");
                     self.closed = true;

@@ -31,6 +31,7 @@ pub(crate) enum Action {
     Wait(Duration),
     /// The server stops.
     Stop,
+    Secure,
 }
 
 /// What can be looked at.
@@ -83,6 +84,7 @@ impl Script {
             "early" => Action::Early(unescape(rest)?),
             "wait" => Action::Wait(Duration::from_secs(rest.strip_suffix('s')?.parse().ok()?)),
             "stop" => Action::Stop,
+            "tls" => Action::Secure,
             "open" => return self.open(number, rest),
             "set" => return self.set(rest),
             "refuse" => return self.refuse(rest),
@@ -108,6 +110,7 @@ impl Script {
         match name {
             "size_max" => self.settings.size_max = value.parse().ok()?,
             "recipients_max" => self.settings.recipients_max = value.parse().ok()?,
+            "starttls" => self.settings.starttls = value.parse().ok()?,
             "auth_in_clear" => self.settings.auth_in_clear = value.parse().ok()?,
             "mechanisms" => {
                 let names = value.split(' ').filter(|name| *name != "none");

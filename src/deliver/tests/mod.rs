@@ -61,6 +61,7 @@ fn settings() -> Config {
             compression: config::Compression::None,
         },
         listeners: Vec::new(),
+        tls: config::Tls { pair: None },
         auth: config::Auth { users: "users".into() },
         limits: config::Limits {
             message_size: 1 << 20,
@@ -70,6 +71,7 @@ fn settings() -> Config {
             errors: 10,
             command_timeout: Duration::from_secs(300),
             data_timeout: Duration::from_secs(300),
+            handshake_timeout: Duration::from_secs(30),
             hops: 50,
             hold: Duration::from_secs(86_400),
         },

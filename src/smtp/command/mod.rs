@@ -52,6 +52,8 @@ pub enum Command {
     Vrfy,
     /// HELP.
     Help,
+    /// STARTTLS (RFC 3207).
+    StartTls,
     /// AUTH (RFC 4954).
     Auth {
         /// How the client wants to log in.
@@ -152,7 +154,7 @@ impl CommandError {
 const HTTP_METHODS: [&str; 9] = ["GET", "POST", "CONNECT", "HEAD", "PUT", "OPTIONS", "DELETE", "PATCH", "TRACE"];
 
 /// Commands that RFCs define and this server doesn't offer.
-const NOT_OFFERED: [&str; 8] = ["STARTTLS", "EXPN", "ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML"];
+const NOT_OFFERED: [&str; 7] = ["EXPN", "ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML"];
 
 impl Command {
     /// Parses a line without its CR LF. A parameter that isn't offered is unknown.
@@ -184,6 +186,8 @@ impl Command {
             without_argument(argument, Self::Quit, "QUIT")
         } else if is("RSET") {
             without_argument(argument, Self::Rset, "RSET")
+        } else if is("STARTTLS") {
+            without_argument(argument, Self::StartTls, "STARTTLS")
         } else if is("AUTH") {
             parse_auth(argument)
         } else if is("NOOP") {

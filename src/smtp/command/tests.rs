@@ -79,7 +79,7 @@ fn every_mistake_has_its_code() {
         ("FOO", "500 5.5.1"),
         ("MAILFROM:<a@b.test>", "500 5.5.1"),
         ("é", "500 5.5.1"),
-        ("STARTTLS", "502 5.5.1"),
+        ("STARTTLS now", "501 5.5.4"),
         ("AUTH", "501 5.5.4"),
         ("AUTH CRAM-MD5", "504 5.5.4"),
         ("AUTH PLAIN x", "501 5.5.2"),

@@ -101,6 +101,7 @@ impl Session {
             size_max: self.settings.size_max,
             recipients_max: self.settings.recipients_max,
             hold_max: self.hold_max(),
+            starttls: self.settings.starttls && self.tls.is_none(),
             mechanisms: self.mechanisms(),
         };
         extension::offered(self.parameters(), announcement)
@@ -110,6 +111,7 @@ impl Session {
     pub(super) fn parameters(&self) -> Parameters {
         let mut offered = self.settings.parameters;
         offered.future_release &= self.wall.is_some() && !self.settings.hold_max.is_zero();
+        offered.require_tls &= self.tls.is_some();
         offered.auth &= !self.settings.mechanisms.is_empty();
         offered
     }
@@ -166,7 +168,7 @@ mod tests {
                 Step::Send(octets) => said.extend_from_slice(&octets),
                 Step::Ask(super::super::Question::Commit) | Step::NeedInput | Step::Close => break,
                 Step::Ask(_) => session.answer(Duration::ZERO, Answer::Accept),
-                Step::Body(_) | Step::Discard => {}
+                Step::Body(_) | Step::Discard | Step::StartTls => {}
             }
         }
         String::from_utf8(said).unwrap()
@@ -186,6 +188,7 @@ mod tests {
             failed_logins_max: 3,
             command_timeout: Duration::from_secs(1),
             data_timeout: Duration::from_secs(1),
+            starttls: false,
         };
         let mut session = Session::new(Duration::ZERO, Arc::new(settings));
         talk(&mut session, b"");

@@ -22,7 +22,7 @@ use std::time::Duration;
 use self::state::{Chunks, Pending, Phase, Stage};
 use super::extension::Parameters;
 use super::line::Lines;
-use crate::mail::{BodyType, Domain, DsnRequest, QueueId, Reply, Request, ReversePath, Service, Timestamp};
+use crate::mail::{BodyType, Domain, DsnRequest, QueueId, Reply, Request, ReversePath, Service, Timestamp, TlsInfo};
 
 pub use super::auth::{Mechanism, Secret};
 pub use super::command::ForwardPath;
@@ -57,6 +57,8 @@ pub struct Settings {
     pub command_timeout: Duration,
     /// How long a client may take to send the content of a message.
     pub data_timeout: Duration,
+    /// Whether STARTTLS is offered while the session isn't encrypted.
+    pub starttls: bool,
 }
 
 /// What the driver has to do next.
@@ -72,6 +74,9 @@ pub enum Step {
     Discard,
     /// Read from the client and give it to [`Session::receive`]. Everything was sent and used.
     NeedInput,
+    /// Make the TLS handshake, then call [`Session::secured`]; if it fails, close the connection. Nothing that was read before
+    /// may be taken for part of it.
+    StartTls,
     /// Close the connection. Last step; it comes again if asked again.
     Close,
 }
@@ -152,6 +157,8 @@ pub struct Session {
     /// The driver was not yet told to drop a draft that was begun.
     discard: bool,
     stopping: bool,
+    /// How the session is encrypted.
+    tls: Option<TlsInfo>,
     /// The last greeting was EHLO.
     extended: bool,
     /// AUTH has succeeded.
@@ -177,6 +184,7 @@ impl Session {
             command_due: now,
             discard: false,
             stopping: false,
+            tls: None,
             extended: false,
             logged_in: false,
             failed_logins: 0,
@@ -188,6 +196,27 @@ impl Session {
     /// Tells what the wall clock shows now. Without it nothing is offered that speaks of dates (FUTURERELEASE).
     pub fn set_wall_clock(&mut self, time: Timestamp) {
         self.wall = Some((self.now, time));
+    }
+
+    /// Tells that the connection is encrypted from here on: before the greeting, or as the answer to [`Step::StartTls`], which
+    /// takes the session back to where it was before EHLO (RFC 3207 section 4.2).
+    pub fn secured(&mut self, now: Duration, tls: TlsInfo) {
+        self.now = now;
+        match self.phase {
+            Phase::Securing => {
+                (self.extended, self.logged_in) = (false, false);
+                self.resume(Stage::Strange);
+            }
+            Phase::Opening { .. } => {}
+            // A slip of the driver's: encryption that nobody asked for proves nothing.
+            _ => return,
+        }
+        self.tls = Some(tls);
+    }
+
+    /// How the session is encrypted; none: it isn't.
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.tls.as_ref()
     }
 
     /// Takes octets from the client; at most 64 KiB at once, and only after [`Step::NeedInput`], so that memory stays
@@ -208,7 +237,7 @@ impl Session {
                 self.lines.push(&octets[used..]);
             }
             Phase::Content(_) | Phase::Command(_) | Phase::Login | Phase::Waiting(_) => self.lines.push(octets),
-            Phase::Closing => {}
+            Phase::Securing | Phase::Closing => {}
         }
     }
 
@@ -238,7 +267,7 @@ impl Session {
                 Some(due.min(chunk.idle_due))
             }
             Phase::Content(content) => Some(content.due.min(content.idle_due)),
-            Phase::Opening { .. } | Phase::Waiting(_) | Phase::Closing => None,
+            Phase::Opening { .. } | Phase::Waiting(_) | Phase::Securing | Phase::Closing => None,
         }
     }
 
@@ -274,6 +303,8 @@ impl Session {
                 Phase::Login => self.next_response(),
                 Phase::Content(_) => self.next_content(),
                 Phase::Chunk(_) => self.next_chunk(),
+                Phase::Securing if self.output.is_empty() => Some(Step::StartTls),
+                Phase::Securing => Some(self.send()),
                 Phase::Closing => Some(self.next_closing()),
             };
             if let Some(step) = step {

@@ -5,6 +5,7 @@
 //! Opening ──▶ Waiting(Connect) ──▶ Command(Strange) ──HELO, EHLO──▶ Command(Ready) ──MAIL──▶ Command(Open) ⟲ RCPT
 //!                                                                       ▲                        │ DATA
 //!                                                                       └─ Waiting(Commit) ◀── Content
+//! Command(Ready) ──STARTTLS──▶ Securing ──▶ Command(Strange)
 //! any ──▶ Closing
 //! ```
 //!
@@ -35,6 +36,8 @@ pub(super) enum Phase {
     Content(Content),
     /// A chunk of it, behind BDAT.
     Chunk(Chunk),
+    /// The TLS handshake, which is the driver's: nothing for us.
+    Securing,
     /// Nothing any more; the last words may still have to be sent.
     Closing,
 }
