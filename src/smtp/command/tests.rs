@@ -111,6 +111,14 @@ fn every_mistake_has_its_code() {
         ("EHLO [:x]", "501 5.5.4"),
         ("EHLO [a:]", "501 5.5.4"),
         (&long, "501 5.5.4"),
+    ] {
+        assert_eq!(refusal(line), code, "{line:?}");
+    }
+}
+
+#[test]
+fn every_mistake_in_a_path_or_parameter_has_its_code() {
+    for (line, code) in [
         ("MAIL", "501 5.5.4"),
         ("MAIL a@b.test", "501 5.5.4"),
         ("MAIL FROM", "501 5.5.4"),
