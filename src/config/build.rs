@@ -107,6 +107,7 @@ fn limits(table: &Table) -> Built<Limits> {
         errors: number(table, "errors")?,
         command_timeout: table.read("command_timeout", values::period)?,
         data_timeout: table.read("data_timeout", values::period)?,
+        hold: table.read("hold", values::period)?,
         handshake_timeout: table.read("handshake_timeout", values::period)?,
         hops: count(table, "hops")?,
     })

@@ -225,7 +225,7 @@ fn parse_user(line: &str) -> Result<User, (String, &'static str)> {
         .trim()
         .rsplit_once(':')
         .ok_or(("the line has no colon".to_owned(), "write it as ADDRESS:HASH; see `posthouse user add`"))?;
-    let address = Address::parse(address)
+    let address = Address::parse_utf8(address)
         .map_err(|error| (format!("there is no address before the colon: {error}"), "write it like ann@example.test:HASH"))?;
     let user = check_name(&address).map_err(|why| (format!("{address} can't be a user: {why}"), "choose another name"))?;
     let (hash, keys) = secrets.split_once(' ').map_or((secrets, None), |(hash, keys)| (hash, Some(keys)));

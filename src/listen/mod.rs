@@ -21,6 +21,7 @@ use crate::config::{self, Config, ListenerTls};
 use crate::event::{Event, Events};
 use crate::mail::{EnhancedCode, QueueId, Reply, Service, Timestamp};
 use crate::policy::Policy;
+use crate::smtp::extension::Parameters;
 use crate::smtp::server::Settings;
 use crate::spool::{Spool, SpoolError};
 use crate::system::{BoxStream, Listener, System, TlsServer};
@@ -74,10 +75,18 @@ fn settings(config: &Config, policy: &Policy, listener: &config::Listener) -> Se
         mechanisms: if listener.service == Service::Lmtp { Vec::new() } else { policy.mechanisms() },
         auth_in_clear: !config.auth.require_tls,
         failed_logins_max: config.auth.failures,
+        parameters: parameters(listener.service),
+        hold_max: limits.hold,
         command_timeout: limits.command_timeout,
         data_timeout: limits.data_timeout,
         starttls: listener.tls == ListenerTls::StartTls,
     }
+}
+
+/// What a service takes of what is honoured: mail may be held for whoever submits it here, and for nobody else.
+fn parameters(service: Service) -> Parameters {
+    let honoured = Parameters::HONOURED;
+    Parameters { future_release: honoured.future_release && service == Service::Submission, ..honoured }
 }
 
 /// What all sessions share.

@@ -84,6 +84,7 @@ fn settings() -> Config {
             data_timeout: Duration::from_secs(300),
             handshake_timeout: Duration::from_secs(30),
             hops: 50,
+            hold: Duration::from_secs(86_400),
         },
         domains: Vec::new(),
         relay: config::Relay { networks: Vec::new(), domains: Vec::new() },
