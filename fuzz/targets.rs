@@ -375,6 +375,10 @@ fn hold(octets: &[u8], size: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
         errors_max: 10,
         command_timeout: Duration::from_secs(1),
         data_timeout: Duration::from_secs(1),
+        data_pace: 1,
+        transaction_timeout: Duration::from_secs(1),
+        hello_timeout: Duration::from_secs(1),
+        commands_max: 1000,
     };
     let mut session = Session::new(Duration::ZERO, Arc::new(settings));
     let (mut replies, mut messages, mut draft) = (Vec::new(), Vec::new(), None);

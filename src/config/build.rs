@@ -41,6 +41,10 @@ fn count(table: &Table, name: &str) -> Built<usize> {
     Ok(usize::try_from(count).unwrap_or(usize::MAX))
 }
 
+fn small_count(table: &Table, name: &str) -> Built<u32> {
+    Ok(u32::try_from(table.read(name, values::count)?).unwrap_or(u32::MAX))
+}
+
 /// One of several words, each with its meaning.
 fn word<T: Copy>(table: &Table, name: &str, words: &[(&str, T)]) -> Built<T> {
     table.read(name, |value| {
@@ -73,9 +77,20 @@ fn limits(table: &Table) -> Built<Limits> {
         recipients: count(table, "recipients")?,
         connections: count(table, "connections")?,
         connections_per_client: count(table, "connections_per_client")?,
-        errors: u32::try_from(table.read("errors", values::count)?).unwrap_or(u32::MAX),
+        connections_per_network: count(table, "connections_per_network")?,
+        network_ipv4: table.read("network_ipv4", |value| values::prefix(value, 32))?,
+        network_ipv6: table.read("network_ipv6", |value| values::prefix(value, 128))?,
+        submission_reserve: table.read("submission_reserve", |value| values::number(value, 0.0, 1.0))?,
+        in_flight: table.read("in_flight", values::size)?,
+        in_flight_per_network: table.read("in_flight_per_network", values::size)?,
+        errors: small_count(table, "errors")?,
+        commands: small_count(table, "commands")?,
+        greeting_delay: table.read("greeting_delay", values::duration)?,
+        hello_timeout: table.read("hello_timeout", values::period)?,
         command_timeout: table.read("command_timeout", values::period)?,
         data_timeout: table.read("data_timeout", values::period)?,
+        data_pace: small_count(table, "data_pace")?,
+        transaction_timeout: table.read("transaction_timeout", values::period)?,
         hops: count(table, "hops")?,
     })
 }

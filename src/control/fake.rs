@@ -156,16 +156,7 @@ pub(crate) fn config() -> Config {
         },
         listeners: vec![Listener { address: "127.0.0.1:2525".parse().unwrap(), service: crate::mail::Service::Mx }],
         auth: Auth { users: "conf/users".into() },
-        limits: Limits {
-            message_size: 1 << 20,
-            recipients: 10,
-            connections: 10,
-            connections_per_client: 10,
-            errors: 10,
-            command_timeout: minute,
-            data_timeout: minute,
-            hops: 50,
-        },
+        limits: Limits::sample(),
         domains: vec![LocalDomain {
             name: domain("example.test"),
             store: MailStore::Maildir("mail/{domain}/{user}".to_owned()),

@@ -6,6 +6,7 @@ mod bounce;
 mod command;
 mod current;
 mod delivery;
+mod descriptors;
 mod handle;
 mod pauses;
 mod privileges;
@@ -15,6 +16,7 @@ mod signals;
 mod start;
 
 pub use command::{Changed, Levels, Paused};
+pub use descriptors::{Descriptors, raise_descriptors};
 pub use handle::{Handle, Health};
 pub use privileges::{PrivilegeError, drop_to, is_root};
 pub use signals::{Asked, Signals};

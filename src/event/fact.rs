@@ -87,8 +87,10 @@ events! {
     Disconnected "disconnected" DEBUG { client: SocketAddr, messages: u64, duration: Duration, reason: String }
     /// A connection could not be taken; others go on.
     AcceptTrouble "accept-trouble" WARN { address: SocketAddr, reason: String }
-    /// A client was turned away because a limit is reached.
-    Limited "limited" WARN { client: IpAddr, limit: &'static str, value: u64 }
+    /// A client was turned away, put off or cut off because a limit is reached; once a second for each limit.
+    Limited "limited" WARN { client: Option<IpAddr>, limit: &'static str, value: u64 }
+    /// The same, within a second of the last `limited` for this limit.
+    LimitedAgain "limited-again" DEBUG { client: Option<IpAddr>, limit: &'static str, value: u64 }
     /// A client was told no at SMTP time. Nothing of it is kept.
     Refused "refused" INFO {
         id: Option<QueueId>, stage: &'static str, client: IpAddr, helo: String, from: Option<ReversePath>, to: Option<Address>,
@@ -225,7 +227,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("total", "how much there is to do"),
     ("unfinished", "attempts that were cut off at the end of `shutdown_grace`; the next start makes them again"),
     ("user", "a system user"),
-    ("value", "the number that the setting allows"),
+    ("value", "what the setting allows: a number, octets or seconds"),
     ("version", "Posthouse's version"),
 ];
 

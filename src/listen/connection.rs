@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,10 +12,13 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::Sleep;
 
+use super::limits::Refusal;
 use super::transaction::Transaction;
 use super::{Reception, Rules, stopped};
+use crate::config::Limits;
 use crate::event::Event;
-use crate::smtp::server::{Session, Settings, Step};
+use crate::mail::Service;
+use crate::smtp::server::{Bound, Session, Settings, Step};
 use crate::system::{BoxFuture, BoxStream};
 
 /// Octets that are read at once, at the most.
@@ -46,16 +49,35 @@ pub(super) async fn drive(
     let stop = (!stopped).then(|| wait_for_stop(stopping.clone()));
     let mut connection = Connection { reception, settings, stream, session, stopping, stop, alarm: None };
     // Whatever ended it, a draft that was not committed goes with the transaction.
-    let reason = match connection.run(&mut transaction).await {
+    let reason = match connection.talk(rules, peer.ip().to_canonical(), &mut transaction).await {
         Ok(()) => "closed",
         Err(Lost) => "lost",
     };
+    if let Some(bound) = connection.session.broken() {
+        let limit = broken_limit(&rules.config.limits, bound);
+        reception.limited(Some(peer.ip().to_canonical()), limit);
+    }
     reception.events.report(Event::Disconnected {
         client: peer,
         messages: transaction.messages(),
         duration: reception.system.clock.monotonic().saturating_sub(began),
         reason: reason.to_owned(),
     });
+}
+
+/// The setting that a session broke.
+fn broken_limit(limits: &Limits, bound: Bound) -> Refusal {
+    let (limit, value) = match bound {
+        Bound::Early => ("limits.greeting_delay", limits.greeting_delay.as_secs()),
+        Bound::Errors => ("limits.errors", limits.errors.into()),
+        Bound::Commands => ("limits.commands", limits.commands.into()),
+        Bound::Hello => ("limits.hello_timeout", limits.hello_timeout.as_secs()),
+        Bound::Command => ("limits.command_timeout", limits.command_timeout.as_secs()),
+        Bound::Data => ("limits.data_timeout", limits.data_timeout.as_secs()),
+        Bound::Pace => ("limits.data_pace", limits.data_pace.into()),
+        Bound::Transaction => ("limits.transaction_timeout", limits.transaction_timeout.as_secs()),
+    };
+    Refusal { limit, value }
 }
 
 fn wait_for_stop(mut stop: watch::Receiver<bool>) -> BoxFuture<'static, ()> {
@@ -79,6 +101,16 @@ struct Connection<'a> {
 struct Lost;
 
 impl Connection<'_> {
+    async fn talk(&mut self, rules: &Rules, client: IpAddr, transaction: &mut Transaction<'_>) -> Result<(), Lost> {
+        let delay = rules.config.limits.greeting_delay;
+        let waits = self.settings.service == Service::Mx && !client.is_loopback() && !delay.is_zero();
+        if waits && !rules.config.relay.networks.iter().any(|network| network.contains(&client)) {
+            // Ends early for a client that can't wait: what it said is a reason not to greet it.
+            let _ = tokio::time::timeout(delay, poll_fn(|context| self.poll_input(context))).await;
+        }
+        self.run(transaction).await
+    }
+
     async fn run(&mut self, transaction: &mut Transaction<'_>) -> Result<(), Lost> {
         loop {
             match self.session.next() {

@@ -40,8 +40,12 @@ pub(crate) fn settings() -> Settings {
         size_max: 100_000,
         recipients_max: 1000,
         errors_max: 20,
+        commands_max: 1000,
+        hello_timeout: Duration::from_secs(300),
         command_timeout: Duration::from_secs(300),
         data_timeout: Duration::from_secs(600),
+        data_pace: 1,
+        transaction_timeout: Duration::from_secs(1800),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What an answer does: the reply to the command that raised the question, and the stage that it leads to.
 
 use super::state::{Content, Pending, Phase, Recipients, Stage};
-use super::{Answer, Session, replies};
+use super::{Answer, Bound, Session, replies};
 use crate::mail::Reply;
 use crate::smtp::extension;
 
@@ -16,6 +16,9 @@ impl Session {
                 return;
             }
         };
+        if matches!(pending, Pending::Commit) {
+            self.message_over();
+        }
         match (pending, answer) {
             (pending, Answer::Refuse(reply)) => self.refused(pending, &reply),
             (Pending::Commit, Answer::Committed(id)) => {
@@ -31,10 +34,11 @@ impl Session {
 
     fn accepted(&mut self, pending: Pending) {
         match pending {
-            Pending::Connect { early: true } => self.close(replies::EARLY_TALKER),
+            Pending::Connect { early: true } => self.break_off(Bound::Early, replies::EARLY_TALKER),
             Pending::Connect { early: false } if self.stopping => self.close(replies::STOPPING),
             Pending::Connect { early: false } => {
                 self.say_reply(&Reply::plain(220, format!("{} ESMTP Posthouse", self.settings.hostname)));
+                self.greeted();
                 self.resume(Stage::Strange);
             }
             Pending::Hello { extended, .. } => {
@@ -47,6 +51,7 @@ impl Session {
             }
             Pending::Recipient(recipients) => {
                 self.say(replies::RECIPIENT_OK);
+                self.uncount_command();
                 self.resume(Stage::Open(Recipients { accepted: recipients.accepted + 1, ..recipients }));
             }
             Pending::Begin(_) => {
@@ -130,8 +135,12 @@ mod tests {
             size_max: 1000,
             recipients_max: 10,
             errors_max: 10,
+            commands_max: 100,
+            hello_timeout: Duration::from_secs(1),
             command_timeout: Duration::from_secs(1),
             data_timeout: Duration::from_secs(1),
+            data_pace: 1,
+            transaction_timeout: Duration::from_secs(1),
         };
         let mut session = Session::new(Duration::ZERO, Arc::new(settings));
         talk(&mut session, b"");

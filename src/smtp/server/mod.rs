@@ -9,6 +9,7 @@
 //! only a commit returns.
 
 mod answers;
+mod bounds;
 mod commands;
 mod content;
 mod replies;
@@ -21,6 +22,7 @@ use self::state::{Pending, Phase, Stage};
 use super::line::Lines;
 use crate::mail::{BodyType, Domain, QueueId, Reply, ReversePath, Service};
 
+pub use self::bounds::Bound;
 pub use super::command::ForwardPath;
 
 /// Replies to pipelined commands are gathered up to this size; octets.
@@ -39,10 +41,18 @@ pub struct Settings {
     pub recipients_max: usize,
     /// Bad commands that are answered in a session; the next one gets 421.
     pub errors_max: u32,
+    /// Commands since the last message that are answered; accepted recipients don't count. The next one gets 421.
+    pub commands_max: u32,
+    /// How long a client may take to introduce itself.
+    pub hello_timeout: Duration,
     /// How long a client may take to send a whole command, and how long it may pause within content.
     pub command_timeout: Duration,
     /// How long a client may take to send the content of a message.
     pub data_timeout: Duration,
+    /// Octets of content a second that a client must keep up on average once `command_timeout` is over.
+    pub data_pace: u32,
+    /// How long a client may take from the greeting, or from the end of a message, to the end of the next.
+    pub transaction_timeout: Duration,
 }
 
 /// What the driver has to do next.
@@ -114,8 +124,16 @@ pub struct Session {
     output: Vec<u8>,
     /// Bad commands so far.
     errors: u32,
+    /// Commands since the last message, accepted recipients left out.
+    commands: u32,
     /// When the command that is being waited for must be here.
     command_due: Duration,
+    /// When the client must have introduced itself.
+    hello_due: Duration,
+    /// When the next message must be complete.
+    transaction_due: Duration,
+    /// The bound that ended the session.
+    broken: Option<Bound>,
     /// The driver was not yet told to drop a draft that was begun.
     discard: bool,
     stopping: bool,
@@ -131,7 +149,11 @@ impl Session {
             lines: Lines::new(),
             output: Vec::new(),
             errors: 0,
+            commands: 0,
             command_due: now,
+            hello_due: now,
+            transaction_due: now,
+            broken: None,
             discard: false,
             stopping: false,
         }
@@ -145,8 +167,7 @@ impl Session {
             Phase::Opening { early } | Phase::Waiting(Pending::Connect { early }) => *early |= !octets.is_empty(),
             // The usual case for content: straight from the driver's buffer, not by way of ours.
             Phase::Content(content) if self.lines.rest().is_empty() && !content.ended => {
-                content.idle_due = now + self.settings.command_timeout;
-                let used = content.take(octets);
+                let used = content.take(octets, now, &self.settings);
                 self.lines.push(&octets[used..]);
             }
             Phase::Content(_) | Phase::Command(_) | Phase::Waiting(_) => self.lines.push(octets),
@@ -154,27 +175,10 @@ impl Session {
         }
     }
 
-    /// Lets time pass: if the deadline is over, the client gets 421 and the session ends.
-    pub fn tick(&mut self, now: Duration) {
-        self.now = now;
-        if self.deadline().is_some_and(|due| due <= now) {
-            self.close(replies::TIMED_OUT);
-        }
-    }
-
     /// Tells that the server stops. A message whose content is coming in is still taken; at the next command boundary the
     /// client gets 421 and the session ends.
     pub fn stop(&mut self) {
         self.stopping = true;
-    }
-
-    /// When [`Session::tick`] has something to do. None while the client isn't to be waited for.
-    pub fn deadline(&self) -> Option<Duration> {
-        match &self.phase {
-            Phase::Command(_) => Some(self.command_due),
-            Phase::Content(content) => Some(content.due.min(content.idle_due)),
-            Phase::Opening { .. } | Phase::Waiting(_) | Phase::Closing => None,
-        }
     }
 
     /// What to do next.
@@ -214,6 +218,9 @@ impl Session {
         };
         let line = commands::read(line);
         self.command_due = self.now + self.settings.command_timeout;
+        if !self.count_command() {
+            return None;
+        }
         self.command(stage, line)
     }
 

@@ -85,4 +85,6 @@ pub(super) struct Content {
     pub(super) due: Duration,
     /// When the next octet must be here.
     pub(super) idle_due: Duration,
+    /// When the pace so far is too slow: every octet puts it off a little.
+    pub(super) pace_due: Duration,
 }
