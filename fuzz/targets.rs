@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use posthouse::directory::aliases;
 use posthouse::mail::{
-    Address, BodyType, Domain, HeaderScan, Message, QueueId, Recipient, Reply, ReversePath, Service, Timestamp, fields,
+    Address, BodyType, Domain, EnhancedCode, HeaderScan, Message, QueueId, Recipient, Reply, ReversePath, Service, Timestamp,
+    fields,
 };
 use posthouse::smtp::client::reply::{LINES_MAX, Parser, REPLY_SIZE_MAX, ReplyError};
 use posthouse::smtp::command::{Command, ForwardPath};
 use posthouse::smtp::data::{Receiver, Stuffer};
-use posthouse::smtp::server::{Answer, Question, Session, Settings, Step};
+use posthouse::smtp::server::{Answer, Mechanism, Question, Session, Settings, Step};
 use posthouse::spool::record::{Body, Fault, HEADER_SIZE, MAGIC, encode, parse};
 use posthouse::spool::{Change, Filter, Note, SegmentHeader, read_stopped};
 use posthouse::system::sim::SimDisk;
@@ -367,18 +368,14 @@ pub fn session(data: &[u8]) {
 
 /// Holds a session in which every question is answered with yes; returns what was said and the contents that got 250.
 fn hold(octets: &[u8], size: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let hostname = Domain::parse("mail.example.test").expect("a domain");
     let settings = Settings {
-        service: Service::Mx,
-        hostname: Domain::parse("mail.example.test").expect("a domain"),
         size_max: 1000,
         recipients_max: 3,
         errors_max: 10,
-        command_timeout: Duration::from_secs(1),
-        data_timeout: Duration::from_secs(1),
-        data_pace: 1,
-        transaction_timeout: Duration::from_secs(1),
-        hello_timeout: Duration::from_secs(1),
-        commands_max: 1000,
+        mechanisms: Mechanism::ALL.to_vec(),
+        auth_in_clear: true,
+        ..Settings::new(Service::Mx, hostname)
     };
     let mut session = Session::new(Duration::ZERO, Arc::new(settings));
     let (mut replies, mut messages, mut draft) = (Vec::new(), Vec::new(), None);
@@ -401,6 +398,11 @@ fn hold(octets: &[u8], size: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
                         assert!(address.to_string().is_ascii());
                         Answer::Accept
                     }
+                    Question::Login { initial: None, .. } => Answer::Challenge(b"?".to_vec()),
+                    Question::Login { initial: Some(secret), .. } | Question::Response(secret) if secret.0.len() > 3 => {
+                        Answer::Refuse(Reply::new(535, EnhancedCode(5, 7, 8), "Authentication credentials invalid"))
+                    }
+                    Question::Login { .. } | Question::Response(_) => Answer::Accept,
                     Question::Connect | Question::Hello { .. } | Question::Sender { .. } => Answer::Accept,
                 };
                 session.answer(Duration::ZERO, answer);

@@ -74,6 +74,8 @@ impl<'a> Transaction<'a> {
                 self.sender(path, size, body).map_err(|reply| self.refused("sender", None, reply))
             }
             Question::Recipient(path) => self.recipient(path),
+            // The settings offer no mechanism, so the session never asks.
+            Question::Login { .. } | Question::Response(_) => Err(Reply::new(502, EnhancedCode(5, 5, 1), "Command not offered")),
             Question::Begin => self.begin().await.map_err(|reply| self.refused("data", None, reply)),
             Question::Commit => {
                 let committed = self.commit().await;

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use super::auth::{Mechanism, Secret};
 use super::extension::Extension;
 use crate::mail::{Address, AddressError, BodyType, Domain, EnhancedCode, Reply, ReversePath};
 
@@ -40,6 +41,13 @@ pub enum Command {
     Vrfy,
     /// HELP.
     Help,
+    /// AUTH (RFC 4954).
+    Auth {
+        /// How the client wants to log in.
+        mechanism: Mechanism,
+        /// The initial response, decoded; an empty one was sent as `=`.
+        initial: Option<Secret>,
+    },
     /// QUIT.
     Quit,
 }
@@ -84,6 +92,10 @@ pub enum CommandError {
     BadSender(AddressError),
     /// The path in RCPT holds no address.
     BadRecipient(AddressError),
+    /// AUTH names a mechanism that this server doesn't know.
+    UnknownMechanism,
+    /// AUTH's initial response is no base64.
+    BadBase64,
     /// An octet above 127 in an address, without SMTPUTF8 (RFC 6531).
     NotAscii,
 }
@@ -101,6 +113,8 @@ impl CommandError {
             Self::UnknownParameter => (555, (5, 5, 4), "Unknown parameter".to_owned()),
             Self::BadSender(error) => (501, (5, 1, 7), format!("Bad sender address: {error}")),
             Self::BadRecipient(error) => (501, (5, 1, 3), format!("Bad recipient address: {error}")),
+            Self::UnknownMechanism => (504, (5, 5, 4), "Authentication mechanism not offered".to_owned()),
+            Self::BadBase64 => (501, (5, 5, 2), "Cannot decode base64".to_owned()),
             Self::NotAscii => (553, (5, 6, 7), "Addresses beyond ASCII are not supported".to_owned()),
         };
         Reply::new(code, EnhancedCode(enhanced.0, enhanced.1, enhanced.2), text)
@@ -111,7 +125,7 @@ impl CommandError {
 const HTTP_METHODS: [&str; 9] = ["GET", "POST", "CONNECT", "HEAD", "PUT", "OPTIONS", "DELETE", "PATCH", "TRACE"];
 
 /// Commands that RFCs define and this server doesn't offer.
-const NOT_OFFERED: [&str; 10] = ["STARTTLS", "AUTH", "BDAT", "EXPN", "ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML"];
+const NOT_OFFERED: [&str; 9] = ["STARTTLS", "BDAT", "EXPN", "ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML"];
 
 impl Command {
     /// Parses a line without its CR LF.
@@ -141,6 +155,8 @@ impl Command {
             without_argument(argument, Self::Quit, "QUIT")
         } else if is("RSET") {
             without_argument(argument, Self::Rset, "RSET")
+        } else if is("AUTH") {
+            parse_auth(argument)
         } else if is("NOOP") {
             Ok(Self::Noop)
         } else if is("HELP") {
@@ -198,6 +214,19 @@ fn parse_vrfy(argument: Option<&[u8]>) -> Result<Command, CommandError> {
         Some(text) if !text.is_ascii() => Err(CommandError::NotAscii),
         Some(_) => Ok(Command::Vrfy),
     }
+}
+
+/// `mechanism`, and perhaps an initial response in base64; `=` stands for an empty one (RFC 4954 section 4).
+fn parse_auth(argument: Option<&[u8]>) -> Result<Command, CommandError> {
+    let argument = argument.ok_or(CommandError::Syntax("AUTH mechanism [initial-response]"))?;
+    let mut words = argument.splitn(2, |octet| *octet == b' ');
+    let mechanism = words.next().and_then(Mechanism::parse).ok_or(CommandError::UnknownMechanism)?;
+    let initial = match words.next() {
+        None => None,
+        Some(b"=") => Some(Secret(Vec::new())),
+        Some(text) => Some(Secret::decode(text).filter(|secret| !secret.0.is_empty()).ok_or(CommandError::BadBase64)?),
+    };
+    Ok(Command::Auth { mechanism, initial })
 }
 
 fn parse_mail(argument: Option<&[u8]>) -> Result<Command, CommandError> {
@@ -424,7 +453,12 @@ mod tests {
             ("MAILFROM:<a@b.test>", "500 5.5.1"),
             ("é", "500 5.5.1"),
             ("STARTTLS", "502 5.5.1"),
-            ("AUTH PLAIN x", "502 5.5.1"),
+            ("AUTH", "501 5.5.4"),
+            ("AUTH CRAM-MD5", "504 5.5.4"),
+            ("AUTH PLAIN x", "501 5.5.2"),
+            ("AUTH PLAIN AGEAYg== x", "501 5.5.2"),
+            ("AUTH PLAIN  AGEAYg==", "501 5.5.2"),
+            ("AUTH PLAIN ==", "501 5.5.2"),
             ("BDAT 5 LAST", "502 5.5.1"),
             ("EXPN list", "502 5.5.1"),
             ("GET / HTTP/1.1", "554 5.5.1"),

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use super::auth::Mechanism;
+
 /// A service extension of this server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Extension {
     /// RFC 1870, with the largest size taken; octets of content.
     Size(u64),
@@ -13,6 +15,8 @@ pub enum Extension {
     Pipelining,
     /// RFC 2034.
     EnhancedStatusCodes,
+    /// RFC 4954, with the mechanisms that this session may use.
+    Auth(Vec<Mechanism>),
     /// RFC 5321 section 4.1.1.8: HELP is known.
     Help,
 }
@@ -25,6 +29,10 @@ impl fmt::Display for Extension {
             Self::EightBitMime => f.write_str("8BITMIME"),
             Self::Pipelining => f.write_str("PIPELINING"),
             Self::EnhancedStatusCodes => f.write_str("ENHANCEDSTATUSCODES"),
+            Self::Auth(mechanisms) => {
+                f.write_str("AUTH")?;
+                mechanisms.iter().try_for_each(|mechanism| write!(f, " {mechanism}"))
+            }
             Self::Help => f.write_str("HELP"),
         }
     }

@@ -20,7 +20,7 @@ pub enum Line<'a> {
     Text(&'a [u8]),
     /// A CR or LF stood alone in the line.
     Malformed,
-    /// More than [`LINE_SIZE_MAX`] octets; they are gone.
+    /// More octets than a line may have; they are gone.
     TooLong,
 }
 
@@ -49,13 +49,18 @@ impl Lines {
 
     /// The next complete line, if there is one. None means that more octets are needed.
     pub fn next_line(&mut self) -> Option<Line<'_>> {
+        self.next_line_within(LINE_SIZE_MAX)
+    }
+
+    /// The same for a line that may have `size_max` octets, CR LF included.
+    pub fn next_line_within(&mut self, size_max: usize) -> Option<Line<'_>> {
         let Some(end) = self.find_end() else {
-            self.keep_unfinished();
+            self.keep_unfinished(size_max);
             return None;
         };
         let (start, overlong) = (self.start, self.overlong);
         self.advance(end);
-        if overlong || end - start > LINE_SIZE_MAX {
+        if overlong || end - start > size_max {
             return Some(Line::TooLong);
         }
         let text = &self.buffer[start..end - 2];
@@ -100,13 +105,13 @@ impl Lines {
     }
 
     /// Moves the unfinished line to the front; of an overlong one only a CR that may yet meet its LF is worth keeping.
-    fn keep_unfinished(&mut self) {
+    fn keep_unfinished(&mut self, size_max: usize) {
         let size = self.buffer.len() - self.start;
         if size == 0 {
             return self.forget();
         }
         // The LF of the missing CR LF would make a line of `size` octets or one more: too long either way.
-        if size > LINE_SIZE_MAX || self.overlong {
+        if size > size_max || self.overlong {
             let last = self.buffer[self.buffer.len() - 1];
             self.buffer.clear();
             if last == b'\r' {

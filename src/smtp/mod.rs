@@ -2,6 +2,7 @@
 //!
 //! Nothing here opens a socket, reads a clock or writes a log; that is for the drivers in `listen` and `deliver`.
 
+pub mod auth;
 pub mod client;
 pub mod command;
 pub mod data;

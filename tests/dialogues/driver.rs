@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posthouse::mail::{Domain, EnhancedCode, QueueId, Reply, Service};
-use posthouse::smtp::server::{Answer, ForwardPath, Question, Session, Settings, Step};
+use posthouse::smtp::server::{Answer, ForwardPath, Mechanism, Question, Secret, Session, Settings, Step};
 
 /// A message that got 250.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,15 @@ pub(crate) struct Received {
     pub sender: String,
     pub recipients: Vec<String>,
     pub content: Vec<u8>,
+}
+
+/// How far a login has come.
+#[derive(Debug)]
+enum Exchange {
+    None,
+    Plain,
+    Name,
+    Password(Vec<u8>),
 }
 
 /// A session, its policy and what came of it.
@@ -24,6 +33,9 @@ pub(crate) struct Driver {
     sender: String,
     recipients: Vec<String>,
     draft: Option<Vec<u8>>,
+    exchange: Exchange,
+    /// Who logged in.
+    pub login: Option<String>,
     /// Drafts that were begun and dropped.
     pub discarded: usize,
     pub messages: Vec<Received>,
@@ -34,19 +46,7 @@ pub(crate) struct Driver {
 
 /// The settings that scripts start from.
 pub(crate) fn settings() -> Settings {
-    Settings {
-        service: Service::Mx,
-        hostname: Domain::parse("mail.example.test").expect("a domain"),
-        size_max: 100_000,
-        recipients_max: 1000,
-        errors_max: 20,
-        commands_max: 1000,
-        hello_timeout: Duration::from_secs(300),
-        command_timeout: Duration::from_secs(300),
-        data_timeout: Duration::from_secs(600),
-        data_pace: 1,
-        transaction_timeout: Duration::from_secs(1800),
-    }
+    Settings::new(Service::Mx, Domain::parse("mail.example.test").expect("a domain"))
 }
 
 impl Driver {
@@ -58,6 +58,8 @@ impl Driver {
             sender: String::new(),
             recipients: Vec::new(),
             draft: None,
+            exchange: Exchange::None,
+            login: None,
             discarded: 0,
             messages: Vec::new(),
             output: Vec::new(),
@@ -104,6 +106,7 @@ impl Driver {
             Question::Hello { .. } => "hello",
             Question::Sender { .. } => "sender",
             Question::Recipient(_) => "recipient",
+            Question::Login { .. } | Question::Response(_) => "login",
             Question::Begin => "begin",
             Question::Commit => "commit",
         };
@@ -121,6 +124,8 @@ impl Driver {
                 Answer::Accept
             }
             Question::Recipient(path) => self.recipient(&path),
+            Question::Login { mechanism, initial } => self.login(mechanism, initial),
+            Question::Response(response) => self.response(&response.0),
             Question::Begin => {
                 assert!(self.draft.replace(Vec::new()).is_none(), "one draft at a time");
                 Answer::Accept
@@ -132,6 +137,36 @@ impl Driver {
                 Answer::Committed(QueueId(self.messages.len() as u64))
             }
         }
+    }
+
+    fn login(&mut self, mechanism: Mechanism, initial: Option<Secret>) -> Answer {
+        let (exchange, first) = match mechanism {
+            Mechanism::Login => (Exchange::Name, "Username:"),
+            _ => (Exchange::Plain, ""),
+        };
+        self.exchange = exchange;
+        match initial {
+            Some(initial) => self.response(&initial.0),
+            None => Answer::Challenge(first.into()),
+        }
+    }
+
+    /// Ann logs in with the password "secret", and nobody else.
+    fn response(&mut self, response: &[u8]) -> Answer {
+        let claim = match std::mem::replace(&mut self.exchange, Exchange::None) {
+            Exchange::Plain => response.to_vec(),
+            Exchange::Name => {
+                self.exchange = Exchange::Password([b"\0", response, b"\0"].concat());
+                return Answer::Challenge(b"Password:".to_vec());
+            }
+            Exchange::Password(name) => [&name[..], response].concat(),
+            Exchange::None => panic!("a response, and nothing was asked"),
+        };
+        if claim == b"\0ann\0secret" {
+            self.login = Some("ann".to_owned());
+            return Answer::Accept;
+        }
+        Answer::Refuse(Reply::new(535, EnhancedCode(5, 7, 8), "Authentication credentials invalid"))
     }
 
     /// Ann, bob and postmaster live here, all others are unknown, and nobody may relay.

@@ -184,6 +184,7 @@ impl Run {
             }
             Check::Size(size) => same(&Some(*size), &last.map(|message| message.content.len())),
             Check::Sender(sender) => same(&Some(sender), &last.map(|message| &message.sender)),
+            Check::Login(login) => same(login, &self.driver.login),
             Check::Recipients(recipients) => same(&Some(recipients), &last.map(|message| &message.recipients)),
         }
     }

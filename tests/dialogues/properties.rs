@@ -2,10 +2,12 @@
 
 use proptest::prelude::*;
 
+use posthouse::smtp::server::Mechanism;
+
 use super::driver::{Driver, Received, settings};
 
 /// Pieces that dialogues are made of; some end a line, some don't.
-const PIECES: [&str; 32] = [
+const PIECES: [&str; 36] = [
     "EHLO client.test\r\n",
     "HELO client.test\r\n",
     "MAIL FROM:<ann@sender.test>\r\n",
@@ -22,6 +24,10 @@ const PIECES: [&str; 32] = [
     "VRFY ann\r\n",
     "RUBBISH\r\n",
     "QUIT\r\n",
+    "AUTH LOGIN\r\n",
+    "AUTH PLAIN AGFubgBzZWNyZXQ=\r\n",
+    "YW5u\r\n",
+    "*\r\n",
     "Subject: x\r\n",
     "\r\n",
     ".\r\n",
@@ -46,6 +52,8 @@ fn hold(pieces: impl Iterator<Item = Vec<u8>>) -> (String, Vec<Received>, bool) 
     settings.size_max = 200;
     settings.recipients_max = 3;
     settings.errors_max = 8;
+    settings.mechanisms = vec![Mechanism::Plain, Mechanism::Login];
+    settings.auth_in_clear = true;
     let mut driver = Driver::new(settings);
     driver.run();
     pieces.for_each(|piece| driver.receive(&piece));
@@ -81,8 +89,8 @@ proptest! {
     fn every_reply_but_the_plain_ones_has_an_enhanced_code(octets in dialogue()) {
         let (replies, ..) = hold(std::iter::once(octets));
         for line in replies.lines() {
-            let plain = line.starts_with("220 ") || line.starts_with("354 ") || line.starts_with("250-")
-                || line == "250 HELP" || line == "250 mail.example.test";
+            let plain = line.starts_with("220 ") || line.starts_with("334 ") || line.starts_with("354 ") || line.starts_with("250-")
+                || line == "250 AUTH PLAIN LOGIN" || line == "250 mail.example.test";
             let (code, rest) = line.split_at(3);
             prop_assert!(plain || rest[1..].starts_with(&format!("{}.", &code[..1])), "{}", line);
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use posthouse::mail::{EnhancedCode, Reply};
-use posthouse::smtp::server::Settings;
+use posthouse::smtp::server::{Mechanism, Settings};
 
 /// A script, read.
 pub(crate) struct Script {
@@ -42,6 +42,7 @@ pub(crate) enum Check {
     Size(usize),
     Sender(String),
     Recipients(Vec<String>),
+    Login(Option<String>),
 }
 
 /// What the client has done before the script starts.
@@ -78,7 +79,7 @@ impl Script {
             "<<" => Action::ExpectReply(rest.to_owned()),
             "=" => Action::Check(check(rest)?),
             "early" => Action::Early(unescape(rest)?),
-            "wait" => Action::Wait(Duration::from_secs(rest.strip_suffix('s')?.parse().ok()?)),
+            "wait" => Action::Wait(seconds(rest)?),
             "stop" => Action::Stop,
             "open" => return self.open(number, rest),
             "set" => return self.set(rest),
@@ -105,7 +106,19 @@ impl Script {
         match name {
             "size_max" => self.settings.size_max = value.parse().ok()?,
             "recipients_max" => self.settings.recipients_max = value.parse().ok()?,
+            "auth_in_clear" => self.settings.auth_in_clear = value.parse().ok()?,
+            "mechanisms" => {
+                let names = value.split(' ').filter(|name| *name != "none");
+                self.settings.mechanisms = names.map(|name| Mechanism::parse(name.as_bytes())).collect::<Option<_>>()?;
+            }
+            "failed_logins_max" => self.settings.failed_logins_max = value.parse().ok()?,
             "errors_max" => self.settings.errors_max = value.parse().ok()?,
+            "commands_max" => self.settings.commands_max = value.parse().ok()?,
+            "hello_timeout" => self.settings.hello_timeout = seconds(value)?,
+            "command_timeout" => self.settings.command_timeout = seconds(value)?,
+            "data_timeout" => self.settings.data_timeout = seconds(value)?,
+            "data_pace" => self.settings.data_pace = value.parse().ok()?,
+            "transaction_timeout" => self.settings.transaction_timeout = seconds(value)?,
             _ => return None,
         }
         Some(())
@@ -114,11 +127,16 @@ impl Script {
     fn refuse(&mut self, rest: &str) -> Option<()> {
         let mut words = rest.splitn(4, ' ');
         let question = words.next()?;
-        let question = *["connect", "hello", "sender", "recipient", "begin", "commit"].iter().find(|name| **name == question)?;
+        let question =
+            *["connect", "hello", "login", "sender", "recipient", "begin", "commit"].iter().find(|name| **name == question)?;
         let reply = Reply::new(words.next()?.parse().ok()?, EnhancedCode::parse(words.next()?)?, words.next()?);
         self.refusals.push((question, reply));
         Some(())
     }
+}
+
+fn seconds(text: &str) -> Option<Duration> {
+    Some(Duration::from_secs(text.strip_suffix('s')?.parse().ok()?))
 }
 
 fn check(text: &str) -> Option<Check> {
@@ -131,6 +149,7 @@ fn check(text: &str) -> Option<Check> {
         "content" => Check::Content(unescape(rest)?),
         "size" => Check::Size(rest.parse().ok()?),
         "sender" => Check::Sender(rest.trim_matches(['<', '>']).to_owned()),
+        "login" => Check::Login((rest != "none").then(|| rest.to_owned())),
         "recipients" => Check::Recipients(rest.split(' ').map(str::to_owned).collect()),
         _ => return None,
     })

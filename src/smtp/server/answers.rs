@@ -3,7 +3,7 @@
 use super::state::{Content, Pending, Phase, Recipients, Stage};
 use super::{Answer, Bound, Session, replies};
 use crate::mail::Reply;
-use crate::smtp::extension;
+use crate::smtp::extension::{self, Extension};
 
 impl Session {
     /// Takes the answer to the last question. An answer when nothing was asked is ignored.
@@ -27,6 +27,8 @@ impl Session {
             }
             // A slip of the driver's. Never a 250 without a commit, never an acceptance that nobody meant.
             (Pending::Commit, Answer::Accept) => self.slipped(Stage::Ready),
+            (Pending::Login, Answer::Challenge(challenge)) => self.challenge(&challenge),
+            (pending, Answer::Challenge(_)) => self.slipped(pending.before()),
             (pending, Answer::Committed(_)) => self.slipped(pending.before()),
             (pending, Answer::Accept) => self.accepted(pending),
         }
@@ -42,7 +44,13 @@ impl Session {
                 self.resume(Stage::Strange);
             }
             Pending::Hello { extended, .. } => {
+                self.extended = extended;
                 self.greet(extended);
+                self.resume(Stage::Ready);
+            }
+            Pending::Login => {
+                self.logged_in = true;
+                self.say(replies::LOGGED_IN);
                 self.resume(Stage::Ready);
             }
             Pending::Sender => {
@@ -63,6 +71,10 @@ impl Session {
     }
 
     fn refused(&mut self, pending: Pending, reply: &Reply) {
+        // A transient refusal says nothing about the client.
+        if matches!(pending, Pending::Login) && reply.code >= 500 && self.count_failed_login() {
+            return;
+        }
         self.say_reply(reply);
         if reply.code == 421 || matches!(pending, Pending::Connect { .. }) {
             return self.end();
@@ -79,11 +91,21 @@ impl Session {
         self.resume(stage);
     }
 
+    /// What EHLO announces, here and now.
+    pub(super) fn extensions(&self) -> Vec<Extension> {
+        let mut extensions = extension::offered(self.settings.size_max).to_vec();
+        let mechanisms = self.mechanisms();
+        if !mechanisms.is_empty() {
+            extensions.push(Extension::Auth(mechanisms));
+        }
+        extensions
+    }
+
     /// The reply to HELO or EHLO.
     fn greet(&mut self, extended: bool) {
         let mut text = self.settings.hostname.to_string();
         if extended {
-            for extension in extension::offered(self.settings.size_max) {
+            for extension in self.extensions() {
                 text.push('\n');
                 text.push_str(&extension.to_string());
             }
@@ -98,7 +120,7 @@ impl Pending {
         match self {
             Self::Connect { .. } => Stage::Strange,
             Self::Hello { before, .. } => *before,
-            Self::Sender | Self::Commit => Stage::Ready,
+            Self::Sender | Self::Login | Self::Commit => Stage::Ready,
             Self::Recipient(recipients) | Self::Begin(recipients) => Stage::Open(*recipients),
         }
     }
@@ -129,19 +151,7 @@ mod tests {
     }
 
     fn session() -> Session {
-        let settings = Settings {
-            service: Service::Mx,
-            hostname: Domain::parse("mail.example.test").unwrap(),
-            size_max: 1000,
-            recipients_max: 10,
-            errors_max: 10,
-            commands_max: 100,
-            hello_timeout: Duration::from_secs(1),
-            command_timeout: Duration::from_secs(1),
-            data_timeout: Duration::from_secs(1),
-            data_pace: 1,
-            transaction_timeout: Duration::from_secs(1),
-        };
+        let settings = Settings::new(Service::Mx, Domain::parse("mail.example.test").unwrap());
         let mut session = Session::new(Duration::ZERO, Arc::new(settings));
         talk(&mut session, b"");
         session

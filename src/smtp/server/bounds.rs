@@ -50,7 +50,7 @@ impl Session {
     fn due(&self) -> Option<(Duration, Bound)> {
         let due = match &self.phase {
             Phase::Command(Stage::Strange) => (self.command_due, Bound::Command).min_due((self.hello_due, Bound::Hello)),
-            Phase::Command(_) => (self.command_due, Bound::Command),
+            Phase::Command(_) | Phase::Login => (self.command_due, Bound::Command),
             Phase::Content(content) => {
                 let idle = (content.idle_due, Bound::Command);
                 idle.min_due((content.due, Bound::Data)).min_due((content.pace_due, Bound::Pace))

@@ -4,7 +4,6 @@ use super::state::{Pending, Phase, Recipients, Stage};
 use super::{Bound, Question, Session, Step, replies};
 use crate::mail::{BodyType, Reply, ReversePath};
 use crate::smtp::command::{Command, CommandError, ForwardPath, help};
-use crate::smtp::extension;
 use crate::smtp::line::Line;
 
 /// A line of input, read.
@@ -59,9 +58,10 @@ impl Session {
             Command::Noop => self.say(replies::OK),
             Command::Vrfy => self.say(replies::NOT_VERIFIED),
             Command::Help => {
-                let text = help(&extension::offered(self.settings.size_max));
+                let text = help(&self.extensions());
                 self.say_reply(&Reply::new(214, crate::mail::EnhancedCode(2, 0, 0), text));
             }
+            Command::Auth { mechanism, initial } => return self.auth(stage, mechanism, initial),
             Command::Quit => self.close(replies::BYE),
         }
         None
@@ -118,7 +118,7 @@ impl Session {
         }
     }
 
-    fn bad(&mut self, reply: &str) {
+    pub(super) fn bad(&mut self, reply: &str) {
         if !self.count_error() {
             self.say(reply);
         }

@@ -9,6 +9,7 @@
 //! only a commit returns.
 
 mod answers;
+mod auth;
 mod bounds;
 mod commands;
 mod content;
@@ -23,6 +24,7 @@ use super::line::Lines;
 use crate::mail::{BodyType, Domain, QueueId, Reply, ReversePath, Service};
 
 pub use self::bounds::Bound;
+pub use super::auth::{Mechanism, Secret};
 pub use super::command::ForwardPath;
 
 /// Replies to pipelined commands are gathered up to this size; octets.
@@ -45,6 +47,12 @@ pub struct Settings {
     pub commands_max: u32,
     /// How long a client may take to introduce itself.
     pub hello_timeout: Duration,
+    /// Mechanisms of AUTH, in the order of the EHLO line; each is offered where it can work. Empty: no AUTH here.
+    pub mechanisms: Vec<Mechanism>,
+    /// AUTH is offered on sessions that aren't encrypted, too.
+    pub auth_in_clear: bool,
+    /// Logins that may fail in a session; the last of them is answered with 421.
+    pub failed_logins_max: u32,
     /// How long a client may take to send a whole command, and how long it may pause within content.
     pub command_timeout: Duration,
     /// How long a client may take to send the content of a message.
@@ -53,6 +61,28 @@ pub struct Settings {
     pub data_pace: u32,
     /// How long a client may take from the greeting, or from the end of a message, to the end of the next.
     pub transaction_timeout: Duration,
+}
+
+impl Settings {
+    /// The bounds that RFC 5321 section 4.5.3 asks for at least, and no AUTH: to start from.
+    pub fn new(service: Service, hostname: Domain) -> Self {
+        Self {
+            service,
+            hostname,
+            size_max: 100_000,
+            recipients_max: 1000,
+            errors_max: 20,
+            commands_max: 1000,
+            mechanisms: Vec::new(),
+            auth_in_clear: false,
+            failed_logins_max: 3,
+            hello_timeout: Duration::from_secs(300),
+            command_timeout: Duration::from_secs(300),
+            data_timeout: Duration::from_secs(600),
+            data_pace: 1,
+            transaction_timeout: Duration::from_secs(1800),
+        }
+    }
 }
 
 /// What the driver has to do next.
@@ -95,6 +125,15 @@ pub enum Question {
     },
     /// RCPT. Accepted recipients belong to the envelope, in this order.
     Recipient(ForwardPath),
+    /// AUTH: the client wants to log in. Whatever exchange was going on before is over.
+    Login {
+        /// How; one of those that were offered.
+        mechanism: Mechanism,
+        /// Its initial response, if it sent one.
+        initial: Option<Secret>,
+    },
+    /// The client's response to the last [`Answer::Challenge`].
+    Response(Secret),
     /// DATA: start a draft.
     Begin,
     /// The final dot: make the draft safe. Answered by [`Answer::Committed`].
@@ -106,6 +145,9 @@ pub enum Question {
 pub enum Answer {
     /// Yes. Not an answer to [`Question::Commit`].
     Accept,
+    /// The exchange goes on with this challenge. Only an answer to [`Question::Login`] and [`Question::Response`], to which
+    /// `Accept` means that the client is logged in.
+    Challenge(Vec<u8>),
     /// No, with the words for the client. A 421 closes the session, and so does any refusal of [`Question::Connect`].
     Refuse(Reply),
     /// The message is on stable storage under this id. Only an answer to [`Question::Commit`].
@@ -137,6 +179,12 @@ pub struct Session {
     /// The driver was not yet told to drop a draft that was begun.
     discard: bool,
     stopping: bool,
+    /// The last greeting was EHLO.
+    extended: bool,
+    /// AUTH has succeeded.
+    logged_in: bool,
+    /// Logins that failed.
+    failed_logins: u32,
 }
 
 impl Session {
@@ -156,6 +204,9 @@ impl Session {
             broken: None,
             discard: false,
             stopping: false,
+            extended: false,
+            logged_in: false,
+            failed_logins: 0,
         }
     }
 
@@ -170,7 +221,7 @@ impl Session {
                 let used = content.take(octets, now, &self.settings);
                 self.lines.push(&octets[used..]);
             }
-            Phase::Content(_) | Phase::Command(_) | Phase::Waiting(_) => self.lines.push(octets),
+            Phase::Content(_) | Phase::Command(_) | Phase::Login | Phase::Waiting(_) => self.lines.push(octets),
             Phase::Closing => {}
         }
     }
@@ -194,7 +245,7 @@ impl Session {
                     Some(self.ask(Pending::Connect { early }, Question::Connect))
                 }
                 Phase::Waiting(_) => Some(Step::NeedInput),
-                Phase::Command(_) if self.stopping => {
+                Phase::Command(_) | Phase::Login if self.stopping => {
                     self.close(replies::STOPPING);
                     None
                 }
@@ -202,6 +253,7 @@ impl Session {
                     let stage = *stage;
                     self.next_command(stage)
                 }
+                Phase::Login => self.next_response(),
                 Phase::Content(_) => self.next_content(),
                 Phase::Closing => Some(self.next_closing()),
             };

@@ -19,6 +19,18 @@ pub(super) const BARE_LINE_END: &str = "554 5.6.0 Bare CR or LF in the message; 
 pub(super) const LINE_MALFORMED: &str = "500 5.5.2 Bare CR or LF in a command; lines end with CR LF";
 pub(super) const LINE_TOO_LONG: &str = "500 5.5.2 Line too long";
 
+pub(super) const LOGGED_IN: &str = "235 2.7.0 Authentication succeeded";
+pub(super) const AUTH_CANCELLED: &str = "501 5.7.0 Authentication cancelled";
+pub(super) const AUTH_ALREADY: &str = "503 5.5.1 Already authenticated";
+pub(super) const AUTH_IN_TRANSACTION: &str = "503 5.5.1 AUTH is not permitted during a transaction";
+pub(super) const AUTH_NOT_OFFERED: &str = "502 5.5.1 Command not offered";
+pub(super) const MECHANISM_NOT_OFFERED: &str = "504 5.5.4 Authentication mechanism not offered";
+pub(super) const ENCRYPTION_FIRST: &str = "538 5.7.11 Encryption required for requested authentication mechanism";
+pub(super) const EHLO_FIRST: &str = "503 5.5.1 Send EHLO first";
+pub(super) const BAD_BASE64: &str = "501 5.5.2 Cannot decode base64";
+pub(super) const RESPONSE_TOO_LONG: &str = "500 5.5.6 Authentication exchange line is too long";
+
+pub(super) const TOO_MANY_LOGINS: &str = "421 4.7.0 Too many failed logins; closing";
 pub(super) const EARLY_TALKER: &str = "554 5.5.1 You spoke before the greeting; closing";
 pub(super) const TOO_MANY_ERRORS: &str = "421 4.7.0 Too many errors; closing";
 pub(super) const TOO_MANY_COMMANDS: &str = "421 4.7.0 Too many commands without a message; closing";
@@ -55,6 +67,17 @@ mod tests {
             TIMED_OUT,
             STOPPING,
             BROKEN,
+            LOGGED_IN,
+            AUTH_CANCELLED,
+            AUTH_ALREADY,
+            AUTH_IN_TRANSACTION,
+            AUTH_NOT_OFFERED,
+            MECHANISM_NOT_OFFERED,
+            ENCRYPTION_FIRST,
+            EHLO_FIRST,
+            BAD_BASE64,
+            RESPONSE_TOO_LONG,
+            TOO_MANY_LOGINS,
         ];
         for reply in all {
             let mut words = reply.splitn(3, ' ');

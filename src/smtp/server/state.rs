@@ -8,6 +8,7 @@
 //! any ──▶ Closing
 //! ```
 //!
+//! AUTH goes by `Login` as often as its mechanism asks, and back to `Command(Ready)`.
 //! A command that asks a question goes by `Waiting`; HELO, EHLO and RSET lead to `Command(Ready)` from `Command(Open)`, too.
 
 use std::time::Duration;
@@ -26,6 +27,8 @@ pub(super) enum Phase {
     Waiting(Pending),
     /// Commands.
     Command(Stage),
+    /// A response in the exchange that AUTH began.
+    Login,
     /// The content of a message.
     Content(Content),
     /// Nothing any more; the last words may still have to be sent.
@@ -59,6 +62,8 @@ pub(super) enum Pending {
     Connect { early: bool },
     /// A refused HELO or EHLO changes nothing (RFC 5321 section 4.1.4).
     Hello { extended: bool, before: Stage },
+    /// AUTH, or a response in its exchange; only asked when `Ready`.
+    Login,
     /// MAIL; only asked when `Ready`.
     Sender,
     /// RCPT.
