@@ -80,6 +80,7 @@ async fn defer(spool: &Spool, number: u64, content: &[u8]) {
         arrived: now,
         reverse_path: ReversePath::Address(Address::parse(&format!("sender{}@example.org", number % SENDERS)).unwrap()),
         body: BodyType::SevenBit,
+        request: None,
         recipients: vec![Recipient::new(to, None, now)],
         updates: Vec::new(),
     };

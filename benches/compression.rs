@@ -143,7 +143,8 @@ async fn spool(folder: &Path, kind: &Kind, compression: Compression, count: usiz
                     let to = Recipient::new(Address::parse("recipient@example.test").unwrap(), None, now);
                     let reverse_path = ReversePath::Address(Address::parse("sender@example.org").unwrap());
                     let body = BodyType::EightBitMime;
-                    let accept = Accept { arrived: now, reverse_path, body, recipients: vec![to], updates: Vec::new() };
+                    let accept =
+                        Accept { arrived: now, reverse_path, body, request: None, recipients: vec![to], updates: Vec::new() };
                     draft.commit(accept).await.unwrap();
                 }
             })

@@ -150,6 +150,7 @@ fn envelope() -> Accept {
         arrived: now,
         reverse_path: ReversePath::Address(Address::parse("sender@example.org").unwrap()),
         body: BodyType::EightBitMime,
+        request: None,
         recipients: vec![Recipient::new(Address::parse("recipient@example.test").unwrap(), None, now)],
         updates: Vec::new(),
     }

@@ -13,7 +13,7 @@ use posthouse::mail::{
     fields,
 };
 use posthouse::smtp::client::reply::{LINES_MAX, Parser, REPLY_SIZE_MAX, ReplyError};
-use posthouse::smtp::command::{Command, ForwardPath};
+use posthouse::smtp::command::{Command, ForwardPath, Mail};
 use posthouse::smtp::data::{Receiver, Stuffer};
 use posthouse::smtp::server::{Answer, Mechanism, Question, Session, Settings, Step};
 use posthouse::spool::record::{Body, Fault, HEADER_SIZE, MAGIC, encode, parse};
@@ -84,16 +84,16 @@ pub fn command(data: &[u8]) {
         return;
     }
     match Command::parse(data) {
-        Ok(Command::Mail { path, size, body }) => {
+        Ok(Command::Mail(Mail { path, size, body, .. })) => {
             let line = format!("MAIL FROM:<{path}>");
             let again = Command::parse(line.as_bytes());
-            let Ok(Command::Mail { path: same, .. }) = again else { panic!("{line:?} gives {again:?}") };
+            let Ok(Command::Mail(Mail { path: same, .. })) = again else { panic!("{line:?} gives {again:?}") };
             assert!(same == path && (path.is_null() == (same == ReversePath::Null)));
             assert!(size.is_none() || data.len() > 15, "{body:?}");
         }
-        Ok(Command::Rcpt(path)) => {
+        Ok(Command::Rcpt { path, .. }) => {
             let line = format!("RCPT TO:<{path}>");
-            assert_eq!(Command::parse(line.as_bytes()), Ok(Command::Rcpt(path)));
+            assert_eq!(Command::parse(line.as_bytes()), Ok(Command::Rcpt { path, dsn: None }));
         }
         Ok(Command::Hello { name, .. }) => {
             assert!(!name.is_empty() && name.len() <= 255 && name.bytes().all(|octet| octet.is_ascii_graphic()));
@@ -220,6 +220,7 @@ fn change(change: &Change) {
         size: 0,
         reverse_path: ReversePath::Null,
         body: BodyType::SevenBit,
+        request: None,
         held: false,
         delays_noticed: 0,
         recipients: vec![Recipient::new(to, None, Timestamp::ZERO); base.min(100)],
@@ -393,8 +394,8 @@ fn hold(octets: &[u8], size: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
                         assert!(draft.replace(Vec::new()).is_none());
                         Answer::Accept
                     }
-                    Question::Recipient(ForwardPath::Postmaster) => Answer::Accept,
-                    Question::Recipient(ForwardPath::Address(address)) => {
+                    Question::Recipient { path: ForwardPath::Postmaster, .. } => Answer::Accept,
+                    Question::Recipient { path: ForwardPath::Address(address), .. } => {
                         assert!(address.to_string().is_ascii());
                         Answer::Accept
                     }

@@ -10,24 +10,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posthouse::config::{self, Compression};
-use posthouse::mail::{Address, BodyType, Message, QueueId, Recipient, RecipientStatus, ReversePath, Timestamp};
+use posthouse::mail::{
+    Address, BodyType, DsnRequest, Message, Notify, QueueId, Recipient, RecipientStatus, Request, ReversePath, Timestamp, Update,
+};
 use posthouse::spool::index::MemoryIndexFactory;
 use posthouse::spool::record::{self, Body, ContentAt, HEADER_SIZE, MAGIC};
-use posthouse::spool::{Accept, Filter, Form, Note, Options, SegmentHeader, Spool, SpoolError, StoppedSpool, read_stopped};
+use posthouse::spool::{
+    Accept, Change, Filter, Form, Note, Options, SegmentHeader, Spool, SpoolError, StoppedSpool, read_stopped,
+};
 use posthouse::system::{Content, Disk, System};
 use tempfile::TempDir;
 
-/// Written in version 1 of the format; what is in it, its README tells.
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/spool-v1")
+/// The older versions that are read.
+const OLD: std::ops::Range<u16> = record::VERSION_OLDEST as u16..record::VERSION as u16;
+
+/// Written in an older version of the format; what is in it, its README tells.
+fn golden(version: u16) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/spool-v{version}"))
 }
 
 /// A copy of its log and content that may be changed.
-fn copy() -> TempDir {
+fn copy(version: u16) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for part in ["log", "content"] {
         fs::create_dir(folder.path().join(part)).unwrap();
-        for (name, bytes) in files(&golden().join(part)) {
+        for (name, bytes) in files(&golden(version).join(part)) {
             fs::write(folder.path().join(part).join(name), bytes).unwrap();
         }
     }
@@ -96,13 +103,13 @@ async fn read(content: &dyn Content) -> Vec<u8> {
     }
 }
 
-/// What is in a stopped spool is what was in the golden one.
-async fn assert_golden(path: &Path) -> StoppedSpool {
+/// What is in a stopped spool is what was in the golden one of this version.
+async fn assert_golden(version: u16, path: &Path) -> StoppedSpool {
     let spool = stopped(path).unwrap();
     let messages = spool.list(&Filter::default());
     let found: String = messages.iter().map(describe).collect();
-    assert_eq!(found, fs::read_to_string(golden().join("list.txt")).unwrap());
-    let contents = files(&golden().join("messages"));
+    assert_eq!(found, fs::read_to_string(golden(version).join("list.txt")).unwrap());
+    let contents = files(&golden(version).join("messages"));
     assert_eq!(contents.len(), messages.len());
     for message in messages {
         let content = read(&*spool.content(message.id).unwrap()).await;
@@ -117,41 +124,49 @@ fn version(segment: &[u8]) -> u16 {
 }
 
 #[tokio::test]
-async fn a_spool_of_version_1_says_what_it_said() {
-    let spool = assert_golden(&golden()).await;
-    assert_eq!(spool.notes(), []);
+async fn a_spool_of_an_older_version_says_what_it_said() {
+    for version in OLD {
+        let spool = assert_golden(version, &golden(version)).await;
+        assert_eq!(spool.notes(), [], "version {version}");
+    }
 }
 
 #[tokio::test]
-async fn a_spool_of_version_1_goes_on_in_the_present_version() {
-    let folder = copy();
+async fn a_spool_of_an_older_version_goes_on_in_the_present_one() {
+    for version in OLD {
+        goes_on(version).await;
+    }
+}
+
+async fn goes_on(old_version: u16) {
+    let folder = copy(old_version);
     let old = files(&folder.path().join("log"));
-    assert!(old.values().all(|segment| version(segment) == 1));
+    assert!(old.values().all(|segment| version(segment) == old_version));
     for round in 0..3 {
         open(options(folder.path(), Compression::Zstd)).await.unwrap().close().await.unwrap();
         let log = files(&folder.path().join("log"));
         for (name, segment) in &log {
-            let expected = if old.contains_key(name) { 1 } else { record::VERSION.into() };
+            let expected = if old.contains_key(name) { old_version } else { record::VERSION.into() };
             assert_eq!(version(segment), expected, "{name}");
             // The records at its head, copied from the last batch, are of its version too.
             let first = &segment[4096..];
             assert!(first.is_empty() || first[0] == 0 || (first[..4] == MAGIC && u16::from(first[4]) == expected), "{name}");
         }
         assert!(log.keys().any(|name| !old.contains_key(name)));
-        let spool = assert_golden(folder.path()).await;
+        let spool = assert_golden(old_version, folder.path()).await;
         assert_eq!(spool.notes(), [], "round {round}");
     }
 }
 
 #[tokio::test]
 async fn a_torn_tail_of_version_1_is_cut_as_ever() {
-    let folder = copy();
+    let folder = copy(1);
     let last = folder.path().join("log/00000005.seg");
     let mut segment = fs::read(&last).unwrap();
     segment.extend_from_slice(&MAGIC);
     segment.extend_from_slice(&[1; 50]);
     fs::write(&last, segment).unwrap();
-    let spool = assert_golden(folder.path()).await;
+    let spool = assert_golden(1, folder.path()).await;
     assert_eq!(spool.notes(), [Note::TailCut { segment: 5, offset: 4232, bytes: 54 }]);
 }
 
@@ -167,7 +182,7 @@ fn set_version(segment: &mut [u8], version: u16) {
 #[tokio::test]
 async fn a_version_that_is_not_known_is_refused_and_nothing_is_changed() {
     for (unknown, which) in [(record::VERSION + 1, "a newer"), (record::VERSION_OLDEST - 1, "an older")] {
-        let folder = copy();
+        let folder = copy(1);
         let segment = folder.path().join("log/00000002.seg");
         let mut bytes = fs::read(&segment).unwrap();
         set_version(&mut bytes, unknown.into());
@@ -205,7 +220,8 @@ async fn accept(spool: &Spool, content: &[u8], piece: usize) -> QueueId {
     let now = Timestamp::from_millis(1_800_000_000_000);
     let to = Recipient::new(Address::parse("ann@example.test").unwrap(), None, now);
     let body = BodyType::EightBitMime;
-    let accept = Accept { arrived: now, reverse_path: ReversePath::Null, body, recipients: vec![to], updates: Vec::new() };
+    let accept =
+        Accept { arrived: now, reverse_path: ReversePath::Null, body, request: None, recipients: vec![to], updates: Vec::new() };
     draft.commit(accept).await.unwrap().id
 }
 
@@ -386,6 +402,7 @@ fn a_record_whose_chunks_give_another_size_is_malformed() {
         size,
         reverse_path: ReversePath::Null,
         body: BodyType::SevenBit,
+        request: None,
         held: false,
         delays_noticed: 0,
         recipients: Vec::new(),
@@ -405,10 +422,47 @@ fn a_record_whose_chunks_give_another_size_is_malformed() {
     }
     // The flag is new in version 2.
     let (_, mut bytes) = parse(3, &packed);
-    for version in 0..4 {
+    for version in 0..5 {
         bytes[4] = version;
         let crc = crc32fast::hash(&[&7u64.to_le_bytes(), &bytes[..36]].concat());
         bytes[36..HEADER_SIZE].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(record::parse(7, &bytes).is_ok(), version == 2, "version {version}");
+        assert_eq!(record::parse(7, &bytes).is_ok(), matches!(version, 2 | 3), "version {version}");
+    }
+}
+
+/// What senders ask for is new in version 3.
+#[test]
+fn a_record_of_an_older_version_asks_for_nothing() {
+    let to = || Recipient::new(Address::parse("ann@example.test").unwrap(), None, Timestamp::ZERO);
+    let message = |body, request: Request, dsn: DsnRequest| Message {
+        id: QueueId(1),
+        arrived: Timestamp::ZERO,
+        size: 0,
+        reverse_path: ReversePath::Null,
+        body,
+        request: request.boxed(),
+        held: false,
+        delays_noticed: 0,
+        recipients: vec![Recipient { dsn: dsn.boxed(), ..to() }],
+    };
+    let (nothing, never) = (DsnRequest::default(), DsnRequest { notify: Some(Notify::NEVER), orcpt: None });
+    let plain = message(BodyType::EightBitMime, Request::default(), nothing.clone());
+    let accept = |message| Body::Accept { message, content: ContentAt::Inline(Vec::new(), Form::Plain), changes: Vec::new() };
+    let told = Update { deadline_told: true, ..Update::new(QueueId(1)) };
+    for (body, old) in [
+        (accept(plain), true),
+        (accept(message(BodyType::BinaryMime, Request::default(), nothing.clone())), false),
+        (accept(message(BodyType::SevenBit, Request { smtputf8: true, ..Request::default() }, nothing)), false),
+        (accept(message(BodyType::SevenBit, Request::default(), never)), false),
+        (Body::State(Change { update: Update::new(QueueId(1)), base: 1 }), true),
+        (Body::State(Change { update: told, base: 1 }), false),
+    ] {
+        let mut bytes = record::encode(7, &record::Record { sequence: 1, batch: true, id: QueueId(1), body });
+        for version in record::VERSION_OLDEST..=record::VERSION {
+            bytes[4] = version;
+            let crc = crc32fast::hash(&[&7u64.to_le_bytes(), &bytes[..36]].concat());
+            bytes[36..HEADER_SIZE].copy_from_slice(&crc.to_le_bytes());
+            assert_eq!(record::parse(7, &bytes).is_ok(), old || version == 3, "version {version}");
+        }
     }
 }

@@ -40,8 +40,8 @@ fn print(view: &MessageView, header: &Preview, now: Timestamp, out: &mut Out<'_>
     field("State", state_name(view.state))?;
     field("Sender", &format!("<{}>", view.sender))?;
     field("Arrived", &format!("{} ({} ago)", view.arrived, duration(now.since(view.arrived))))?;
-    let body = view.details.map(|details| details.body);
-    let body = if body == Some(BodyType::EightBitMime) { ", declared as 8BITMIME" } else { "" };
+    let body = view.details.as_ref().map(|details| details.body).filter(|body| *body != BodyType::SevenBit);
+    let body = body.map_or(String::new(), |body| format!(", declared as {}", body.as_str()));
     let exact = if view.size < 1024 { String::new() } else { format!(" ({} octets)", view.size) };
     field("Size", &format!("{}{exact}{body}", size(view.size)))?;
     if let Some(time) = view.next_attempt {
@@ -50,7 +50,7 @@ fn print(view: &MessageView, header: &Preview, now: Timestamp, out: &mut Out<'_>
     if let Some(time) = view.expires {
         field("Expires", &format!("{time} ({})", until(time, now)))?;
     }
-    if let Some(sent) = view.details.map(|details| details.delay_notices).filter(|sent| *sent > 0) {
+    if let Some(sent) = view.details.as_ref().map(|details| details.delay_notices).filter(|sent| *sent > 0) {
         field("Delay notices", &format!("{sent} sent or no longer due"))?;
     }
     let fields = [("Subject", &header.subject), ("From", &header.from), ("To", &header.to), ("Date", &header.date)];

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Retry;
 use crate::mail::{
-    Address, BodyType, Cause, EnhancedCode, Message, MessageState, QueueId, Recipient, RecipientState, ReversePath, Timestamp,
+    Address, BodyType, Cause, DsnRequest, EnhancedCode, Message, MessageState, QueueId, Recipient, RecipientState, Request,
+    ReversePath, Timestamp,
 };
 use crate::queue::expires_at;
 
@@ -53,10 +54,11 @@ pub struct RecipientView {
 }
 
 /// What `queue show` tells of a message beyond `queue list`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageDetails {
-    /// What the sender declared about the content: `7BIT` or `8BITMIME` (RFC 6152).
-    #[serde(with = "body")]
+    /// What the sender asked for, beyond what `body` says.
+    pub request: Option<Request>,
+    /// What the sender declared about the content: `7BIT`, `8BITMIME` (RFC 6152) or `BINARYMIME` (RFC 3030).
     pub body: BodyType,
     /// Delay notices sent so far.
     pub delay_notices: u32,
@@ -72,25 +74,8 @@ pub struct RecipientDetails {
     /// Where the last result came from.
     #[serde(deserialize_with = "Option::deserialize")]
     pub last_cause: Option<Cause>,
-}
-
-/// The body type as MAIL's BODY parameter names it.
-mod body {
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    use crate::mail::BodyType;
-
-    pub(super) fn serialize<S: Serializer>(body: &BodyType, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(match body {
-            BodyType::SevenBit => "7BIT",
-            BodyType::EightBitMime => "8BITMIME",
-        })
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BodyType, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        Ok(if name == "8BITMIME" { BodyType::EightBitMime } else { BodyType::SevenBit })
-    }
+    /// What the sender asked for this recipient.
+    pub dsn: Option<DsnRequest>,
 }
 
 impl MessageView {
@@ -106,7 +91,11 @@ impl MessageView {
 
     fn new(message: &Message, retry: &Retry, detailed: bool) -> Self {
         let waits = !message.held && !message.is_done();
-        let details = MessageDetails { body: message.body, delay_notices: message.delays_noticed };
+        let details = MessageDetails {
+            body: message.body,
+            request: message.request.as_deref().cloned(),
+            delay_notices: message.delays_noticed,
+        };
         Self {
             id: message.id,
             state: message.state(),
@@ -128,6 +117,7 @@ impl RecipientView {
         let waits = recipient.is_open() && !held;
         let details = || RecipientDetails {
             original: recipient.original.clone(),
+            dsn: recipient.dsn.as_deref().cloned(),
             next_attempt: waits.then_some(status.next_attempt).and_then(known),
             last_cause: status.last_cause,
         };
@@ -174,6 +164,7 @@ pub(crate) mod tests {
             size: 1234,
             reverse_path: ReversePath::try_from("sender@example.test".to_owned()).unwrap(),
             body: BodyType::EightBitMime,
+            request: None,
             held: false,
             delays_noticed: 1,
             recipients: vec![to("ann@example.org"), to("bob@example.net")],

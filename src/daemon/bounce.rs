@@ -90,6 +90,7 @@ impl Delivery {
             arrived,
             reverse_path: ReversePath::Null,
             body: BodyType::SevenBit,
+            request: None,
             recipients: vec![Recipient::new(notice.to.clone(), None, arrived)],
             updates: vec![update],
         };

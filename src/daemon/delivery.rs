@@ -16,7 +16,7 @@ use super::report;
 use crate::deliver;
 use crate::event::{Event, Events};
 use crate::mail::{
-    Cause, Destination, Diagnosis, Domain, EnhancedCode, Message, Outcome, QueueId, RecipientStatus, Timestamp, Update,
+    Cause, Destination, Diagnosis, Domain, EnhancedCode, Forward, Message, Outcome, QueueId, RecipientStatus, Timestamp, Update,
 };
 use crate::queue::{self, Attempt, AttemptId, Scheduler, Settings, Step, Verb};
 use crate::route::Plan;
@@ -324,7 +324,8 @@ impl Delivery {
 
     fn start(&mut self, attempt: Attempt) {
         let Some(message) = self.scheduler.message(attempt.id) else { return };
-        let (reverse_path, body) = (message.reverse_path.clone(), message.body);
+        let (reverse_path, body, arrived) = (message.reverse_path.clone(), message.body, message.arrived);
+        let request = message.request.clone();
         let (spool, current) = (self.spool.clone(), Arc::clone(&self.current));
         let attempts = attempt.recipients.first().and_then(|(index, _)| message.recipients.get(*index as usize));
         self.events.report(Event::Attempting {
@@ -333,12 +334,15 @@ impl Delivery {
             recipients: attempt.recipients.len(),
             attempts: attempts.map_or(0, |recipient| recipient.status.attempts),
         });
+        let dsn = |index: u32| message.recipients.get(index as usize).and_then(|recipient| recipient.dsn.clone());
         let Attempt { attempt, id, destination, recipients } = attempt;
+        let recipients =
+            recipients.into_iter().map(|(index, address)| (index, Forward { address, dsn: dsn(index) })).collect::<Vec<_>>();
         let running = Running { attempt, id, destination: destination.clone() };
         let task = self.attempts.spawn(async move {
             match spool.content(id).await {
                 Ok(content) => {
-                    let attempt = deliver::Attempt { id, reverse_path, body, destination, recipients, content };
+                    let attempt = deliver::Attempt { id, reverse_path, body, request, arrived, destination, recipients, content };
                     current.deliverer.attempt(attempt).await
                 }
                 Err(error) => recipients.into_iter().map(|(index, _)| (index, unreadable(&error))).collect(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::mailbox::{Draft, Names};
 use super::{Attempt, Deliverer};
-use crate::mail::{Address, Cause, Diagnosis, EnhancedCode, HeaderScan, Outcome, fields};
+use crate::mail::{Address, Cause, Diagnosis, EnhancedCode, Forward, HeaderScan, Outcome, fields};
 
 /// Octets of content in memory for a delivery.
 const PIECE_SIZE: usize = 256 * 1024;
@@ -26,7 +26,7 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Vec<(u3
     let mut header = HeaderScan::new(HEADER_SIZE_MAX);
     header.receive(&first);
     let mut outcomes = Vec::with_capacity(attempt.recipients.len());
-    for (index, address) in &attempt.recipients {
+    for (index, Forward { address, .. }) in &attempt.recipients {
         let outcome = match deliverer.routes.maildir(address) {
             Err(outcome) => outcome,
             Ok(_) if was_here(header.header(), address) => Outcome::Failed(Diagnosis::new(

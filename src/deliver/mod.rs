@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::mail::{Address, BodyType, Destination, Outcome, QueueId, ReversePath};
+use crate::mail::{Address, BodyType, Destination, Forward, Outcome, QueueId, Request, ReversePath, Timestamp};
 use crate::route::{Host, Router};
 use crate::system::{BoxFuture, Content, System};
 
@@ -44,10 +44,14 @@ pub struct Attempt {
     pub reverse_path: ReversePath,
     /// What its sender declared about its content.
     pub body: BodyType,
+    /// What else its sender asked for.
+    pub request: Option<Box<Request>>,
+    /// When it was accepted: what the sender asked for counts from there.
+    pub arrived: Timestamp,
     /// Where it goes now.
     pub destination: Destination,
-    /// Index in the message, and address.
-    pub recipients: Vec<(u32, Address)>,
+    /// Index in the message, and what RCPT says.
+    pub recipients: Vec<(u32, Forward)>,
     /// Its bytes.
     pub content: Arc<dyn Content>,
 }

@@ -4,7 +4,7 @@
 use super::connection::Connection;
 use super::connections::Permit;
 use super::{Attempt, Deliverer, Host};
-use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Outcome};
+use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Outcome, Request};
 use crate::smtp::client::{Settings, Transaction};
 
 /// Hosts tried in one attempt; a domain with more has the others tried another time.
@@ -68,6 +68,12 @@ impl Run<'_> {
         }
     }
 
+    /// What the sender asked for, as it reads now: less time is left than on arrival.
+    fn request(&self) -> Option<Box<Request>> {
+        let elapsed = self.deliverer.system.clock.now().since(self.attempt.arrived);
+        self.attempt.request.as_ref().map(|request| Box::new(request.later(elapsed.as_secs())))
+    }
+
     /// Carries the message over for the recipients still without outcome. False if the connection had died in idleness: nothing came of it
     /// then, and nothing is to be concluded from it.
     async fn transact(&mut self, mut connection: Connection) -> bool {
@@ -77,6 +83,7 @@ impl Run<'_> {
             recipients: open.iter().map(|index| self.attempt.recipients[*index].1.clone()).collect(),
             size: self.attempt.content.size(),
             body: self.attempt.body,
+            request: self.request(),
         };
         let outcomes = connection.transact(transaction, &*self.attempt.content).await;
         if connection.was_stale() {

@@ -24,6 +24,9 @@ use crate::system::{BoxFuture, BoxStream};
 /// Octets that are read at once, at the most.
 const READ_SIZE: usize = 64 * 1024;
 
+/// How long a client whose session we ended may take to read our last words.
+const LINGER: Duration = Duration::from_secs(1);
+
 thread_local! {
     /// Where reads land before the session takes them. All sessions of a thread share it: an idle one costs no buffer.
     static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_SIZE]);
@@ -123,10 +126,19 @@ impl Connection<'_> {
                 Step::Discard => transaction.discard(),
                 Step::NeedInput => self.input().await?,
                 Step::Close => {
-                    let _ = tokio::time::timeout(self.settings.command_timeout, self.stream.shutdown()).await;
+                    self.close().await;
                     return Ok(());
                 }
             }
+        }
+    }
+
+    /// Ends the connection. A client that broke a bound may still be sending: what it sent is read for a moment, as otherwise the
+    /// system would throw away our last words together with it.
+    async fn close(&mut self) {
+        let _ = tokio::time::timeout(self.settings.command_timeout, self.stream.shutdown()).await;
+        if self.session.broken().is_some() {
+            let _ = tokio::time::timeout(LINGER, async { while self.input().await.is_ok() {} }).await;
         }
     }
 

@@ -9,7 +9,8 @@ use super::limits::Refusal;
 use super::{Reception, Rules};
 use crate::event::{Event, Named};
 use crate::mail::{
-    Address, BodyType, EnhancedCode, HeaderScan, Message, Protocol, Recipient, Reply, ReversePath, Service, TraceField,
+    Address, BodyType, DsnRequest, EnhancedCode, Forward, HeaderScan, Message, Protocol, Recipient, Reply, Request, ReversePath,
+    Service, Timestamp, TraceField,
 };
 use crate::policy::Client;
 use crate::smtp::server::{Answer, ForwardPath, Question};
@@ -20,6 +21,8 @@ const HEADER_SIZE_MAX: usize = 256 * 1024;
 
 /// What an accepted recipient takes of memory besides its address, roughly; octets.
 const RECIPIENT_SIZE: usize = 256;
+/// And what it takes if notices were asked for.
+const DSN_SIZE: usize = 640;
 
 /// What the session has said and got accepted so far.
 pub(super) struct Transaction<'a> {
@@ -38,7 +41,23 @@ pub(super) struct Transaction<'a> {
 struct Envelope {
     reverse_path: ReversePath,
     body: BodyType,
-    recipients: Vec<Address>,
+    request: Option<Box<Request>>,
+    /// When MAIL came: times that the request names count from there.
+    mail_at: Timestamp,
+    recipients: Vec<Forward>,
+}
+
+impl Envelope {
+    fn new(mail_at: Timestamp) -> Self {
+        let (reverse_path, body) = (ReversePath::Null, BodyType::SevenBit);
+        Self { reverse_path, body, request: None, mail_at, recipients: Vec::new() }
+    }
+
+    /// What was asked for, as it reads at the message's arrival.
+    fn request_at(&self, arrived: Timestamp) -> Option<Box<Request>> {
+        let elapsed = arrived.since(self.mail_at).as_secs();
+        self.request.as_ref().map(|request| Box::new(request.later(elapsed)))
+    }
 }
 
 /// Content on its way in. After a failed write it only remembers why.
@@ -51,7 +70,7 @@ struct Incoming {
 impl<'a> Transaction<'a> {
     pub(super) fn new(reception: &'a Reception, rules: &'a Arc<Rules>, service: Service, address: IpAddr) -> Self {
         let client = Client { service, address, helo: String::new(), extended: false, login: None };
-        let envelope = Envelope { reverse_path: ReversePath::Null, body: BodyType::SevenBit, recipients: Vec::new() };
+        let envelope = Envelope::new(Timestamp::ZERO);
         let load = reception.gate.in_flight.session(service, Some(address), &rules.config.limits, rules.reserve);
         Self { reception, rules, client, envelope, known: BTreeSet::new(), content: None, load, messages: 0 }
     }
@@ -70,10 +89,13 @@ impl<'a> Transaction<'a> {
                 self.client.extended = extended;
                 self.rules.policy.hello(&self.client).map_err(|reply| self.refused("hello", None, reply))
             }
-            Question::Sender { path, size, body } => {
-                self.sender(path, size, body).map_err(|reply| self.refused("sender", None, reply))
+            Question::Sender { path, size, body, request } => {
+                let recipients = Vec::new();
+                let mail_at = self.reception.system.clock.now();
+                let envelope = Envelope { reverse_path: path, body, request, mail_at, recipients };
+                self.sender(envelope, size).map_err(|reply| self.refused("sender", None, reply))
             }
-            Question::Recipient(path) => self.recipient(path),
+            Question::Recipient { path, dsn } => self.recipient(path, dsn),
             // The settings offer no mechanism, so the session never asks.
             Question::Login { .. } | Question::Response(_) => Err(Reply::new(502, EnhancedCode(5, 5, 1), "Command not offered")),
             Question::Begin => self.begin().await.map_err(|reply| self.refused("data", None, reply)),
@@ -106,11 +128,11 @@ impl<'a> Transaction<'a> {
         reply
     }
 
-    fn sender(&mut self, path: ReversePath, size: Option<u64>, body: BodyType) -> Result<(), Reply> {
+    fn sender(&mut self, envelope: Envelope, size: Option<u64>) -> Result<(), Reply> {
         self.content = None;
         self.load.clear();
         self.known.clear();
-        self.envelope = Envelope { reverse_path: path, body, recipients: Vec::new() };
+        self.envelope = envelope;
         self.rules.policy.sender(&self.client, &self.envelope.reverse_path, size)?;
         self.load.check(size.unwrap_or_default().max(1)).map_err(|refusal| self.overloaded(refusal))?;
         self.reception.space().map_err(|error| spool_reply(&error))
@@ -122,7 +144,7 @@ impl<'a> Transaction<'a> {
         Reply::new(452, EnhancedCode(4, 3, 1), "Too much mail is coming in at this moment, try again later")
     }
 
-    fn recipient(&mut self, path: ForwardPath) -> Result<(), Reply> {
+    fn recipient(&mut self, path: ForwardPath, dsn: Option<Box<DsnRequest>>) -> Result<(), Reply> {
         let already = self.envelope.recipients.len();
         let answer = self.rules.policy.recipient(&self.client, &self.envelope.reverse_path, &path, already);
         let address = answer.map_err(|reply| {
@@ -134,13 +156,14 @@ impl<'a> Transaction<'a> {
         })?;
         // The same recipient twice is one delivery.
         if !self.known.contains(&address) {
-            let octets = RECIPIENT_SIZE + 2 * (address.local().len() + address.domain().as_str().len());
+            let asked = if dsn.is_some() { DSN_SIZE } else { 0 };
+            let octets = RECIPIENT_SIZE + asked + 2 * (address.local().len() + address.domain().as_str().len());
             if let Err(refusal) = self.load.add(octets as u64) {
                 let reply = self.overloaded(refusal);
                 return Err(self.refused("recipient", Some(address), reply));
             }
             self.known.insert(address.clone());
-            self.envelope.recipients.push(address);
+            self.envelope.recipients.push(Forward { address, dsn });
         }
         Ok(())
     }
@@ -156,7 +179,7 @@ impl<'a> Transaction<'a> {
 
     fn trace_field(&self, draft: &Draft) -> String {
         let recipient = match &self.envelope.recipients[..] {
-            [only] => Some(only),
+            [only] => Some(&only.address),
             _ => None,
         };
         let field = TraceField {
@@ -211,7 +234,11 @@ impl<'a> Transaction<'a> {
             arrived,
             reverse_path: self.envelope.reverse_path.clone(),
             body: self.envelope.body,
-            recipients: recipients.into_iter().map(|address| Recipient::new(address, None, arrived)).collect(),
+            request: self.envelope.request_at(arrived),
+            recipients: recipients
+                .into_iter()
+                .map(|to| Recipient { dsn: to.dsn, ..Recipient::new(to.address, None, arrived) })
+                .collect(),
             updates: Vec::new(),
         };
         let message = draft.commit(accept).await.map_err(|error| spool_reply(&error))?;

@@ -2,17 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, Cause, EnhancedCode, QueueId, ReversePath, Timestamp};
-
-/// What MAIL's BODY parameter declared (RFC 6152).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum BodyType {
-    /// No octet above 127 was announced.
-    #[default]
-    SevenBit,
-    /// `BODY=8BITMIME`.
-    EightBitMime,
-}
+use super::{
+    Address, BodyType, Cause, DeliverBy, DsnRequest, EnhancedCode, Hold, Notify, Priority, QueueId, Request, ReversePath,
+    Timestamp,
+};
 
 /// Everything about an accepted message except its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +20,8 @@ pub struct Message {
     pub reverse_path: ReversePath,
     /// What the sender declared about the content.
     pub body: BodyType,
+    /// What else the sender asked for; none for most mail.
+    pub request: Option<Box<Request>>,
     /// An admin stopped it: no attempt, no expiry, until released.
     pub held: bool,
     /// How many of the configured `delay_notice` ages are done with.
@@ -54,6 +49,8 @@ pub struct Recipient {
     pub address: Address,
     /// The address the sender gave, where an alias led here from that.
     pub original: Option<Address>,
+    /// What the sender asked for this recipient; none for most mail.
+    pub dsn: Option<Box<DsnRequest>>,
     /// How far it has come.
     pub status: RecipientStatus,
 }
@@ -95,6 +92,21 @@ pub struct RecipientStatus {
     pub next_hop: String,
 }
 
+/// A forward-path and what RCPT says with it: a recipient without its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Where it goes.
+    pub address: Address,
+    /// RCPT's parameters.
+    pub dsn: Option<Box<DsnRequest>>,
+}
+
+impl From<Address> for Forward {
+    fn from(address: Address) -> Self {
+        Self { address, dsn: None }
+    }
+}
+
 impl RecipientState {
     /// Whether nothing remains to be done for the recipient.
     pub fn is_final(self) -> bool {
@@ -114,12 +126,17 @@ impl Recipient {
             last_reply: String::new(),
             next_hop: String::new(),
         };
-        Self { address, original, status }
+        Self { address, original, dsn: None, status }
     }
 
     /// Whether it still waits for delivery.
     pub fn is_open(&self) -> bool {
         !self.status.state.is_final()
+    }
+
+    /// What the sender wants to be told of, if that was said.
+    pub fn notify(&self) -> Option<Notify> {
+        self.dsn.as_ref()?.notify
     }
 }
 
@@ -132,6 +149,8 @@ pub struct Update {
     pub held: Option<bool>,
     /// Delay notices done with.
     pub delays_noticed: Option<u32>,
+    /// The sender was told that the time for delivery is over (`DeliverBy::told`).
+    pub deadline_told: bool,
     /// New statuses by recipient index.
     pub statuses: Vec<(u32, RecipientStatus)>,
     /// Recipients that an alias brought in; appended in this order.
@@ -141,7 +160,7 @@ pub struct Update {
 impl Update {
     /// A change that changes nothing yet.
     pub fn new(id: QueueId) -> Self {
-        Self { id, held: None, delays_noticed: None, statuses: Vec::new(), added: Vec::new() }
+        Self { id, held: None, delays_noticed: None, deadline_told: false, statuses: Vec::new(), added: Vec::new() }
     }
 }
 
@@ -155,12 +174,40 @@ impl Message {
         if let Some(noticed) = update.delays_noticed {
             self.delays_noticed = noticed;
         }
+        if let Some(by) = self.request.as_mut().and_then(|request| request.deliver_by.as_mut()) {
+            by.told |= update.deadline_told;
+        }
         for (index, status) in &update.statuses {
             if let Some(recipient) = self.recipients.get_mut(*index as usize) {
                 recipient.status = status.clone();
             }
         }
         self.recipients.extend(update.added.iter().cloned());
+    }
+
+    /// Whether addresses or header may have characters beyond ASCII.
+    pub fn is_utf8(&self) -> bool {
+        self.request.as_ref().is_some_and(|request| request.smtputf8)
+    }
+
+    /// How urgent it is.
+    pub fn priority(&self) -> Priority {
+        self.request.as_ref().and_then(|request| request.priority).unwrap_or_default()
+    }
+
+    /// Until when the sender wants it delivered, and what is to happen then.
+    pub fn deadline(&self) -> Option<(Timestamp, DeliverBy)> {
+        let by = self.request.as_ref()?.deliver_by?;
+        Some((self.arrived.plus_seconds(by.seconds.into()), by))
+    }
+
+    /// When its delivery may begin: on arrival, or later if the sender asked for that.
+    pub fn released_at(&self) -> Timestamp {
+        match self.request.as_ref().and_then(|request| request.hold) {
+            None => self.arrived,
+            Some(Hold::For(seconds)) => self.arrived.plus_seconds(seconds.into()),
+            Some(Hold::Until(time)) => time.max(self.arrived),
+        }
     }
 
     /// What it is doing.
@@ -200,6 +247,7 @@ mod tests {
             size: 3,
             reverse_path: ReversePath::Null,
             body: BodyType::SevenBit,
+            request: None,
             held: false,
             delays_noticed: 0,
             recipients: vec![to("a@x.test")],

@@ -57,12 +57,24 @@ pub struct Diagnosis {
     pub text: String,
     /// Host and address, mailbox folder or socket that was spoken to; empty if it never came to that.
     pub next_hop: String,
+    /// Duties towards the sender that the next hop took over with the message.
+    #[serde(skip)]
+    pub passed: Passed,
+}
+
+/// What the sender asked for and the next hop, having the extension, now sees to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Passed {
+    /// NOTIFY, RET, ENVID and ORCPT (RFC 3461).
+    pub dsn: bool,
+    /// BY (RFC 2852).
+    pub deliver_by: bool,
 }
 
 impl Diagnosis {
     /// A finding that isn't a remote's reply.
     pub fn new(status: EnhancedCode, cause: Cause, text: impl Into<String>) -> Self {
-        Self { status, cause, text: text.into(), next_hop: String::new() }
+        Self { status, cause, text: text.into(), next_hop: String::new(), passed: Passed::default() }
     }
 
     /// A remote's reply; if it has no enhanced code, `X.0.0` of its class stands for it.
@@ -73,7 +85,7 @@ impl Diagnosis {
             _ => 4,
         };
         let status = reply.enhanced.filter(|code| code.0 == class).unwrap_or(EnhancedCode(class, 0, 0));
-        Self { status, cause: Cause::Remote, text: reply.to_string(), next_hop: next_hop.to_owned() }
+        Self { status, cause: Cause::Remote, text: reply.to_string(), next_hop: next_hop.to_owned(), passed: Passed::default() }
     }
 
     /// The same, said of a next hop.

@@ -37,6 +37,11 @@ impl Timestamp {
         Timestamp(self.0.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)))
     }
 
+    /// This time and `seconds` more, or less.
+    pub fn plus_seconds(self, seconds: i64) -> Timestamp {
+        Timestamp(self.0.saturating_add_signed(seconds.saturating_mul(1000)))
+    }
+
     /// `Sun, 22 Nov 2026 02:00:00 +0000`: the date-time of RFC 5322 section 3.3.
     pub fn rfc5322(self) -> String {
         self.date_time().format(&Rfc2822).unwrap_or_default()

@@ -49,6 +49,7 @@ fn message(from: &str, recipients: Vec<Recipient>) -> Message {
         size: 1000,
         reverse_path: ReversePath::try_from(from.to_owned()).unwrap(),
         body: BodyType::SevenBit,
+        request: None,
         held: false,
         delays_noticed: 0,
         recipients,

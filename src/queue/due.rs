@@ -52,6 +52,7 @@ mod tests {
             size: 1,
             reverse_path: ReversePath::try_from(reverse_path.to_owned()).unwrap(),
             body: BodyType::SevenBit,
+            request: None,
             held: false,
             delays_noticed: 0,
             recipients: vec![Recipient::new(Address::parse("a@x.test").unwrap(), None, arrived)],

@@ -26,6 +26,7 @@ fn message(id: u64, from: &str, to: &[&str]) -> Message {
         size: 1,
         reverse_path: ReversePath::try_from(from.to_owned()).unwrap(),
         body: BodyType::SevenBit,
+        request: None,
         held: false,
         delays_noticed: 0,
         recipients: to.iter().map(|to| Recipient::new(Address::parse(to).unwrap(), None, START)).collect(),

@@ -71,6 +71,7 @@ mod tests {
             size: 1,
             reverse_path: ReversePath::Null,
             body: BodyType::SevenBit,
+            request: None,
             held: false,
             delays_noticed: 0,
             recipients: ["a@x.test", "b@x.test", "c@x.test"].map(recipient).to_vec(),

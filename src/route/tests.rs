@@ -319,6 +319,7 @@ fn message(to: &[&str]) -> Message {
         size: 1,
         reverse_path: ReversePath::Null,
         body: BodyType::SevenBit,
+        request: None,
         held: false,
         delays_noticed: 0,
         recipients: to.iter().map(|to| Recipient::new(address(to), None, Timestamp::ZERO)).collect(),

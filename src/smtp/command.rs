@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::auth::{Mechanism, Secret};
 use super::extension::Extension;
-use crate::mail::{Address, AddressError, BodyType, Domain, EnhancedCode, Reply, ReversePath};
+use crate::mail::{Address, AddressError, BodyType, Domain, DsnRequest, EnhancedCode, Reply, Request, ReversePath};
 
 /// Longest name taken in HELO and EHLO; octets (RFC 5321 section 4.5.3.1.2).
 const HELLO_SIZE_MAX: usize = 255;
@@ -21,16 +21,14 @@ pub enum Command {
         extended: bool,
     },
     /// MAIL.
-    Mail {
-        /// The reverse-path, without source route.
-        path: ReversePath,
-        /// The SIZE parameter (RFC 1870), capped at the largest number; octets.
-        size: Option<u64>,
-        /// The BODY parameter (RFC 6152).
-        body: BodyType,
-    },
+    Mail(Mail),
     /// RCPT.
-    Rcpt(ForwardPath),
+    Rcpt {
+        /// The forward-path.
+        path: ForwardPath,
+        /// What its parameters ask for (RFC 3461).
+        dsn: Option<Box<DsnRequest>>,
+    },
     /// DATA.
     Data,
     /// RSET.
@@ -50,6 +48,19 @@ pub enum Command {
     },
     /// QUIT.
     Quit,
+}
+
+/// MAIL's arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mail {
+    /// The reverse-path, without source route.
+    pub path: ReversePath,
+    /// The SIZE parameter (RFC 1870), capped at the largest number; octets.
+    pub size: Option<u64>,
+    /// The BODY parameter (RFC 6152, RFC 3030).
+    pub body: BodyType,
+    /// What the other parameters ask for.
+    pub request: Option<Box<Request>>,
 }
 
 /// RCPT's argument. A source route was checked for its form and dropped, as RFC 5321 appendix C asks: who may send to the
@@ -247,7 +258,7 @@ fn parse_mail(argument: Option<&[u8]>) -> Result<Command, CommandError> {
             return Err(CommandError::UnknownParameter);
         }
     }
-    Ok(Command::Mail { path, size, body: body.unwrap_or_default() })
+    Ok(Command::Mail(Mail { path, size, body: body.unwrap_or_default(), request: None }))
 }
 
 fn parse_rcpt(argument: Option<&[u8]>) -> Result<Command, CommandError> {
@@ -261,7 +272,7 @@ fn parse_rcpt(argument: Option<&[u8]>) -> Result<Command, CommandError> {
         parse_parameter(parameter?)?;
         return Err(CommandError::UnknownParameter);
     }
-    Ok(Command::Rcpt(path))
+    Ok(Command::Rcpt { path, dsn: None })
 }
 
 /// Splits `FROM:<path> parameters` into what stands between the angle brackets and what follows them. White space behind
@@ -385,7 +396,7 @@ mod tests {
     }
 
     fn mail(path: &str, size: Option<u64>, body: BodyType) -> Command {
-        Command::Mail { path: ReversePath::try_from(path.to_owned()).unwrap(), size, body }
+        Command::Mail(Mail { path: ReversePath::try_from(path.to_owned()).unwrap(), size, body, request: None })
     }
 
     /// The enhanced code that a line is refused with; empty if it is a command.
@@ -435,10 +446,10 @@ mod tests {
             ("<x@[IPv6:2001:db8::1]>", "x@[IPv6:2001:db8::1]"),
             ("<postmaster@example.test>", "postmaster@example.test"),
         ] {
-            let expected = Command::Rcpt(ForwardPath::Address(address(expected)));
+            let expected = Command::Rcpt { path: ForwardPath::Address(address(expected)), dsn: None };
             assert_eq!(parse(&format!("RCPT TO:{path}")), Ok(expected), "{path}");
         }
-        assert_eq!(parse("RCPT TO:<PostMaster>"), Ok(Command::Rcpt(ForwardPath::Postmaster)));
+        assert_eq!(parse("RCPT TO:<PostMaster>"), Ok(Command::Rcpt { path: ForwardPath::Postmaster, dsn: None }));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Decoding checks every bound and never panics, whatever the bytes.
 
+use super::asked::{put_dsn, put_request};
 use super::record::ContentFile;
 use crate::mail::{
     Address, BodyType, Cause, EnhancedCode, Message, QueueId, Recipient, RecipientState, RecipientStatus, ReversePath, Timestamp,
@@ -31,12 +32,19 @@ impl Change {
         if base > known {
             return false;
         }
-        let Update { id, held, delays_noticed, statuses, added } = &self.update;
+        let Update { id, held, delays_noticed, deadline_told, statuses, added } = &self.update;
         let present = (known - base).min(added.len());
         // A status can't speak of recipients that come with it or after it: the first time it was left out, too.
         let statuses = statuses.iter().filter(|(index, _)| *index < self.base).cloned().collect();
         let added = added[present..].to_vec();
-        message.apply(&Update { id: *id, held: *held, delays_noticed: *delays_noticed, statuses, added });
+        message.apply(&Update {
+            id: *id,
+            held: *held,
+            delays_noticed: *delays_noticed,
+            deadline_told: *deadline_told,
+            statuses,
+            added,
+        });
         true
     }
 }
@@ -50,7 +58,7 @@ pub(crate) fn put_number(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
-fn put_text(out: &mut Vec<u8>, text: &str) {
+pub(super) fn put_text(out: &mut Vec<u8>, text: &str) {
     put_number(out, text.len() as u64);
     out.extend_from_slice(text.as_bytes());
 }
@@ -71,15 +79,23 @@ fn put_address(out: &mut Vec<u8>, address: &Address) {
     }
 }
 
-fn put_status(out: &mut Vec<u8>, status: &RecipientStatus) {
-    out.push(match status.state {
-        RecipientState::Pending => 0,
-        RecipientState::Deferred => 1,
-        RecipientState::Delivered => 2,
-        RecipientState::Bounced => 3,
-        RecipientState::Expanded => 4,
-        RecipientState::Removed => 5,
-    });
+/// Bit of a recipient's state: what RCPT asked for follows its status. Since version 3.
+const DSN_GIVEN: u8 = 0x80;
+/// Bit of a message's body type: what MAIL asked for follows the delay notices. Since version 3.
+const REQUEST_GIVEN: u8 = 0x80;
+
+fn put_status(out: &mut Vec<u8>, status: &RecipientStatus, flags: u8) {
+    out.push(
+        flags
+            | match status.state {
+                RecipientState::Pending => 0,
+                RecipientState::Deferred => 1,
+                RecipientState::Delivered => 2,
+                RecipientState::Bounced => 3,
+                RecipientState::Expanded => 4,
+                RecipientState::Removed => 5,
+            },
+    );
     put_number(out, u64::from(status.attempts));
     put_number(out, status.next_attempt.as_millis());
     match status.last_status {
@@ -109,7 +125,10 @@ fn put_recipient(out: &mut Vec<u8>, recipient: &Recipient) {
         None => out.push(0),
         Some(original) => put_address(out, original),
     }
-    put_status(out, &recipient.status);
+    put_status(out, &recipient.status, if recipient.dsn.is_some() { DSN_GIVEN } else { 0 });
+    if let Some(dsn) = &recipient.dsn {
+        put_dsn(out, dsn);
+    }
 }
 
 /// Appends a message without its id, which stands in the record's header.
@@ -120,12 +139,17 @@ pub(crate) fn put_message(out: &mut Vec<u8>, message: &Message) {
         ReversePath::Null => out.push(0),
         ReversePath::Address(address) => put_address(out, address),
     }
-    out.push(match message.body {
+    let body = match message.body {
         BodyType::SevenBit => 0,
         BodyType::EightBitMime => 1,
-    });
+        BodyType::BinaryMime => 2,
+    };
+    out.push(body | if message.request.is_some() { REQUEST_GIVEN } else { 0 });
     out.push(u8::from(message.held));
     put_number(out, u64::from(message.delays_noticed));
+    if let Some(request) = &message.request {
+        put_request(out, request);
+    }
     put_number(out, message.recipients.len() as u64);
     for recipient in &message.recipients {
         put_recipient(out, recipient);
@@ -136,6 +160,8 @@ pub(crate) fn put_message(out: &mut Vec<u8>, message: &Message) {
 const HELD_GIVEN: u8 = 1;
 const HELD: u8 = 2;
 const NOTICED_GIVEN: u8 = 4;
+/// Since version 3.
+const DEADLINE_TOLD: u8 = 8;
 
 /// Appends a change without the message's id.
 pub(crate) fn put_change(out: &mut Vec<u8>, update: &Update, base: u32) {
@@ -146,6 +172,9 @@ pub(crate) fn put_change(out: &mut Vec<u8>, update: &Update, base: u32) {
     if update.delays_noticed.is_some() {
         flags |= NOTICED_GIVEN;
     }
+    if update.deadline_told {
+        flags |= DEADLINE_TOLD;
+    }
     out.push(flags);
     if let Some(noticed) = update.delays_noticed {
         put_number(out, u64::from(noticed));
@@ -154,7 +183,7 @@ pub(crate) fn put_change(out: &mut Vec<u8>, update: &Update, base: u32) {
     put_number(out, update.statuses.len() as u64);
     for (index, status) in &update.statuses {
         put_number(out, u64::from(*index));
-        put_status(out, status);
+        put_status(out, status, 0);
     }
     put_number(out, update.added.len() as u64);
     for recipient in &update.added {
@@ -252,7 +281,13 @@ impl<'a> Reader<'a> {
     }
 
     fn status(&mut self) -> Result<RecipientStatus, Malformed> {
-        let state = match self.byte("state")? {
+        let state = self.byte("state")?;
+        self.status_behind(state)
+    }
+
+    /// The rest of a status, behind the byte that says the state.
+    fn status_behind(&mut self, state: u8) -> Result<RecipientStatus, Malformed> {
+        let state = match state {
             0 => RecipientState::Pending,
             1 => RecipientState::Deferred,
             2 => RecipientState::Delivered,
@@ -288,7 +323,10 @@ impl<'a> Reader<'a> {
     fn recipient(&mut self) -> Result<Recipient, Malformed> {
         let address = self.address("recipient")?.ok_or(Malformed("recipient"))?;
         let original = self.address("original recipient")?;
-        Ok(Recipient { address, original, status: self.status()? })
+        let state = self.byte("state")?;
+        let status = self.status_behind(state & !DSN_GIVEN)?;
+        let dsn = if state & DSN_GIVEN != 0 { Some(Box::new(self.dsn()?)) } else { None };
+        Ok(Recipient { address, original, dsn, status })
     }
 
     fn recipients(&mut self) -> Result<Vec<Recipient>, Malformed> {
@@ -304,9 +342,11 @@ impl<'a> Reader<'a> {
         let arrived = Timestamp::from_millis(self.number("arrival")?);
         let size = self.number("size")?;
         let reverse_path = self.address("reverse-path")?.map_or(ReversePath::Null, ReversePath::Address);
-        let body = match self.byte("body type")? {
+        let flags = self.byte("body type")?;
+        let body = match flags & !REQUEST_GIVEN {
             0 => BodyType::SevenBit,
             1 => BodyType::EightBitMime,
+            2 => BodyType::BinaryMime,
             _ => return Err(Malformed("body type")),
         };
         let held = match self.byte("held")? {
@@ -315,16 +355,18 @@ impl<'a> Reader<'a> {
             _ => return Err(Malformed("held")),
         };
         let delays_noticed = self.small("delay notices")?;
-        Ok(Message { id, arrived, size, reverse_path, body, held, delays_noticed, recipients: self.recipients()? })
+        let request = if flags & REQUEST_GIVEN != 0 { Some(Box::new(self.request()?)) } else { None };
+        Ok(Message { id, arrived, size, reverse_path, body, request, held, delays_noticed, recipients: self.recipients()? })
     }
 
     pub(crate) fn change(&mut self, id: QueueId) -> Result<Change, Malformed> {
         let flags = self.byte("change")?;
-        if flags & !(HELD_GIVEN | HELD | NOTICED_GIVEN) != 0 || flags & (HELD_GIVEN | HELD) == HELD {
+        if flags & !(HELD_GIVEN | HELD | NOTICED_GIVEN | DEADLINE_TOLD) != 0 || flags & (HELD_GIVEN | HELD) == HELD {
             return Err(Malformed("change"));
         }
         let held = (flags & HELD_GIVEN != 0).then_some(flags & HELD != 0);
         let delays_noticed = if flags & NOTICED_GIVEN != 0 { Some(self.small("delay notices")?) } else { None };
+        let deadline_told = flags & DEADLINE_TOLD != 0;
         let base = self.small("recipients before")?;
         let (count, capacity) = self.count("statuses")?;
         let mut statuses = Vec::with_capacity(capacity);
@@ -332,7 +374,7 @@ impl<'a> Reader<'a> {
             statuses.push((self.small("recipient index")?, self.status()?));
         }
         let added = self.recipients()?;
-        Ok(Change { update: Update { id, held, delays_noticed, statuses, added }, base })
+        Ok(Change { update: Update { id, held, delays_noticed, deadline_told, statuses, added }, base })
     }
 
     pub(crate) fn content_file(&mut self, compressed: bool) -> Result<ContentFile, Malformed> {

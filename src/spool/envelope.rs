@@ -5,11 +5,14 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::mail::{
-    Address, BodyType, Cause, EnhancedCode, Message, QueueId, Recipient, RecipientState, RecipientStatus, ReversePath, Timestamp,
+    Address, Cause, DsnRequest, EnhancedCode, Message, QueueId, Recipient, RecipientState, RecipientStatus, Request, ReversePath,
+    Timestamp,
 };
 
-/// The version of the document that is written, and read.
-const VERSION: u64 = 1;
+/// The version of the document that is written.
+const VERSION: u64 = 2;
+/// The oldest that is read: it had no `request` and no `dsn`.
+const VERSION_OLDEST: u64 = 1;
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -19,6 +22,7 @@ struct Document<'a> {
     size: u64,
     sender: &'a ReversePath,
     body: &'static str,
+    request: Option<&'a Request>,
     held: bool,
     delay_notices: u32,
     recipients: Vec<RecipientDocument<'a>>,
@@ -28,6 +32,7 @@ struct Document<'a> {
 struct RecipientDocument<'a> {
     address: &'a Address,
     original: Option<&'a Address>,
+    dsn: Option<&'a DsnRequest>,
     state: RecipientState,
     attempts: u32,
     next_attempt: Option<String>,
@@ -39,9 +44,10 @@ struct RecipientDocument<'a> {
 
 /// The document, a key a line.
 pub(super) fn write(message: &Message) -> Vec<u8> {
-    let recipients = message.recipients.iter().map(|Recipient { address, original, status }| RecipientDocument {
+    let recipients = message.recipients.iter().map(|Recipient { address, original, dsn, status }| RecipientDocument {
         address,
         original: original.as_ref(),
+        dsn: dsn.as_deref(),
         state: status.state,
         attempts: status.attempts,
         next_attempt: written(status.next_attempt),
@@ -56,10 +62,8 @@ pub(super) fn write(message: &Message) -> Vec<u8> {
         arrived: written(message.arrived),
         size: message.size,
         sender: &message.reverse_path,
-        body: match message.body {
-            BodyType::SevenBit => "7BIT",
-            BodyType::EightBitMime => "8BITMIME",
-        },
+        body: message.body.as_str(),
+        request: message.request.as_deref(),
         held: message.held,
         delay_notices: message.delays_noticed,
         recipients: recipients.collect(),
@@ -80,8 +84,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Message, String> {
     let value = serde_json::from_slice(bytes).map_err(|error| format!("no JSON document: {error}"))?;
     let mut fields = Fields::new(String::new(), value)?;
     let version = fields.number("version")?;
-    if version != VERSION {
-        return Err(format!("version is {version}, and this posthouse reads {VERSION}"));
+    if !(VERSION_OLDEST..=VERSION).contains(&version) {
+        return Err(format!("version is {version}, and this posthouse reads {VERSION_OLDEST} to {VERSION}"));
     }
     let id = fields.parsed("id", |text| text.parse().map_err(|error| format!("{error}")))?;
     let message = Message {
@@ -90,33 +94,31 @@ pub(super) fn read(bytes: &[u8]) -> Result<Message, String> {
         size: fields.number("size")?,
         reverse_path: fields
             .parsed("sender", |text| ReversePath::try_from(text.to_owned()).map_err(|error| error.to_string()))?,
-        body: fields.parsed("body", |text| match text {
-            "7BIT" => Ok(BodyType::SevenBit),
-            "8BITMIME" => Ok(BodyType::EightBitMime),
-            _ => Err("neither 7BIT nor 8BITMIME".to_owned()),
-        })?,
+        body: fields.named("body")?.ok_or_else(|| fields.error("body", "null"))?,
+        request: if version > 1 { fields.named("request")?.and_then(Request::boxed) } else { None },
         held: fields.flag("held")?,
         delays_noticed: fields.small("delay_notices")?,
-        recipients: recipients(&mut fields)?,
+        recipients: recipients(&mut fields, version)?,
     };
     fields.end()?;
     Ok(message)
 }
 
-fn recipients(fields: &mut Fields) -> Result<Vec<Recipient>, String> {
+fn recipients(fields: &mut Fields, version: u64) -> Result<Vec<Recipient>, String> {
     let Value::Array(values) = fields.take("recipients")? else { return Err(fields.error("recipients", "not a list")) };
     if values.is_empty() {
         return Err(fields.error("recipients", "empty: a message has at least one"));
     }
     let each = values.into_iter().enumerate();
-    each.map(|(at, value)| recipient(Fields::new(format!("recipients[{at}]."), value)?)).collect()
+    each.map(|(at, value)| recipient(Fields::new(format!("recipients[{at}]."), value)?, version)).collect()
 }
 
-fn recipient(mut fields: Fields) -> Result<Recipient, String> {
+fn recipient(mut fields: Fields, version: u64) -> Result<Recipient, String> {
     let address = |text: &str| Address::parse(text).map_err(|error| error.to_string());
     let recipient = Recipient {
         address: fields.parsed("address", address)?,
         original: fields.optional("original", address)?,
+        dsn: if version > 1 { fields.named("dsn")?.and_then(DsnRequest::boxed) } else { None },
         status: RecipientStatus {
             state: fields.named("state")?.ok_or_else(|| fields.error("state", "null"))?,
             attempts: fields.small("attempts")?,
@@ -206,6 +208,7 @@ impl Fields {
 pub(super) mod tests {
     use proptest::prelude::*;
 
+    use super::super::asked::tests::{body_type, dsn, request};
     use super::*;
 
     fn time() -> impl Strategy<Value = Timestamp> {
@@ -236,24 +239,25 @@ pub(super) mod tests {
         ]);
         let code = prop::option::of((prop::sample::select(vec![2u8, 4, 5]), 0u16..1000, 0u16..1000));
         let texts = (any::<String>(), any::<String>());
-        (address(), prop::option::of(address()), state, any::<u32>(), time(), code, prop::option::of(cause), texts).prop_map(
-            |(address, original, state, attempts, next_attempt, code, last_cause, (last_reply, next_hop))| {
+        ((address(), dsn()), prop::option::of(address()), state, any::<u32>(), time(), code, prop::option::of(cause), texts)
+            .prop_map(|((address, dsn), original, state, attempts, next_attempt, code, last_cause, (last_reply, next_hop))| {
                 let last_status = code.map(|(class, subject, detail)| EnhancedCode(class, subject, detail));
                 let status = RecipientStatus { state, attempts, next_attempt, last_status, last_cause, last_reply, next_hop };
-                Recipient { address, original, status }
-            },
-        )
+                Recipient { address, original, dsn, status }
+            })
     }
 
     pub(in crate::spool) fn message() -> impl Strategy<Value = Message> {
         let recipients = prop::collection::vec(recipient(), 1..5);
-        (any::<u64>(), time(), any::<u64>(), prop::option::of(address()), any::<bool>(), any::<bool>(), any::<u32>(), recipients)
-            .prop_map(|(id, arrived, size, sender, eight, held, delays_noticed, recipients)| Message {
+        let asked = (body_type(), request());
+        (any::<u64>(), time(), any::<u64>(), prop::option::of(address()), asked, any::<bool>(), any::<u32>(), recipients)
+            .prop_map(|(id, arrived, size, sender, (body, request), held, delays_noticed, recipients)| Message {
                 id: QueueId(id),
                 arrived,
                 size,
                 reverse_path: sender.map_or(ReversePath::Null, ReversePath::Address),
-                body: if eight { BodyType::EightBitMime } else { BodyType::SevenBit },
+                body,
+                request,
                 held,
                 delays_noticed,
                 recipients,
@@ -274,13 +278,14 @@ pub(super) mod tests {
             "next_attempt":null,"last_status":"4.2.1","last_cause":"remote","last_reply":"450 no","next_hop":""}]}"#;
         assert!(read(sound.as_bytes()).is_ok());
         for (from, to, problem) in [
-            ("\"version\":1", "\"version\":2", "version is 2, and this posthouse reads 1"),
+            ("\"version\":1", "\"version\":3", "version is 3, and this posthouse reads 1 to 2"),
+            ("\"version\":1", "\"version\":2", "request: missing"),
             ("\"version\":1,", "", "version: missing"),
             ("0000000000001", "1", "id: \"1\": not a queue id"),
             ("\"2026-11-22T02:00:00Z\"", "5", "arrived: not a text"),
             ("\"size\":3", "\"size\":-3", "size: not a number from 0 up"),
             ("\"sender\":\"\"", "\"sender\":\"x\"", "sender: \"x\": the address has no domain"),
-            ("7BIT", "9BIT", "body: \"9BIT\": neither"),
+            ("7BIT", "9BIT", "body: unknown variant `9BIT`"),
             ("false", "\"no\"", "held: neither true nor false"),
             ("\"delay_notices\":0", "\"delay_notices\":0,\"extra\":1", "extra: unknown"),
             ("a@x.test", "a@", "recipients[0].address: \"a@\": "),

@@ -4,6 +4,7 @@
 //! Messages in memory are *active*: somebody works on them. The others are *parked*: they lie in the index until they are due.
 
 mod aside;
+mod asked;
 mod check;
 mod codec;
 mod commit;

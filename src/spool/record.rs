@@ -4,14 +4,15 @@
 
 use crc32fast::Hasher;
 
+use super::asked::{message_is_old, update_is_old};
 use super::codec::{self, Change, Malformed, Reader};
 use super::compress::{self, Form};
 use crate::mail::{Message, QueueId, Update};
 
 /// Every record begins with these bytes; the first of them is in no UTF-8 text.
 pub const MAGIC: [u8; 4] = [0xf5, b'P', b'H', b'R'];
-/// The version of the format that is written. Version 1 knew no compression.
-pub const VERSION: u8 = 2;
+/// The version of the format that is written. Version 1 knew no compression, version 2 nothing that senders ask for.
+pub const VERSION: u8 = 3;
 /// The oldest version that is read: up to two before the one that is written.
 pub const VERSION_OLDEST: u8 = 1;
 /// Bytes of a header.
@@ -207,7 +208,7 @@ fn parse_body(header: &Header, bytes: &[u8], with_content: bool) -> Result<(Reco
 fn known_flags(version: u8, kind: u8) -> Result<u16, Malformed> {
     match (version, kind) {
         (1, KIND_ACCEPT) => Ok(FLAG_BATCH | FLAG_FILE),
-        (2, KIND_ACCEPT) => Ok(FLAG_BATCH | FLAG_FILE | FLAG_COMPRESSED),
+        (2..=VERSION, KIND_ACCEPT) => Ok(FLAG_BATCH | FLAG_FILE | FLAG_COMPRESSED),
         (VERSION_OLDEST..=VERSION, _) => Ok(FLAG_BATCH),
         _ => Err(Malformed("version")),
     }
@@ -243,7 +244,14 @@ fn read_body(header: &Header, content: &[u8], description: &[u8], with_content: 
         _ => return Err(Malformed("kind")),
     };
     reader.end()?;
-    Ok(body)
+    let old = match &body {
+        Body::Accept { message, changes, .. } => {
+            message_is_old(message) && changes.iter().all(|change| update_is_old(&change.update))
+        }
+        Body::State(change) => update_is_old(&change.update),
+        Body::Done => true,
+    };
+    if header.version < 3 && !old { Err(Malformed("version")) } else { Ok(body) }
 }
 
 fn read_changes(reader: &mut Reader<'_>) -> Result<Vec<Change>, Malformed> {
@@ -341,7 +349,8 @@ impl Frame {
         Self::finish(bytes, KIND_STATE, 0, 0, update.id)
     }
 
-    /// A whole record that was read, to be written once more. A record of an older version means the same in this one.
+    /// A whole record that was read, to be written once more. A record of an older version means the same in this one: what came
+    /// later is said with bits that were zero.
     pub(crate) fn again(mut bytes: Vec<u8>) -> Frame {
         bytes[4] = VERSION;
         Frame { bytes }
@@ -385,10 +394,9 @@ impl Frame {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::asked::tests::{body_type, dsn, request};
     use super::*;
-    use crate::mail::{
-        Address, BodyType, Cause, Domain, EnhancedCode, Recipient, RecipientState, RecipientStatus, ReversePath, Timestamp,
-    };
+    use crate::mail::{Address, Cause, Domain, EnhancedCode, Recipient, RecipientState, RecipientStatus, ReversePath, Timestamp};
 
     fn address() -> impl Strategy<Value = Address> {
         ("[ -~]{1,64}", "[a-z0-9]{1,20}(\\.[a-z]{2,5}){0,3}")
@@ -427,15 +435,27 @@ mod tests {
     }
 
     fn recipients(max: usize) -> impl Strategy<Value = Vec<Recipient>> {
-        let recipient = (address(), prop::option::of(address()), status());
-        prop::collection::vec(recipient.prop_map(|(address, original, status)| Recipient { address, original, status }), 0..max)
+        let recipient = (address(), prop::option::of(address()), dsn(), status());
+        prop::collection::vec(
+            recipient.prop_map(|(address, original, dsn, status)| Recipient { address, original, dsn, status }),
+            0..max,
+        )
     }
 
     fn change() -> impl Strategy<Value = Change> {
         let statuses = prop::collection::vec((any::<u32>(), status()), 0..3);
-        (any::<u64>(), prop::option::of(any::<bool>()), prop::option::of(any::<u32>()), statuses, recipients(3), any::<u32>())
-            .prop_map(|(id, held, delays_noticed, statuses, added, base)| Change {
-                update: Update { id: QueueId(id), held, delays_noticed, statuses, added },
+        let told = any::<bool>();
+        (
+            any::<u64>(),
+            prop::option::of(any::<bool>()),
+            prop::option::of(any::<u32>()),
+            told,
+            statuses,
+            recipients(3),
+            any::<u32>(),
+        )
+            .prop_map(|(id, held, delays_noticed, deadline_told, statuses, added, base)| Change {
+                update: Update { id: QueueId(id), held, delays_noticed, deadline_told, statuses, added },
                 base,
             })
     }
@@ -447,12 +467,13 @@ mod tests {
         ];
         let path = prop::option::of(address()).prop_map(|path| path.map_or(ReversePath::Null, ReversePath::Address));
         let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
-        let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+        let flags = (any::<bool>(), body_type(), any::<bool>());
+        let path = (path, request());
         (numbers, flags, path, recipients(4), content, prop::collection::vec(change(), 0..3)).prop_map(
             |(
                 (sequence, id, arrived, size, delays_noticed),
-                (batch, eight, held),
-                reverse_path,
+                (batch, body, held),
+                (reverse_path, request),
                 recipients,
                 content,
                 changes,
@@ -466,7 +487,8 @@ mod tests {
                     arrived: Timestamp::from_millis(arrived),
                     size,
                     reverse_path,
-                    body: if eight { BodyType::EightBitMime } else { BodyType::SevenBit },
+                    body,
+                    request,
                     held,
                     delays_noticed,
                     recipients,

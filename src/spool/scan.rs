@@ -166,6 +166,7 @@ mod tests {
             size: content.len() as u64,
             reverse_path: ReversePath::Null,
             body: BodyType::SevenBit,
+            request: None,
             held: false,
             delays_noticed: 0,
             recipients: Vec::new(),

@@ -89,6 +89,7 @@ impl Spooled {
                 arrived: now,
                 reverse_path: ReversePath::Address(Address::parse("s@from.test").unwrap()),
                 body: BodyType::EightBitMime,
+                request: None,
                 recipients,
                 updates: Vec::new(),
             };
@@ -586,6 +587,7 @@ fn an_import_names_what_is_wrong_and_takes_the_rest() {
             size: 5,
             reverse_path: ReversePath::Null,
             body: BodyType::SevenBit,
+            request: None,
             held: false,
             delays_noticed: 0,
             recipients: vec![Recipient::new(Address::parse("a@x.test").unwrap(), None, Timestamp::from_millis(1000))],

@@ -105,7 +105,7 @@ impl Driver {
             Question::Connect => "connect",
             Question::Hello { .. } => "hello",
             Question::Sender { .. } => "sender",
-            Question::Recipient(_) => "recipient",
+            Question::Recipient { .. } => "recipient",
             Question::Login { .. } | Question::Response(_) => "login",
             Question::Begin => "begin",
             Question::Commit => "commit",
@@ -123,7 +123,7 @@ impl Driver {
                 self.recipients.clear();
                 Answer::Accept
             }
-            Question::Recipient(path) => self.recipient(&path),
+            Question::Recipient { path, .. } => self.recipient(&path),
             Question::Login { mechanism, initial } => self.login(mechanism, initial),
             Question::Response(response) => self.response(&response.0),
             Question::Begin => {

@@ -34,6 +34,7 @@ fn tell_short_story(disk: &SimDisk) -> Vec<Message> {
                 arrived: START,
                 reverse_path: ReversePath::Null,
                 body: BodyType::SevenBit,
+                request: None,
                 recipients: vec![to],
                 updates: Vec::new(),
             };

@@ -32,7 +32,14 @@ async fn accept(spool: &Spool, number: usize) -> Message {
     draft.write(&content_of(number)).await.unwrap();
     let to = Recipient::new(Address::parse(&format!("u{number}@d{}.test", number % 3)).unwrap(), None, START);
     let reverse_path = ReversePath::Address(Address::parse("s@from.test").unwrap());
-    let accept = Accept { arrived: START, reverse_path, body: BodyType::SevenBit, recipients: vec![to], updates: Vec::new() };
+    let accept = Accept {
+        arrived: START,
+        reverse_path,
+        body: BodyType::SevenBit,
+        request: None,
+        recipients: vec![to],
+        updates: Vec::new(),
+    };
     draft.commit(accept).await.unwrap()
 }
 

@@ -220,7 +220,7 @@ fn accept(random: &mut SimRandom, now: Timestamp) -> Accept {
         0 => ReversePath::Null,
         n => ReversePath::Address(Address::parse(&format!("s{n}@from.test")).unwrap()),
     };
-    Accept { arrived: now, reverse_path, body: BodyType::EightBitMime, recipients, updates: Vec::new() }
+    Accept { arrived: now, reverse_path, body: BodyType::EightBitMime, request: None, recipients, updates: Vec::new() }
 }
 
 /// A change of the kinds that the server makes.
@@ -302,6 +302,7 @@ impl Story<'_> {
             size,
             reverse_path: accept.reverse_path.clone(),
             body: accept.body,
+            request: accept.request.clone(),
             held: false,
             delays_noticed: 0,
             recipients: accept.recipients.clone(),

@@ -117,7 +117,14 @@ impl Index for FailingIndex {
 fn envelope() -> Accept {
     let recipient = Recipient::new("bob@example.org".to_owned().try_into().unwrap(), None, START);
     let reverse_path = ReversePath::try_from("ann@example.test".to_owned()).unwrap();
-    Accept { arrived: START, reverse_path, body: BodyType::SevenBit, recipients: vec![recipient], updates: Vec::new() }
+    Accept {
+        arrived: START,
+        reverse_path,
+        body: BodyType::SevenBit,
+        request: None,
+        recipients: vec![recipient],
+        updates: Vec::new(),
+    }
 }
 
 async fn accept(spool: &Spool) -> Result<QueueId, SpoolError> {

@@ -155,7 +155,7 @@ fn a_client_that_breaks_a_bound_is_in_the_log_with_it() {
             assert_eq!(limits(&server).last(), Some(&limit));
         }
         let _silent = server.client(STRANGER).await;
-        server.pass(5 * MINUTE).await;
+        server.pass(6 * MINUTE).await;
         assert_eq!(limits(&server).last(), Some(&"limits.command_timeout"));
         assert_eq!(server.count("limited"), 3);
     });

@@ -133,8 +133,10 @@ impl Scene {
             id: QueueId((1_795_312_800_123 << 20) + id),
             reverse_path: ReversePath::Address(address("ann@us.test")),
             body: BodyType::SevenBit,
+            request: None,
             destination: to,
-            recipients: (0..).zip(recipients.iter().map(|text| address(text))).collect(),
+            recipients: (0..).zip(recipients.iter().map(|text| address(text).into())).collect(),
+            arrived: Timestamp::ZERO,
             content,
         };
         let outcomes = self.deliverer.attempt(attempt).await;

@@ -17,9 +17,10 @@ fn settings(lmtp: bool) -> Settings {
 fn to(count: usize) -> Transaction {
     Transaction {
         reverse_path: ReversePath::Address(Address::parse("ann@us.test").unwrap()),
-        recipients: (0..count).map(|n| Address::parse(&format!("r{n}@peer.test")).unwrap()).collect(),
+        recipients: (0..count).map(|n| Address::parse(&format!("r{n}@peer.test")).unwrap().into()).collect(),
         size: 100,
         body: BodyType::EightBitMime,
+        request: None,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Knows nothing of bytes, time or connections; those are the session's.
 
-use crate::mail::{Address, BodyType, Cause, Diagnosis, EnhancedCode, Outcome, Reply, ReversePath};
+use crate::mail::{BodyType, Cause, Diagnosis, EnhancedCode, Forward, Outcome, Reply, Request, ReversePath};
 
 use super::Extensions;
 
@@ -15,11 +15,13 @@ pub struct Transaction {
     /// MAIL's argument.
     pub reverse_path: ReversePath,
     /// Each gets an outcome, in this order.
-    pub recipients: Vec<Address>,
+    pub recipients: Vec<Forward>,
     /// Octets of content, before dot-stuffing (RFC 1870).
     pub size: u64,
     /// What is declared about the content.
     pub body: BodyType,
+    /// What else the sender asked for; the time for delivery counts from now.
+    pub request: Option<Box<Request>>,
 }
 
 /// A command of a transaction.
@@ -112,7 +114,7 @@ impl Progress {
                 }
             }
             Command::Recipient(index) => {
-                out.extend_from_slice(format!("RCPT TO:<{}>", self.transaction.recipients[index]).as_bytes());
+                out.extend_from_slice(format!("RCPT TO:<{}>", self.transaction.recipients[index].address).as_bytes());
             }
             Command::Data => out.extend_from_slice(b"DATA"),
         }

@@ -2,8 +2,8 @@
 
 use super::state::{Pending, Phase, Recipients, Stage};
 use super::{Bound, Question, Session, Step, replies};
-use crate::mail::{BodyType, Reply, ReversePath};
-use crate::smtp::command::{Command, CommandError, ForwardPath, help};
+use crate::mail::{DsnRequest, Reply};
+use crate::smtp::command::{Command, CommandError, ForwardPath, Mail, help};
 use crate::smtp::line::Line;
 
 /// A line of input, read.
@@ -46,8 +46,8 @@ impl Session {
             Command::Hello { name, extended } => {
                 return Some(self.ask(Pending::Hello { extended, before: stage }, Question::Hello { name, extended }));
             }
-            Command::Mail { path, size, body } => return self.mail(stage, path, size, body),
-            Command::Rcpt(path) => return self.rcpt(stage, path),
+            Command::Mail(mail) => return self.mail(stage, mail),
+            Command::Rcpt { path, dsn } => return self.rcpt(stage, path, dsn),
             Command::Data => return self.data(stage),
             Command::Rset => {
                 self.say(replies::OK);
@@ -67,18 +67,19 @@ impl Session {
         None
     }
 
-    fn mail(&mut self, stage: Stage, path: ReversePath, size: Option<u64>, body: BodyType) -> Option<Step> {
+    fn mail(&mut self, stage: Stage, mail: Mail) -> Option<Step> {
+        let Mail { path, size, body, request } = mail;
         match stage {
             Stage::Strange => self.bad(replies::HELLO_FIRST),
             Stage::Open(_) => self.bad(replies::MAIL_NESTED),
             // No fault of the client's, so it doesn't count as one: this is what SIZE is for.
             Stage::Ready if size.is_some_and(|size| size > self.settings.size_max) => self.say(replies::TOO_LARGE),
-            Stage::Ready => return Some(self.ask(Pending::Sender, Question::Sender { path, size, body })),
+            Stage::Ready => return Some(self.ask(Pending::Sender, Question::Sender { path, size, body, request })),
         }
         None
     }
 
-    fn rcpt(&mut self, stage: Stage, path: ForwardPath) -> Option<Step> {
+    fn rcpt(&mut self, stage: Stage, path: ForwardPath, dsn: Option<Box<DsnRequest>>) -> Option<Step> {
         match stage {
             Stage::Strange => self.bad(replies::HELLO_FIRST),
             Stage::Ready => self.bad(replies::MAIL_FIRST),
@@ -88,7 +89,9 @@ impl Session {
                 self.uncount_command();
                 self.phase = Phase::Command(Stage::Open(Recipients { refused: true, ..recipients }));
             }
-            Stage::Open(recipients) => return Some(self.ask(Pending::Recipient(recipients), Question::Recipient(path))),
+            Stage::Open(recipients) => {
+                return Some(self.ask(Pending::Recipient(recipients), Question::Recipient { path, dsn }));
+            }
         }
         None
     }

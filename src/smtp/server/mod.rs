@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use self::state::{Pending, Phase, Stage};
 use super::line::Lines;
-use crate::mail::{BodyType, Domain, QueueId, Reply, ReversePath, Service};
+use crate::mail::{BodyType, Domain, DsnRequest, QueueId, Reply, Request, ReversePath, Service};
 
 pub use self::bounds::Bound;
 pub use super::auth::{Mechanism, Secret};
@@ -122,9 +122,16 @@ pub enum Question {
         size: Option<u64>,
         /// What was declared about the content.
         body: BodyType,
+        /// What else was asked for; none for most mail.
+        request: Option<Box<Request>>,
     },
     /// RCPT. Accepted recipients belong to the envelope, in this order.
-    Recipient(ForwardPath),
+    Recipient {
+        /// The forward-path.
+        path: ForwardPath,
+        /// What was asked for with it; none for most.
+        dsn: Option<Box<DsnRequest>>,
+    },
     /// AUTH: the client wants to log in. Whatever exchange was going on before is over.
     Login {
         /// How; one of those that were offered.

@@ -244,6 +244,7 @@ mod tests {
             size: 3,
             reverse_path: if sender == 0 { ReversePath::Null } else { ReversePath::Address(address(sender)) },
             body: BodyType::SevenBit,
+            request: None,
             held: id.is_multiple_of(5),
             delays_noticed: 0,
             recipients: recipients.collect(),

@@ -24,10 +24,19 @@ class Description(io.BytesIO):
         return self.read(self.number()).decode()
 
     def status(self):
-        state, attempts, due = STATES[self.byte()], self.number(), self.number()
+        state, attempts, due = self.byte(), self.number(), self.number()
         code = self.byte() and (self.number(), self.number())
         cause, reply, hop = self.byte(), self.text(), self.text()
-        return state
+        asked = self.byte() if state & 128 else 0
+        original = asked & 16 and (self.text(), self.text())
+        return STATES[state & 127]
+
+    def request(self):
+        asked = self.byte()
+        envid = asked & 16 and self.text()
+        deliver_by = asked & 32 and (self.byte(), self.number())
+        hold = asked & 64 and (self.byte(), self.number())
+        priority = asked & 128 and self.byte() - 9
 
     def recipients(self):
         found = ((self.text(), self.text(), self.status()) for _ in range(self.number()))
@@ -36,6 +45,8 @@ class Description(io.BytesIO):
     def message(self):
         arrived, size, sender = self.number(), self.number(), self.text()
         body, held, notices = self.byte(), self.byte(), self.number()
+        if body & 128:
+            self.request()
         time = datetime.datetime.fromtimestamp(arrived // 1000, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         return {"sender": sender, "size": size, "arrived": time, "recipients": self.recipients()}
 
@@ -54,14 +65,14 @@ def header(block):
     for copy in (block[:72], block[2048:2120]):
         if copy[:8] == b"\xf5PHSEG\r\n" and zlib.crc32(copy[:68]) == int.from_bytes(copy[68:], "little"):
             version, identity, number, prior, end, sequence = struct.unpack_from("<H2x8sQQQQ", copy, 8)
-            assert 1 <= version <= 2, f"segment {number} has the unknown version {version}"
+            assert 1 <= version <= 3, f"segment {number} has the unknown version {version}"
             return {"identity": identity, "prior": prior, "end": end, "sequence": sequence}
 
 def record(octets, at, end, identity):
     magic, version, kind, flags, length, content, sequence, number, check, own = struct.unpack_from("<4sBBHIIQQII", octets, at)
     size, payload = 40 + content + length, octets[at + 40 : at + 40 + content + length]
     whole = magic == b"\xf5PHR" and zlib.crc32(identity + octets[at : at + 36]) == own and at + size <= end
-    if whole and zlib.crc32(payload) == check and 1 <= version <= 2:
+    if whole and zlib.crc32(payload) == check and 1 <= version <= 3:
         return {"kind": kind, "flags": flags, "sequence": sequence, "id": number, "size": size, "text": payload[content:]}
 
 def records(octets, end, sealed, identity, last):
