@@ -376,6 +376,7 @@ fn hold(octets: &[u8], size: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
         errors_max: 10,
         mechanisms: Mechanism::ALL.to_vec(),
         auth_in_clear: true,
+        starttls: true,
         ..Settings::new(Service::Mx, hostname)
     };
     let mut session = Session::new(Duration::ZERO, Arc::new(settings));
@@ -414,7 +415,8 @@ fn hold(octets: &[u8], size: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
                 Some(piece) => session.receive(Duration::ZERO, piece),
                 None => return (replies, messages),
             },
-            Step::Close => return (replies, messages),
+            // What follows is for the TLS handshake.
+            Step::StartTls | Step::Close => return (replies, messages),
         }
     }
 }

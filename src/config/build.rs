@@ -18,6 +18,7 @@ pub(super) fn config(settings: &Settings) -> Built<Config> {
         user: top.read("user", values::text)?,
         spool: spool(section(settings, "spool")?)?,
         listeners: settings.repeated("listener").map(listener).collect::<Built<_>>()?,
+        tls: tls(section(settings, "tls")?)?,
         auth: Auth { users: section(settings, "auth")?.read("users", values::path)? },
         limits: limits(section(settings, "limits")?)?,
         domains: settings.repeated("domain").map(domain).collect::<Built<_>>()?,
@@ -68,7 +69,15 @@ fn spool(table: &Table) -> Built<Spool> {
 fn listener(table: &Table) -> Built<Listener> {
     let services = [Service::Mx, Service::Submission, Service::Lmtp].map(|service| (service.as_str(), service));
     let service = word(table, "service", &services)?;
-    Ok(Listener { address: table.read("address", values::socket)?, service })
+    let modes = [("none", ListenerTls::None), ("starttls", ListenerTls::StartTls), ("implicit", ListenerTls::Implicit)];
+    Ok(Listener { address: table.read("address", values::socket)?, service, tls: word(table, "tls", &modes)? })
+}
+
+fn tls(table: &Table) -> Built<Tls> {
+    let certificate = table.read("certificate", |value| values::optional(value, values::path))?;
+    let key = table.read("key", |value| values::optional(value, values::path))?;
+    // One without the other is a problem of its own; see `check`.
+    Ok(Tls { pair: certificate.zip(key).map(|(certificate, key)| KeyPair { certificate, key }) })
 }
 
 fn limits(table: &Table) -> Built<Limits> {
@@ -91,6 +100,7 @@ fn limits(table: &Table) -> Built<Limits> {
         data_timeout: table.read("data_timeout", values::period)?,
         data_pace: small_count(table, "data_pace")?,
         transaction_timeout: table.read("transaction_timeout", values::period)?,
+        handshake_timeout: table.read("handshake_timeout", values::period)?,
         hops: count(table, "hops")?,
     })
 }

@@ -41,6 +41,7 @@ pub(super) fn together(config: &Config, settings: &Settings) -> Vec<Problem> {
         let what = format!("{} is shorter than retry.first, {}", format_duration(retry.max), format_duration(retry.first));
         findings.add("retry.max", what, "make it at least as long");
     }
+    pair("tls", "certificate", "key", &mut findings);
     admin(config, &mut findings);
     findings.problems
 }
@@ -134,17 +135,23 @@ fn local_domains(config: &Config) -> BTreeSet<&Domain> {
     config.domains.iter().map(|domain| &domain.name).collect()
 }
 
-fn admin(config: &Config, findings: &mut Findings<'_>) {
+/// A certificate is of use only with its key, and the other way round.
+fn pair(section: &str, certificate: &str, key: &str, findings: &mut Findings<'_>) {
     let set = |name: &str| {
-        let admin = findings.settings.section("admin");
-        admin.is_some_and(|admin| admin.read(name, values::text).is_ok_and(|text| !text.is_empty()))
+        let table = findings.settings.section(section);
+        table.is_some_and(|table| table.read(name, values::text).is_ok_and(|text| !text.is_empty()))
     };
-    let (certificate, key) = (set("tls_certificate"), set("tls_key"));
-    if certificate && !key {
-        findings.add("admin.tls_key", "the certificate has no key", "set admin.tls_key, or remove admin.tls_certificate");
-    } else if key && !certificate {
-        findings.add("admin.tls_certificate", "the key has no certificate", "set admin.tls_certificate, or remove admin.tls_key");
+    let there = (set(certificate), set(key));
+    let (certificate, key) = (format!("{section}.{certificate}"), format!("{section}.{key}"));
+    match there {
+        (true, false) => findings.add(&*key, "the certificate has no key", format!("set {key}, or remove {certificate}")),
+        (false, true) => findings.add(&*certificate, "the key has no certificate", format!("set {certificate}, or remove {key}")),
+        _ => {}
     }
+}
+
+fn admin(config: &Config, findings: &mut Findings<'_>) {
+    pair("admin", "tls_certificate", "tls_key", findings);
     if config.admin.socket.as_os_str().len() > SOCKET_PATH_SIZE_MAX {
         findings.add("admin.socket", "a socket's path has at most 107 bytes", "choose a shorter path");
     }

@@ -32,7 +32,6 @@ const fn later(mut setting: Setting, allowed: &'static [&'static str], remedy: &
     setting
 }
 
-const LATER_TLS_IN: &str = "TLS in reception is not built yet: remove the key or set it to \"none\"";
 const LATER_TLS_OUT: &str = "TLS in delivery is not built yet: remove the key or set it to \"none\"";
 const LATER_AUTH: &str = "AUTH in reception is not built yet: remove the key";
 const LATER_SERVICE: &str = "only \"mx\" is built yet: set service = \"mx\" or remove the listener";
@@ -90,20 +89,21 @@ pub(super) const SECTIONS: &[Section] = &[
                 &["mx"],
                 LATER_SERVICE,
             ),
-            later(
-                set("tls", Kind::Choice(&["none", "starttls", "implicit"]), "none", "encryption of sessions"),
-                NONE,
-                LATER_TLS_IN,
+            set(
+                "tls",
+                Kind::Choice(&["none", "starttls", "implicit"]),
+                "starttls",
+                "encryption: \"none\", \"starttls\" on the client's wish, or \"implicit\" from the first octet",
             ),
         ],
     },
     Section {
         name: "tls",
         repeated: false,
-        doc: "the certificate for reception",
+        doc: "the certificate that clients see; without one a self-signed pair is made at first start",
         settings: &[
-            later(open("certificate", Kind::Text, "PEM file, our own certificate first"), NONE, LATER_TLS_IN),
-            later(open("key", Kind::Text, "PEM file, the private key"), NONE, LATER_TLS_IN),
+            set("certificate", Kind::Path(true), "", "PEM file, our own certificate first; \"\" for the self-signed pair"),
+            set("key", Kind::Path(true), "", "PEM file, the certificate's private key"),
         ],
     },
     Section {
@@ -143,6 +143,7 @@ pub(super) const SECTIONS: &[Section] = &[
             set("data_timeout", Kind::Period, "10m", "how long a client may take for the content"),
             set("data_pace", Kind::Count, "100", "octets of content a second, on average, once command_timeout is over"),
             set("transaction_timeout", Kind::Period, "30m", "from the greeting or the last message to the end of the next"),
+            set("handshake_timeout", Kind::Period, "30s", "how long a client may take for the TLS handshake"),
             set("hops", Kind::Count, "50", "Received fields: more is a loop, 5.4.6"),
         ],
     },

@@ -23,6 +23,8 @@ pub struct Config {
     pub spool: Spool,
     /// `[[listener]]`
     pub listeners: Vec<Listener>,
+    /// `[tls]`
+    pub tls: Tls,
     /// `[auth]`
     pub auth: Auth,
     /// `[limits]`
@@ -81,6 +83,26 @@ pub struct Listener {
     pub address: SocketAddr,
     /// What is spoken there.
     pub service: Service,
+    /// How its sessions are encrypted.
+    pub tls: ListenerTls,
+}
+
+/// How a listener's sessions are encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerTls {
+    /// Not at all.
+    None,
+    /// If the client says STARTTLS.
+    StartTls,
+    /// From the first octet.
+    Implicit,
+}
+
+/// `[tls]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tls {
+    /// What clients see; none: a self-signed pair.
+    pub pair: Option<KeyPair>,
 }
 
 /// `[auth]`
@@ -129,6 +151,8 @@ pub struct Limits {
     pub data_pace: u32,
     /// How long a client may take from the greeting, or the last message, to the end of the next.
     pub transaction_timeout: Duration,
+    /// How long a client may take for the TLS handshake.
+    pub handshake_timeout: Duration,
     /// `Received:` fields; more is a loop.
     pub hops: usize,
 }
@@ -157,6 +181,7 @@ impl Limits {
             data_timeout: minute,
             data_pace: 1,
             transaction_timeout: minute,
+            handshake_timeout: minute,
             hops: 50,
         }
     }

@@ -154,7 +154,12 @@ pub(crate) fn config() -> Config {
             index_cache: 1 << 20,
             compression: Compression::None,
         },
-        listeners: vec![Listener { address: "127.0.0.1:2525".parse().unwrap(), service: crate::mail::Service::Mx }],
+        listeners: vec![Listener {
+            address: "127.0.0.1:2525".parse().unwrap(),
+            service: crate::mail::Service::Mx,
+            tls: crate::config::ListenerTls::None,
+        }],
+        tls: Tls { pair: None },
         auth: Auth { users: "conf/users".into() },
         limits: Limits::sample(),
         domains: vec![LocalDomain {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
+use super::certificates::Certificates;
 use super::command::{Changed, Command, Levels, Paused};
 use super::current::Current;
 use super::reception::{self, Listeners};
@@ -36,6 +37,7 @@ pub(super) struct Inner {
     pub(super) config: watch::Sender<Arc<Config>>,
     pub(super) rules: watch::Sender<Arc<Rules>>,
     pub(super) gate: Arc<Gate>,
+    pub(super) certificates: Certificates,
     pub(super) listeners: Mutex<Listeners>,
     pub(super) stop: watch::Sender<bool>,
     pub(super) stopped: watch::Receiver<bool>,
@@ -165,6 +167,7 @@ impl Handle {
             self.0.events.report(Event::Warning { reason });
         }
         let current = Arc::new(Current::new(Arc::clone(&config), Arc::new(directory), &self.0.system));
+        self.0.certificates.renew(&config);
         self.0.rules.send_replace(Arc::clone(&current.rules));
         self.0.config.send_replace(Arc::clone(&config));
         self.ask(|answer| Command::Reload { current, answer }).await.map_err(|why| vec![why])?;

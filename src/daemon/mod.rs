@@ -3,6 +3,7 @@
 //! Everything here is glue. Decisions are in `policy`, `queue`, `route` and `notice`; bytes are moved by `listen` and `deliver`.
 
 mod bounce;
+mod certificates;
 mod command;
 mod current;
 mod delivery;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::certificates::Certificates;
 use super::current::Current;
 use super::delivery::{Delivery, Inputs};
 use super::handle::{Handle, Inner, texts};
@@ -21,7 +22,7 @@ use crate::listen::{Gate, Reception};
 use crate::queue;
 use crate::spool::index::IndexFactory;
 use crate::spool::{Note, Options, Progress, Recovery, Spool, SpoolError, Watcher};
-use crate::system::System;
+use crate::system::{System, TlsError};
 
 /// Accepted messages on their way to the delivery loop; more wait in the index.
 const ACCEPTED_MAX: usize = 1024;
@@ -42,6 +43,8 @@ pub enum StartError {
     Bind(SocketAddr, io::Error),
     /// The spool can't be opened.
     Spool(SpoolError),
+    /// A certificate or key can't be used.
+    Tls(TlsError),
     /// Something else that the system refused; says what.
     System(String),
 }
@@ -59,6 +62,7 @@ impl fmt::Display for StartError {
                 write!(f, "listener.address: can't listen on {address}: {error}; {remedy}")
             }
             Self::Spool(error) => write!(f, "spool.path: {error}"),
+            Self::Tls(error) => write!(f, "[tls]: {error}"),
             Self::System(what) => f.write_str(what),
         }
     }
@@ -76,16 +80,18 @@ pub struct Bound {
     events: Events,
     directory: Arc<Directory>,
     sockets: Sockets,
+    certificates: Certificates,
     source: Source,
     watcher: Option<Watcher>,
     connections_max: usize,
 }
 
 impl Posthouse {
-    /// Reads users and aliases and binds the listeners.
+    /// Reads users, aliases and certificates, and binds the listeners.
     pub async fn bind(config: Config, system: System, events: Events, source: Source) -> Result<Bound, StartError> {
         let config = Arc::new(config);
         let directory = Directory::load(&config, &*system.disk).map_err(|problems| StartError::Directory(texts(&problems)))?;
+        let certificates = Certificates::load(&config, &system, &events).map_err(StartError::Tls)?;
         let sockets = reception::bind(&config, &system, |_| false).await;
         let sockets = sockets.map_err(|failed| StartError::Bind(failed.address, failed.error))?;
         Ok(Bound {
@@ -94,6 +100,7 @@ impl Posthouse {
             events,
             directory: Arc::new(directory),
             sockets,
+            certificates,
             source,
             watcher: None,
             connections_max: usize::MAX,
@@ -114,9 +121,10 @@ impl Bound {
 
     /// Opens the spool and starts everything.
     pub async fn start(self, index: Box<dyn IndexFactory>) -> Result<Handle, StartError> {
-        let Bound { config, system, events, directory, sockets, source, watcher, connections_max } = self;
+        let Bound { config, system, events, directory, sockets, certificates, source, watcher, connections_max } = self;
         let watcher = watcher.unwrap_or_else(|| recovery_lines(&events, &system));
         let (spool, pauses) = open_spool(&config, &system, &events, index, watcher).await?;
+        certificates.complete(&config).map_err(StartError::Tls)?;
         let current = Arc::new(Current::new(Arc::clone(&config), directory, &system));
         let (accepted_in, accepted) = mpsc::channel(ACCEPTED_MAX);
         let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
@@ -133,6 +141,7 @@ impl Bound {
             events: events.clone(),
             gate: Arc::clone(&gate),
             full: Arc::default(),
+            tls: certificates.subscribe(),
             system: system.clone(),
         };
         let mut listeners = Listeners::new(reception, events.clone());
@@ -152,6 +161,7 @@ impl Bound {
             config: watch::channel(config).0,
             rules: rules_in,
             gate,
+            certificates,
             listeners: tokio::sync::Mutex::new(listeners),
             stop: stop_in,
             stopped,

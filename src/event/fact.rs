@@ -76,6 +76,12 @@ events! {
     Stopping "stopping" INFO { reason: String, grace: Duration }
     /// Nothing is in flight any more; the spool is closed.
     Stopped "stopped" INFO { unfinished: usize }
+    /// A pair of certificate and key is in use: which, and for whom.
+    Certificate "certificate" INFO { path: String, names: String, expires: Option<Timestamp> }
+    /// A self-signed pair was made, because no certificate is configured. Clients that verify will not trust it.
+    SelfSigned "self-signed" WARN { path: String, hostname: Domain }
+    /// A pair, or another file of TLS, can't be used: the one before stays in use.
+    CertificateRefused "certificate-refused" ERROR { path: String, reason: String }
     /// The configuration was read again and is in force.
     Reloaded "reloaded" INFO {}
     /// The configuration was read again and is wrong: the old one stays in force. One event a problem.
@@ -87,6 +93,8 @@ events! {
     Disconnected "disconnected" DEBUG { client: SocketAddr, messages: u64, duration: Duration, reason: String }
     /// A connection could not be taken; others go on.
     AcceptTrouble "accept-trouble" WARN { address: SocketAddr, reason: String }
+    /// A TLS handshake with a client failed, and its connection ended.
+    TlsFailed "tls-failed" INFO { client: SocketAddr, reason: String }
     /// A client was turned away, put off or cut off because a limit is reached; once a second for each limit.
     Limited "limited" WARN { client: Option<IpAddr>, limit: &'static str, value: u64 }
     /// The same, within a second of the last `limited` for this limit.
@@ -99,7 +107,7 @@ events! {
     /// A message is on stable storage, and its sender was told so or is about to be.
     Accepted "accepted" INFO {
         id: QueueId, from: ReversePath, to: Named, recipients: usize, size: u64, client: IpAddr, helo: String,
-        protocol: &'static str
+        protocol: &'static str, tls: Option<&'static str>, cipher: Option<&'static str>
     }
 
     /// An attempt at one destination begins.
@@ -186,12 +194,14 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("available", "bytes free on the spool's disk"),
     ("bytes", "how many bytes"),
     ("cause", "where the result came from: `remote`, `connection`, `dns`, `local`, `expired` or `operator`"),
+    ("cipher", "the cipher suite of an encrypted session"),
     ("client", "the client's address"),
     ("delay", "seconds since the message was accepted"),
     ("destination", "what attempts are grouped by: `local:DOMAIN`, `lmtp:ADDRESS`, `route:HOSTS` or `mx:DOMAIN`"),
     ("domain", "the recipients' domain; absent: all"),
     ("done", "how much is done: bytes of the log"),
     ("duration", "how long it took, in seconds"),
+    ("expires", "the certificate's last moment, UTC"),
     ("files", "how many files"),
     ("from", "the reverse-path; `<>` for a notice"),
     ("grace", "seconds given to what is in flight"),
@@ -204,6 +214,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("limit", "the setting that was reached"),
     ("messages", "how many messages"),
     ("min_free", "the setting `spool.min_free`, in bytes"),
+    ("names", "the names that the certificate is for"),
     ("next_attempt", "not before this time, UTC"),
     ("next_hop", "who was spoken to: host and address, Maildir or socket; absent if it never came to that"),
     ("notice", "the notice's own queue id"),
@@ -212,7 +223,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("path", "the file or folder"),
     ("phase", "what is being read: `log`"),
     ("pid", "the server's process id"),
-    ("protocol", "how the message came: `SMTP`, `ESMTP` or `LMTP` (RFC 3848)"),
+    ("protocol", "how the message came: `SMTP`, `ESMTP` or `LMTP`, with `S` behind it over TLS (RFC 3848)"),
     ("reason", "why, in words"),
     ("recipients", "how many recipients it is about"),
     ("records", "how many log records were read"),
@@ -223,6 +234,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("size", "octets of content"),
     ("stage", "where the session stood: `connect`, `hello`, `sender`, `recipient`, `data` or `message`"),
     ("status", "the enhanced status code (RFC 3463)"),
+    ("tls", "the version of TLS that encrypts the session; absent: it is in the clear"),
     ("to", "the recipient; where a message has several, at most 20 of them"),
     ("total", "how much there is to do"),
     ("unfinished", "attempts that were cut off at the end of `shutdown_grace`; the next start makes them again"),

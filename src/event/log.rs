@@ -140,6 +140,8 @@ mod tests {
                 client: "192.0.2.1".parse().unwrap(),
                 helo: "evil\r\n2026-01-01 info accepted id=1".to_owned(),
                 protocol: "ESMTP",
+                tls: None,
+                cipher: None,
             },
             Event::Deferred {
                 id: QueueId(1),

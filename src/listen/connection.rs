@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,7 +15,7 @@ use tokio::time::Sleep;
 
 use super::limits::Refusal;
 use super::transaction::Transaction;
-use super::{Reception, Rules, stopped};
+use super::{Entrance, Reception, Rules, stopped};
 use crate::config::Limits;
 use crate::event::Event;
 use crate::mail::Service;
@@ -36,11 +37,12 @@ thread_local! {
 pub(super) async fn drive(
     reception: &Reception,
     rules: &Arc<Rules>,
-    settings: Arc<Settings>,
+    entrance: Entrance,
     stream: BoxStream,
     peer: SocketAddr,
     stopping: watch::Receiver<bool>,
 ) {
+    let Entrance { settings, implicit_tls } = entrance;
     let began = reception.system.clock.monotonic();
     reception.events.report(Event::Connected { client: peer, service: settings.service.as_str() });
     let mut session = Session::new(began, Arc::clone(&settings));
@@ -50,9 +52,11 @@ pub(super) async fn drive(
         session.stop();
     }
     let stop = (!stopped).then(|| wait_for_stop(stopping.clone()));
-    let mut connection = Connection { reception, settings, stream, session, stopping, stop, alarm: None };
+    let handshake_timeout = rules.config.limits.handshake_timeout;
+    let mut connection =
+        Connection { reception, settings, peer, handshake_timeout, stream, session, stopping, stop, alarm: None };
     // Whatever ended it, a draft that was not committed goes with the transaction.
-    let reason = match connection.talk(rules, peer.ip().to_canonical(), &mut transaction).await {
+    let reason = match connection.serve(implicit_tls, rules, &mut transaction).await {
         Ok(()) => "closed",
         Err(Lost) => "lost",
     };
@@ -90,6 +94,8 @@ fn wait_for_stop(mut stop: watch::Receiver<bool>) -> BoxFuture<'static, ()> {
 struct Connection<'a> {
     reception: &'a Reception,
     settings: Arc<Settings>,
+    peer: SocketAddr,
+    handshake_timeout: Duration,
     stream: BoxStream,
     session: Session,
     /// Whether the server stops.
@@ -104,14 +110,47 @@ struct Connection<'a> {
 struct Lost;
 
 impl Connection<'_> {
-    async fn talk(&mut self, rules: &Rules, client: IpAddr, transaction: &mut Transaction<'_>) -> Result<(), Lost> {
-        let delay = rules.config.limits.greeting_delay;
-        let waits = self.settings.service == Service::Mx && !client.is_loopback() && !delay.is_zero();
-        if waits && !rules.config.relay.networks.iter().any(|network| network.contains(&client)) {
+    async fn serve(&mut self, implicit_tls: bool, rules: &Rules, transaction: &mut Transaction<'_>) -> Result<(), Lost> {
+        if implicit_tls {
+            self.secure(transaction).await?;
+        } else if let Some(delay) = self.greeting_delay(rules) {
             // Ends early for a client that can't wait: what it said is a reason not to greet it.
             let _ = tokio::time::timeout(delay, poll_fn(|context| self.poll_input(context))).await;
         }
         self.run(transaction).await
+    }
+
+    /// How long the greeting waits for this client to talk before it: only on port 25, and not for our own.
+    fn greeting_delay(&self, rules: &Rules) -> Option<Duration> {
+        let (delay, client) = (rules.config.limits.greeting_delay, self.peer.ip().to_canonical());
+        let ours = client.is_loopback() || rules.config.relay.networks.iter().any(|network| network.contains(&client));
+        (self.settings.service == Service::Mx && !ours && !delay.is_zero()).then_some(delay)
+    }
+
+    /// Makes the TLS handshake; one that fails is the connection's end.
+    async fn secure(&mut self, transaction: &mut Transaction<'_>) -> Result<(), Lost> {
+        // The certificate that is in use now, not when the connection began.
+        let server = self.reception.tls.borrow().clone();
+        let plain = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
+        let handshake = async move {
+            match server {
+                Some(server) => server.accept(plain).await,
+                None => Err(io::Error::other("there is no certificate")),
+            }
+        };
+        let made = tokio::time::timeout(self.handshake_timeout, Box::pin(handshake)).await;
+        let failed = match made {
+            Ok(Ok((stream, tls))) => {
+                self.stream = stream;
+                transaction.secured(tls.clone());
+                self.session.secured(self.now(), tls);
+                return Ok(());
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the client took too long".to_owned(),
+        };
+        self.reception.events.report(Event::TlsFailed { client: self.peer, reason: failed });
+        Err(Lost)
     }
 
     async fn run(&mut self, transaction: &mut Transaction<'_>) -> Result<(), Lost> {
@@ -125,6 +164,7 @@ impl Connection<'_> {
                 Step::Body(chunk) => transaction.body(&chunk).await,
                 Step::Discard => transaction.discard(),
                 Step::NeedInput => self.input().await?,
+                Step::StartTls => self.secure(transaction).await?,
                 Step::Close => {
                     self.close().await;
                     return Ok(());

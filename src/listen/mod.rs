@@ -18,13 +18,13 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, ListenerTls};
 use crate::event::{Event, Events};
 use crate::mail::{QueueId, Timestamp};
 use crate::policy::Policy;
 use crate::smtp::server::Settings;
 use crate::spool::{Spool, SpoolError};
-use crate::system::{BoxStream, Listener, System};
+use crate::system::{BoxStream, Listener, System, TlsServer};
 
 pub use gate::Gate;
 use limits::Refusal;
@@ -40,17 +40,28 @@ pub struct Rules {
     pub policy: Policy,
     /// The share of connections and octets in flight that mx leaves to the other services.
     reserve: f64,
-    /// What the session machine must know, by the listener's address in the configuration.
-    settings: BTreeMap<SocketAddr, Arc<Settings>>,
+    /// By the listener's address in the configuration.
+    entrances: BTreeMap<SocketAddr, Entrance>,
+}
+
+/// How sessions of a listener are to be.
+#[derive(Clone)]
+struct Entrance {
+    settings: Arc<Settings>,
+    /// Encrypted from the first octet.
+    implicit_tls: bool,
 }
 
 impl Rules {
     /// The rules that follow from a configuration.
     pub fn new(config: Arc<Config>, policy: Policy) -> Self {
-        let settings = config.listeners.iter().map(|listener| (listener.address, Arc::new(settings(&config, listener))));
-        let settings = settings.collect();
+        let entrance = |listener: &config::Listener| Entrance {
+            settings: Arc::new(settings(&config, listener)),
+            implicit_tls: listener.tls == ListenerTls::Implicit,
+        };
+        let entrances = config.listeners.iter().map(|listener| (listener.address, entrance(listener))).collect();
         let reserve = if limits::has_reserve(&config) { config.limits.submission_reserve } else { 0.0 };
-        Self { config, policy, reserve, settings }
+        Self { config, policy, reserve, entrances }
     }
 }
 
@@ -71,6 +82,7 @@ fn settings(config: &Config, listener: &config::Listener) -> Settings {
         data_timeout: limits.data_timeout,
         data_pace: limits.data_pace,
         transaction_timeout: limits.transaction_timeout,
+        starttls: listener.tls == ListenerTls::StartTls,
     }
 }
 
@@ -91,6 +103,8 @@ pub struct Reception {
     pub gate: Arc<Gate>,
     /// Whether the spool's disk was full when it was last looked at.
     pub full: Arc<AtomicBool>,
+    /// The certificates in use; none only if no listener wants TLS.
+    pub tls: watch::Receiver<Option<Arc<dyn TlsServer>>>,
     /// Clock and the rest.
     pub system: System,
 }
@@ -139,13 +153,13 @@ impl Reception {
     async fn session(self, configured: SocketAddr, stream: BoxStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
         let rules = self.rules.borrow().clone();
         // The rules may already be without a listener that is about to be stopped.
-        let Some(settings) = rules.settings.get(&configured).cloned() else { return };
+        let Some(entrance) = rules.entrances.get(&configured).cloned() else { return };
         let client = peer.ip().to_canonical();
         let limits = &rules.config.limits;
-        let entered = self.gate.connections.enter(settings.service, limits, rules.reserve);
+        let entered = self.gate.connections.enter(entrance.settings.service, limits, rules.reserve);
         let entered = entered.and_then(|mut entered| entered.belongs_to(client, limits).map(|()| entered));
         match entered {
-            Ok(_entered) => connection::drive(&self, &rules, settings, stream, peer, stop).await,
+            Ok(_entered) => connection::drive(&self, &rules, entrance, stream, peer, stop).await,
             Err(refusal) => {
                 self.limited(Some(client), refusal);
                 self.gate.refuse(stream, refusal).await;

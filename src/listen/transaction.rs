@@ -10,7 +10,7 @@ use super::{Reception, Rules};
 use crate::event::{Event, Named};
 use crate::mail::{
     Address, BodyType, DsnRequest, EnhancedCode, Forward, HeaderScan, Message, Protocol, Recipient, Reply, Request, ReversePath,
-    Service, Timestamp, TraceField,
+    Service, Timestamp, TlsInfo, TraceField,
 };
 use crate::policy::Client;
 use crate::smtp::server::{Answer, ForwardPath, Question};
@@ -69,10 +69,16 @@ struct Incoming {
 
 impl<'a> Transaction<'a> {
     pub(super) fn new(reception: &'a Reception, rules: &'a Arc<Rules>, service: Service, address: IpAddr) -> Self {
-        let client = Client { service, address, helo: String::new(), extended: false, login: None };
+        let client = Client { service, address, helo: String::new(), extended: false, login: None, tls: None };
         let envelope = Envelope::new(Timestamp::ZERO);
         let load = reception.gate.in_flight.session(service, Some(address), &rules.config.limits, rules.reserve);
         Self { reception, rules, client, envelope, known: BTreeSet::new(), content: None, load, messages: 0 }
+    }
+
+    /// The session is encrypted from here on, and knows nothing of what was said in the clear (RFC 3207 section 4.2).
+    pub(super) fn secured(&mut self, tls: TlsInfo) {
+        let Client { service, address, .. } = self.client;
+        self.client = Client { service, address, helo: String::new(), extended: false, login: None, tls: Some(tls) };
     }
 
     /// Messages accepted in this session.
@@ -187,6 +193,7 @@ impl<'a> Transaction<'a> {
             client: self.client.address,
             hostname: &self.rules.config.hostname,
             protocol: self.protocol(),
+            tls: self.client.tls.as_ref(),
             id: draft.id(),
             recipient,
             at: self.reception.system.clock.now(),
@@ -260,7 +267,9 @@ impl<'a> Transaction<'a> {
             size: message.size,
             client: self.client.address,
             helo: self.client.helo.clone(),
-            protocol: self.protocol().as_str(),
+            protocol: self.protocol().keyword(self.client.tls.is_some()),
+            tls: self.client.tls.as_ref().map(|tls| tls.version),
+            cipher: self.client.tls.as_ref().map(|tls| tls.cipher),
         });
         // When the queue is busy the message waits in the index: memory stays bounded.
         if self.reception.accepted.try_send((message.id, message.arrived)).is_err() {

@@ -14,6 +14,7 @@ mod reply;
 mod request;
 mod service;
 mod timestamp;
+mod tls;
 mod trace;
 
 pub use address::{Address, AddressError, ReversePath};
@@ -28,4 +29,5 @@ pub use reply::{EnhancedCode, Reply};
 pub use request::{BodyType, DeliverBy, DeliverByMode, EnvelopeId, Hold, Priority, Request, Ret};
 pub use service::Service;
 pub use timestamp::Timestamp;
+pub use tls::TlsInfo;
 pub use trace::{Protocol, TraceField};

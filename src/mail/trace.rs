@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use super::{Address, Domain, QueueId, Timestamp};
+use super::{Address, Domain, QueueId, Timestamp, TlsInfo};
 
 /// As much of a HELO name is shown; octets.
 const HELO_SIZE_MAX: usize = 255;
@@ -20,12 +20,14 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// As it stands in `Received:` and in the log.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Smtp => "SMTP",
-            Self::Esmtp => "ESMTP",
-            Self::Lmtp => "LMTP",
+    /// As it stands in `Received:` and in the log: over TLS or not. HELO has no word for it (RFC 3848).
+    pub fn keyword(self, tls: bool) -> &'static str {
+        match (self, tls) {
+            (Self::Smtp, _) => "SMTP",
+            (Self::Esmtp, false) => "ESMTP",
+            (Self::Esmtp, true) => "ESMTPS",
+            (Self::Lmtp, false) => "LMTP",
+            (Self::Lmtp, true) => "LMTPS",
         }
     }
 }
@@ -41,6 +43,8 @@ pub struct TraceField<'a> {
     pub hostname: &'a Domain,
     /// How it came.
     pub protocol: Protocol,
+    /// How the session was encrypted; none: it wasn't.
+    pub tls: Option<&'a TlsInfo>,
     /// The id it has here.
     pub id: QueueId,
     /// The recipient, only when it is the only one: others must not learn of each other.
@@ -63,7 +67,7 @@ impl TraceField<'_> {
             ")\r\n\tby ",
             self.hostname.as_str(),
             " (Posthouse) with ",
-            self.protocol.as_str(),
+            self.protocol.keyword(self.tls.is_some()),
             " id ",
         ] {
             field.push_str(part);
@@ -72,6 +76,10 @@ impl TraceField<'_> {
         let _ = write!(field, "{}", self.id);
         if let Some(recipient) = self.recipient {
             let _ = write!(field, "\r\n\tfor <{recipient}>");
+        }
+        if let Some(tls) = self.tls {
+            // RFC 8314 section 4.3 has a clause for the cipher suite, and none for the version.
+            let _ = write!(field, "\r\n\ttls {} ({})", tls.cipher, tls.version);
         }
         field.push_str(";\r\n\t");
         field.push_str(&self.at.rfc5322());
@@ -88,11 +96,12 @@ mod tests {
     fn the_field_names_client_server_protocol_id_and_time() {
         let hostname = Domain::parse("mail.example.test").unwrap();
         let ann = Address::parse("ann@example.test").unwrap();
-        let field = TraceField {
+        let mut field = TraceField {
             helo: "client.test\r\n(x",
             client: "192.0.2.7".parse().unwrap(),
             hostname: &hostname,
             protocol: Protocol::Esmtp,
+            tls: None,
             id: QueueId(1),
             recipient: Some(&ann),
             at: Timestamp::from_millis(1_795_312_800_123),
@@ -101,6 +110,19 @@ mod tests {
             field.to_header(),
             "Received: from client.testx ([192.0.2.7])\r\n\tby mail.example.test (Posthouse) with ESMTP id 0000000000001\r\n\
              \tfor <ann@example.test>;\r\n\tSun, 22 Nov 2026 02:00:00 +0000\r\n"
+        );
+        let tls = TlsInfo {
+            version: "TLSv1.3",
+            cipher: "TLS_AES_256_GCM_SHA384",
+            client_names: Vec::new(),
+            exporter: None,
+            end_point: None,
+        };
+        field.tls = Some(&tls);
+        assert_eq!(
+            field.to_header(),
+            "Received: from client.testx ([192.0.2.7])\r\n\tby mail.example.test (Posthouse) with ESMTPS id 0000000000001\r\n\
+             \tfor <ann@example.test>\r\n\ttls TLS_AES_256_GCM_SHA384 (TLSv1.3);\r\n\tSun, 22 Nov 2026 02:00:00 +0000\r\n"
         );
     }
 }

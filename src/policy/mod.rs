@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::directory::Directory;
-use crate::mail::{Address, Service};
+use crate::mail::{Address, Service, TlsInfo};
 
 /// Who is at the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Client {
     pub helo: String,
     /// Whether it said EHLO.
     pub extended: bool,
+    /// How the session is encrypted; none: it isn't.
+    pub tls: Option<TlsInfo>,
     /// Who it logged in as; none before.
     pub login: Option<Address>,
 }

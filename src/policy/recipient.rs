@@ -122,6 +122,7 @@ mod tests {
             helo: "client.test".to_owned(),
             extended: true,
             login: None,
+            tls: None,
         }
     }
 

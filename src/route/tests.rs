@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::mail::{BodyType, Domain, Message, QueueId, Recipient, RecipientState, ReversePath, Timestamp};
+use crate::system::sim::SimTls;
 use crate::system::{BoxFuture, Disk, Dns, DnsError, Entropy, MxRecord, SystemClock, SystemDisk, SystemNet, Workers};
 
 /// Answers as told; unknown names don't exist.
@@ -128,6 +129,7 @@ fn router_with(dns: ScriptedDns, special: &str, seed: u64) -> Router {
         dns: Arc::new(dns),
         net: Arc::new(SystemNet),
         entropy: Arc::new(Sequence(AtomicU64::new(seed))),
+        tls: Arc::new(SimTls),
         workers: Workers::Inline,
     };
     Router::new(Arc::new(config), Arc::new(directory), system)

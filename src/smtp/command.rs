@@ -39,6 +39,8 @@ pub enum Command {
     Vrfy,
     /// HELP.
     Help,
+    /// STARTTLS (RFC 3207).
+    StartTls,
     /// AUTH (RFC 4954).
     Auth {
         /// How the client wants to log in.
@@ -136,7 +138,7 @@ impl CommandError {
 const HTTP_METHODS: [&str; 9] = ["GET", "POST", "CONNECT", "HEAD", "PUT", "OPTIONS", "DELETE", "PATCH", "TRACE"];
 
 /// Commands that RFCs define and this server doesn't offer.
-const NOT_OFFERED: [&str; 9] = ["STARTTLS", "BDAT", "EXPN", "ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML"];
+const NOT_OFFERED: [&str; 8] = ["BDAT", "EXPN", "ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML"];
 
 impl Command {
     /// Parses a line without its CR LF.
@@ -166,6 +168,8 @@ impl Command {
             without_argument(argument, Self::Quit, "QUIT")
         } else if is("RSET") {
             without_argument(argument, Self::Rset, "RSET")
+        } else if is("STARTTLS") {
+            without_argument(argument, Self::StartTls, "STARTTLS")
         } else if is("AUTH") {
             parse_auth(argument)
         } else if is("NOOP") {
@@ -463,7 +467,7 @@ mod tests {
             ("FOO", "500 5.5.1"),
             ("MAILFROM:<a@b.test>", "500 5.5.1"),
             ("é", "500 5.5.1"),
-            ("STARTTLS", "502 5.5.1"),
+            ("STARTTLS now", "501 5.5.4"),
             ("AUTH", "501 5.5.4"),
             ("AUTH CRAM-MD5", "504 5.5.4"),
             ("AUTH PLAIN x", "501 5.5.2"),

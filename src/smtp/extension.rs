@@ -15,6 +15,8 @@ pub enum Extension {
     Pipelining,
     /// RFC 2034.
     EnhancedStatusCodes,
+    /// RFC 3207.
+    StartTls,
     /// RFC 4954, with the mechanisms that this session may use.
     Auth(Vec<Mechanism>),
     /// RFC 5321 section 4.1.1.8: HELP is known.
@@ -29,6 +31,7 @@ impl fmt::Display for Extension {
             Self::EightBitMime => f.write_str("8BITMIME"),
             Self::Pipelining => f.write_str("PIPELINING"),
             Self::EnhancedStatusCodes => f.write_str("ENHANCEDSTATUSCODES"),
+            Self::StartTls => f.write_str("STARTTLS"),
             Self::Auth(mechanisms) => {
                 f.write_str("AUTH")?;
                 mechanisms.iter().try_for_each(|mechanism| write!(f, " {mechanism}"))

@@ -1,4 +1,4 @@
-//! The seams: everything that is not deterministic. Clock, disk, network, DNS, randomness and threads, a trait and its real
+//! The seams: everything that is not deterministic. Clock, disk, network, DNS, TLS, randomness and threads, a trait and its real
 //! version each; `sim` has the simulated ones.
 //!
 //! Nothing above this module may call the operating system for these things directly.
@@ -25,6 +25,7 @@ pub use disk::{Disk, DiskFile, DiskLock, DiskSyncer, OpenMode, SystemDisk};
 pub use dns::{Dns, DnsError, MxRecord, SystemDns};
 pub use entropy::{Entropy, SystemEntropy};
 pub use net::{BoxStream, Endpoint, Listener, Net, Stream, SystemNet};
+pub use tls::{PairFiles, ServerFiles, SystemTls, Tls, TlsError, TlsServer};
 pub use unix::UnixDoor;
 pub use workers::{BoxFuture, Workers};
 
@@ -41,6 +42,8 @@ pub struct System {
     pub net: Arc<dyn Net>,
     /// Random numbers.
     pub entropy: Arc<dyn Entropy>,
+    /// Encryption of connections.
+    pub tls: Arc<dyn Tls>,
     /// Where blocking work runs.
     pub workers: Workers,
 }
@@ -54,6 +57,7 @@ impl System {
             dns: Arc::new(SystemDns::new(servers, timeout)?),
             net: Arc::new(SystemNet),
             entropy: Arc::new(SystemEntropy),
+            tls: Arc::new(SystemTls),
             workers: Workers::Threads,
         })
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use posthouse::mail::{Domain, EnhancedCode, QueueId, Reply, Service};
+use posthouse::mail::{Domain, EnhancedCode, QueueId, Reply, Service, TlsInfo};
 use posthouse::smtp::server::{Answer, ForwardPath, Mechanism, Question, Secret, Session, Settings, Step};
 
 /// A message that got 250.
@@ -73,6 +73,14 @@ impl Driver {
         self.run();
     }
 
+    /// The TLS handshake was made: as the session wished, or before it began.
+    pub(crate) fn secure(&mut self) {
+        let (version, cipher) = ("TLSv1.3", "TLS_AES_256_GCM_SHA384");
+        let tls = TlsInfo { version, cipher, client_names: Vec::new(), exporter: None, end_point: None };
+        self.session.secured(self.now, tls);
+        self.run();
+    }
+
     /// Carries out steps until the session needs input or ends.
     pub(crate) fn run(&mut self) {
         loop {
@@ -90,7 +98,8 @@ impl Driver {
                     self.draft.take().expect("only a draft can be dropped");
                     self.discarded += 1;
                 }
-                Step::NeedInput => return,
+                // The script says when the handshake is made.
+                Step::NeedInput | Step::StartTls => return,
                 Step::Close => {
                     assert!(self.draft.is_none(), "a draft was forgotten");
                     self.closed = true;

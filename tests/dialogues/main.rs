@@ -53,7 +53,10 @@ fn every_dialogue_goes_as_scripted() {
 
 impl Script {
     fn can_come_at_once(&self) -> bool {
-        !self.actions.iter().any(|(_, action)| matches!(action, Action::Early(_) | Action::Wait(_) | Action::Stop))
+        !self
+            .actions
+            .iter()
+            .any(|(_, action)| matches!(action, Action::Early(_) | Action::Wait(_) | Action::Stop | Action::Secure))
     }
 
     /// Index of the last action that sends.
@@ -134,6 +137,10 @@ impl Run {
                 self.driver.now += *wait;
                 self.driver.session.tick(self.driver.now);
                 self.driver.run();
+            }
+            Action::Secure => {
+                self.flush()?;
+                self.driver.secure();
             }
             Action::Stop => {
                 self.flush()?;

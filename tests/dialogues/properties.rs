@@ -7,7 +7,8 @@ use posthouse::smtp::server::Mechanism;
 use super::driver::{Driver, Received, settings};
 
 /// Pieces that dialogues are made of; some end a line, some don't.
-const PIECES: [&str; 36] = [
+const PIECES: [&str; 37] = [
+    "STARTTLS\r\n",
     "EHLO client.test\r\n",
     "HELO client.test\r\n",
     "MAIL FROM:<ann@sender.test>\r\n",
@@ -52,6 +53,7 @@ fn hold(pieces: impl Iterator<Item = Vec<u8>>) -> (String, Vec<Received>, bool) 
     settings.size_max = 200;
     settings.recipients_max = 3;
     settings.errors_max = 8;
+    settings.starttls = true;
     settings.mechanisms = vec![Mechanism::Plain, Mechanism::Login];
     settings.auth_in_clear = true;
     let mut driver = Driver::new(settings);

@@ -30,6 +30,7 @@ pub(crate) enum Action {
     Wait(Duration),
     /// The server stops.
     Stop,
+    Secure,
 }
 
 /// What can be looked at.
@@ -81,6 +82,7 @@ impl Script {
             "early" => Action::Early(unescape(rest)?),
             "wait" => Action::Wait(seconds(rest)?),
             "stop" => Action::Stop,
+            "tls" => Action::Secure,
             "open" => return self.open(number, rest),
             "set" => return self.set(rest),
             "refuse" => return self.refuse(rest),
@@ -106,6 +108,7 @@ impl Script {
         match name {
             "size_max" => self.settings.size_max = value.parse().ok()?,
             "recipients_max" => self.settings.recipients_max = value.parse().ok()?,
+            "starttls" => self.settings.starttls = value.parse().ok()?,
             "auth_in_clear" => self.settings.auth_in_clear = value.parse().ok()?,
             "mechanisms" => {
                 let names = value.split(' ').filter(|name| *name != "none");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use posthouse::mail::{Domain, Timestamp};
 use posthouse::spool::Options;
-use posthouse::system::sim::{SimDisk, SimRandom};
+use posthouse::system::sim::{SimDisk, SimRandom, SimTls};
 use posthouse::system::{
     BoxFuture, BoxStream, Clock, Disk, Dns, DnsError, Endpoint, Entropy, Listener, MxRecord, Net, System, Workers,
 };
@@ -70,6 +70,7 @@ pub(crate) fn system(disk: Arc<dyn Disk>, seed: u64, workers: Workers) -> System
         dns: Arc::new(Nothing),
         net: Arc::new(Nothing),
         entropy: Arc::new(SeededEntropy(Mutex::new(SimRandom::new(seed)))),
+        tls: Arc::new(SimTls),
         workers,
     }
 }

@@ -61,6 +61,7 @@ fn settings() -> Config {
             compression: config::Compression::None,
         },
         listeners: Vec::new(),
+        tls: config::Tls { pair: None },
         auth: config::Auth { users: "users".into() },
         limits: config::Limits::sample(),
         domains: Vec::new(),

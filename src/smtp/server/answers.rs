@@ -94,6 +94,9 @@ impl Session {
     /// What EHLO announces, here and now.
     pub(super) fn extensions(&self) -> Vec<Extension> {
         let mut extensions = extension::offered(self.settings.size_max).to_vec();
+        if self.settings.starttls && self.tls.is_none() {
+            extensions.push(Extension::StartTls);
+        }
         let mechanisms = self.mechanisms();
         if !mechanisms.is_empty() {
             extensions.push(Extension::Auth(mechanisms));
@@ -144,7 +147,7 @@ mod tests {
                 Step::Send(octets) => said.extend_from_slice(&octets),
                 Step::Ask(super::super::Question::Commit) | Step::NeedInput | Step::Close => break,
                 Step::Ask(_) => session.answer(Duration::ZERO, Answer::Accept),
-                Step::Body(_) | Step::Discard => {}
+                Step::Body(_) | Step::Discard | Step::StartTls => {}
             }
         }
         String::from_utf8(said).unwrap()

@@ -12,12 +12,15 @@ impl Session {
         self.settings.mechanisms.iter().copied().filter(|mechanism| self.offers(*mechanism)).collect()
     }
 
-    /// Whether the client may log in so: never in the clear unless the settings say that it may.
+    /// Whether the client may log in so: never in the clear unless the settings say that it may, bound to the channel only where
+    /// there is something to bind to, and by its certificate only if it showed one.
     fn offers(&self, mechanism: Mechanism) -> bool {
+        let tls = self.tls.as_ref();
         self.settings.mechanisms.contains(&mechanism)
             && match mechanism {
-                Mechanism::ScramSha256Plus | Mechanism::External => false,
-                Mechanism::ScramSha256 | Mechanism::Plain | Mechanism::Login => self.settings.auth_in_clear,
+                Mechanism::ScramSha256Plus => tls.is_some_and(|tls| tls.exporter.is_some() || tls.end_point.is_some()),
+                Mechanism::External => tls.is_some_and(|tls| !tls.client_names.is_empty()),
+                Mechanism::ScramSha256 | Mechanism::Plain | Mechanism::Login => tls.is_some() || self.settings.auth_in_clear,
             }
     }
 

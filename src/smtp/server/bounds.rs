@@ -55,7 +55,7 @@ impl Session {
                 let idle = (content.idle_due, Bound::Command);
                 idle.min_due((content.due, Bound::Data)).min_due((content.pace_due, Bound::Pace))
             }
-            Phase::Opening { .. } | Phase::Waiting(_) | Phase::Closing => return None,
+            Phase::Opening { .. } | Phase::Waiting(_) | Phase::Securing | Phase::Closing => return None,
         };
         Some(due.min_due((self.transaction_due, Bound::Transaction)))
     }

@@ -61,6 +61,7 @@ impl Session {
                 let text = help(&self.extensions());
                 self.say_reply(&Reply::new(214, crate::mail::EnhancedCode(2, 0, 0), text));
             }
+            Command::StartTls => self.starttls(stage),
             Command::Auth { mechanism, initial } => return self.auth(stage, mechanism, initial),
             Command::Quit => self.close(replies::BYE),
         }
@@ -110,6 +111,22 @@ impl Session {
             Stage::Open(recipients) => return Some(self.ask(Pending::Begin(recipients), Question::Begin)),
         }
         None
+    }
+
+    /// RFC 3207. Whatever stands behind the command was sent in the clear, perhaps by somebody between the client and us:
+    /// none of it is ever taken for part of the secured session.
+    fn starttls(&mut self, stage: Stage) {
+        match stage {
+            _ if self.tls.is_some() => self.bad(replies::TLS_ALREADY),
+            _ if !self.settings.starttls => self.bad(replies::NOT_OFFERED),
+            Stage::Strange => self.bad(replies::HELLO_FIRST),
+            Stage::Open(_) => self.bad(replies::TLS_IN_TRANSACTION),
+            Stage::Ready => {
+                self.say(replies::READY_FOR_TLS);
+                self.lines.clear();
+                self.phase = Phase::Securing;
+            }
+        }
     }
 
     fn wrong(&mut self, error: CommandError) {

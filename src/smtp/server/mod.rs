@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use self::state::{Pending, Phase, Stage};
 use super::line::Lines;
-use crate::mail::{BodyType, Domain, DsnRequest, QueueId, Reply, Request, ReversePath, Service};
+use crate::mail::{BodyType, Domain, DsnRequest, QueueId, Reply, Request, ReversePath, Service, TlsInfo};
 
 pub use self::bounds::Bound;
 pub use super::auth::{Mechanism, Secret};
@@ -61,6 +61,8 @@ pub struct Settings {
     pub data_pace: u32,
     /// How long a client may take from the greeting, or from the end of a message, to the end of the next.
     pub transaction_timeout: Duration,
+    /// Whether STARTTLS is offered while the session isn't encrypted.
+    pub starttls: bool,
 }
 
 impl Settings {
@@ -81,6 +83,7 @@ impl Settings {
             data_timeout: Duration::from_secs(600),
             data_pace: 1,
             transaction_timeout: Duration::from_secs(1800),
+            starttls: false,
         }
     }
 }
@@ -98,6 +101,9 @@ pub enum Step {
     Discard,
     /// Read from the client and give it to [`Session::receive`]. Everything was sent and used.
     NeedInput,
+    /// Make the TLS handshake, then call [`Session::secured`]; if it fails, close the connection. Nothing that was read before
+    /// may be taken for part of it.
+    StartTls,
     /// Close the connection. Last step; it comes again if asked again.
     Close,
 }
@@ -186,6 +192,8 @@ pub struct Session {
     /// The driver was not yet told to drop a draft that was begun.
     discard: bool,
     stopping: bool,
+    /// How the session is encrypted.
+    tls: Option<TlsInfo>,
     /// The last greeting was EHLO.
     extended: bool,
     /// AUTH has succeeded.
@@ -211,10 +219,32 @@ impl Session {
             broken: None,
             discard: false,
             stopping: false,
+            tls: None,
             extended: false,
             logged_in: false,
             failed_logins: 0,
         }
+    }
+
+    /// Tells that the connection is encrypted from here on: before the greeting, or as the answer to [`Step::StartTls`], which
+    /// takes the session back to where it was before EHLO (RFC 3207 section 4.2).
+    pub fn secured(&mut self, now: Duration, tls: TlsInfo) {
+        self.now = now;
+        match self.phase {
+            Phase::Securing => {
+                (self.extended, self.logged_in) = (false, false);
+                self.resume(Stage::Strange);
+            }
+            Phase::Opening { .. } => {}
+            // A slip of the driver's: encryption that nobody asked for proves nothing.
+            _ => return,
+        }
+        self.tls = Some(tls);
+    }
+
+    /// How the session is encrypted; none: it isn't.
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.tls.as_ref()
     }
 
     /// Takes octets from the client; at most 64 KiB at once, and only after [`Step::NeedInput`], so that memory stays
@@ -229,7 +259,7 @@ impl Session {
                 self.lines.push(&octets[used..]);
             }
             Phase::Content(_) | Phase::Command(_) | Phase::Login | Phase::Waiting(_) => self.lines.push(octets),
-            Phase::Closing => {}
+            Phase::Securing | Phase::Closing => {}
         }
     }
 
@@ -262,6 +292,8 @@ impl Session {
                 }
                 Phase::Login => self.next_response(),
                 Phase::Content(_) => self.next_content(),
+                Phase::Securing if self.output.is_empty() => Some(Step::StartTls),
+                Phase::Securing => Some(self.send()),
                 Phase::Closing => Some(self.next_closing()),
             };
             if let Some(step) = step {

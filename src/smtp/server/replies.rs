@@ -5,9 +5,13 @@ pub(super) const SENDER_OK: &str = "250 2.1.0 Sender ok";
 pub(super) const RECIPIENT_OK: &str = "250 2.1.5 Recipient ok";
 pub(super) const START_CONTENT: &str = "354 End data with <CR><LF>.<CR><LF>";
 pub(super) const OK: &str = "250 2.0.0 Ok";
+pub(super) const READY_FOR_TLS: &str = "220 2.0.0 Ready to start TLS";
 pub(super) const NOT_VERIFIED: &str = "252 2.5.0 Not verified; send mail to it and see";
 pub(super) const BYE: &str = "221 2.0.0 Bye";
 
+pub(super) const NOT_OFFERED: &str = "502 5.5.1 Command not offered";
+pub(super) const TLS_ALREADY: &str = "503 5.5.1 TLS is on already";
+pub(super) const TLS_IN_TRANSACTION: &str = "503 5.5.1 Not within a transaction; RSET ends it";
 pub(super) const HELLO_FIRST: &str = "503 5.5.1 Send HELO or EHLO first";
 pub(super) const MAIL_FIRST: &str = "503 5.5.1 Send MAIL first";
 pub(super) const MAIL_NESTED: &str = "503 5.5.1 A sender was already given; RSET starts again";
@@ -49,6 +53,10 @@ mod tests {
             SENDER_OK,
             RECIPIENT_OK,
             OK,
+            READY_FOR_TLS,
+            NOT_OFFERED,
+            TLS_ALREADY,
+            TLS_IN_TRANSACTION,
             NOT_VERIFIED,
             BYE,
             HELLO_FIRST,

@@ -5,6 +5,7 @@
 //! Opening ──▶ Waiting(Connect) ──▶ Command(Strange) ──HELO, EHLO──▶ Command(Ready) ──MAIL──▶ Command(Open) ⟲ RCPT
 //!                                                                       ▲                        │ DATA
 //!                                                                       └─ Waiting(Commit) ◀── Content
+//! Command(Ready) ──STARTTLS──▶ Securing ──▶ Command(Strange)
 //! any ──▶ Closing
 //! ```
 //!
@@ -31,6 +32,8 @@ pub(super) enum Phase {
     Login,
     /// The content of a message.
     Content(Content),
+    /// The TLS handshake, which is the driver's: nothing for us.
+    Securing,
     /// Nothing any more; the last words may still have to be sent.
     Closing,
 }

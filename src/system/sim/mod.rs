@@ -10,6 +10,7 @@ mod net;
 mod peer;
 mod random;
 mod script;
+mod tls;
 mod world;
 
 pub use clock::SimClock;
@@ -20,4 +21,5 @@ pub use net::{Fault, SimNet};
 pub use peer::{Peer, Taken};
 pub use random::SimRandom;
 pub use script::{Act, Script, Stage};
+pub use tls::{ANSWER, HELLO, SimTls};
 pub use world::{World, run};

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use super::{SimClock, SimDns, SimEntropy, SimNet};
+use super::{SimClock, SimDns, SimEntropy, SimNet, SimTls};
 use crate::mail::Timestamp;
 use crate::system::{Disk, System, Workers};
 
@@ -47,6 +47,7 @@ impl World {
             dns: self.dns.clone(),
             net: Arc::new(self.net.clone()),
             entropy: self.entropy.clone(),
+            tls: Arc::new(SimTls),
             workers: Workers::Inline,
         }
     }

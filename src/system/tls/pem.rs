@@ -1,75 +1,24 @@
-//! Certificates and private keys from PEM files: the server's side of TLS.
+//! Certificates and private keys from PEM files.
 
-use std::fmt;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::Disk;
+use super::super::Disk;
+use super::{TlsError, provider};
 
 /// Largest PEM file, octets: a long chain has a few dozen KiB.
 const PEM_SIZE_MAX: u64 = 1024 * 1024;
-
-/// Why a pair can't be used: which file, what is wrong, what to do.
-#[derive(Debug)]
-pub struct TlsError {
-    path: PathBuf,
-    what: String,
-    remedy: &'static str,
-    permission: bool,
-}
-
-impl TlsError {
-    fn unreadable(path: &Path, error: &io::Error) -> Self {
-        let permission = error.kind() == io::ErrorKind::PermissionDenied;
-        let remedy = if permission { "let the server's user read it" } else { "check that the file is there and readable" };
-        Self { path: path.to_owned(), what: format!("can't be read: {error}"), remedy, permission }
-    }
-
-    fn wrong(path: &Path, what: impl Into<String>, remedy: &'static str) -> Self {
-        Self { path: path.to_owned(), what: what.into(), remedy, permission: false }
-    }
-
-    /// The file in question.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// What is wrong with it.
-    pub fn what(&self) -> &str {
-        &self.what
-    }
-
-    /// What to do about it.
-    pub fn remedy(&self) -> &'static str {
-        self.remedy
-    }
-
-    /// Whether the file is there and we may not read it.
-    pub fn is_permission(&self) -> bool {
-        self.permission
-    }
-}
-
-impl fmt::Display for TlsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}; {}", self.path.display(), self.what, self.remedy)
-    }
-}
-
-impl std::error::Error for TlsError {}
 
 /// Reads a certificate chain and its private key, and checks that they fit together. The result serves TLS 1.2 and 1.3 without
 /// client certificates.
 pub fn load_pair(disk: &dyn Disk, certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
     let chain = load_chain(disk, certificate)?;
     let private = load_key(disk, key)?;
-    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions();
+    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| TlsError::wrong(certificate, error.to_string(), "report this as a bug"))?;
     builder.with_no_client_auth().with_single_cert(chain, private).map(Arc::new).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
@@ -106,12 +55,12 @@ fn load_key(disk: &dyn Disk, path: &Path) -> Result<PrivateKeyDer<'static>, TlsE
 
 #[cfg(test)]
 mod tests {
-    use super::super::SystemDisk;
+    use super::super::super::SystemDisk;
     use super::*;
 
-    const CERTIFICATE: &str = include_str!("../../tests/tls/cert.pem");
-    const KEY: &str = include_str!("../../tests/tls/key.pem");
-    const OTHER_KEY: &str = include_str!("../../tests/tls/other-key.pem");
+    const CERTIFICATE: &str = include_str!("../../../tests/tls/cert.pem");
+    const KEY: &str = include_str!("../../../tests/tls/key.pem");
+    const OTHER_KEY: &str = include_str!("../../../tests/tls/other-key.pem");
 
     #[test]
     fn a_pair_loads_and_what_is_wrong_is_named_with_its_file() {

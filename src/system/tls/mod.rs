@@ -1,0 +1,118 @@
+//! TLS as a seam: handshakes draw random numbers, so a simulation has its own. Owns the errors that name a file and a remedy.
+
+mod pem;
+mod self_signed;
+mod server;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, ring};
+
+use super::{BoxFuture, BoxStream, Disk};
+use crate::mail::{Domain, TlsInfo};
+
+pub use pem::load_pair;
+pub use self_signed::SelfSigned;
+
+/// The one cryptography provider.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+/// A certificate chain and its private key: PEM files, perhaps the same one twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairFiles {
+    /// The chain, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// What a server's side of TLS is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerFiles {
+    /// The pair that is shown.
+    pub pair: PairFiles,
+}
+
+/// Makes sides of TLS.
+pub trait Tls: Send + Sync {
+    /// Reads the files and makes the side that takes connections.
+    fn server(&self, disk: &dyn Disk, files: &ServerFiles) -> Result<Arc<dyn TlsServer>, TlsError>;
+    /// Makes a certificate that vouches for itself, and its key.
+    fn self_signed(&self, hostname: &Domain) -> Result<SelfSigned, TlsError>;
+}
+
+/// The side that takes connections.
+pub trait TlsServer: Send + Sync {
+    /// Makes the handshake. The time-out is the caller's.
+    fn accept(&self, stream: BoxStream) -> BoxFuture<'_, io::Result<(BoxStream, TlsInfo)>>;
+}
+
+/// TLS by rustls.
+#[derive(Debug, Default)]
+pub struct SystemTls;
+
+impl Tls for SystemTls {
+    fn server(&self, disk: &dyn Disk, files: &ServerFiles) -> Result<Arc<dyn TlsServer>, TlsError> {
+        Ok(Arc::new(server::Server::new(disk, files)?))
+    }
+
+    fn self_signed(&self, hostname: &Domain) -> Result<SelfSigned, TlsError> {
+        SelfSigned::new(hostname)
+    }
+}
+
+/// Why a pair can't be used: which file, what is wrong, what to do.
+#[derive(Debug)]
+pub struct TlsError {
+    path: PathBuf,
+    what: String,
+    remedy: &'static str,
+    permission: bool,
+}
+
+impl TlsError {
+    /// The file can't be read.
+    pub fn unreadable(path: &Path, error: &io::Error) -> Self {
+        let permission = error.kind() == io::ErrorKind::PermissionDenied;
+        let remedy = if permission { "let the server's user read it" } else { "check that the file is there and readable" };
+        Self { path: path.to_owned(), what: format!("can't be read: {error}"), remedy, permission }
+    }
+
+    /// The file is not what it should be.
+    pub fn wrong(path: &Path, what: impl Into<String>, remedy: &'static str) -> Self {
+        Self { path: path.to_owned(), what: what.into(), remedy, permission: false }
+    }
+
+    /// The file in question.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is wrong with it.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        self.remedy
+    }
+
+    /// Whether the file is there and we may not read it.
+    pub fn is_permission(&self) -> bool {
+        self.permission
+    }
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.path.display(), self.what, self.remedy)
+    }
+}
+
+impl std::error::Error for TlsError {}
