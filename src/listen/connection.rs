@@ -63,6 +63,9 @@ pub(super) async fn drive(
     if let Some(bound) = connection.session.broken() {
         let limit = broken_limit(&rules.config.limits, bound);
         reception.limited(Some(peer.ip().to_canonical()), limit);
+        if matches!(bound, Bound::Early | Bound::Errors | Bound::Commands) {
+            connection.linger().await;
+        }
     }
     reception.events.report(Event::Disconnected {
         client: peer,
@@ -166,20 +169,17 @@ impl Connection<'_> {
                 Step::NeedInput => self.input().await?,
                 Step::StartTls => self.secure(transaction).await?,
                 Step::Close => {
-                    self.close().await;
+                    let _ = tokio::time::timeout(self.settings.command_timeout, self.stream.shutdown()).await;
                     return Ok(());
                 }
             }
         }
     }
 
-    /// Ends the connection. A client that broke a bound may still be sending: what it sent is read for a moment, as otherwise the
-    /// system would throw away our last words together with it.
-    async fn close(&mut self) {
-        let _ = tokio::time::timeout(self.settings.command_timeout, self.stream.shutdown()).await;
-        if self.session.broken().is_some() {
-            let _ = tokio::time::timeout(LINGER, async { while self.input().await.is_ok() {} }).await;
-        }
+    /// A client that was cut off may still be sending: what it sends is read for a moment, as otherwise the system would throw away
+    /// our last words together with it.
+    async fn linger(&mut self) {
+        let _ = tokio::time::timeout(LINGER, async { while self.input().await.is_ok() {} }).await;
     }
 
     fn now(&self) -> Duration {
