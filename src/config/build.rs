@@ -100,6 +100,7 @@ fn limits(table: &Table) -> Built<Limits> {
         data_timeout: table.read("data_timeout", values::period)?,
         data_pace: small_count(table, "data_pace")?,
         transaction_timeout: table.read("transaction_timeout", values::period)?,
+        hold: table.read("hold", values::period)?,
         handshake_timeout: table.read("handshake_timeout", values::period)?,
         hops: count(table, "hops")?,
     })

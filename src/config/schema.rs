@@ -143,6 +143,7 @@ pub(super) const SECTIONS: &[Section] = &[
             set("data_timeout", Kind::Period, "10m", "how long a client may take for the content"),
             set("data_pace", Kind::Count, "100", "octets of content a second, on average, once command_timeout is over"),
             set("transaction_timeout", Kind::Period, "30m", "from the greeting or the last message to the end of the next"),
+            set("hold", Kind::Period, "30d", "how long submitted mail may ask to be held back (FUTURERELEASE)"),
             set("handshake_timeout", Kind::Period, "30s", "how long a client may take for the TLS handshake"),
             set("hops", Kind::Count, "50", "Received fields: more is a loop, 5.4.6"),
         ],

@@ -155,6 +155,8 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// `Received:` fields; more is a loop.
     pub hops: usize,
+    /// Longest time for which a submitted message may ask to be held back.
+    pub hold: Duration,
 }
 
 #[cfg(test)]
@@ -182,6 +184,7 @@ impl Limits {
             data_pace: 1,
             transaction_timeout: minute,
             handshake_timeout: minute,
+            hold: minute,
             hops: 50,
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::state::{Phase, Stage};
-use super::{Session, replies};
+use super::{Session, Settings, replies};
 
 /// A bound that ends a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,13 @@ pub enum Bound {
     Pace,
     /// [`super::Settings::transaction_timeout`]
     Transaction,
+}
+
+impl Settings {
+    /// How long so many octets of content may take.
+    pub(super) fn time_for(&self, octets: usize) -> Duration {
+        Duration::from_secs(1) * u32::try_from(octets).unwrap_or(u32::MAX) / self.data_pace.max(1)
+    }
 }
 
 impl Session {
@@ -50,10 +57,19 @@ impl Session {
     fn due(&self) -> Option<(Duration, Bound)> {
         let due = match &self.phase {
             Phase::Command(Stage::Strange) => (self.command_due, Bound::Command).min_due((self.hello_due, Bound::Hello)),
+            Phase::Command(Stage::Chunks) => {
+                let due = self.chunks.as_ref().map_or(self.command_due, |chunks| chunks.due);
+                (self.command_due, Bound::Command).min_due((due, Bound::Data))
+            }
             Phase::Command(_) | Phase::Login => (self.command_due, Bound::Command),
             Phase::Content(content) => {
                 let idle = (content.idle_due, Bound::Command);
                 idle.min_due((content.due, Bound::Data)).min_due((content.pace_due, Bound::Pace))
+            }
+            Phase::Chunk(chunk) => {
+                let due = self.chunks.as_ref().map_or(chunk.due, |chunks| chunks.due);
+                let idle = (chunk.idle_due, Bound::Command);
+                idle.min_due((due, Bound::Data)).min_due((chunk.pace_due, Bound::Pace))
             }
             Phase::Opening { .. } | Phase::Waiting(_) | Phase::Securing | Phase::Closing => return None,
         };

@@ -33,7 +33,7 @@ impl Content {
         self.ended = end.is_some();
         let used = end.unwrap_or(octets.len());
         self.idle_due = now + settings.command_timeout;
-        self.pace_due += Duration::from_secs(1) * used as u32 / settings.data_pace.max(1);
+        self.pace_due += settings.time_for(used);
         used
     }
 }
