@@ -19,7 +19,8 @@ pub(super) fn config(settings: &Settings) -> Built<Config> {
         spool: spool(section(settings, "spool")?)?,
         listeners: settings.repeated("listener").map(listener).collect::<Built<_>>()?,
         tls: tls(section(settings, "tls")?)?,
-        auth: Auth { users: section(settings, "auth")?.read("users", values::path)? },
+        auth: auth(section(settings, "auth")?)?,
+        senders: settings.repeated("sender").map(sender).collect::<Built<_>>()?,
         limits: limits(section(settings, "limits")?)?,
         domains: settings.repeated("domain").map(domain).collect::<Built<_>>()?,
         relay: relay(section(settings, "relay")?)?,
@@ -42,7 +43,7 @@ fn count(table: &Table, name: &str) -> Built<usize> {
     Ok(usize::try_from(count).unwrap_or(usize::MAX))
 }
 
-fn small_count(table: &Table, name: &str) -> Built<u32> {
+fn number(table: &Table, name: &str) -> Built<u32> {
     Ok(u32::try_from(table.read(name, values::count)?).unwrap_or(u32::MAX))
 }
 
@@ -80,6 +81,23 @@ fn tls(table: &Table) -> Built<Tls> {
     Ok(Tls { pair: certificate.zip(key).map(|(certificate, key)| KeyPair { certificate, key }) })
 }
 
+fn auth(table: &Table) -> Built<Auth> {
+    Ok(Auth {
+        users: table.read("users", values::path)?,
+        require_tls: table.read("require_tls", values::boolean)?,
+        failures: number(table, "failures")?,
+        failures_per_client: number(table, "failures_per_client")?,
+        failures_per_account: number(table, "failures_per_account")?,
+        failure_period: table.read("failure_period", values::period)?,
+        failure_delay: table.read("failure_delay", values::duration)?,
+        concurrency: count(table, "concurrency")?,
+    })
+}
+
+fn sender(table: &Table) -> Built<Sender> {
+    Ok(Sender { login: table.read("login", values::login)?, addresses: table.read("addresses", values::address_patterns)? })
+}
+
 fn limits(table: &Table) -> Built<Limits> {
     Ok(Limits {
         message_size: table.read("message_size", values::size)?,
@@ -92,13 +110,13 @@ fn limits(table: &Table) -> Built<Limits> {
         submission_reserve: table.read("submission_reserve", |value| values::number(value, 0.0, 1.0))?,
         in_flight: table.read("in_flight", values::size)?,
         in_flight_per_network: table.read("in_flight_per_network", values::size)?,
-        errors: small_count(table, "errors")?,
-        commands: small_count(table, "commands")?,
+        errors: number(table, "errors")?,
+        commands: number(table, "commands")?,
         greeting_delay: table.read("greeting_delay", values::duration)?,
         hello_timeout: table.read("hello_timeout", values::period)?,
         command_timeout: table.read("command_timeout", values::period)?,
         data_timeout: table.read("data_timeout", values::period)?,
-        data_pace: small_count(table, "data_pace")?,
+        data_pace: number(table, "data_pace")?,
         transaction_timeout: table.read("transaction_timeout", values::period)?,
         hold: table.read("hold", values::period)?,
         handshake_timeout: table.read("handshake_timeout", values::period)?,

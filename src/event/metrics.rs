@@ -23,8 +23,8 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 const TRANSPORTS: [&str; 4] = ["local", "lmtp", "route", "mx"];
 /// Where a session was refused: the label `stage`.
 const STAGES: [&str; 6] = ["connect", "hello", "sender", "recipient", "data", "message"];
-/// The limits that a client can reach: the label `limit`, without the section's name.
-const LIMITS: [&str; 13] = [
+/// The limits that a client can reach: the label `limit`, the setting without its section.
+const LIMITS: [&str; 15] = [
     "connections",
     "connections_per_client",
     "connections_per_network",
@@ -38,6 +38,8 @@ const LIMITS: [&str; 13] = [
     "data_timeout",
     "data_pace",
     "transaction_timeout",
+    "failures_per_client",
+    "failures_per_account",
 ];
 /// Upper bounds of the delivery delay's buckets, seconds.
 const DELAYS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 1800.0, 14_400.0, 86_400.0, 432_000.0];
@@ -230,7 +232,7 @@ impl Metrics {
         match event {
             Event::Connected { .. } => inc(&self.connections),
             Event::Limited { limit, .. } | Event::LimitedAgain { limit, .. } => {
-                if let Some(at) = LIMITS.iter().position(|known| limit.strip_prefix("limits.") == Some(known)) {
+                if let Some(at) = LIMITS.iter().position(|known| limit.split_once('.').map(|(_, name)| name) == Some(known)) {
                     inc(&self.limited[at]);
                 }
             }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::in_flight::Load;
 use super::limits::Refusal;
+use super::login::Login;
 use super::{Reception, Rules};
 use crate::event::{Event, Named};
 use crate::mail::{
@@ -26,9 +27,11 @@ const DSN_SIZE: usize = 640;
 
 /// What the session has said and got accepted so far.
 pub(super) struct Transaction<'a> {
-    reception: &'a Reception,
-    rules: &'a Arc<Rules>,
-    client: Client,
+    pub(super) reception: &'a Reception,
+    pub(super) rules: &'a Arc<Rules>,
+    pub(super) client: Client,
+    /// An exchange that AUTH began.
+    pub(super) login: Option<Login>,
     envelope: Envelope,
     /// The envelope's recipients again, for finding doubles.
     known: BTreeSet<Address>,
@@ -72,12 +75,13 @@ impl<'a> Transaction<'a> {
         let client = Client { service, address, helo: String::new(), extended: false, login: None, tls: None };
         let envelope = Envelope::new(Timestamp::ZERO);
         let load = reception.gate.in_flight.session(service, Some(address), &rules.config.limits, rules.reserve);
-        Self { reception, rules, client, envelope, known: BTreeSet::new(), content: None, load, messages: 0 }
+        Self { reception, rules, client, login: None, envelope, known: BTreeSet::new(), content: None, load, messages: 0 }
     }
 
     /// The session is encrypted from here on, and knows nothing of what was said in the clear (RFC 3207 section 4.2).
     pub(super) fn secured(&mut self, tls: TlsInfo) {
         let Client { service, address, .. } = self.client;
+        self.login = None;
         self.client = Client { service, address, helo: String::new(), extended: false, login: None, tls: Some(tls) };
     }
 
@@ -102,8 +106,8 @@ impl<'a> Transaction<'a> {
                 self.sender(envelope, size).map_err(|reply| self.refused("sender", None, reply))
             }
             Question::Recipient { path, dsn } => self.recipient(path, dsn),
-            // The settings offer no mechanism, so the session never asks.
-            Question::Login { .. } | Question::Response(_) => Err(Reply::new(502, EnhancedCode(5, 5, 1), "Command not offered")),
+            Question::Login { mechanism, initial } => return self.login(mechanism, initial).await,
+            Question::Response(response) => return self.response(&response).await,
             Question::Begin => self.begin().await.map_err(|reply| self.refused("data", None, reply)),
             Question::Commit => {
                 let committed = self.commit().await;
@@ -194,6 +198,7 @@ impl<'a> Transaction<'a> {
             hostname: &self.rules.config.hostname,
             protocol: self.protocol(),
             tls: self.client.tls.as_ref(),
+            logged_in: self.client.login.is_some(),
             id: draft.id(),
             recipient,
             at: self.reception.system.clock.now(),
@@ -267,7 +272,8 @@ impl<'a> Transaction<'a> {
             size: message.size,
             client: self.client.address,
             helo: self.client.helo.clone(),
-            protocol: self.protocol().keyword(self.client.tls.is_some()),
+            login: self.client.login.clone(),
+            protocol: self.protocol().keyword(self.client.tls.is_some(), self.client.login.is_some()),
             tls: self.client.tls.as_ref().map(|tls| tls.version),
             cipher: self.client.tls.as_ref().map(|tls| tls.cipher),
         });
