@@ -7,6 +7,7 @@ mod certificates;
 mod command;
 mod current;
 mod delivery;
+mod descriptors;
 mod handle;
 mod pauses;
 mod privileges;
@@ -16,6 +17,7 @@ mod signals;
 mod start;
 
 pub use command::{Changed, Levels, Paused};
+pub use descriptors::{Descriptors, raise_descriptors};
 pub use handle::{Handle, Health};
 pub use privileges::{PrivilegeError, drop_to, is_root};
 pub use signals::{Asked, Signals};

@@ -95,8 +95,10 @@ events! {
     AcceptTrouble "accept-trouble" WARN { address: SocketAddr, reason: String }
     /// A TLS handshake with a client failed, and its connection ended.
     TlsFailed "tls-failed" INFO { client: SocketAddr, reason: String }
-    /// A client was turned away because a limit is reached.
-    Limited "limited" WARN { client: IpAddr, limit: &'static str, value: u64 }
+    /// A client was turned away, put off or cut off because a limit is reached; once a second for each limit.
+    Limited "limited" WARN { client: Option<IpAddr>, limit: &'static str, value: u64 }
+    /// The same, within a second of the last `limited` for this limit.
+    LimitedAgain "limited-again" DEBUG { client: Option<IpAddr>, limit: &'static str, value: u64 }
     /// A client logged in.
     Authenticated "authenticated" INFO { client: IpAddr, service: &'static str, login: Address, mechanism: &'static str }
     /// A client could not log in. The name stands here only if it has the form of one: people type passwords in the wrong place.
@@ -245,7 +247,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("total", "how much there is to do"),
     ("unfinished", "attempts that were cut off at the end of `shutdown_grace`; the next start makes them again"),
     ("user", "a system user"),
-    ("value", "the number that the setting allows"),
+    ("value", "what the setting allows: a number, octets or seconds"),
     ("version", "Posthouse's version"),
 ];
 
