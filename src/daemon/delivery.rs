@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
+use super::awaken::Awakening;
 use super::command::{Changed, Command, Levels, Paused};
 use super::current::Current;
 use super::pauses::Pauses;
@@ -18,7 +19,7 @@ use crate::event::{Event, Events};
 use crate::mail::{
     Cause, Destination, Diagnosis, Domain, EnhancedCode, Forward, Message, Outcome, QueueId, RecipientStatus, Timestamp, Update,
 };
-use crate::queue::{self, Attempt, AttemptId, Scheduler, Settings, Step, Verb};
+use crate::queue::{self, Attempt, AttemptId, Down, Scheduler, Settings, Step, Verb};
 use crate::route::Plan;
 use crate::spool::{Filter, Spool, SpoolError};
 use crate::system::System;
@@ -48,6 +49,8 @@ pub(super) struct Delivery {
     spool_path: PathBuf,
     /// Wall clock and monotonic clock when they were last compared.
     clocks: (Timestamp, Duration),
+    /// Destinations that are back, whose parked mail is being fetched.
+    pub(super) awakening: Awakening,
 }
 
 /// The loop's inputs.
@@ -97,6 +100,7 @@ impl Delivery {
             next_due,
             spool_path,
             clocks,
+            awakening: Awakening::default(),
         }
     }
 
@@ -150,6 +154,9 @@ impl Delivery {
 
     /// Until when nothing happens by itself.
     fn wait(&self) -> Duration {
+        if self.may_awaken() {
+            return Duration::ZERO;
+        }
         let due = if self.scheduler.paused().0 { None } else { self.next_due.filter(|_| self.scheduler.room() > 0) };
         let next = [self.scheduler.deadline(), due].into_iter().flatten().min();
         next.map_or(LOOK_MAX, |next| next.since(self.now())).min(LOOK_MAX)
@@ -160,6 +167,7 @@ impl Delivery {
         if self.clock_went_back() {
             self.clamp_parked().await;
         }
+        self.awaken().await;
         loop {
             while let Some(step) = self.scheduler.next(self.now()) {
                 self.carry_out(step).await;
@@ -302,6 +310,23 @@ impl Delivery {
                 {
                     self.scheduler.noticed(id);
                 }
+            }
+            Step::Postpone { id, destination, update } => {
+                report::postponed(&self.events, id, destination, &update);
+                self.spool.update(update);
+            }
+            Step::Down { destination, down: Down { until, failures, why } } => {
+                self.awakening.stop(&destination);
+                self.events.report(Event::DestinationDown {
+                    destination,
+                    attempts: failures,
+                    reply: why.text,
+                    next_attempt: until,
+                });
+            }
+            Step::Up { destination, down } => {
+                self.awakening.start(&destination);
+                self.events.report(Event::DestinationUp { destination, attempts: down.failures });
             }
             Step::Park { id, due } => self.park(id, due),
             Step::Done { id, arrived, recipients } => {

@@ -11,6 +11,7 @@ mod bounds;
 mod client;
 mod local;
 mod notices;
+mod outages;
 mod reception;
 mod relaying;
 mod remote;
