@@ -85,6 +85,7 @@ fn limits(table: &Table) -> Built<Limits> {
         errors: u32::try_from(table.read("errors", values::count)?).unwrap_or(u32::MAX),
         command_timeout: table.read("command_timeout", values::period)?,
         data_timeout: table.read("data_timeout", values::period)?,
+        hold: table.read("hold", values::period)?,
         handshake_timeout: table.read("handshake_timeout", values::period)?,
         hops: count(table, "hops")?,
     })

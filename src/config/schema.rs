@@ -127,6 +127,7 @@ pub(super) const SECTIONS: &[Section] = &[
             set("errors", Kind::Count, "20", "bad commands in a session before 421"),
             set("command_timeout", Kind::Period, "5m", "how long a client may take for a command"),
             set("data_timeout", Kind::Period, "10m", "how long a client may take for the content"),
+            set("hold", Kind::Period, "30d", "how long submitted mail may ask to be held back (FUTURERELEASE)"),
             set("handshake_timeout", Kind::Period, "30s", "how long a client may take for the TLS handshake"),
             set("hops", Kind::Count, "50", "Received fields: more is a loop, 5.4.6"),
         ],

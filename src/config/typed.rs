@@ -133,6 +133,8 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// `Received:` fields; more is a loop.
     pub hops: usize,
+    /// Longest time for which a submitted message may ask to be held back.
+    pub hold: Duration,
 }
 
 /// `[[domain]]`

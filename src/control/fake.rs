@@ -171,6 +171,7 @@ pub(crate) fn config() -> Config {
             data_timeout: minute,
             handshake_timeout: Duration::from_secs(30),
             hops: 50,
+            hold: Duration::from_secs(86_400),
         },
         domains: vec![LocalDomain {
             name: domain("example.test"),

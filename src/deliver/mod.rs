@@ -4,6 +4,8 @@
 
 mod connection;
 mod connections;
+mod convert;
+mod fitting;
 mod lane;
 mod mailbox;
 mod maildir;

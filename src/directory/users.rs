@@ -171,7 +171,7 @@ fn parse_user(line: &str) -> Result<(Address, String, String), (String, &'static
         .trim()
         .rsplit_once(':')
         .ok_or(("the line has no colon".to_owned(), "write it as ADDRESS:HASH; see `posthouse user add`"))?;
-    let address = Address::parse(address)
+    let address = Address::parse_utf8(address)
         .map_err(|error| (format!("there is no address before the colon: {error}"), "write it like ann@example.test:HASH"))?;
     let user = check_name(&address).map_err(|why| (format!("{address} can't be a user: {why}"), "choose another name"))?;
     let sound = hash.starts_with("$argon2id$") && PasswordHash::new(hash).is_ok_and(|hash| hash.hash.is_some());

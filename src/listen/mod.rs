@@ -18,8 +18,9 @@ use tokio::task::JoinSet;
 
 use crate::config::{self, Config, ListenerTls};
 use crate::event::{Event, Events};
-use crate::mail::{EnhancedCode, QueueId, Reply, Timestamp};
+use crate::mail::{EnhancedCode, QueueId, Reply, Service, Timestamp};
 use crate::policy::Policy;
+use crate::smtp::extension::Parameters;
 use crate::smtp::server::Settings;
 use crate::spool::{Spool, SpoolError};
 use crate::system::{BoxStream, Listener, System, TlsServer};
@@ -73,10 +74,18 @@ fn settings(config: &Config, listener: &config::Listener) -> Settings {
         mechanisms: Vec::new(),
         auth_in_clear: false,
         failed_logins_max: 3,
+        parameters: parameters(listener.service),
+        hold_max: limits.hold,
         command_timeout: limits.command_timeout,
         data_timeout: limits.data_timeout,
         starttls: listener.tls == ListenerTls::StartTls,
     }
+}
+
+/// What a service takes of what is honoured: mail may be held for whoever submits it here, and for nobody else.
+fn parameters(service: Service) -> Parameters {
+    let honoured = Parameters::HONOURED;
+    Parameters { future_release: honoured.future_release && service == Service::Submission, ..honoured }
 }
 
 /// What all sessions share.
