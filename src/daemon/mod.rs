@@ -9,6 +9,7 @@ mod command;
 mod current;
 mod delivery;
 mod handle;
+mod orders;
 mod pauses;
 mod privileges;
 mod reception;
