@@ -18,4 +18,5 @@ mod remote;
 mod retrying;
 mod routing;
 mod running;
+mod submission;
 mod world;
