@@ -239,7 +239,7 @@ pub(super) const SECTIONS: &[Section] = &[
         doc: "how much is done at a time",
         settings: &[
             set("paused", Kind::Boolean, "false", "start with delivery paused"),
-            set("attempts", Kind::Count, "200", "attempts in flight, all destinations together"),
+            set("attempts", Kind::Count, "1000", "attempts in flight, all destinations together"),
             set("active", Kind::Count, "20000", "messages planned in memory; the rest waits on disk"),
         ],
     },

@@ -2,6 +2,7 @@
 //!
 //! Everything here is glue. Decisions are in `policy`, `queue`, `route` and `notice`; bytes are moved by `listen` and `deliver`.
 
+mod awaken;
 mod bounce;
 mod certificates;
 mod command;
@@ -9,6 +10,7 @@ mod current;
 mod delivery;
 mod descriptors;
 mod handle;
+mod orders;
 mod pauses;
 mod privileges;
 mod reception;

@@ -130,6 +130,14 @@ events! {
         id: QueueId, from: ReversePath, to: Address, destination: Destination, next_hop: String, status: EnhancedCode,
         cause: Cause, reply: String, in_doubt: bool, delay: Duration, attempts: u32, next_attempt: Timestamp
     }
+    /// A message waits without an attempt: its destination is down.
+    Postponed "postponed" INFO {
+        id: QueueId, destination: Destination, recipients: usize, reply: String, next_attempt: Timestamp
+    }
+    /// Several attempts in a row could not reach a destination: its mail waits, and one attempt at a time finds out when it is back.
+    DestinationDown "destination-down" WARN { destination: Destination, attempts: u32, reply: String, next_attempt: Timestamp }
+    /// A destination that was down was reached: the mail that waits for it is tried now.
+    DestinationUp "destination-up" INFO { destination: Destination, attempts: u32 }
     /// An attempt failed for good.
     Failed "failed" INFO {
         id: QueueId, from: ReversePath, to: Address, destination: Destination, next_hop: String, status: EnhancedCode,

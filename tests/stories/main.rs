@@ -12,6 +12,7 @@ mod client;
 mod gate;
 mod local;
 mod notices;
+mod outages;
 mod reception;
 mod relaying;
 mod remote;
