@@ -18,6 +18,7 @@ mod report;
 mod signals;
 mod start;
 
+pub use crate::listen::settings as session_settings;
 pub use command::{Changed, Levels, Paused};
 pub use descriptors::{Descriptors, raise_descriptors};
 pub use handle::{Handle, Health};

@@ -11,8 +11,8 @@ use super::login::Login;
 use super::{Reception, Rules};
 use crate::event::{Event, Named};
 use crate::mail::{
-    Address, BodyType, DsnRequest, EnhancedCode, Forward, HeaderScan, Message, Protocol, Recipient, Reply, Request, ReversePath,
-    Service, Submitted, Timestamp, TlsInfo, TraceField,
+    Address, BodyType, DsnRequest, EnhancedCode, Forward, HeaderScan, Message, Protocol, QueueId, Recipient, Reply, Request,
+    ReversePath, Service, Submitted, Timestamp, TlsInfo, TraceField,
 };
 use crate::policy::Client;
 use crate::smtp::server::{Answer, ForwardPath, Question};
@@ -122,14 +122,13 @@ impl<'a> Transaction<'a> {
             Question::Login { mechanism, initial } => return self.login(mechanism, initial).await,
             Question::Response(response) => return self.response(&response).await,
             Question::Begin => self.begin().await.map_err(|reply| self.refused("data", None, reply)),
-            Question::Commit => {
-                let committed = self.commit().await;
-                self.load.clear();
-                match committed {
-                    Ok(message) => return Answer::Committed(message.id),
-                    Err(reply) => Err(self.refused("message", None, reply)),
+            Question::Commit => match self.commit().await {
+                Ok(message) => {
+                    self.committed(&message);
+                    return Answer::Committed(message.id);
                 }
-            }
+                Err(reply) => Err(reply),
+            },
         };
         match answer {
             Ok(()) => Answer::Accept,
@@ -257,7 +256,19 @@ impl<'a> Transaction<'a> {
         self.load.clear();
     }
 
-    async fn commit(&mut self) -> Result<Message, Reply> {
+    /// The id of the message whose content is coming in.
+    pub(super) fn id(&self) -> Option<QueueId> {
+        self.content.as_ref()?.draft.as_ref().map(Draft::id)
+    }
+
+    /// Makes the message durable. The rest of the server doesn't know of it before [`Transaction::committed`].
+    pub(super) async fn commit(&mut self) -> Result<Message, Reply> {
+        let kept = self.keep().await;
+        self.load.clear();
+        kept.map_err(|reply| self.refused("message", None, reply))
+    }
+
+    async fn keep(&mut self) -> Result<Message, Reply> {
         let Some(mut content) = self.content.take() else {
             return Err(Reply::new(451, EnhancedCode(4, 3, 0), "No message to keep"));
         };
@@ -284,16 +295,19 @@ impl<'a> Transaction<'a> {
                 .collect(),
             updates: Vec::new(),
         };
-        let message = draft.commit(accept).await.map_err(|error| spool_reply(&error))?;
-        self.committed(&message);
-        Ok(message)
+        draft.commit(accept).await.map_err(|error| spool_reply(&error))
     }
 
     fn protocol(&self) -> Protocol {
-        if self.client.extended { Protocol::Esmtp } else { Protocol::Smtp }
+        match self.client.service {
+            Service::Local => Protocol::Local,
+            _ if self.client.extended => Protocol::Esmtp,
+            _ => Protocol::Smtp,
+        }
     }
 
-    fn committed(&mut self, message: &Message) {
+    /// Logs the message and hands it on to be delivered.
+    pub(super) fn committed(&mut self, message: &Message) {
         self.messages += 1;
         self.reception.events.report(Event::Accepted {
             id: message.id,
