@@ -5,6 +5,7 @@
 mod bounce;
 mod certificates;
 mod command;
+mod confirm;
 mod current;
 mod delivery;
 mod handle;

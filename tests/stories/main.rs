@@ -18,4 +18,5 @@ mod retrying;
 mod routing;
 mod running;
 mod submission;
+mod wishes;
 mod world;
