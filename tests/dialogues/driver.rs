@@ -7,7 +7,6 @@ use std::time::Duration;
 use posthouse::mail::{
     BodyType, DeliverByMode, Domain, EnhancedCode, Hold, QueueId, Reply, Request, Service, Timestamp, TlsInfo, encode_xtext,
 };
-use posthouse::smtp::extension::Parameters;
 use posthouse::smtp::server::{Answer, ForwardPath, Mechanism, Question, Secret, Session, Settings, Step};
 
 /// A message that got 250.
