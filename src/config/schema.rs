@@ -28,7 +28,6 @@ const fn later(mut setting: Setting, allowed: &'static [&'static str], remedy: &
 }
 
 const LATER_TLS_OUT: &str = "TLS in delivery is not built yet: remove the key or set it to \"none\"";
-const LATER_SERVICE: &str = "LMTP in reception is not built yet: set service = \"mx\" or \"submission\", or remove the listener";
 const NONE: &[&str] = &["none"];
 
 /// Every section, in the order of the sample file.
@@ -77,11 +76,18 @@ pub(super) const SECTIONS: &[Section] = &[
         repeated: true,
         doc: "where mail comes in; at least one",
         settings: &[
-            must("address", Kind::Socket(false), "127.0.0.1:2525", "where to listen; port 0 lets the system choose"),
-            later(
-                set("service", Kind::Choice(&["mx", "submission", "lmtp"]), "mx", "what is spoken there"),
-                &["mx", "submission"],
-                LATER_SERVICE,
+            must(
+                "address",
+                Kind::Listen,
+                "127.0.0.1:2525",
+                "where to listen; port 0 lets the system choose; for lmtp also \"unix:/run/posthouse/lmtp\"",
+            ),
+            set("mode", Kind::Mode, "0660", "permissions of a Unix socket"),
+            set(
+                "service",
+                Kind::Choice(&["mx", "submission", "lmtp"]),
+                "mx",
+                "what is spoken there: \"mx\", \"submission\" or \"lmtp\"",
             ),
             set(
                 "tls",

@@ -31,6 +31,10 @@ pub(super) enum Kind {
     Address(bool),
     /// IP address and port; with `true` it may be empty for none.
     Socket(bool),
+    /// Where to listen: IP address and port, or a Unix socket.
+    Listen,
+    /// Permissions of a file, in octal digits.
+    Mode,
     /// One of these words.
     Choice(&'static [&'static str]),
     /// A Maildir template, or empty.
@@ -77,6 +81,8 @@ impl Kind {
             Self::Address(true) => "mail address, or `\"\"`".to_owned(),
             Self::Socket(false) => "IP address and port".to_owned(),
             Self::Socket(true) => "IP address and port, or `\"\"`".to_owned(),
+            Self::Listen => "IP address and port, or `\"unix:/path\"`".to_owned(),
+            Self::Mode => "octal digits".to_owned(),
             Self::Choice(words) => words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", "),
             Self::Template => "path with `{user}`, or `\"\"`".to_owned(),
             Self::Lmtp => "`\"unix:/path\"` or IP address and port, or `\"\"`".to_owned(),

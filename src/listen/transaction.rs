@@ -74,7 +74,9 @@ impl<'a> Transaction<'a> {
     pub(super) fn new(reception: &'a Reception, rules: &'a Arc<Rules>, service: Service, address: IpAddr) -> Self {
         let client = Client { service, address, helo: String::new(), extended: false, login: None, tls: None };
         let envelope = Envelope::new(Timestamp::ZERO);
-        let load = reception.gate.in_flight.session(service, Some(address), &rules.config.limits, rules.reserve);
+        // Behind an LMTP client are all those whose mail it delivers.
+        let bounded = (service != Service::Lmtp).then_some(address);
+        let load = reception.gate.in_flight.session(service, bounded, &rules.config.limits, rules.reserve);
         Self { reception, rules, client, login: None, envelope, known: BTreeSet::new(), content: None, load, messages: 0 }
     }
 
@@ -259,7 +261,11 @@ impl<'a> Transaction<'a> {
     }
 
     fn protocol(&self) -> Protocol {
-        if self.client.extended { Protocol::Esmtp } else { Protocol::Smtp }
+        match (self.client.service, self.client.extended) {
+            (Service::Lmtp, _) => Protocol::Lmtp,
+            (_, true) => Protocol::Esmtp,
+            (_, false) => Protocol::Smtp,
+        }
     }
 
     fn committed(&mut self, message: &Message) {

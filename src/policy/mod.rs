@@ -46,9 +46,9 @@ impl Policy {
     }
 
     /// Whether the client may relay without a login: `relay.networks`. An IPv4 client of an IPv6 socket counts as what it is. At
-    /// submission nobody is trusted for where he comes from.
+    /// submission nobody is trusted for where he comes from, and nothing is relayed by LMTP.
     pub fn is_trusted(&self, client: &Client) -> bool {
-        if client.service == Service::Submission {
+        if client.service != Service::Mx {
             return false;
         }
         let address = client.address.to_canonical();

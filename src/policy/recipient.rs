@@ -2,7 +2,7 @@
 
 use super::{Client, Policy};
 use crate::directory::Resolution;
-use crate::mail::{Address, EnhancedCode, Reply, ReversePath};
+use crate::mail::{Address, EnhancedCode, Reply, ReversePath, Service};
 use crate::smtp::server::ForwardPath;
 
 /// What in a local part asks for further routing: percent hack, bang path, an address or a source route within quotes.
@@ -46,6 +46,10 @@ impl Policy {
             }
             return Err(if asks_for_routing(address) { relay_denied(address) } else { no_such_user(address) });
         }
+        // By LMTP mail is delivered here, and nowhere else: no relay, not even for relay.domains.
+        if client.service == Service::Lmtp {
+            return Err(relay_denied(address));
+        }
         // Who logged in may write to anybody.
         if self.is_trusted(client) || client.login.is_some() {
             return Ok(address.clone());
@@ -62,7 +66,8 @@ impl Policy {
         match address.domain().literal() {
             Some(ip) => {
                 let ip = ip.to_canonical();
-                self.config.listeners.iter().any(|listener| listener.address.ip().to_canonical() == ip)
+                let mut ours = self.config.listeners.iter().filter_map(|listener| listener.address.tcp());
+                ours.any(|address| address.ip().to_canonical() == ip)
             }
             None => address.domain() == &self.config.hostname,
         }

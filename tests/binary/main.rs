@@ -10,6 +10,7 @@ mod letters;
 mod load;
 mod powercut;
 mod signals;
+mod smuggling;
 mod spool_tools;
 mod start;
 #[path = "../support/mod.rs"]
