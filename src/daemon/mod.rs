@@ -2,13 +2,16 @@
 //!
 //! Everything here is glue. Decisions are in `policy`, `queue`, `route` and `notice`; bytes are moved by `listen` and `deliver`.
 
+mod awaken;
 mod bounce;
 mod certificates;
 mod command;
+mod confirm;
 mod current;
 mod delivery;
 mod descriptors;
 mod handle;
+mod orders;
 mod pauses;
 mod privileges;
 mod reception;
@@ -16,6 +19,7 @@ mod report;
 mod signals;
 mod start;
 
+pub use crate::listen::settings as session_settings;
 pub use command::{Changed, Levels, Paused};
 pub use descriptors::{Descriptors, raise_descriptors};
 pub use handle::{Handle, Health};

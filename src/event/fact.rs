@@ -116,6 +116,13 @@ events! {
         login: Option<Address>, protocol: &'static str, tls: Option<&'static str>, cipher: Option<&'static str>
     }
 
+    /// A message that a user of this machine left in the drop folder is in the spool, and its file is gone.
+    TakenUp "taken-up" INFO { id: QueueId, user: String, path: String }
+    /// A file in the drop folder is no message, or none that can be taken: it was moved to `refused/` in that folder.
+    DropRefused "drop-refused" ERROR { path: String, reason: String }
+    /// The drop folder can't be used as it should; what is in it stays there.
+    DropTrouble "drop-trouble" ERROR { path: String, reason: String }
+
     /// An attempt at one destination begins.
     Attempting "attempting" DEBUG { id: QueueId, destination: Destination, recipients: usize, attempts: u32 }
     /// An alias, a catch-all or the postmaster rule replaced a recipient by others.
@@ -130,6 +137,14 @@ events! {
         id: QueueId, from: ReversePath, to: Address, destination: Destination, next_hop: String, status: EnhancedCode,
         cause: Cause, reply: String, in_doubt: bool, delay: Duration, attempts: u32, next_attempt: Timestamp
     }
+    /// A message waits without an attempt: its destination is down.
+    Postponed "postponed" INFO {
+        id: QueueId, destination: Destination, recipients: usize, reply: String, next_attempt: Timestamp
+    }
+    /// Several attempts in a row could not reach a destination: its mail waits, and one attempt at a time finds out when it is back.
+    DestinationDown "destination-down" WARN { destination: Destination, attempts: u32, reply: String, next_attempt: Timestamp }
+    /// A destination that was down was reached: the mail that waits for it is tried now.
+    DestinationUp "destination-up" INFO { destination: Destination, attempts: u32 }
     /// An attempt failed for good.
     Failed "failed" INFO {
         id: QueueId, from: ReversePath, to: Address, destination: Destination, next_hop: String, status: EnhancedCode,
@@ -142,7 +157,7 @@ events! {
     }
     /// A notice about a message was accepted into the spool as a message of its own.
     Notified "notified" INFO { id: QueueId, notice: QueueId, kind: NoticeKind, to: Address, recipients: usize }
-    /// Nobody is left to be told: a notice that nobody takes, not even the postmaster.
+    /// Nobody is told of a failure: it is that of a notice that not even the postmaster takes, or the sender asked for silence.
     Unnotified "unnotified" WARN { id: QueueId, to: Option<Address>, reason: String }
     /// Nothing remains to be done for a message; the spool forgets it.
     Finished "finished" DEBUG { id: QueueId, delay: Duration, recipients: usize }
@@ -216,7 +231,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("id", "the message's queue id"),
     ("in_doubt", "present and true if the connection was lost after the final dot: the next hop may have the message"),
     ("into", "the addresses that take the recipient's place, at most 20 of them"),
-    ("kind", "`delay`, `bounce` or `double-bounce`"),
+    ("kind", "`delay`, `bounce`, `double-bounce` or `success`"),
     ("limit", "the setting that was reached"),
     ("login", "the account that the client logged in to, or tried to"),
     ("mechanism", "how the client logged in, or tried to: the SASL mechanism"),
@@ -246,7 +261,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("to", "the recipient; where a message has several, at most 20 of them"),
     ("total", "how much there is to do"),
     ("unfinished", "attempts that were cut off at the end of `shutdown_grace`; the next start makes them again"),
-    ("user", "a system user"),
+    ("user", "a system user; at `taken-up`: the number of the one that the file belonged to"),
     ("value", "what the setting allows: a number, octets or seconds"),
     ("version", "Posthouse's version"),
 ];
@@ -260,6 +275,8 @@ pub enum NoticeKind {
     Bounce,
     /// A notice came back; told to the postmaster.
     DoubleBounce,
+    /// Delivered, or passed on to where nobody confirms it; the sender asked to be told.
+    Success,
 }
 
 impl NoticeKind {
@@ -269,6 +286,7 @@ impl NoticeKind {
             Self::Delay => "delay",
             Self::Bounce => "bounce",
             Self::DoubleBounce => "double-bounce",
+            Self::Success => "success",
         }
     }
 }

@@ -45,11 +45,14 @@ impl Policy {
         Self { config, directory, logins }
     }
 
-    /// Whether the client may relay without a login: `relay.networks`. An IPv4 client of an IPv6 socket counts as what it is. At
-    /// submission nobody is trusted for where he comes from, and nothing is relayed by LMTP.
+    /// Whether the client may relay without a login: `relay.networks`, and whoever has an account on this machine. An IPv4 client of an
+    /// IPv6 socket counts as what it is. At submission nobody is trusted for where he comes from, and
+    /// nothing is relayed by LMTP.
     pub fn is_trusted(&self, client: &Client) -> bool {
-        if client.service != Service::Mx {
-            return false;
+        match client.service {
+            Service::Local => return true,
+            Service::Submission | Service::Lmtp => return false,
+            Service::Mx => {}
         }
         let address = client.address.to_canonical();
         self.config.relay.networks.iter().any(|network| network.contains(&address))
