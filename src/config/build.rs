@@ -18,7 +18,7 @@ pub(super) fn config(settings: &Settings) -> Built<Config> {
         user: top.read("user", values::text)?,
         spool: spool(section(settings, "spool")?)?,
         listeners: settings.repeated("listener").map(listener).collect::<Built<_>>()?,
-        tls: tls(section(settings, "tls")?)?,
+        tls: tls(settings)?,
         auth: Auth { users: section(settings, "auth")?.read("users", values::path)? },
         limits: limits(section(settings, "limits")?)?,
         domains: settings.repeated("domain").map(domain).collect::<Built<_>>()?,
@@ -69,11 +69,20 @@ fn listener(table: &Table) -> Built<Listener> {
     Ok(Listener { address: table.read("address", values::socket)?, service, tls: word(table, "tls", &modes)? })
 }
 
-fn tls(table: &Table) -> Built<Tls> {
+fn tls(settings: &Settings) -> Built<Tls> {
+    let table = section(settings, "tls")?;
     let certificate = table.read("certificate", |value| values::optional(value, values::path))?;
     let key = table.read("key", |value| values::optional(value, values::path))?;
-    // One without the other is a problem of its own; see `check`.
-    Ok(Tls { pair: certificate.zip(key).map(|(certificate, key)| KeyPair { certificate, key }) })
+    let more = settings
+        .repeated("certificate")
+        .map(|table| Ok(KeyPair { certificate: table.read("file", values::path)?, key: table.read("key", values::path)? }));
+    Ok(Tls {
+        // One without the other is a problem of its own; see `check`.
+        pair: certificate.zip(key).map(|(certificate, key)| KeyPair { certificate, key }),
+        more: more.collect::<Built<_>>()?,
+        reload_interval: table.read("reload_interval", values::period)?,
+        client_ca: table.read("client_ca", |value| values::optional(value, values::path))?,
+    })
 }
 
 fn limits(table: &Table) -> Built<Limits> {

@@ -258,9 +258,9 @@ mod tests {
         for section in SECTIONS {
             for setting in section.settings.iter().filter(|setting| setting.later.is_none()) {
                 let head = if section.repeated { format!("\n[[{}]]", section.name) } else { format!("\n[{}]", section.name) };
-                let (before, table) = match section.name.is_empty() {
-                    true => ("", sample.as_str()),
-                    false => sample.split_at(sample.find(&head).unwrap() + 1),
+                let (before, table) = match section.name {
+                    "" | "certificate" => ("", sample.as_str()),
+                    _ => sample.split_at(sample.find(&head).unwrap() + 1),
                 };
                 let (first, rest) = table.split_once('\n').unwrap();
                 let start = format!("{} = ", setting.name);
@@ -278,7 +278,9 @@ mod tests {
                     text = sample
                         .replace("tls_certificate = \"\"", "tls_certificate = \"c\"")
                         .replace("tls_key = \"\"", "tls_key = \"k\"");
-                } else if section.name == "tls" {
+                } else if section.name == "certificate" {
+                    text = format!("{sample}\n[[certificate]]\nfile = \"c\"\nkey = \"k\"\n");
+                } else if section.name == "tls" && ["certificate", "key"].contains(&setting.name) {
                     text =
                         sample.replace("\ncertificate = \"\"", "\ncertificate = \"c\"").replace("\nkey = \"\"", "\nkey = \"k\"");
                 }

@@ -104,6 +104,22 @@ pub(super) const SECTIONS: &[Section] = &[
         settings: &[
             set("certificate", Kind::Path(true), "", "PEM file, our own certificate first; \"\" for the self-signed pair"),
             set("key", Kind::Path(true), "", "PEM file, the certificate's private key"),
+            set("reload_interval", Kind::Period, "1m", "how often the files are looked at; changed ones are taken up"),
+            set(
+                "client_ca",
+                Kind::Path(true),
+                "",
+                "PEM file: clients may log in (AUTH EXTERNAL) with certificates of these authorities; \"\" asks for none",
+            ),
+        ],
+    },
+    Section {
+        name: "certificate",
+        repeated: true,
+        doc: "more certificates, for other names; the one that a client asks for (SNI) is shown",
+        settings: &[
+            open("file", Kind::Path(false), "PEM file, our own certificate first"),
+            open("key", Kind::Path(false), "PEM file, the certificate's private key"),
         ],
     },
     Section {

@@ -103,6 +103,12 @@ pub enum ListenerTls {
 pub struct Tls {
     /// What clients see; none: a self-signed pair.
     pub pair: Option<KeyPair>,
+    /// `[[certificate]]`: what clients see that ask for its name.
+    pub more: Vec<KeyPair>,
+    /// How often the files are looked at.
+    pub reload_interval: Duration,
+    /// Authorities of clients' certificates; none: clients aren't asked for one.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// `[auth]`

@@ -159,7 +159,7 @@ pub(crate) fn config() -> Config {
             service: crate::mail::Service::Mx,
             tls: crate::config::ListenerTls::None,
         }],
-        tls: Tls { pair: None },
+        tls: Tls { pair: None, more: Vec::new(), reload_interval: Duration::from_secs(60), client_ca: None },
         auth: Auth { users: "conf/users".into() },
         limits: Limits {
             message_size: 1 << 20,

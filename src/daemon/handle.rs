@@ -37,7 +37,7 @@ pub(super) struct Inner {
     pub(super) config: watch::Sender<Arc<Config>>,
     pub(super) rules: watch::Sender<Arc<Rules>>,
     pub(super) connections: Arc<Connections>,
-    pub(super) certificates: Certificates,
+    pub(super) certificates: Arc<Certificates>,
     pub(super) listeners: Mutex<Listeners>,
     pub(super) stop: watch::Sender<bool>,
     pub(super) stopped: watch::Receiver<bool>,
@@ -80,6 +80,11 @@ impl Handle {
     /// Open SMTP connections.
     pub fn connections(&self) -> usize {
         self.0.connections.open()
+    }
+
+    /// The certificates in use by their files, each with the days that are left of it.
+    pub fn certificate_days(&self) -> Vec<(String, i64)> {
+        self.0.certificates.days_left()
     }
 
     /// The listeners' addresses as bound.

@@ -15,6 +15,7 @@ mod report;
 mod signals;
 mod start;
 
+pub use certificates::check_certificates;
 pub use command::{Changed, Levels, Paused};
 pub use handle::{Handle, Health};
 pub use privileges::{PrivilegeError, drop_to, is_root};

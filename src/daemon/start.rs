@@ -137,12 +137,15 @@ impl Bound {
             hostname: config.hostname.clone(),
             pid: std::process::id(),
         });
+        let certificates = Arc::new(certificates);
+        let config_in = watch::channel(Arc::clone(&config)).0;
+        tokio::spawn(Arc::clone(&certificates).watch(config_in.subscribe(), stop_in.subscribe()));
         let inner = Inner {
             spool,
             events,
             system,
             commands: commands_in,
-            config: watch::channel(config).0,
+            config: config_in,
             rules: rules_in,
             connections,
             certificates,

@@ -61,7 +61,7 @@ fn settings() -> Config {
             compression: config::Compression::None,
         },
         listeners: Vec::new(),
-        tls: config::Tls { pair: None },
+        tls: config::Tls { pair: None, more: Vec::new(), reload_interval: Duration::from_secs(60), client_ca: None },
         auth: config::Auth { users: "users".into() },
         limits: config::Limits {
             message_size: 1 << 20,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::mail::{Domain, TlsInfo};
-use crate::system::tls::{SelfSigned, ServerFiles, Tls, TlsError, TlsServer};
+use crate::system::tls::{CertificateFacts, PairSource, SelfSigned, ServerFiles, Tls, TlsError, TlsServer};
 use crate::system::{BoxFuture, BoxStream, Disk};
 
 /// What a simulated client says first.
@@ -29,8 +29,10 @@ impl SimTls {
 
 impl Tls for SimTls {
     fn server(&self, disk: &dyn Disk, files: &ServerFiles) -> Result<Arc<dyn TlsServer>, TlsError> {
-        for path in [&files.pair.certificate, &files.pair.key] {
-            disk.read(path, 1024).map_err(|error| TlsError::unreadable(path, &error))?;
+        for pair in &files.pairs {
+            if let PairSource::Files { certificate, .. } = pair {
+                disk.read(certificate, 1024).map_err(|error| TlsError::unreadable(certificate, &error))?;
+            }
         }
         Ok(Arc::new(Self))
     }
@@ -54,5 +56,9 @@ impl TlsServer for SimTls {
             stream.write_all(ANSWER.as_bytes()).await?;
             Ok((stream, Self::info()))
         })
+    }
+
+    fn certificates(&self) -> Vec<CertificateFacts> {
+        Vec::new()
     }
 }

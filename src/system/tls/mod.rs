@@ -1,5 +1,6 @@
 //! TLS as a seam: handshakes draw random numbers, so a simulation has its own. Owns the errors that name a file and a remedy.
 
+mod certificate;
 mod pem;
 mod self_signed;
 mod server;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, ring};
 
 use super::{BoxFuture, BoxStream, Disk};
-use crate::mail::{Domain, TlsInfo};
+use crate::mail::{Domain, Timestamp, TlsInfo};
 
 pub use pem::load_pair;
 pub use self_signed::SelfSigned;
@@ -22,20 +23,53 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// A certificate chain and its private key: PEM files, perhaps the same one twice.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PairFiles {
-    /// The chain, the server's own certificate first.
-    pub certificate: PathBuf,
-    /// The private key.
-    pub key: PathBuf,
+/// Where a certificate chain and its private key come from.
+#[derive(Clone, Debug)]
+pub enum PairSource {
+    /// PEM files, perhaps the same one twice.
+    Files {
+        /// The chain, the server's own certificate first.
+        certificate: PathBuf,
+        /// The private key.
+        key: PathBuf,
+    },
+    /// A pair that was just made.
+    Made {
+        /// What it is called.
+        path: PathBuf,
+        /// The pair.
+        pair: Arc<SelfSigned>,
+    },
+}
+
+impl PairSource {
+    /// What it is called: the certificate's file.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Files { certificate, .. } => certificate,
+            Self::Made { path, .. } => path,
+        }
+    }
 }
 
 /// What a server's side of TLS is made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ServerFiles {
-    /// The pair that is shown.
-    pub pair: PairFiles,
+    /// Pairs; which one a client sees goes by the name that it asks for, and is the first without one.
+    pub pairs: Vec<PairSource>,
+    /// PEM file: certificates of these authorities are taken from clients. None: clients aren't asked for one.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// What is known of a certificate in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// Where it came from.
+    pub path: String,
+    /// The hosts it is for.
+    pub names: Vec<String>,
+    /// Its last moment.
+    pub expires: Option<Timestamp>,
 }
 
 /// Makes sides of TLS.
@@ -50,6 +84,8 @@ pub trait Tls: Send + Sync {
 pub trait TlsServer: Send + Sync {
     /// Makes the handshake. The time-out is the caller's.
     fn accept(&self, stream: BoxStream) -> BoxFuture<'_, io::Result<(BoxStream, TlsInfo)>>;
+    /// The certificates that clients may see.
+    fn certificates(&self) -> Vec<CertificateFacts>;
 }
 
 /// TLS by rustls.
