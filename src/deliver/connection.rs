@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::Host;
 use crate::mail::{Cause, Diagnosis, EnhancedCode, Outcome};
-use crate::smtp::client::{Session, Settings, Step, Transaction};
+use crate::smtp::client::{Extensions, Session, Settings, Step, Transaction};
 use crate::system::{BoxStream, Clock, Content, Endpoint, System};
 
 /// Octets of content in memory for a connection.
@@ -126,6 +126,11 @@ impl Connection {
         matches!(self.session.next(), Step::Ready)
     }
 
+    /// See `Session::is_used_up`.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.session.is_used_up()
+    }
+
     /// Whether nothing came from the server since the last transaction: neither its end, nor a word out of turn.
     pub(super) fn is_quiet(&mut self) -> bool {
         let mut space = ReadBuf::new(&mut self.buffer);
@@ -141,6 +146,16 @@ impl Connection {
     /// See `Session::is_unanswered`.
     pub(super) fn is_unanswered(&self, recipient: usize) -> bool {
         self.session.is_unanswered(recipient)
+    }
+
+    /// What the server offers.
+    pub(super) fn extensions(&self) -> Extensions {
+        self.session.extensions()
+    }
+
+    /// The server's name and address.
+    pub(super) fn next_hop(&self) -> &str {
+        &self.next_hop
     }
 
     pub(super) fn endpoint(&self) -> &Endpoint {
@@ -235,7 +250,8 @@ impl Connection {
         self.session.deadline().map_or(GOODBYE_TIMEOUT, |deadline| deadline.saturating_sub(now))
     }
 
-    fn sign(&self, outcome: Outcome) -> Outcome {
+    /// The outcome, said of this next hop.
+    pub(super) fn sign(&self, outcome: Outcome) -> Outcome {
         let next_hop = self.next_hop.as_str();
         match outcome {
             Outcome::Delivered(diagnosis) => Outcome::Delivered(diagnosis.at(next_hop)),

@@ -121,7 +121,7 @@ impl Permit {
         let idle = state.idle.get(&self.destination).map_or(0, Vec::len);
         let busy = state.busy.get(&self.destination).copied().unwrap_or(0);
         // This attempt still counts as busy, and its connection isn't counted as idle yet.
-        if state.closed || state.idle_count >= IDLE_MAX || idle + busy > self.connections.concurrency {
+        if connection.is_used_up() || state.closed || state.idle_count >= IDLE_MAX || idle + busy > self.connections.concurrency {
             return leave(connection);
         }
         let expires = self.connections.clock.monotonic() + IDLE_TIME;

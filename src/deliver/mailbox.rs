@@ -23,8 +23,8 @@ const COMPARE_SIZE: usize = 64 * 1024;
 
 /// The mailboxes of this machine, as folders.
 pub(super) struct Mailboxes {
-    disk: Arc<dyn Disk>,
-    clock: Arc<dyn Clock>,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     /// Our name, fit for a file name.
     host: String,
@@ -48,6 +48,8 @@ pub(super) struct Draft {
     names: Names,
     file: Box<dyn DiskFile>,
     written: u64,
+    /// It left tmp/.
+    named: bool,
 }
 
 impl Mailboxes {
@@ -84,7 +86,7 @@ impl Mailboxes {
             }
             result => result?,
         };
-        Ok(Draft { mailboxes: self.clone(), folder, names, file, written: 0 })
+        Ok(Draft { mailboxes: self.clone(), folder, names, file, written: 0, named: false })
     }
 
     /// Makes the folders, and their names durable all the way up. Even those that exist are synced once: the process that made
@@ -159,27 +161,38 @@ impl Draft {
         Ok(())
     }
 
-    /// Syncs the message and gives it its name under new/, durably. Removed from tmp/ either way.
-    pub(super) fn finish(self) -> io::Result<()> {
-        self.file.sync_data()?;
+    /// Makes the message's bytes durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Gives the message, whose bytes are durable, its name under new/: that folder it returns, whose sync makes the name durable.
+    pub(super) fn publish(mut self) -> io::Result<PathBuf> {
         let new = self.folder.join("new");
         let name = new.join(&self.names.new);
-        match self.publish(&name) {
+        match self.rename(&name) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 if !self.is_same(&name)? {
                     // Another message with our name: a spool that began anew with its clock set back. Both are kept.
-                    self.publish(&new.join(&self.names.tmp))?;
+                    self.rename(&new.join(&self.names.tmp))?;
                 }
             }
             result => result?,
         }
-        self.mailboxes.disk.sync_dir(&new)
+        Ok(new)
     }
 
-    /// A link never replaces anything; where the file system has none, a rename must do.
-    fn publish(&self, name: &Path) -> io::Result<()> {
+    /// All of it, for a message by itself.
+    pub(super) fn finish(self) -> io::Result<()> {
+        let disk = self.mailboxes.disk.clone();
+        self.sync()?;
+        disk.sync_dir(&self.publish()?)
+    }
+
+    /// Never replaces anything; where the file system can't promise that, a look before must do.
+    fn rename(&mut self, name: &Path) -> io::Result<()> {
         let disk = &self.mailboxes.disk;
-        match disk.link(&self.path(), name) {
+        let renamed = match disk.rename_new(&self.path(), name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // new/ was removed; the next attempt makes it again.
                 self.mailboxes.known().clear();
@@ -192,7 +205,9 @@ impl Draft {
                 disk.rename(&self.path(), name)
             }
             result => result,
-        }
+        };
+        self.named = renamed.is_ok();
+        renamed
     }
 
     /// Whether the file that has our name has our bytes too: this very message, delivered by an earlier try.
@@ -220,8 +235,10 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // After a rename there is nothing to remove; what can't be removed now is swept later.
-        let _ = self.mailboxes.disk.unlink(&self.path());
+        if !self.named {
+            // What can't be removed now is swept later.
+            let _ = self.mailboxes.disk.unlink(&self.path());
+        }
     }
 }
 

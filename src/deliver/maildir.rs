@@ -5,6 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
+use super::lane::Job;
 use super::mailbox::{Draft, Names};
 use super::{Attempt, Deliverer};
 use crate::mail::{Address, Cause, Diagnosis, EnhancedCode, Forward, HeaderScan, Outcome, fields};
@@ -14,7 +17,7 @@ const PIECE_SIZE: usize = 256 * 1024;
 /// Header block looked at for a loop; octets.
 const HEADER_SIZE_MAX: usize = 256 * 1024;
 
-/// Delivers to each recipient's mailbox in turn; one that fails doesn't keep the others from theirs.
+/// Delivers to each recipient's mailbox; one that fails doesn't keep the others from theirs.
 pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Vec<(u32, Outcome)> {
     let first = match attempt.content.read_at(0, PIECE_SIZE).await {
         Ok(first) => Arc::new(first),
@@ -25,43 +28,81 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Vec<(u3
     };
     let mut header = HeaderScan::new(HEADER_SIZE_MAX);
     header.receive(&first);
-    let mut outcomes = Vec::with_capacity(attempt.recipients.len());
+    let mut started = Vec::with_capacity(attempt.recipients.len());
     for (index, Forward { address, .. }) in &attempt.recipients {
-        let outcome = match deliverer.routes.maildir(address) {
-            Err(outcome) => outcome,
-            Ok(_) if was_here(header.header(), address) => Outcome::Failed(Diagnosis::new(
+        let delivery = match deliverer.routes.maildir(address) {
+            Err(outcome) => Delivery::Ended(outcome),
+            Ok(_) if was_here(header.header(), address) => Delivery::Ended(Outcome::Failed(Diagnosis::new(
                 EnhancedCode(5, 4, 6),
                 Cause::Local,
                 format!("mail loop: this message was delivered to {address} before"),
-            )),
-            Ok(folder) => deliver_one(deliverer, attempt, *index, address, folder, first.clone()).await,
+            ))),
+            Ok(folder) => start(deliverer, attempt, *index, address, folder, first.clone()).await,
         };
-        outcomes.push((*index, outcome));
+        started.push((*index, delivery));
+    }
+    let mut outcomes = Vec::with_capacity(started.len());
+    for (index, delivery) in started {
+        outcomes.push((index, delivery.outcome().await));
     }
     outcomes
 }
 
-async fn deliver_one(
+/// A delivery to one mailbox.
+enum Delivery {
+    /// It has come to this.
+    Ended(Outcome),
+    /// It is under way to this folder.
+    Started(PathBuf, oneshot::Receiver<io::Result<()>>),
+}
+
+impl Delivery {
+    async fn outcome(self) -> Outcome {
+        match self {
+            Self::Ended(outcome) => outcome,
+            Self::Started(folder, reply) => {
+                let delivered = reply.await.unwrap_or_else(|_| Err(io::Error::other("the delivery was given up")));
+                outcome(&folder, delivered.map_err(|error| unwritable(&error, &folder)))
+            }
+        }
+    }
+}
+
+fn outcome(folder: &Path, delivered: Result<(), Diagnosis>) -> Outcome {
+    let hop = folder.display().to_string();
+    match delivered {
+        Ok(()) => Outcome::Delivered(Diagnosis::new(EnhancedCode(2, 0, 0), Cause::Local, "delivered to the mailbox").at(hop)),
+        Err(diagnosis) => Outcome::Deferred(diagnosis.at(hop)),
+    }
+}
+
+/// Starts a delivery: what is whole in memory goes with what others deliver now, the rest piece by piece.
+async fn start(
     deliverer: &Deliverer,
     attempt: &Attempt,
     index: u32,
     address: &Address,
     folder: PathBuf,
     first: Arc<Vec<u8>>,
-) -> Outcome {
+) -> Delivery {
     // The content is kept byte for byte, CRLF included, where other servers turn line ends into LF: what was signed or measured on
     // the way stays true in the mailbox. Readers of Maildirs take both. So our own fields have CRLF too.
     let fields = format!("Return-Path: <{}>\r\nDelivered-To: {address}\r\n", attempt.reverse_path).into_bytes();
     let size = fields.len() as u64 + attempt.content.size();
     let names = deliverer.mailboxes.names(attempt.id, index, size);
-    let hop = folder.display().to_string();
-    match store(deliverer, attempt, folder, names, fields, first).await {
-        Ok(()) => Outcome::Delivered(Diagnosis::new(EnhancedCode(2, 0, 0), Cause::Local, "delivered to the mailbox").at(hop)),
-        Err(diagnosis) => Outcome::Deferred(diagnosis.at(hop)),
+    if attempt.content.size() > first.len() as u64 {
+        let stored = store(deliverer, attempt, folder.clone(), names, fields, first).await;
+        return Delivery::Ended(outcome(&folder, stored));
+    }
+    let (reply, answer) = oneshot::channel();
+    let job = Job { folder: folder.clone(), names, fields, content: first, reply };
+    match deliverer.lanes.send(job).await {
+        Ok(()) => Delivery::Started(folder, answer),
+        Err(error) => Delivery::Ended(outcome(&folder, Err(unwritable(&error, &folder)))),
     }
 }
 
-/// Writes piece by piece, each off the runtime. A message that fits into one piece takes one trip to the worker.
+/// Writes piece by piece, each off the runtime.
 async fn store(
     deliverer: &Deliverer,
     attempt: &Attempt,
@@ -79,7 +120,7 @@ async fn store(
         let mut draft = mailboxes.begin(folder, names)?;
         draft.write(&fields)?;
         draft.write(&first)?;
-        if read < size { Ok(Some(draft)) } else { draft.finish().map(|()| None) }
+        Ok(Some(draft))
     };
     let mut draft: Option<Draft> = workers.blocking(begin).await.map_err(failed)?;
     while let Some(mut current) = draft.take() {

@@ -4,6 +4,9 @@
 
 mod connection;
 mod connections;
+mod convert;
+mod fitting;
+mod lane;
 mod mailbox;
 mod maildir;
 mod remote;
@@ -63,6 +66,7 @@ pub struct Deliverer {
     system: System,
     connections: Arc<Connections>,
     mailboxes: Arc<mailbox::Mailboxes>,
+    lanes: lane::Lanes,
 }
 
 impl Deliverer {
@@ -70,7 +74,8 @@ impl Deliverer {
     pub fn new(config: Arc<Config>, routes: Arc<dyn Routes>, system: System) -> Self {
         let connections = Connections::new(config.remote.concurrency, system.clock.clone());
         let mailboxes = Arc::new(mailbox::Mailboxes::new(&config.hostname, &system));
-        Self { config, routes, system, connections, mailboxes }
+        let lanes = lane::Lanes::new(mailboxes.clone(), system.workers);
+        Self { config, routes, system, connections, mailboxes, lanes }
     }
 
     /// Tries once. One outcome for each recipient, in their order.

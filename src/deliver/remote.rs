@@ -3,12 +3,27 @@
 
 use super::connection::Connection;
 use super::connections::Permit;
+use super::fitting::{self, Fitted, Unfit};
 use super::{Attempt, Deliverer, Host};
-use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Outcome, Request};
+use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Forward, Outcome};
 use crate::smtp::client::{Settings, Transaction};
 
 /// Hosts tried in one attempt; a domain with more has the others tried another time.
 const HOSTS_MAX: usize = 20;
+
+/// Sessions with one host in one attempt, where it takes few transactions in each.
+const SESSIONS_MAX: usize = 100;
+
+/// What came of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carried {
+    /// All that this host has to say.
+    Done,
+    /// The server takes no more in this session, though there are recipients left.
+    InPart,
+    /// The connection had died in idleness: nothing came of it, and nothing is to be concluded from it.
+    Stale,
+}
 
 /// One attempt as it goes from host to host.
 struct Run<'a> {
@@ -18,6 +33,8 @@ struct Run<'a> {
     outcomes: Vec<Option<Outcome>>,
     /// Why hosts didn't serve, in the order of trying.
     misses: Vec<Diagnosis>,
+    /// Why the last host that would have served can't be given this message.
+    unfit: Option<Diagnosis>,
 }
 
 /// Tries the destination's hosts in their order.
@@ -36,6 +53,7 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Vec<(u3
         permit: deliverer.connections.permit(&attempt.destination),
         outcomes: vec![None; attempt.recipients.len()],
         misses: Vec::new(),
+        unfit: None,
     };
     for host in hosts.iter().take(HOSTS_MAX) {
         run.try_host(host).await;
@@ -49,45 +67,70 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Vec<(u3
 impl Run<'_> {
     async fn try_host(&mut self, host: &Host) {
         if let Some(connection) = self.permit.reuse(&host.endpoint)
-            && self.transact(connection).await
+            && self.transact(connection).await == Carried::Done
         {
             return;
         }
-        self.permit.make_room();
-        let remote = &self.deliverer.config.remote;
-        let settings = Settings {
-            hello: self.deliverer.config.hostname.clone(),
-            lmtp: matches!(self.attempt.destination, Destination::Lmtp(_)),
-            reply_timeout: remote.reply_timeout,
-        };
-        match Connection::open(&self.deliverer.system, host, settings, remote.connect_timeout).await {
-            Ok(connection) => {
-                self.transact(connection).await;
+        for _ in 0..SESSIONS_MAX {
+            self.permit.make_room();
+            let remote = &self.deliverer.config.remote;
+            let settings = Settings {
+                hello: self.deliverer.config.hostname.clone(),
+                lmtp: matches!(self.attempt.destination, Destination::Lmtp(_)),
+                encrypted: false,
+                reply_timeout: remote.reply_timeout,
+            };
+            let connection = match Connection::open(&self.deliverer.system, host, settings, remote.connect_timeout).await {
+                Ok(connection) => connection,
+                Err(diagnosis) => return self.misses.push(diagnosis),
+            };
+            if self.transact(connection).await != Carried::InPart {
+                return;
             }
-            Err(diagnosis) => self.misses.push(diagnosis),
         }
     }
 
-    /// What the sender asked for, as it reads now: less time is left than on arrival.
-    fn request(&self) -> Option<Box<Request>> {
+    /// What this server can be given; `None` if that is nothing, for any recipient.
+    async fn fit(&mut self, connection: &mut Connection) -> Option<Fitted> {
+        let offered = connection.extensions();
         let elapsed = self.deliverer.system.clock.now().since(self.attempt.arrived);
-        self.attempt.request.as_ref().map(|request| Box::new(request.later(elapsed.as_secs())))
+        let fitted = match fitting::fit(self.attempt, offered, elapsed).await {
+            Ok(fitted) => fitted,
+            Err(Unfit::Host(diagnosis)) => {
+                self.unfit = Some(diagnosis.at(connection.next_hop()));
+                return None;
+            }
+            Err(Unfit::Message(outcome)) => {
+                let outcome = connection.sign(outcome);
+                self.outcomes.iter_mut().filter(|slot| slot.is_none()).for_each(|slot| *slot = Some(outcome.clone()));
+                return None;
+            }
+        };
+        for (slot, (_, Forward { address, .. })) in self.outcomes.iter_mut().zip(&self.attempt.recipients) {
+            if slot.is_none() {
+                *slot = fitting::recipient(address, offered).map(|outcome| connection.sign(outcome));
+            }
+        }
+        self.outcomes.iter().any(Option::is_none).then_some(fitted)
     }
 
-    /// Carries the message over for the recipients still without outcome. False if the connection had died in idleness: nothing came of it
-    /// then, and nothing is to be concluded from it.
-    async fn transact(&mut self, mut connection: Connection) -> bool {
+    /// Carries the message over for the recipients still without outcome.
+    async fn transact(&mut self, mut connection: Connection) -> Carried {
+        let Some(fitted) = self.fit(&mut connection).await else {
+            self.permit.keep(connection);
+            return Carried::Done;
+        };
         let open: Vec<usize> = (0..self.outcomes.len()).filter(|index| self.outcomes[*index].is_none()).collect();
         let transaction = Transaction {
             reverse_path: self.attempt.reverse_path.clone(),
             recipients: open.iter().map(|index| self.attempt.recipients[*index].1.clone()).collect(),
-            size: self.attempt.content.size(),
-            body: self.attempt.body,
-            request: self.request(),
+            size: fitted.content.size(),
+            body: fitted.body,
+            request: fitted.request,
         };
-        let outcomes = connection.transact(transaction, &*self.attempt.content).await;
+        let outcomes = connection.transact(transaction, &*fitted.content).await;
         if connection.was_stale() {
-            return false;
+            return Carried::Stale;
         }
         let mut miss = None;
         for (place, (index, outcome)) in open.into_iter().zip(outcomes).enumerate() {
@@ -97,20 +140,24 @@ impl Run<'_> {
                 self.outcomes[index] = Some(outcome);
             }
         }
+        let ready = connection.is_ready();
+        let carried = if miss.is_some() && ready { Carried::InPart } else { Carried::Done };
         self.misses.extend(miss);
-        if connection.is_ready() {
+        if ready {
             self.permit.keep(connection);
         }
-        true
+        carried
     }
 
-    /// Recipients that no host spoke about are deferred. They fail only if every host of a foreign domain said 5xx before we could name
-    /// them; a configured host that does so is this site's mistake, which an admin can mend.
+    /// Recipients that no host spoke about are deferred. They fail only if no host that serves can be given this message, or if every host
+    /// of a foreign domain said 5xx before we could name them; a configured host that does so is this site's mistake, which an admin can
+    /// mend.
     fn finish(self) -> Vec<(u32, Outcome)> {
         let foreign = matches!(self.attempt.destination, Destination::Mx(_));
         let transient = self.misses.iter().rev().find(|miss| miss.status.0 != 5);
-        let rest = match (transient, self.misses.last()) {
+        let rest = match (transient, self.unfit.as_ref().or(self.misses.last())) {
             (Some(miss), _) => Outcome::Deferred(miss.clone()),
+            (None, Some(unfit)) if self.unfit.is_some() => Outcome::Failed(unfit.clone()),
             (None, Some(miss)) if foreign => Outcome::Failed(miss.clone()),
             (None, Some(miss)) => {
                 let status = EnhancedCode(4, miss.status.1, miss.status.2);

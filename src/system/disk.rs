@@ -27,6 +27,11 @@ pub trait Disk: Send + Sync {
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
     /// Renames; replaces what has the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Renames; `AlreadyExists` if the new name is taken, `Unsupported` where that can't be told.
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.link(from, to)?;
+        self.unlink(from)
+    }
     /// Gives a file a second name; `AlreadyExists` if that is taken.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a name.
@@ -38,6 +43,10 @@ pub trait Disk: Send + Sync {
     fn syncer(&self, path: &Path) -> io::Result<Box<dyn DiskSyncer>>;
     /// Whether the path exists.
     fn exists(&self, path: &Path) -> bool;
+    /// Tells disks apart: the same number for all that one `syncer` makes durable.
+    fn device(&self, _path: &Path) -> io::Result<u64> {
+        Ok(0)
+    }
     /// Bytes that may still be written on the disk that holds `path`.
     fn available(&self, path: &Path) -> io::Result<u64>;
     /// Gives a file the owner of another, where we may, and its mode; of a folder only the owner.
@@ -162,6 +171,18 @@ impl Disk for SystemDisk {
         std::fs::rename(from, to)
     }
 
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // Not every file system can; two names for a moment do no harm.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                self.link(from, to)?;
+                self.unlink(from)
+            }
+            other => Ok(other?),
+        }
+    }
+
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::hard_link(from, to)
     }
@@ -181,6 +202,10 @@ impl Disk for SystemDisk {
 
     fn exists(&self, path: &Path) -> bool {
         path.exists()
+    }
+
+    fn device(&self, path: &Path) -> io::Result<u64> {
+        Ok(std::fs::metadata(path)?.dev())
     }
 
     fn available(&self, path: &Path) -> io::Result<u64> {

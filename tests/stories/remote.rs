@@ -196,3 +196,37 @@ fn a_connection_is_used_again_for_the_next_message() {
         assert_eq!((far.taken().len(), far.connections()), (5, 1));
     });
 }
+
+#[test]
+fn a_peer_without_8bitmime_gets_the_same_text_in_7_bit_or_the_sender_hears_why_not() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", Script::offering(&["PIPELINING", "SIZE"])).await;
+        let mime = "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: ";
+        server.relay("ann@example.test", &["eve@far.test"], &format!("{mime}8bit\r\n\r\nGrüße\r\n")).await;
+        server.empty().await;
+        let expected = format!("{mime}quoted-printable\r\n\r\nGr=C3=BC=C3=9Fe\r\n");
+        assert_eq!(below_our_fields(&far.taken()[0].content), expected.as_bytes());
+        assert_eq!(far.taken()[0].parameters, format!("SIZE={}", far.taken()[0].content.len()));
+        let signed = "Content-Type: multipart/signed; boundary=x\r\n\r\n--x\r\n\r\nGrüße\r\n--x--\r\n";
+        server.relay("ann@example.test", &["eve@far.test"], signed).await;
+        server.empty().await;
+        let bounces = server.mails("ann");
+        assert_eq!((far.taken().len(), bounces.len(), server.count("deferred")), (1, 1, 0));
+        assert!(bounces[0].contains("5.6.3") && bounces[0].contains("signed or encrypted"), "{}", bounces[0]);
+    });
+}
+
+#[test]
+fn a_peer_with_chunking_gets_the_octets_as_they_are() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", Script::offering(&["PIPELINING", "8BITMIME", "CHUNKING"])).await;
+        let content = format!("Subject: dots\r\n\r\n{}", ".\r\n..\r\n".repeat(500_000));
+        server.relay("ann@example.test", &["eve@far.test", "joe@far.test"], &content).await;
+        server.empty().await;
+        assert!(below_our_fields(&far.taken()[0].content) == content.as_bytes());
+        let commands = far.commands();
+        assert!(commands.iter().filter(|line| line.starts_with("BDAT")).count() == 4 && !commands.contains(&"DATA".to_owned()));
+    });
+}

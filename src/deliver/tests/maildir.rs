@@ -91,9 +91,20 @@ fn a_mailbox_that_cannot_be_written_defers_and_one_that_was_removed_comes_back()
 struct Full {
     operations: std::sync::atomic::AtomicU64,
     fail_at: std::sync::atomic::AtomicU64,
+    /// Syncs of files, folders and the whole disk.
+    syncs: std::sync::atomic::AtomicU64,
 }
 
 impl Full {
+    fn count_sync(&self) -> std::io::Result<()> {
+        self.syncs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.count()
+    }
+
+    fn syncs(&self) -> u64 {
+        self.syncs.swap(0, std::sync::atomic::Ordering::Relaxed)
+    }
+
     fn count(&self) -> std::io::Result<()> {
         use std::sync::atomic::Ordering::Relaxed;
         let failing = self.operations.fetch_add(1, Relaxed) == self.fail_at.load(Relaxed);
@@ -129,10 +140,10 @@ impl Disk for FullDisk {
         SystemDisk.unlink(path)
     }
     fn sync_dir(&self, path: &Path) -> std::io::Result<()> {
-        self.0.count().and_then(|()| SystemDisk.sync_dir(path))
+        self.0.count_sync().and_then(|()| SystemDisk.sync_dir(path))
     }
     fn syncer(&self, path: &Path) -> std::io::Result<Box<dyn crate::system::DiskSyncer>> {
-        SystemDisk.syncer(path)
+        Ok(Box::new(FullSyncer(self.0.clone(), SystemDisk.syncer(path)?)))
     }
     fn exists(&self, path: &Path) -> bool {
         SystemDisk.exists(path)
@@ -142,6 +153,14 @@ impl Disk for FullDisk {
     }
     fn lock(&self, path: &Path) -> std::io::Result<Box<dyn crate::system::DiskLock>> {
         SystemDisk.lock(path)
+    }
+}
+
+struct FullSyncer(Arc<Full>, Box<dyn crate::system::DiskSyncer>);
+
+impl crate::system::DiskSyncer for FullSyncer {
+    fn sync(&self) -> std::io::Result<()> {
+        self.0.count_sync().and_then(|()| self.1.sync())
     }
 }
 
@@ -155,7 +174,7 @@ impl DiskFile for FullFile {
         self.0.count().and_then(|()| self.1.write_at(offset, bytes))
     }
     fn sync_data(&self) -> std::io::Result<()> {
-        self.0.count().and_then(|()| self.1.sync_data())
+        self.0.count_sync().and_then(|()| self.1.sync_data())
     }
     fn allocate(&self, length: u64) -> std::io::Result<()> {
         self.1.allocate(length)
@@ -168,27 +187,71 @@ impl DiskFile for FullFile {
     }
 }
 
+/// Delivers with each disk operation failing in turn, then again. How many operations there are.
+async fn retry_after_each_failure(users: &[&str], content: Arc<dyn Content>) -> u64 {
+    let recipients: Vec<String> = users.iter().map(|user| format!("{user}@us.test")).collect();
+    let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
+    let mut failures = 0;
+    loop {
+        // Anew each time: the first delivery also makes the folders.
+        let full = Arc::new(Full::default());
+        let scene = scene_on(|world| world.system(Arc::new(FullDisk(full.clone()))));
+        full.reset(failures);
+        let first = scene.send_as(1, local(), &recipients, content.clone()).await;
+        if first.iter().all(|outcome| outcome == "delivered 2.0.0") {
+            return failures;
+        }
+        assert!(first.iter().all(|outcome| ["delivered 2.0.0", "deferred 4.3.1"].contains(&outcome.as_str())), "{first:?}");
+        full.reset(u64::MAX);
+        assert!(users.iter().all(|user| scene.files(user, "tmp").is_empty()));
+        let second = scene.send_as(1, local(), &recipients, content.clone()).await;
+        assert!(second.iter().all(|outcome| outcome == "delivered 2.0.0"), "{second:?}");
+        for user in users {
+            let fields = format!("Return-Path: <ann@us.test>\r\nDelivered-To: {user}@us.test\r\n").len();
+            assert_eq!(scene.read(user).len() as u64, content.size() + fields as u64, "operation {failures}");
+        }
+        failures += 1;
+    }
+}
+
 #[test]
 fn whichever_disk_operation_fails_the_retry_delivers_exactly_once() {
     run(async {
-        let content: Arc<dyn Content> = Arc::new(b"x\r\n".repeat(200_000));
-        let mut failures = 0;
-        loop {
-            // Anew each time: the first delivery also makes the folders.
-            let full = Arc::new(Full::default());
-            let scene = scene_on(|world| world.system(Arc::new(FullDisk(full.clone()))));
-            full.reset(failures);
-            let first = scene.send_as(1, local(), &["ann@us.test"], content.clone()).await;
-            if first == ["delivered 2.0.0"] {
-                break;
-            }
-            assert_eq!(first, ["deferred 4.3.1"], "operation {failures}");
-            assert!(scene.files("ann", "tmp").is_empty());
-            full.reset(u64::MAX);
-            assert_eq!(scene.send_as(1, local(), &["ann@us.test"], content.clone()).await, ["delivered 2.0.0"]);
-            assert_eq!(scene.read("ann").len(), 600_055, "operation {failures}");
-            failures += 1;
+        let operations = retry_after_each_failure(&["ann"], Arc::new(b"x\r\n".repeat(200_000))).await;
+        assert!(operations > 12, "{operations}");
+        let operations = retry_after_each_failure(&["ann", "bob", "eve", "ida", "joe"], Arc::new(b"x\r\n".to_vec())).await;
+        assert!(operations > 40, "{operations}");
+    });
+}
+
+#[test]
+fn deliveries_at_a_time_share_their_syncs() {
+    run(async {
+        let full = Arc::new(Full::default());
+        full.reset(u64::MAX);
+        let scene = Arc::new(scene_on(|world| world.system(Arc::new(FullDisk(full.clone())))));
+        let users = ["ann", "bob", "eve", "ida", "joe"];
+        let recipients: Vec<String> = users.iter().map(|user| format!("{user}@us.test")).collect();
+        let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
+        // Once for the folders.
+        scene.send_as(0, local(), &recipients, Arc::new(b"x\r\n".to_vec())).await;
+        full.syncs();
+        let senders: Vec<_> = (1..=20)
+            .map(|id| {
+                let scene = scene.clone();
+                tokio::spawn(async move {
+                    scene.send_as(id, local(), &["ann@us.test", "eve@us.test"], Arc::new(vec![b'x'; 100])).await
+                })
+            })
+            .collect();
+        for sender in senders {
+            assert_eq!(sender.await.unwrap(), ["delivered 2.0.0", "delivered 2.0.0"]);
         }
-        assert!(failures > 12, "{failures}");
+        assert_eq!((scene.files("ann", "new").len(), scene.files("eve", "new").len()), (21, 21));
+        let syncs = full.syncs();
+        assert!(syncs <= 8, "{syncs} syncs for 40 deliveries");
+        // One alone waits for no other: its own bytes and its own name.
+        scene.send_as(21, local(), &["bob@us.test"], Arc::new(vec![b'x'; 100])).await;
+        assert_eq!(full.syncs(), 2);
     });
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
+mod fitting;
 mod maildir;
 mod remote;
 
@@ -140,18 +141,13 @@ impl Scene {
     }
 
     async fn send_as(&self, id: u64, to: Destination, recipients: &[&str], content: Arc<dyn Content>) -> Vec<String> {
-        let attempt = Attempt {
-            id: QueueId((1_795_312_800_123 << 20) + id),
-            reverse_path: ReversePath::Address(address("ann@us.test")),
-            body: BodyType::SevenBit,
-            request: None,
-            destination: to,
-            recipients: (0..).zip(recipients.iter().map(|text| address(text).into())).collect(),
-            arrived: Timestamp::ZERO,
-            content,
-        };
+        self.attempt(Attempt { content, ..attempt(id, to, recipients) }).await
+    }
+
+    async fn attempt(&self, attempt: Attempt) -> Vec<String> {
+        let indices: Vec<_> = attempt.recipients.iter().map(|(index, _)| *index).collect();
         let outcomes = self.deliverer.attempt(attempt).await;
-        assert!(outcomes.iter().map(|(index, _)| *index).eq(0..recipients.len() as u32));
+        assert!(outcomes.iter().map(|(index, _)| *index).eq(indices));
         outcomes.iter().map(|(_, outcome)| summary(outcome)).collect()
     }
 
@@ -165,6 +161,20 @@ impl Scene {
         let files = self.files(user, "new");
         assert_eq!(files.len(), 1, "{files:?}");
         std::fs::read(self.routes.folder.join(user).join("new").join(&files[0])).unwrap()
+    }
+}
+
+/// An attempt at ordinary mail without content, accepted when the world began.
+fn attempt(id: u64, destination: Destination, recipients: &[&str]) -> Attempt {
+    Attempt {
+        id: QueueId((1_795_312_800_123 << 20) + id),
+        reverse_path: ReversePath::Address(address("ann@us.test")),
+        body: BodyType::SevenBit,
+        request: None,
+        destination,
+        recipients: (0..).zip(recipients.iter().map(|text| address(text).into())).collect(),
+        arrived: World::new(7).clock.now(),
+        content: Arc::new(Vec::new()),
     }
 }
 

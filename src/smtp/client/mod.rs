@@ -4,14 +4,19 @@
 //! `deliver::remote` drives it over sockets; tests move its time by hand. It never reads a clock, never fails and never says
 //! anything but an outcome about a peer's mistakes.
 
+mod chunks;
 mod content;
+mod expected;
 mod extensions;
+mod parameters;
 pub mod reply;
 mod session;
+mod step;
 mod transaction;
 
-pub use extensions::Extensions;
-pub use session::{Session, Settings, Step};
+pub use extensions::{Extensions, Limits};
+pub use session::Session;
+pub use step::{Settings, Step};
 pub use transaction::Transaction;
 
 #[cfg(test)]

@@ -3,10 +3,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::mail::{Cause, Diagnosis, Domain, EnhancedCode, Outcome, Reply};
+use crate::mail::{Cause, Diagnosis, EnhancedCode, Outcome, Reply};
 
+use super::chunks::Chunks;
 use super::content::Stuffing;
+use super::expected::Expected;
 use super::reply::Parser;
+use super::step::{Settings, Step};
 use super::transaction::{Command, Progress, diagnosis};
 use super::{Extensions, Transaction};
 
@@ -16,36 +19,6 @@ const PIPELINE_MAX: usize = 100;
 /// How long a reply to QUIT is worth waiting for.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a session needs to know from the start.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Our name: the argument of EHLO, LHLO and HELO.
-    pub hello: Domain,
-    /// Speak LMTP.
-    pub lmtp: bool,
-    /// For one reply, or for one piece of content to go out; the final dot's reply gets twice this.
-    pub reply_timeout: Duration,
-}
-
-/// What the driver is to do.
-#[derive(Debug)]
-pub enum Step {
-    /// Write these bytes.
-    Send(Vec<u8>),
-    /// Read, until `deadline`.
-    NeedInput,
-    /// Give a piece of content, or its end. After its end it may be asked for again, from the start: the server didn't take all recipients at once.
-    NeedContent,
-    /// A transaction may begin, or `quit`.
-    Ready,
-    /// The transaction is over: an outcome for each recipient, in their order. `next_hop` is left empty.
-    Finished(Vec<Outcome>),
-    /// The server takes no mail from us: greeting or EHLO said no, or never came. Try the next host.
-    Refused(Diagnosis),
-    /// Nothing more will come; drop the connection.
-    Closed,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Greeting,
@@ -53,27 +26,12 @@ enum Phase {
     Ready,
     /// MAIL, RCPT, DATA and their replies.
     Envelope,
-    /// 354 came.
+    /// 354 came, or BDAT is the next command.
     Content,
-    /// The dot is out; its reply isn't in.
+    /// The dot, or all of the last chunk, is out; its reply isn't in.
     Final,
     Quitting,
     Closed,
-}
-
-/// A reply that is awaited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Expected {
-    Greeting,
-    Ehlo,
-    Helo,
-    Reset,
-    Command(Command),
-    /// To the final dot: for all, or in LMTP for one recipient.
-    Final(Option<usize>),
-    /// To a dot alone, after 354 although every recipient was refused.
-    Nothing,
-    Quit,
 }
 
 /// One connection, as client.
@@ -88,13 +46,17 @@ pub struct Session {
     /// Finished and Refused, behind `out`.
     results: VecDeque<Step>,
     progress: Option<Progress>,
+    /// The content's way with DATA, and with BDAT if there is that.
     stuffing: Stuffing,
+    chunks: Option<Chunks>,
     /// The last transaction left something behind at the server.
     needs_reset: bool,
-    /// The bytes with the final dot were handed out.
+    /// The bytes with the final dot, or the last of the last chunk, were handed out.
     dot_sent: bool,
     /// A reply came in this transaction.
     heard: bool,
+    /// MAIL commands so far.
+    transactions: u32,
     unanswered: Vec<bool>,
     deadline: Option<Duration>,
 }
@@ -113,9 +75,11 @@ impl Session {
             results: VecDeque::new(),
             progress: None,
             stuffing: Stuffing::new(),
+            chunks: None,
             needs_reset: false,
             dot_sent: false,
             heard: false,
+            transactions: 0,
             unanswered: Vec::new(),
             deadline,
         }
@@ -151,7 +115,7 @@ impl Session {
     /// Starts a transaction; only at `Ready`, and otherwise, after the connection's end, it finishes at once, deferred.
     pub fn begin(&mut self, now: Duration, transaction: Transaction) {
         debug_assert!(matches!(self.phase, Phase::Ready | Phase::Closed));
-        let mut progress = Progress::new(transaction);
+        let mut progress = Progress::new(transaction, self.extensions);
         self.heard = false;
         if self.phase != Phase::Ready {
             let diagnosis = Diagnosis::new(EnhancedCode(4, 4, 2), Cause::Connection, "the connection is closed");
@@ -171,9 +135,20 @@ impl Session {
 
     /// A piece of content; only at `NeedContent`. Several may be given before the next `next`.
     pub fn content(&mut self, now: Duration, piece: &[u8]) {
-        if self.phase == Phase::Content {
-            self.stuffing.push(piece, &mut self.out);
-            self.wait(now, self.settings.reply_timeout);
+        if self.phase != Phase::Content {
+            return;
+        }
+        self.wait(now, self.settings.reply_timeout);
+        let Some(chunks) = &mut self.chunks else {
+            return self.stuffing.push(piece, &mut self.out);
+        };
+        let Some(completed) = chunks.push(piece, &mut self.out) else {
+            return self.content_failed(now);
+        };
+        let complete = chunks.is_complete();
+        self.expected.extend(std::iter::repeat_n(Expected::Chunk, completed - usize::from(complete)));
+        if complete {
+            self.await_final(now);
         }
     }
 
@@ -182,7 +157,18 @@ impl Session {
         if self.phase != Phase::Content {
             return;
         }
-        self.stuffing.end(&mut self.out);
+        let complete = match &mut self.chunks {
+            Some(chunks) => chunks.end(&mut self.out),
+            None => {
+                self.stuffing.end(&mut self.out);
+                true
+            }
+        };
+        if complete { self.await_final(now) } else { self.content_failed(now) }
+    }
+
+    /// All of the content is on its way.
+    fn await_final(&mut self, now: Duration) {
         (self.phase, self.dot_sent) = (Phase::Final, false);
         match &self.progress {
             Some(progress) if self.settings.lmtp => {
@@ -193,7 +179,7 @@ impl Session {
         self.wait(now, self.settings.reply_timeout * 2);
     }
 
-    /// Our own reading of the content failed: the transaction must not end with a dot, so the connection has to.
+    /// Our own reading of the content failed: the transaction must not end as if it were whole, so the connection has to.
     pub fn content_failed(&mut self, _now: Duration) {
         if let (Phase::Content, Some(progress)) = (self.phase, &mut self.progress) {
             let diagnosis = Diagnosis::new(EnhancedCode(4, 3, 0), Cause::Local, "the message can't be read from the spool");
@@ -240,6 +226,11 @@ impl Session {
         self.phase == Phase::Closed
     }
 
+    /// Whether the server takes no more transactions in this session (RFC 9422): all that is left is `quit`.
+    pub fn is_used_up(&self) -> bool {
+        self.extensions.limits.transactions.is_some_and(|max| self.transactions >= max)
+    }
+
     /// What the server offers.
     pub fn extensions(&self) -> Extensions {
         self.extensions
@@ -273,6 +264,7 @@ impl Session {
             Expected::Greeting | Expected::Ehlo | Expected::Helo => self.hello_replied(now, expected, reply),
             Expected::Reset | Expected::Nothing => self.advance(now),
             Expected::Command(command) => self.command_replied(now, command, reply),
+            Expected::Chunk => self.chunk_replied(now, reply),
             Expected::Final(recipient) => self.content_replied(now, recipient, reply),
             Expected::Quit => self.end(diagnosis(reply), true),
         }
@@ -285,7 +277,7 @@ impl Session {
             (Expected::Ehlo, false) if reply.code / 100 == 5 => ("HELO", Expected::Helo),
             (Expected::Ehlo | Expected::Helo, _) if reply.is_positive() => {
                 if expected == Expected::Ehlo {
-                    self.extensions = Extensions::parse(reply);
+                    self.extensions = Extensions::parse(reply, self.settings.encrypted);
                 }
                 (self.phase, self.deadline) = (Phase::Ready, None);
                 return;
@@ -320,8 +312,7 @@ impl Session {
     fn go_ahead(&mut self, now: Duration) {
         let Some(progress) = &mut self.progress else { return };
         if progress.has_accepted() {
-            (self.phase, self.stuffing) = (Phase::Content, Stuffing::new());
-            self.wait(now, self.settings.reply_timeout);
+            self.begin_content(now, None);
         } else if progress.is_contradicted() || self.settings.lmtp {
             // Somebody might get an empty message for the dot, or no reply to it might come: leave without it.
             self.lost_step("it answered DATA with 354 although it had refused MAIL or every recipient");
@@ -333,6 +324,30 @@ impl Session {
         }
     }
 
+    fn begin_content(&mut self, now: Duration, chunks: Option<Chunks>) {
+        (self.phase, self.stuffing, self.chunks) = (Phase::Content, Stuffing::new(), chunks);
+        self.wait(now, self.settings.reply_timeout);
+    }
+
+    fn chunk_replied(&mut self, now: Duration, reply: &Reply) {
+        if reply.is_positive() {
+            return;
+        }
+        if reply.code / 100 == 3 {
+            return self.lost_step(&format!("it answered BDAT with {}", reply.code));
+        }
+        let Some(progress) = &mut self.progress else { return };
+        progress.data_refused(reply);
+        if self.settings.lmtp || self.chunks.as_ref().is_some_and(Chunks::is_inside) {
+            // It would take the rest of the chunk for content, and in LMTP nobody knows how many replies are still to come.
+            return self.end(diagnosis(reply), true);
+        }
+        // What is under way already is refused as well, and nothing more follows (RFC 3030 section 2).
+        self.phase = Phase::Envelope;
+        self.expected.iter_mut().for_each(|expected| *expected = Expected::Nothing);
+        self.advance(now);
+    }
+
     fn content_replied(&mut self, now: Duration, recipient: Option<usize>, reply: &Reply) {
         let Some(mut progress) = self.progress.take() else { return };
         progress.content_replied(recipient, reply);
@@ -342,9 +357,18 @@ impl Session {
             return self.wait(now, self.settings.reply_timeout * 2);
         }
         self.needs_reset = false;
-        if reply.is_positive() && progress.next_round() {
-            self.progress = Some(progress);
-            return self.start_round(now);
+        self.end_round(now, progress, reply.is_positive());
+    }
+
+    /// Another round for those whose turn has not come yet, or the end of the transaction.
+    fn end_round(&mut self, now: Duration, mut progress: Progress, taken: bool) {
+        if progress.next_round(taken) {
+            if !self.is_used_up() {
+                self.progress = Some(progress);
+                return self.start_round(now);
+            }
+            let text = "the server takes no more transactions in this session";
+            progress.give_up(&Diagnosis::new(EnhancedCode(4, 5, 3), Cause::Remote, text), true, false);
         }
         (self.phase, self.deadline) = (Phase::Ready, None);
         self.finish(progress);
@@ -352,6 +376,7 @@ impl Session {
 
     fn start_round(&mut self, now: Duration) {
         self.phase = Phase::Envelope;
+        self.transactions += 1;
         if self.needs_reset {
             self.out.extend_from_slice(b"RSET\r\n");
             self.expected.push_back(Expected::Reset);
@@ -362,15 +387,22 @@ impl Session {
     }
 
     /// Sends what may be sent, and ends the transaction when nothing is awaited any more.
+    ///
+    /// BDAT, unlike DATA, waits for the replies to all RCPT. That costs no round trip that DATA would save, spares both sides the content
+    /// that nobody wants, and leaves no doubt about a message whose recipients were never accepted.
     fn advance(&mut self, now: Duration) {
         let Some(progress) = &mut self.progress else { return };
         let room = if self.extensions.pipelining { PIPELINE_MAX } else { 1 };
         // Half empty is soon enough: whole batches make full packets.
         if self.expected.len() <= room / 2 {
             while self.expected.len() < room
-                && let Some(command) = progress.next_command()
+                && let Some(command) = progress.next_command(!self.extensions.chunking || self.expected.is_empty())
             {
-                progress.write(command, self.extensions, &mut self.out);
+                if self.extensions.chunking && command == Command::Data {
+                    let chunks = Chunks::new(progress.size(), self.extensions.pipelining);
+                    return self.begin_content(now, Some(chunks));
+                }
+                progress.write(command, &mut self.out);
                 self.expected.push_back(Expected::Command(command));
             }
         }
@@ -378,8 +410,7 @@ impl Session {
             return self.wait(now, self.settings.reply_timeout);
         }
         if let Some(progress) = self.progress.take() {
-            (self.phase, self.deadline) = (Phase::Ready, None);
-            self.finish(progress);
+            self.end_round(now, progress, false);
         }
     }
 
@@ -449,16 +480,7 @@ impl Session {
     fn moment(&self) -> &'static str {
         match (self.phase, self.expected.front()) {
             (Phase::Content, _) => "while sending the message",
-            (_, Some(Expected::Greeting)) => "while waiting for the greeting",
-            (_, Some(Expected::Ehlo)) if self.settings.lmtp => "while waiting for the reply to LHLO",
-            (_, Some(Expected::Ehlo)) => "while waiting for the reply to EHLO",
-            (_, Some(Expected::Helo)) => "while waiting for the reply to HELO",
-            (_, Some(Expected::Reset)) => "while waiting for the reply to RSET",
-            (_, Some(Expected::Command(Command::Mail))) => "while waiting for the reply to MAIL",
-            (_, Some(Expected::Command(Command::Recipient(_)))) => "while waiting for the reply to RCPT",
-            (_, Some(Expected::Command(Command::Data))) => "while waiting for the reply to DATA",
-            (_, Some(Expected::Final(_) | Expected::Nothing)) => "while waiting for the reply to the final dot",
-            (_, Some(Expected::Quit)) => "while waiting for the reply to QUIT",
+            (_, Some(expected)) => expected.moment(self.settings.lmtp, self.chunks.is_some()),
             (_, None) => "between transactions",
         }
     }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::mail::{Address, BodyType, Cause, Diagnosis, Domain, EnhancedCode, Outcome, ReversePath};
+use crate::mail::{Address, BodyType, Cause, Diagnosis, Domain, EnhancedCode, Outcome, Passed, ReversePath};
 
 const SECOND: Duration = Duration::from_secs(1);
 const EHLO: &str = "250-peer.test\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250 8BITMIME\r\n";
 
 fn settings(lmtp: bool) -> Settings {
-    Settings { hello: Domain::parse("us.test").unwrap(), lmtp, reply_timeout: SECOND * 10 }
+    Settings { hello: Domain::parse("us.test").unwrap(), lmtp, encrypted: false, reply_timeout: SECOND * 10 }
 }
 
 fn to(count: usize) -> Transaction {
@@ -388,6 +388,217 @@ fn lmtp_has_a_reply_for_each_accepted_recipient() {
     assert_eq!(finished(&mut session), expected);
 }
 
+const LIMITS: &str = "250-peer.test\r\n250-PIPELINING\r\n250 LIMITS ";
+
+#[test]
+fn a_server_that_bounds_recipients_gets_them_in_rounds() {
+    let mut session = ready(&format!("{LIMITS}RCPTMAX=2\r\n"));
+    session.begin(Duration::ZERO, to(5));
+    assert!(sent(&mut session).ends_with("RCPT TO:<r0@peer.test>\r\nRCPT TO:<r1@peer.test>\r\nDATA\r\n"));
+    say(&mut session, "250 Ok\r\n250 a\r\n550 b\r\n354 Go\r\n");
+    content(&mut session, "x\r\n");
+    // What is said about this round's message is said about its recipients.
+    say(&mut session, "554 5.7.1 Not for these\r\n");
+    assert_eq!(sent(&mut session), "MAIL FROM:<ann@us.test>\r\nRCPT TO:<r2@peer.test>\r\nRCPT TO:<r3@peer.test>\r\nDATA\r\n");
+    say(&mut session, "250 Ok\r\n450 a\r\n450 b\r\n503 None\r\n");
+    assert_eq!(sent(&mut session), "RSET\r\nMAIL FROM:<ann@us.test>\r\nRCPT TO:<r4@peer.test>\r\nDATA\r\n");
+    say(&mut session, "250 Ok\r\n250 Ok\r\n250 a\r\n354 Go\r\n");
+    content(&mut session, "x\r\n");
+    say(&mut session, "250 Ok\r\n");
+    let expected = [
+        "failed 5.7.1 Remote",
+        "failed 5.0.0 Remote",
+        "deferred 4.0.0 Remote",
+        "deferred 4.0.0 Remote",
+        "delivered 2.0.0 Remote",
+    ];
+    assert_eq!(finished(&mut session), expected);
+    // MAIL refused is said about all.
+    session.begin(Duration::ZERO, to(3));
+    sent(&mut session);
+    say(&mut session, "451 Later\r\n503 a\r\n503 b\r\n503 None\r\n");
+    assert_eq!(finished(&mut session), ["deferred 4.0.0 Remote"; 3]);
+}
+
+#[test]
+fn a_server_that_bounds_domains_gets_those_of_each_in_a_round() {
+    let mut session = ready(&format!("{LIMITS}RCPTDOMAINMAX=1\r\n"));
+    let recipients = ["a@x.test", "b@y.test", "c@x.test"].map(|text| Address::parse(text).unwrap().into()).into();
+    session.begin(Duration::ZERO, Transaction { recipients, ..to(0) });
+    assert!(sent(&mut session).ends_with("RCPT TO:<a@x.test>\r\nRCPT TO:<c@x.test>\r\nDATA\r\n"));
+    say(&mut session, "250 Ok\r\n250 a\r\n250 b\r\n354 Go\r\n");
+    content(&mut session, "x\r\n");
+    say(&mut session, "250 Ok\r\n");
+    assert!(sent(&mut session).ends_with("RCPT TO:<b@y.test>\r\nDATA\r\n"));
+}
+
+#[test]
+fn a_server_that_bounds_transactions_gets_no_more_in_a_session() {
+    let mut session = ready(&format!("{LIMITS}RCPTMAX=1 MAILMAX=2\r\n"));
+    session.begin(Duration::ZERO, to(3));
+    for _ in 0..2 {
+        sent(&mut session);
+        say(&mut session, "250 Ok\r\n250 a\r\n354 Go\r\n");
+        content(&mut session, "x\r\n");
+        say(&mut session, "250 Ok\r\n");
+    }
+    assert!(session.is_used_up());
+    assert_eq!(finished(&mut session), ["delivered 2.0.0 Remote", "delivered 2.0.0 Remote", "deferred 4.5.3 Remote"]);
+    assert_eq!([0, 1, 2].map(|at| session.is_unanswered(at)), [false, false, true]);
+    assert!(matches!(session.next(), Step::Ready));
+}
+
+#[test]
+fn what_the_server_took_over_is_told_with_the_outcome() {
+    for (ehlo, dsn, deliver_by) in [("250-x\r\n250-DSN\r\n250 DELIVERBY\r\n", true, true), ("250 x\r\n", false, false)] {
+        let mut session = ready(ehlo);
+        session.begin(Duration::ZERO, to(1));
+        for reply in ["250 Ok\r\n", "250 Ok\r\n", "354 Go\r\n"] {
+            sent(&mut session);
+            say(&mut session, reply);
+        }
+        content(&mut session, "x\r\n");
+        say(&mut session, "250 Ok\r\n");
+        let Step::Finished(outcomes) = session.next() else { panic!("{session:?}") };
+        assert_eq!(outcomes[0].diagnosis().passed, Passed { dsn, deliver_by });
+    }
+}
+
+const CHUNKING: &str = "250-peer.test\r\n250-PIPELINING\r\n250 CHUNKING\r\n";
+
+/// A session whose recipients were answered so, and that has content for BDAT.
+fn ready_for_chunks(ehlo: &str, transaction: Transaction, replies: &str) -> Session {
+    let mut session = ready(ehlo);
+    session.begin(Duration::ZERO, transaction);
+    for reply in replies.split_inclusive("\r\n") {
+        sent(&mut session);
+        say(&mut session, reply);
+    }
+    session
+}
+
+#[test]
+fn where_chunking_is_offered_the_content_goes_out_as_it_is() {
+    let mut session = ready(CHUNKING);
+    session.begin(Duration::ZERO, Transaction { size: 5, ..to(2) });
+    assert_eq!(sent(&mut session), "MAIL FROM:<ann@us.test>\r\nRCPT TO:<r0@peer.test>\r\nRCPT TO:<r1@peer.test>\r\n");
+    say(&mut session, "250 Ok\r\n250 Ok\r\n");
+    assert!(matches!(session.next(), Step::NeedInput), "not before the last recipient's reply");
+    say(&mut session, "550 5.1.1 No\r\n");
+    assert_eq!(content(&mut session, ".a\r\n."), "BDAT 5 LAST\r\n.a\r\n.");
+    assert_eq!(session.deadline(), Some(SECOND * 20));
+    say(&mut session, "250 2.0.0 Queued\r\n");
+    assert_eq!(finished(&mut session), ["delivered 2.0.0 Remote", "failed 5.1.1 Remote"]);
+    // No dot, no RSET: the next one follows at once, an empty one too.
+    session.begin(Duration::ZERO, Transaction { size: 0, ..to(1) });
+    assert!(sent(&mut session).starts_with("MAIL"));
+    say(&mut session, "250 Ok\r\n250 Ok\r\n");
+    assert_eq!(content(&mut session, ""), "BDAT 0 LAST\r\n");
+    // And one that nobody wants costs no content.
+    say(&mut session, "554 5.6.0 Empty\r\n");
+    assert_eq!(finished(&mut session), ["failed 5.6.0 Remote"]);
+    session.begin(Duration::ZERO, to(1));
+    sent(&mut session);
+    say(&mut session, "250 Ok\r\n550 No\r\n");
+    assert_eq!(finished(&mut session), ["failed 5.0.0 Remote"]);
+    assert!(matches!(session.next(), Step::Ready));
+}
+
+#[test]
+fn chunks_follow_each_other_without_waiting_and_a_refused_one_is_the_last() {
+    let piece = vec![b'x'; 1 << 20];
+    let begun = || {
+        let transaction = Transaction { size: 5 << 19, ..to(1) };
+        let mut session = ready_for_chunks(CHUNKING, transaction, "250 Ok\r\n250 Ok\r\n");
+        assert!(matches!(session.next(), Step::NeedContent));
+        session.content(SECOND, &piece);
+        assert_eq!(sent(&mut session).len(), piece.len() + "BDAT 1048576\r\n".len());
+        assert!(matches!(session.next(), Step::NeedContent), "the next chunk doesn't wait");
+        session
+    };
+    let mut session = begun();
+    session.content(SECOND * 2, &piece);
+    say(&mut session, "250 1048576 octets received\r\n");
+    session.content(SECOND * 3, &piece[..1 << 19]);
+    session.content_end(SECOND * 3);
+    assert!(sent(&mut session).contains("BDAT 524288 LAST\r\n"));
+    say(&mut session, "250 1048576 octets received\r\n250 2.0.0 Ok\r\n");
+    assert_eq!(finished(&mut session), ["delivered 2.0.0 Remote"]);
+    // Refused between two chunks: nothing more is sent, and the connection serves on.
+    let mut session = begun();
+    say(&mut session, "552 5.3.4 Too big\r\n");
+    assert_eq!(finished(&mut session), ["failed 5.3.4 Remote"]);
+    session.begin(Duration::ZERO, to(1));
+    assert!(sent(&mut session).starts_with("RSET\r\nMAIL"));
+    // Refused with the next one complete on its way, which has a reply too.
+    let mut session = begun();
+    session.content(SECOND, &piece);
+    sent(&mut session);
+    say(&mut session, "452 4.3.1 No room\r\n");
+    assert!(matches!(session.next(), Step::NeedInput));
+    say(&mut session, "503 5.5.1 No transaction\r\n");
+    assert_eq!(finished(&mut session), ["deferred 4.3.1 Remote"]);
+    assert!(matches!(session.next(), Step::Ready));
+    // Refused in the middle of the next one: there is no way to say that it ends.
+    let mut session = begun();
+    session.content(SECOND, &piece[..1000]);
+    sent(&mut session);
+    say(&mut session, "552 5.3.4 Too big\r\n");
+    assert_eq!(finished(&mut session), ["failed 5.3.4 Remote"]);
+    assert!(matches!(session.next(), Step::Closed));
+}
+
+#[test]
+fn a_server_with_chunking_alone_gets_one_chunk() {
+    let ehlo = "250-peer.test\r\n250 CHUNKING\r\n";
+    let mut session = ready_for_chunks(ehlo, Transaction { size: 2 << 20, ..to(1) }, "250 Ok\r\n250 Ok\r\n");
+    let text = "x".repeat(2 << 20);
+    assert!(content(&mut session, &text).starts_with("BDAT 2097152 LAST\r\nx"));
+    say(&mut session, "250 Ok\r\n");
+    assert_eq!(finished(&mut session), ["delivered 2.0.0 Remote"]);
+}
+
+#[test]
+fn chunks_leave_doubt_only_once_the_last_is_whole() {
+    for (given, expected) in [(&b"ab"[..], "deferred 4.4.2 Connection"), (b"abc", "in doubt 4.4.2 Connection")] {
+        let mut session = ready_for_chunks(CHUNKING, Transaction { size: 3, ..to(1) }, "250 Ok\r\n250 Ok\r\n");
+        session.content(Duration::ZERO, given);
+        sent(&mut session);
+        session.closed(Duration::ZERO, "reset");
+        assert_eq!(finished(&mut session), [expected]);
+    }
+    // Content of another size than was announced is never taken for whole.
+    for given in [&b"ab"[..], b"abcd"] {
+        let mut session = ready_for_chunks(CHUNKING, Transaction { size: 3, ..to(1) }, "250 Ok\r\n250 Ok\r\n");
+        session.content(Duration::ZERO, given);
+        session.content_end(Duration::ZERO);
+        assert_eq!(finished(&mut session), ["deferred 4.3.0 Local"]);
+        assert!(matches!(session.next(), Step::Closed));
+    }
+    // A yes to a chunk that isn't whole, or a go-ahead as to DATA, is no reply to it.
+    for reply in ["250 Ok\r\n", "354 Go\r\n"] {
+        let mut session = ready_for_chunks(CHUNKING, Transaction { size: 3 << 20, ..to(1) }, "250 Ok\r\n250 Ok\r\n");
+        session.content(Duration::ZERO, if reply.starts_with('3') { &[b'x'; 1 << 20] } else { b"ab" });
+        sent(&mut session);
+        say(&mut session, reply);
+        assert_eq!(finished(&mut session), ["deferred 4.5.0 Remote"]);
+    }
+}
+
+#[test]
+fn lmtp_with_chunks_has_a_reply_for_each_accepted_recipient() {
+    let mut session = Session::new(Duration::ZERO, settings(true));
+    say(&mut session, "220 peer\r\n");
+    say(&mut session, CHUNKING);
+    session.begin(Duration::ZERO, Transaction { size: 1, ..to(3) });
+    sent(&mut session);
+    say(&mut session, "250 Ok\r\n250 a\r\n550 b\r\n250 c\r\n");
+    assert_eq!(content(&mut session, "x"), "BDAT 1 LAST\r\nx");
+    say(&mut session, "250 2.1.5 a has it\r\n552 5.2.2 c is full\r\n");
+    assert_eq!(finished(&mut session), ["delivered 2.1.5 Remote", "failed 5.0.0 Remote", "failed 5.2.2 Remote"]);
+    assert!(matches!(session.next(), Step::Ready));
+}
+
 #[test]
 fn words_out_of_turn_end_an_idle_session() {
     for word in ["421 4.4.2 Idle\r\n", "250 Ok\r\n", "rubbish\r\n"] {
@@ -417,7 +628,7 @@ fn converse(bytes: &[u8], size: usize, lmtp: bool, recipients: usize) -> Vec<Vec
                 }
             },
             Step::NeedContent => {
-                session.content(now, b".x\r\n");
+                session.content(now, &[b'x'; 100]);
                 session.content_end(now);
             }
             Step::Ready if begun < 3 => {
@@ -462,17 +673,22 @@ proptest! {
         replies in prop::collection::vec(
             prop_oneof![
                 4 => "(2[0-5]0|354|4[0-5][0-4]|5[0-5][0-4]|421|452)( [245]\\.[0-9]\\.[0-9])? [a-z]{0,3}\r\n",
-                1 => "250-PIPELINING\r\n|250-SIZE 9\r\n|250-x\n",
+                1 => "250-PIPELINING\r\n|250-SIZE 9\r\n|250-x\n|250-CHUNKING\r\n",
                 1 => "[ -~\r\n\u{e9}]{0,8}",
             ],
             0..40,
         ),
         friendly in any::<bool>(),
+        chunking in any::<bool>(),
         size in 1..200usize,
         lmtp in any::<bool>(),
         recipients in 1..5usize,
     ) {
-        let start = if friendly { "220 x\r\n250-x\r\n250 PIPELINING\r\n" } else { "" };
+        let start = match (friendly, chunking) {
+            (true, true) => "220 x\r\n250-x\r\n250-PIPELINING\r\n250 CHUNKING\r\n",
+            (true, false) => "220 x\r\n250-x\r\n250 PIPELINING\r\n",
+            (false, _) => "",
+        };
         let bytes = [start, &replies.concat()].concat();
         for outcomes in converse(bytes.as_bytes(), size, lmtp, recipients) {
             prop_assert_eq!(outcomes.len(), recipients);

@@ -2,9 +2,11 @@
 //!
 //! Knows nothing of bytes, time or connections; those are the session's.
 
-use crate::mail::{BodyType, Cause, Diagnosis, EnhancedCode, Forward, Outcome, Reply, Request, ReversePath};
+use std::collections::BTreeSet;
 
-use super::Extensions;
+use crate::mail::{BodyType, Cause, Diagnosis, Domain, EnhancedCode, Forward, Outcome, Passed, Reply, Request, ReversePath};
+
+use super::{Extensions, parameters};
 
 /// Most octets of a peer's words that a diagnosis keeps: a thousand recipients may each get a reply of their own.
 const TEXT_SIZE_MAX: usize = 2048;
@@ -35,8 +37,10 @@ pub(super) enum Command {
 /// How far a recipient has come.
 #[derive(Debug)]
 enum Slot {
-    /// No word yet.
+    /// Not asked for yet.
     Waiting,
+    /// RCPT is out.
+    Asked,
     /// RCPT was accepted.
     Accepted,
     /// Too many recipients in this transaction; there will be another one, or else this is why not.
@@ -48,9 +52,13 @@ enum Slot {
 #[derive(Debug)]
 pub(super) struct Progress {
     transaction: Transaction,
+    offered: Extensions,
     slots: Vec<Slot>,
     /// The next recipient to ask for.
     next: usize,
+    /// Recipients asked for in this round, and their domains where the server bounds their number.
+    asked: usize,
+    domains: BTreeSet<Domain>,
     mail_asked: bool,
     mail_refused: bool,
     data_asked: bool,
@@ -61,13 +69,16 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(transaction: Transaction) -> Self {
+    pub(super) fn new(transaction: Transaction, offered: Extensions) -> Self {
         let count = transaction.recipients.len();
         Self {
             slots: std::iter::repeat_with(|| Slot::Waiting).take(count).collect(),
             unanswered: vec![false; count],
             transaction,
+            offered,
             next: 0,
+            asked: 0,
+            domains: BTreeSet::new(),
             mail_asked: false,
             mail_refused: false,
             data_asked: false,
@@ -79,8 +90,8 @@ impl Progress {
         self.transaction.size
     }
 
-    /// The next command; `None` while there is none, whether replies are awaited or the round is over.
-    pub(super) fn next_command(&mut self) -> Option<Command> {
+    /// The next command; `None` while there is none, whether replies are awaited or the round is over. `Data` comes only where it may.
+    pub(super) fn next_command(&mut self, may_begin_content: bool) -> Option<Command> {
         if !self.mail_asked {
             self.mail_asked = true;
             return Some(Command::Mail);
@@ -88,33 +99,53 @@ impl Progress {
         if self.mail_refused || self.data_asked {
             return None;
         }
-        while let Some(slot) = self.slots.get(self.next) {
+        while self.next < self.slots.len() {
             let index = self.next;
             self.next += 1;
-            if matches!(slot, Slot::Waiting) {
+            if matches!(self.slots[index], Slot::Waiting) && self.is_room_for(index) {
+                self.slots[index] = Slot::Asked;
                 return Some(Command::Recipient(index));
             }
         }
+        if !may_begin_content {
+            return None;
+        }
         // With every recipient refused already there is nothing to send; those not yet answered may still be accepted.
-        let wanted = self.slots.iter().any(|slot| matches!(slot, Slot::Waiting | Slot::Accepted));
+        let wanted = self.slots.iter().any(|slot| matches!(slot, Slot::Asked | Slot::Accepted));
         self.data_asked = wanted;
         wanted.then_some(Command::Data)
     }
 
+    /// Counts a recipient into this round, if the server takes it beside the others (RFC 9422). The first one always has its place.
+    fn is_room_for(&mut self, index: usize) -> bool {
+        let limits = self.offered.limits;
+        if limits.recipients.is_some_and(|max| self.asked >= max) {
+            return false;
+        }
+        if let Some(max) = limits.recipient_domains {
+            let domain = self.transaction.recipients[index].address.domain();
+            if !self.domains.contains(domain) {
+                if self.domains.len() >= max {
+                    return false;
+                }
+                self.domains.insert(domain.clone());
+            }
+        }
+        self.asked += 1;
+        true
+    }
+
     /// Appends a command's line.
-    pub(super) fn write(&self, command: Command, extensions: Extensions, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, command: Command, out: &mut Vec<u8>) {
         match command {
             Command::Mail => {
-                out.extend_from_slice(format!("MAIL FROM:<{}>", self.transaction.reverse_path).as_bytes());
-                if extensions.size {
-                    out.extend_from_slice(format!(" SIZE={}", self.transaction.size).as_bytes());
-                }
-                if extensions.eight_bit_mime && self.transaction.body == BodyType::EightBitMime {
-                    out.extend_from_slice(b" BODY=8BITMIME");
-                }
+                let parameters = parameters::of_mail(&self.transaction, self.offered);
+                out.extend_from_slice(format!("MAIL FROM:<{}>{parameters}", self.transaction.reverse_path).as_bytes());
             }
             Command::Recipient(index) => {
-                out.extend_from_slice(format!("RCPT TO:<{}>", self.transaction.recipients[index].address).as_bytes());
+                let Forward { address, dsn } = &self.transaction.recipients[index];
+                let parameters = parameters::of_recipient(dsn.as_deref(), self.offered);
+                out.extend_from_slice(format!("RCPT TO:<{address}>{parameters}").as_bytes());
             }
             Command::Data => out.extend_from_slice(b"DATA"),
         }
@@ -130,7 +161,7 @@ impl Progress {
 
     pub(super) fn recipient_replied(&mut self, index: usize, reply: &Reply) {
         let some_accepted = self.has_accepted();
-        let Slot::Waiting = self.slots[index] else {
+        let Slot::Asked = self.slots[index] else {
             // MAIL was refused: that is the result, whatever is said about the recipients that were already on their way.
             self.contradicted |= reply.is_positive();
             return;
@@ -144,14 +175,16 @@ impl Progress {
         };
     }
 
-    /// DATA was refused, or the content before its end.
+    /// DATA was refused, or a chunk, or the content before its end.
     pub(super) fn data_refused(&mut self, reply: &Reply) {
         self.settle_accepted(&refusal(reply));
     }
 
     /// The reply to the final dot: about all recipients accepted, or, in LMTP, about one.
     pub(super) fn content_replied(&mut self, recipient: Option<usize>, reply: &Reply) {
-        let outcome = if reply.is_positive() { Outcome::Delivered(diagnosis(reply)) } else { refusal(reply) };
+        let passed = Passed { dsn: self.offered.dsn, deliver_by: self.offered.deliver_by.is_some() };
+        let delivered = || Outcome::Delivered(Diagnosis { passed, ..diagnosis(reply) });
+        let outcome = if reply.is_positive() { delivered() } else { refusal(reply) };
         match recipient {
             Some(index) => self.slots[index] = Slot::Done(outcome),
             None => self.settle_accepted(&outcome),
@@ -172,17 +205,19 @@ impl Progress {
         self.contradicted
     }
 
-    /// After a message was taken: starts another round for recipients that were too many in this one, if there are any.
-    pub(super) fn next_round(&mut self) -> bool {
+    /// Starts another round for recipients that weren't asked for in this one, or were too many for it, if there are any. The latter get
+    /// another chance only after a round that brought something (`taken`).
+    pub(super) fn next_round(&mut self, taken: bool) -> bool {
         let mut any = false;
         for slot in &mut self.slots {
-            if matches!(slot, Slot::Postponed(_)) {
+            if taken && matches!(slot, Slot::Postponed(_)) {
                 *slot = Slot::Waiting;
-                any = true;
             }
+            any |= matches!(slot, Slot::Waiting);
         }
         if any {
-            (self.next, self.mail_asked, self.data_asked) = (0, false, false);
+            (self.next, self.asked, self.mail_asked, self.data_asked) = (0, 0, false, false);
+            self.domains.clear();
         }
         any
     }
@@ -191,7 +226,7 @@ impl Progress {
     pub(super) fn give_up(&mut self, diagnosis: &Diagnosis, unanswered: bool, in_doubt: bool) {
         for (slot, mark) in self.slots.iter_mut().zip(&mut self.unanswered) {
             let doubtful = in_doubt && matches!(slot, Slot::Accepted);
-            if matches!(slot, Slot::Waiting | Slot::Accepted) {
+            if matches!(slot, Slot::Waiting | Slot::Asked | Slot::Accepted) {
                 *mark = unanswered;
                 let diagnosis = diagnosis.clone();
                 *slot = Slot::Done(if doubtful { Outcome::InDoubt(diagnosis) } else { Outcome::Deferred(diagnosis) });
@@ -205,7 +240,7 @@ impl Progress {
             Slot::Done(outcome) => outcome,
             Slot::Postponed(diagnosis) => Outcome::Deferred(diagnosis),
             // Only a round that is over gets here, and that has no open slots.
-            Slot::Waiting | Slot::Accepted => {
+            Slot::Waiting | Slot::Asked | Slot::Accepted => {
                 Outcome::Deferred(Diagnosis::new(EnhancedCode(4, 5, 0), Cause::Remote, "no reply about this recipient"))
             }
         };

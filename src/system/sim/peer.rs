@@ -122,6 +122,8 @@ struct Envelope {
     reverse_path: Option<String>,
     parameters: String,
     recipients: Vec<String>,
+    /// From chunks.
+    content: Vec<u8>,
 }
 
 struct Connection {
@@ -156,6 +158,7 @@ impl Connection {
                 "MAIL" => self.mail(&line).await?,
                 "RCPT" => self.recipient(&line).await?,
                 "DATA" => self.data().await?,
+                "BDAT" => self.chunk(&line).await?,
                 "RSET" => {
                     self.envelope = Envelope::default();
                     self.act(&[Stage::Rset], "250 2.0.0 Ok").await?;
@@ -183,7 +186,7 @@ impl Connection {
     async fn mail(&mut self, line: &str) -> Result<(), Over> {
         if self.act(&[Stage::Mail], "250 2.1.0 Ok").await? {
             let (path, parameters) = argument(line);
-            self.envelope = Envelope { reverse_path: Some(path), parameters, recipients: Vec::new() };
+            self.envelope = Envelope { reverse_path: Some(path), parameters, ..Envelope::default() };
         }
         Ok(())
     }
@@ -210,6 +213,43 @@ impl Connection {
             return Ok(());
         }
         let content = self.read_content().await?;
+        self.end(content).await
+    }
+
+    /// A chunk; one without recipients is read and thrown away.
+    async fn chunk(&mut self, line: &str) -> Result<(), Over> {
+        let mut words = line.split(' ').skip(1);
+        let size = words.next().and_then(|size| size.parse().ok()).ok_or(Over)?;
+        let last = words.next().is_some_and(|word| word.eq_ignore_ascii_case("LAST"));
+        if self.input.is_empty() && size > 0 {
+            self.read().await?;
+        }
+        if self.envelope.content.is_empty() {
+            let act = lock(&self.shared.script).take(&Stage::Content);
+            if let Some(act) = act {
+                self.perform(act, "").await?;
+            }
+        }
+        while self.input.len() < size {
+            self.read().await?;
+        }
+        self.envelope.content.extend(self.input.drain(..size));
+        if self.envelope.recipients.is_empty() {
+            self.envelope = Envelope::default();
+            return self.say("503 5.5.1 RCPT first").await;
+        }
+        if last {
+            let content = std::mem::take(&mut self.envelope.content);
+            return self.end(content).await;
+        }
+        if !self.act(&[Stage::Chunk], &format!("250 2.0.0 {size} octets received")).await? {
+            self.envelope = Envelope::default();
+        }
+        Ok(())
+    }
+
+    /// The content is complete.
+    async fn end(&mut self, content: Vec<u8>) -> Result<(), Over> {
         let envelope = std::mem::take(&mut self.envelope);
         if lock(&self.shared.script).lmtp {
             return self.end_lmtp(envelope, content).await;

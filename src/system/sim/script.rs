@@ -21,9 +21,11 @@ pub enum Stage {
     Data,
     /// The first octets of the content came.
     Content,
-    /// The final dot.
+    /// A chunk that isn't the last came.
+    Chunk,
+    /// The final dot, or the last chunk.
     End,
-    /// The final dot, in LMTP, for this recipient; before `End`.
+    /// The same, in LMTP, for this recipient; before `End`.
     EndFor(String),
     /// RSET.
     Rset,
@@ -85,6 +87,11 @@ impl Script {
     /// A friendly LMTP server.
     pub fn lmtp() -> Self {
         Self { lmtp: true, ..Self::default() }
+    }
+
+    /// A server with exactly these extensions: the lines of its reply to EHLO.
+    pub fn offering(extensions: &[&str]) -> Self {
+        Self { extensions: extensions.iter().map(|&line| line.to_owned()).collect(), ..Self::default() }
     }
 
     /// Without extensions: every command waits for its reply.

@@ -1,5 +1,6 @@
 //! Debian's Postfix with configuration, queue and data in a test's own folder; /etc/postfix is neither read nor changed.
 
+mod offers;
 mod tests;
 
 use std::fmt::Write as _;

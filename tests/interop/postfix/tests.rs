@@ -33,8 +33,9 @@ fn postfix_sends_its_mail_through_posthouse_as_its_relay_host() {
     }
 }
 
-/// A Posthouse that gives mail for away.test to Postfix, which gives it back as mail for example.test: the whole way out and in.
-fn round_trip(users: &[String], sections: &str) -> Option<(Home, Server, Postfix)> {
+/// A Posthouse that gives mail for away.test to Postfix, which gives it back as mail for example.test: the whole way out and in. Postfix
+/// gets `more` settings.
+pub(super) fn round_trip(users: &[String], more: &str) -> Option<(Home, Server, Postfix)> {
     let home = Home::new("");
     home.users(users);
     let folder = home.at("");
@@ -42,13 +43,13 @@ fn round_trip(users: &[String], sections: &str) -> Option<(Home, Server, Postfix
     let server = Server::start(&home);
     fs::write(home.at("rewrite"), "/^(.*)@away\\.test$/ $1@example.test\n").unwrap();
     let settings = format!(
-        "virtual_alias_domains =\nvirtual_alias_maps = regexp:{}\nrelayhost = [127.0.0.1]:{}\n",
+        "virtual_alias_domains =\nvirtual_alias_maps = regexp:{}\nrelayhost = [127.0.0.1]:{}\n{more}",
         home.at("rewrite").display(),
         server.address().port()
     );
     let postfix = Postfix::start(&folder, &settings)?;
     let route = format!(
-        "[relay]\nnetworks = [\"127.0.0.1/32\"]\n[[route]]\ndomain = \"away.test\"\nhosts = [\"{}\"]\n{sections}",
+        "[relay]\nnetworks = [\"127.0.0.1/32\"]\n[[route]]\ndomain = \"away.test\"\nhosts = [\"{}\"]\n",
         postfix.address()
     );
     home.configure("", &route);
