@@ -175,13 +175,13 @@ domains = []
 [[route]]
 domain = "partner.test"
 hosts = ["127.0.0.1:2526"]
-tls = "none"
+tls = "opportunistic"
 [remote]
 port = 25
 concurrency = 20
 connect_timeout = "30s"
 reply_timeout = "5m"
-tls = "none"
+tls = "opportunistic"
 special_addresses = "refuse"
 [queue]
 paused = false

@@ -80,6 +80,9 @@ fn pem_problem(error: &TlsError) -> Problem {
 pub(super) fn files_of_reload(loaded: &Loaded) -> Result<Directory, Vec<Problem>> {
     let config = &loaded.config;
     let mut problems = config::check_files(config);
+    if let Some(Err(error)) = config.remote.tls_ca.as_ref().map(|path| tls::check_authorities(&SystemDisk, path)) {
+        problems.push(pem_problem(&error));
+    }
     if let (true, Some(pair)) = (problems.is_empty(), &config.admin.tls)
         && let Err(error) = tls::load_pair(&SystemDisk, &pair.certificate, &pair.key)
     {

@@ -124,7 +124,18 @@ fn relay(table: &Table) -> Built<Relay> {
 }
 
 fn route(table: &Table) -> Built<Route> {
-    Ok(Route { domain: table.read("domain", values::pattern)?, hosts: table.read("hosts", values::hosts)? })
+    let (domain, hosts) = (table.read("domain", values::pattern)?, table.read("hosts", values::hosts)?);
+    Ok(Route { domain, hosts, tls: remote_tls(table)? })
+}
+
+fn remote_tls(table: &Table) -> Built<RemoteTls> {
+    let words = [
+        ("none", RemoteTls::None),
+        ("opportunistic", RemoteTls::Opportunistic),
+        ("require", RemoteTls::Require),
+        ("verify", RemoteTls::Verify),
+    ];
+    word(table, "tls", &words)
 }
 
 fn remote(table: &Table) -> Built<Remote> {
@@ -135,6 +146,8 @@ fn remote(table: &Table) -> Built<Remote> {
         connect_timeout: table.read("connect_timeout", values::period)?,
         reply_timeout: table.read("reply_timeout", values::period)?,
         special_addresses: word(table, "special_addresses", &special)?,
+        tls: remote_tls(table)?,
+        tls_ca: table.read("tls_ca", |value| values::optional(value, values::path))?,
     })
 }
 

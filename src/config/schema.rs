@@ -32,10 +32,8 @@ const fn later(mut setting: Setting, allowed: &'static [&'static str], remedy: &
     setting
 }
 
-const LATER_TLS_OUT: &str = "TLS in delivery is not built yet: remove the key or set it to \"none\"";
 const LATER_AUTH: &str = "AUTH in reception is not built yet: remove the key";
 const LATER_SERVICE: &str = "only \"mx\" is built yet: set service = \"mx\" or remove the listener";
-const NONE: &[&str] = &["none"];
 
 /// Every section, in the order of the sample file.
 pub(super) const SECTIONS: &[Section] = &[
@@ -184,10 +182,11 @@ pub(super) const SECTIONS: &[Section] = &[
         settings: &[
             must("domain", Kind::Pattern, "partner.test", "\"partner.test\", \"*.partner.test\" or \"*\""),
             must("hosts", Kind::Hosts, "[\"127.0.0.1:2526\"]", "tried in order"),
-            later(
-                set("tls", Kind::Choice(&["none", "opportunistic", "require", "verify"]), "none", "encryption to these hosts"),
-                NONE,
-                LATER_TLS_OUT,
+            set(
+                "tls",
+                Kind::Choice(&["none", "opportunistic", "require", "verify"]),
+                "opportunistic",
+                "encryption to these hosts; see `remote.tls`",
             ),
         ],
     },
@@ -200,11 +199,13 @@ pub(super) const SECTIONS: &[Section] = &[
             set("concurrency", Kind::Count, "20", "connections to one destination at the most"),
             set("connect_timeout", Kind::Period, "30s", "for one connection"),
             set("reply_timeout", Kind::Period, "5m", "for one reply; the final dot's gets twice this (RFC 5321 4.5.3.2)"),
-            later(
-                set("tls", Kind::Choice(&["none", "opportunistic", "require", "verify"]), "none", "encryption to MX hosts"),
-                NONE,
-                LATER_TLS_OUT,
+            set(
+                "tls",
+                Kind::Choice(&["none", "opportunistic", "require", "verify"]),
+                "opportunistic",
+                "encryption to MX hosts: \"none\"; where it can be had; always; always, with a certificate that is the host's",
             ),
+            set("tls_ca", Kind::Path(true), "", "PEM file: authorities of other servers' certificates; \"\" for the system's"),
             set(
                 "special_addresses",
                 Kind::Choice(&["refuse", "allow"]),

@@ -187,6 +187,8 @@ pub(crate) fn config() -> Config {
             connect_timeout: minute,
             reply_timeout: minute,
             special_addresses: SpecialAddresses::Refuse,
+            tls: RemoteTls::Opportunistic,
+            tls_ca: None,
         },
         queue: Queue { paused: false, attempts: 10, active: 10 },
         retry: super::view::tests::retry(),

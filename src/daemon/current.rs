@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::deliver::{Deliverer, Routes};
 use crate::directory::Directory;
+use crate::event::Events;
 use crate::listen::Rules;
 use crate::policy::Policy;
 use crate::route::Router;
@@ -19,9 +20,10 @@ pub(super) struct Current {
 }
 
 impl Current {
-    pub(super) fn new(config: Arc<Config>, directory: Arc<Directory>, system: &System) -> Self {
+    pub(super) fn new(config: Arc<Config>, directory: Arc<Directory>, system: &System, events: &Events) -> Self {
         let router = Arc::new(Router::new(Arc::clone(&config), Arc::clone(&directory), system.clone()));
-        let deliverer = Deliverer::new(Arc::clone(&config), Arc::clone(&router) as Arc<dyn Routes>, system.clone());
+        let deliverer =
+            Deliverer::new(Arc::clone(&config), Arc::clone(&router) as Arc<dyn Routes>, system.clone(), events.clone());
         let policy = Policy::new(Arc::clone(&config), directory);
         let rules = Arc::new(Rules::new(Arc::clone(&config), policy));
         Self { config, rules, router, deliverer }

@@ -166,7 +166,7 @@ impl Handle {
             let reason = format!("{key} was changed: that takes effect at the next start");
             self.0.events.report(Event::Warning { reason });
         }
-        let current = Arc::new(Current::new(Arc::clone(&config), Arc::new(directory), &self.0.system));
+        let current = Arc::new(Current::new(Arc::clone(&config), Arc::new(directory), &self.0.system, &self.0.events));
         self.0.certificates.renew(&config);
         self.0.rules.send_replace(Arc::clone(&current.rules));
         self.0.config.send_replace(Arc::clone(&config));

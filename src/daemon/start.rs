@@ -109,7 +109,7 @@ impl Bound {
         let watcher = watcher.unwrap_or_else(|| recovery_lines(&events, &system));
         let (spool, pauses) = open_spool(&config, &system, &events, index, watcher).await?;
         certificates.complete(&config).map_err(StartError::Tls)?;
-        let current = Arc::new(Current::new(Arc::clone(&config), directory, &system));
+        let current = Arc::new(Current::new(Arc::clone(&config), directory, &system, &events));
         let (accepted_in, accepted) = mpsc::channel(ACCEPTED_MAX);
         let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
         let (stop_in, stop) = watch::channel(false);

@@ -1,7 +1,7 @@
 //! The real binary's certificates: made at the first start, replaced while it runs, kept when the new ones are bad; and
 //! STARTTLS as a client meets it.
 
-use std::io::{BufRead as _, BufReader, Read, Write};
+use std::io::{BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -95,8 +95,7 @@ fn the_first_start_makes_a_pair_that_stays_and_mail_comes_encrypted() {
     assert_eq!(field(&accepted, "protocol"), "ESMTPS");
     assert_eq!((field(&accepted, "tls"), field(&accepted, "cipher")), ("TLSv1.3", "TLS_AES_256_GCM_SHA384"));
     server.finished(field(&accepted, "id"));
-    let file = crate::support::maildir::only(&home.maildir("ann"));
-    let message = std::fs::read_to_string(file).unwrap();
+    let message = String::from_utf8(crate::support::maildir::only(&home.maildir("ann"))).unwrap();
     let received = message.split("Subject:").next().unwrap();
     assert!(received.contains(" with ESMTPS id ") && received.contains("\ttls TLS_AES_256_GCM_SHA384 (TLSv1.3)"), "{received}");
 

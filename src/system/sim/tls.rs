@@ -1,13 +1,15 @@
 //! Simulated TLS: a line each way instead of a handshake, and then the octets as they are. No random numbers, no clock.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::mail::{Domain, TlsInfo};
-use crate::system::tls::{CertificateFacts, PairSource, SelfSigned, ServerFiles, Tls, TlsError, TlsServer};
+use crate::system::tls::{
+    CertificateFacts, Established, PairSource, SelfSigned, ServerFiles, Tls, TlsClient, TlsError, TlsServer,
+};
 use crate::system::{BoxFuture, BoxStream, Disk};
 
 /// What a simulated client says first.
@@ -37,6 +39,10 @@ impl Tls for SimTls {
         Ok(Arc::new(Self))
     }
 
+    fn client(&self, _: Arc<dyn Disk>, _: Option<PathBuf>) -> Arc<dyn TlsClient> {
+        Arc::new(Self)
+    }
+
     fn self_signed(&self, hostname: &Domain) -> Result<SelfSigned, TlsError> {
         match hostname.literal() {
             None => Ok(SelfSigned::from_pem(format!("the simulated pair of {hostname}\n"))),
@@ -60,5 +66,20 @@ impl TlsServer for SimTls {
 
     fn certificates(&self) -> Vec<CertificateFacts> {
         Vec::new()
+    }
+}
+
+impl TlsClient for SimTls {
+    fn connect<'a>(&'a self, mut stream: BoxStream, _: &'a Domain) -> BoxFuture<'a, io::Result<(BoxStream, Established)>> {
+        Box::pin(async move {
+            stream.write_all(HELLO.as_bytes()).await?;
+            let mut answer = [0; ANSWER.len()];
+            stream.read_exact(&mut answer).await?;
+            if answer != ANSWER.as_bytes() {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "no simulated server hello"));
+            }
+            let TlsInfo { version, cipher, .. } = Self::info();
+            Ok((stream, Established { version, cipher, verified: Ok(()) }))
+        })
     }
 }

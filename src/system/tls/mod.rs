@@ -1,6 +1,7 @@
 //! TLS as a seam: handshakes draw random numbers, so a simulation has its own. Owns the errors that name a file and a remedy.
 
 mod certificate;
+mod client;
 mod pem;
 mod self_signed;
 mod server;
@@ -76,6 +77,8 @@ pub struct CertificateFacts {
 pub trait Tls: Send + Sync {
     /// Reads the files and makes the side that takes connections.
     fn server(&self, disk: &dyn Disk, files: &ServerFiles) -> Result<Arc<dyn TlsServer>, TlsError>;
+    /// Makes the side that makes connections. `authorities`: the PEM file of those that are believed; none: the system's.
+    fn client(&self, disk: Arc<dyn Disk>, authorities: Option<PathBuf>) -> Arc<dyn TlsClient>;
     /// Makes a certificate that vouches for itself, and its key.
     fn self_signed(&self, hostname: &Domain) -> Result<SelfSigned, TlsError>;
 }
@@ -88,6 +91,28 @@ pub trait TlsServer: Send + Sync {
     fn certificates(&self) -> Vec<CertificateFacts>;
 }
 
+/// The side that makes connections.
+pub trait TlsClient: Send + Sync {
+    /// Makes the handshake with a host, whatever certificate it shows. The time-out is the caller's.
+    fn connect<'a>(&'a self, stream: BoxStream, host: &'a Domain) -> BoxFuture<'a, io::Result<(BoxStream, Established)>>;
+}
+
+/// What a handshake with a server came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Established {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// The cipher suite by its IANA name.
+    pub cipher: &'static str,
+    /// Whether its certificate shows that it is the host that we mean; or why not.
+    pub verified: Result<(), String>,
+}
+
+/// Whether a file holds authorities.
+pub fn check_authorities(disk: &dyn Disk, path: &Path) -> Result<(), TlsError> {
+    server::roots(disk, path).map(drop)
+}
+
 /// TLS by rustls.
 #[derive(Debug, Default)]
 pub struct SystemTls;
@@ -95,6 +120,10 @@ pub struct SystemTls;
 impl Tls for SystemTls {
     fn server(&self, disk: &dyn Disk, files: &ServerFiles) -> Result<Arc<dyn TlsServer>, TlsError> {
         Ok(Arc::new(server::Server::new(disk, files)?))
+    }
+
+    fn client(&self, disk: Arc<dyn Disk>, authorities: Option<PathBuf>) -> Arc<dyn TlsClient> {
+        Arc::new(client::Client::new(disk, authorities))
     }
 
     fn self_signed(&self, hostname: &Domain) -> Result<SelfSigned, TlsError> {
