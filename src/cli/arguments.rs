@@ -269,7 +269,7 @@ pub(super) struct Explain {
 
 /// `ann@example.test` or `<ann@example.test>`.
 fn address(text: &str) -> Result<Address, String> {
-    Address::parse(bare(text)).map_err(|error| error.to_string())
+    Address::parse_utf8(bare(text)).map_err(|error| error.to_string())
 }
 
 /// The same, and `<>` or nothing for notices.

@@ -17,11 +17,6 @@ const fn must(name: &'static str, kind: Kind, sample: &'static str, doc: &'stati
     Setting { name, kind, default: None, sample: Some(sample), doc, later: None }
 }
 
-/// Without a default, and not in the sample.
-const fn open(name: &'static str, kind: Kind, doc: &'static str) -> Setting {
-    Setting { name, kind, default: None, sample: None, doc, later: None }
-}
-
 const fn sampled(mut setting: Setting, sample: &'static str) -> Setting {
     setting.sample = Some(sample);
     setting
@@ -32,8 +27,7 @@ const fn later(mut setting: Setting, allowed: &'static [&'static str], remedy: &
     setting
 }
 
-const LATER_AUTH: &str = "AUTH in reception is not built yet: remove the key";
-const LATER_SERVICE: &str = "only \"mx\" is built yet: set service = \"mx\" or remove the listener";
+const LATER_SERVICE: &str = "LMTP in reception is not built yet: set service = \"mx\" or \"submission\", or remove the listener";
 
 /// Every section, in the order of the sample file.
 pub(super) const SECTIONS: &[Section] = &[
@@ -84,7 +78,7 @@ pub(super) const SECTIONS: &[Section] = &[
             must("address", Kind::Socket(false), "127.0.0.1:2525", "where to listen; port 0 lets the system choose"),
             later(
                 set("service", Kind::Choice(&["mx", "submission", "lmtp"]), "mx", "what is spoken there"),
-                &["mx"],
+                &["mx", "submission"],
                 LATER_SERVICE,
             ),
             set(
@@ -116,8 +110,8 @@ pub(super) const SECTIONS: &[Section] = &[
         repeated: true,
         doc: "more certificates, for other names; the one that a client asks for (SNI) is shown",
         settings: &[
-            open("file", Kind::Path(false), "PEM file, our own certificate first"),
-            open("key", Kind::Path(false), "PEM file, the certificate's private key"),
+            must("file", Kind::Path(false), "conf/tls/other.pem", "PEM file, our own certificate first"),
+            must("key", Kind::Path(false), "conf/tls/other-key.pem", "PEM file, the certificate's private key"),
         ],
     },
     Section {
@@ -126,7 +120,32 @@ pub(super) const SECTIONS: &[Section] = &[
         doc: "the mailboxes and their passwords",
         settings: &[
             set("users", Kind::Path(false), "conf/users", "ADDRESS:HASH a line (PHC strings, argon2id); see `posthouse user`"),
-            later(open("require_tls", Kind::Boolean, "AUTH is offered on encrypted sessions only"), &[], LATER_AUTH),
+            set("require_tls", Kind::Boolean, "true", "AUTH is offered on encrypted sessions only"),
+            set("failures", Kind::Count, "3", "failed logins in a session; the last of them gets 421"),
+            set("failures_per_client", Kind::Count, "20", "failed logins from one client address in a period; more are refused"),
+            set("failures_per_account", Kind::Count, "50", "failed logins to one account in a period; more are refused"),
+            set("failure_period", Kind::Period, "15m", "the period: so long failed logins count, from the first"),
+            set(
+                "failure_delay",
+                Kind::Duration,
+                "1s",
+                "a failed login's answer waits so long, the next ones up to 8 times as long",
+            ),
+            set("concurrency", Kind::Count, "2", "passwords checked at a time; each takes a processor and some 20 MiB"),
+        ],
+    },
+    Section {
+        name: "sender",
+        repeated: true,
+        doc: "who may write as whom, besides as themselves",
+        settings: &[
+            must("login", Kind::Login, "ann@example.test", "who logged in; \"*\" for all who do"),
+            must(
+                "addresses",
+                Kind::AddressPatterns,
+                "[\"postmaster@example.test\"]",
+                "what may stand in MAIL FROM and From: \"info@example.test\" or \"*@example.test\"",
+            ),
         ],
     },
     Section {
@@ -141,6 +160,7 @@ pub(super) const SECTIONS: &[Section] = &[
             set("errors", Kind::Count, "20", "bad commands in a session before 421"),
             set("command_timeout", Kind::Period, "5m", "how long a client may take for a command"),
             set("data_timeout", Kind::Period, "10m", "how long a client may take for the content"),
+            set("hold", Kind::Period, "30d", "how long submitted mail may ask to be held back (FUTURERELEASE)"),
             set("handshake_timeout", Kind::Period, "30s", "how long a client may take for the TLS handshake"),
             set("hops", Kind::Count, "50", "Received fields: more is a loop, 5.4.6"),
         ],

@@ -160,7 +160,17 @@ pub(crate) fn config() -> Config {
             tls: crate::config::ListenerTls::None,
         }],
         tls: Tls { pair: None, more: Vec::new(), reload_interval: Duration::from_secs(60), client_ca: None },
-        auth: Auth { users: "conf/users".into() },
+        auth: Auth {
+            users: "conf/users".into(),
+            require_tls: true,
+            failures: 3,
+            failures_per_client: 20,
+            failures_per_account: 50,
+            failure_period: 15 * minute,
+            failure_delay: Duration::ZERO,
+            concurrency: 2,
+        },
+        senders: Vec::new(),
         limits: Limits {
             message_size: 1 << 20,
             recipients: 10,
@@ -171,6 +181,7 @@ pub(crate) fn config() -> Config {
             data_timeout: minute,
             handshake_timeout: Duration::from_secs(30),
             hops: 50,
+            hold: Duration::from_secs(86_400),
         },
         domains: vec![LocalDomain {
             name: domain("example.test"),

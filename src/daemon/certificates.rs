@@ -89,7 +89,8 @@ impl Certificates {
                 () = tokio::time::sleep(now.tls.reload_interval) => {}
             }
             let (certificates, config) = (Arc::clone(&self), config.borrow().clone());
-            if !is_wanted(&config) || config.tls.pair.is_none() {
+            let ServerFiles { pairs, client_ca } = named(&config);
+            if !is_wanted(&config) || (pairs.is_empty() && client_ca.is_none()) {
                 continue;
             }
             let looked = self.system.workers.blocking(move || {
@@ -118,10 +119,10 @@ impl Certificates {
     fn apply(&self, config: &Config) -> Result<(), TlsError> {
         let found = fingerprint(&*self.system.disk, config);
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).tried = Some(found);
-        let files = match files(config) {
-            Some(files) => files,
-            None => ServerFiles { pairs: vec![self.self_signed(config)?], client_ca: config.tls.client_ca.clone() },
-        };
+        let mut files = named(config);
+        if config.tls.pair.is_none() {
+            files.pairs.insert(0, self.self_signed(config)?);
+        }
         let server = self.system.tls.server(&*self.system.disk, &files)?;
         for facts in server.certificates() {
             self.events.report(Event::Certificate { path: facts.path, names: facts.names.join(","), expires: facts.expires });
@@ -165,22 +166,18 @@ impl Certificates {
 
 /// Whether the pairs and authorities that a configuration names can be used.
 pub fn check_certificates(config: &Config, disk: &dyn Disk, tls: &dyn Tls) -> Result<(), TlsError> {
-    match files(config).filter(|_| is_wanted(config)) {
-        Some(files) => tls.server(disk, &files).map(drop),
-        None => Ok(()),
-    }
+    if is_wanted(config) { tls.server(disk, &named(config)).map(drop) } else { Ok(()) }
 }
 
 fn is_wanted(config: &Config) -> bool {
     config.listeners.iter().any(|listener| listener.tls != ListenerTls::None)
 }
 
-/// What the configuration names; nothing without `tls.certificate`.
-fn files(config: &Config) -> Option<ServerFiles> {
+/// What the configuration names.
+fn named(config: &Config) -> ServerFiles {
     let source = |pair: &KeyPair| PairSource::Files { certificate: pair.certificate.clone(), key: pair.key.clone() };
-    let first = config.tls.pair.as_ref()?;
-    let pairs = std::iter::once(first).chain(&config.tls.more).map(source).collect();
-    Some(ServerFiles { pairs, client_ca: config.tls.client_ca.clone() })
+    let pairs = config.tls.pair.iter().chain(&config.tls.more).map(source).collect();
+    ServerFiles { pairs, client_ca: config.tls.client_ca.clone() }
 }
 
 /// A number that is another when the files are, or whether they can be read.

@@ -94,7 +94,7 @@ fn parse_entry(text: &str, domain: &Domain) -> Result<(String, Vec<Address>), Fa
     let colon = find_outside_quotes(text, ':')
         .ok_or_else(|| (format!("{} has no colon", shown(text)), "write it like name: target, target"))?;
     let name = text[..colon].trim();
-    let local = match Address::parse(&format!("{name}@{domain}")) {
+    let local = match Address::parse_utf8(&format!("{name}@{domain}")) {
         Ok(address) => address.local().to_ascii_lowercase(),
         Err(_) => {
             let what = format!("{} is not an alias' name", shown(name));
@@ -121,8 +121,8 @@ fn parse_target(target: &str, name: &str, domain: &Domain) -> Result<Address, Fa
     refuse_delivery_commands(target)?;
     // `\ann` in the entry for ann is the old way to say "and into the mailbox, too".
     let plain = target.strip_prefix('\\').unwrap_or(target);
-    let address = match Address::parse(plain) {
-        Err(AddressError::NoDomain) => Address::parse(&format!("{plain}@{domain}")),
+    let address = match Address::parse_utf8(plain) {
+        Err(AddressError::NoDomain) => Address::parse_utf8(&format!("{plain}@{domain}")),
         other => other,
     };
     let address = address

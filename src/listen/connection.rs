@@ -40,6 +40,7 @@ pub(super) async fn drive(
     let began = reception.system.clock.monotonic();
     reception.events.report(Event::Connected { client: peer, service: settings.service.as_str() });
     let mut session = Session::new(began, Arc::clone(&settings));
+    session.set_wall_clock(reception.system.clock.now());
     let mut transaction = Transaction::new(reception, rules, settings.service, peer.ip().to_canonical());
     let stopped = *stopping.borrow();
     if stopped {

@@ -47,26 +47,34 @@ impl fmt::Display for AddressError {
 impl std::error::Error for AddressError {}
 
 impl Address {
-    /// Parses `local-part@domain`, without angle brackets. The whole text must be the address.
+    /// Parses `local-part@domain`, without angle brackets. The whole text must be the address. The local part is ASCII.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
+        let address = Self::parse_utf8(text)?;
+        if address.is_ascii() { Ok(address) } else { Err(AddressError::NotAscii) }
+    }
+
+    /// The same, where the local part may have characters beyond ASCII, as in mail with SMTPUTF8 (RFC 6531 section 3.3).
+    pub fn parse_utf8(text: &str) -> Result<Self, AddressError> {
         let (local, rest) = parse_local_part(text)?;
         let domain = rest.strip_prefix('@').ok_or(AddressError::NoDomain)?;
         let domain = Domain::parse(domain).map_err(AddressError::BadDomain)?;
         Ok(Self { local, domain })
     }
 
-    /// An address from a local part as meant (unquoted) and a domain.
+    /// An address from a local part as meant (unquoted) and a domain. The local part may have characters beyond ASCII.
     pub fn new(local: &str, domain: Domain) -> Result<Self, AddressError> {
-        if local.is_empty() || local.bytes().any(|b| b < 0x20 || b == 0x7f) {
+        if local.is_empty() || !local.chars().all(is_printable) {
             return Err(AddressError::BadLocalPart);
-        }
-        if !local.is_ascii() {
-            return Err(AddressError::NotAscii);
         }
         if local.len() > LOCAL_PART_SIZE_MAX {
             return Err(AddressError::LocalPartTooLong);
         }
         Ok(Self { local: local.to_owned(), domain })
+    }
+
+    /// Whether any server can be told of it: without SMTPUTF8 local parts are ASCII, and domains are here in any case.
+    pub fn is_ascii(&self) -> bool {
+        self.local.is_ascii()
     }
 
     /// The local part as meant: `a b` for `"a b"@example.test`.
@@ -87,9 +95,6 @@ fn parse_local_part(text: &str) -> Result<(String, &str), AddressError> {
         None => {
             let end = text.find('@').ok_or(AddressError::NoDomain)?;
             let local = &text[..end];
-            if !local.is_ascii() {
-                return Err(AddressError::NotAscii);
-            }
             if !is_dot_string(local) {
                 return Err(AddressError::BadLocalPart);
             }
@@ -115,22 +120,27 @@ fn parse_quoted(quoted: &str) -> Result<(String, &str), AddressError> {
             '\\' => chars.next().ok_or(AddressError::BadLocalPart)?.1,
             c => c,
         };
-        match c {
-            ' '..='~' => local.push(c),
-            c if !c.is_ascii() => return Err(AddressError::NotAscii),
-            _ => return Err(AddressError::BadLocalPart),
+        if !is_printable(c) {
+            return Err(AddressError::BadLocalPart);
         }
+        local.push(c);
     }
     Err(AddressError::BadLocalPart)
 }
 
-/// RFC 5321 `Dot-string`: atoms of RFC 5322 `atext`, joined by single dots.
+/// RFC 5321 `Dot-string`: atoms of RFC 5322 `atext`, joined by single dots; with RFC 6531 all that isn't ASCII is `atext`, too.
 fn is_dot_string(local: &str) -> bool {
-    !local.is_empty() && local.split('.').all(|atom| !atom.is_empty() && atom.bytes().all(is_atext))
+    let atoms = local.split('.').all(|atom| !atom.is_empty() && atom.bytes().all(is_atext));
+    atoms && (local.is_ascii() || local.chars().all(is_printable))
 }
 
 fn is_atext(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte)
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte) || !byte.is_ascii()
+}
+
+/// What a local part may have, be it in quotes: no control character, of ASCII or beyond.
+fn is_printable(c: char) -> bool {
+    !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 impl fmt::Display for Address {
@@ -152,7 +162,7 @@ impl fmt::Display for Address {
 impl TryFrom<String> for Address {
     type Error = AddressError;
     fn try_from(text: String) -> Result<Self, AddressError> {
-        Self::parse(&text)
+        Self::parse_utf8(&text)
     }
 }
 
@@ -201,7 +211,7 @@ impl fmt::Display for ReversePath {
 impl TryFrom<String> for ReversePath {
     type Error = AddressError;
     fn try_from(text: String) -> Result<Self, AddressError> {
-        if text.is_empty() { Ok(Self::Null) } else { Address::parse(&text).map(Self::Address) }
+        if text.is_empty() { Ok(Self::Null) } else { Address::parse_utf8(&text).map(Self::Address) }
     }
 }
 
@@ -220,6 +230,11 @@ mod tests {
         for text in ["ann@example.test", "\"a b\"@example.test", "\"a\\\"b\"@example.test", "x@[192.0.2.1]", "\"a@b\"@c.test"] {
             assert_eq!(Address::parse(text).unwrap().to_string(), text);
         }
+        for text in ["пример@example.test", "用户@xn--fsqu00a.test", "\"é à\"@example.test", "a.é.b@[192.0.2.1]"] {
+            let address = Address::parse_utf8(text).unwrap();
+            assert_eq!((address.to_string().as_str(), address.is_ascii()), (text, false));
+        }
+        assert!(Address::parse("ann@bücher.example").unwrap().is_ascii());
         assert_eq!(Address::parse("\"ann\"@Example.Test").unwrap(), Address::parse("ann@example.test").unwrap());
         assert_eq!(Address::parse("\"a b\"@x.test").unwrap().local(), "a b");
     }
@@ -241,6 +256,7 @@ mod tests {
         ] {
             assert_eq!(Address::parse(text), Err(error), "{text:?}");
         }
+        assert_eq!(Address::parse_utf8("a\u{85}b@x.test"), Err(AddressError::BadLocalPart));
         assert_eq!(Address::parse(&format!("{}@x.test", "a".repeat(65))), Err(AddressError::LocalPartTooLong));
     }
 }

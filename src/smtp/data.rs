@@ -131,6 +131,52 @@ impl Receiver {
     }
 }
 
+/// Looks for a CR or LF that stands alone in content without dots, which comes by BDAT.
+#[derive(Debug, Default)]
+pub struct LineEnds {
+    /// The last octet was a CR.
+    open: bool,
+    bare: bool,
+}
+
+impl LineEnds {
+    /// A machine at the start of a message.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether a CR or LF stood alone so far.
+    pub fn has_bare(&self) -> bool {
+        self.bare
+    }
+
+    /// Whether the last octet was a CR: bare, if nothing comes.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Takes the next octets.
+    pub fn receive(&mut self, octets: &[u8]) {
+        let Some((first, _)) = octets.split_first() else { return };
+        let mut at = 0;
+        if std::mem::take(&mut self.open) {
+            self.bare |= *first != b'\n';
+            at = usize::from(*first == b'\n');
+        }
+        while let Some(found) = memchr2(b'\r', b'\n', &octets[at..]).filter(|_| !self.bare) {
+            let place = at + found;
+            match (octets[place], octets.get(place + 1)) {
+                (b'\r', None) => {
+                    self.open = true;
+                    return;
+                }
+                (b'\r', Some(b'\n')) => at = place + 2,
+                _ => self.bare = true,
+            }
+        }
+    }
+}
+
 /// The sending machine: doubles a dot at the start of a line, and ends the message.
 #[derive(Debug)]
 pub struct Stuffer {

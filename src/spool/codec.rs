@@ -275,7 +275,7 @@ impl<'a> Reader<'a> {
         if text.is_empty() {
             return Ok(None);
         }
-        let address = Address::parse(text).map_err(|_| Malformed(what))?;
+        let address = Address::parse_utf8(text).map_err(|_| Malformed(what))?;
         // One spelling an address, as for numbers.
         if is_written(&address, text) { Ok(Some(address)) } else { Err(Malformed(what)) }
     }

@@ -114,7 +114,7 @@ fn recipients(fields: &mut Fields, version: u64) -> Result<Vec<Recipient>, Strin
 }
 
 fn recipient(mut fields: Fields, version: u64) -> Result<Recipient, String> {
-    let address = |text: &str| Address::parse(text).map_err(|error| error.to_string());
+    let address = |text: &str| Address::parse_utf8(text).map_err(|error| error.to_string());
     let recipient = Recipient {
         address: fields.parsed("address", address)?,
         original: fields.optional("original", address)?,

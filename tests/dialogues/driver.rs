@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use posthouse::mail::{Domain, EnhancedCode, QueueId, Reply, Service, TlsInfo};
+use posthouse::mail::{
+    BodyType, DeliverByMode, Domain, EnhancedCode, Hold, QueueId, Reply, Request, Service, Timestamp, TlsInfo, encode_xtext,
+};
+use posthouse::smtp::extension::Parameters;
 use posthouse::smtp::server::{Answer, ForwardPath, Mechanism, Question, Secret, Session, Settings, Step};
 
 /// A message that got 250.
@@ -12,6 +15,8 @@ use posthouse::smtp::server::{Answer, ForwardPath, Mechanism, Question, Secret, 
 pub(crate) struct Received {
     pub sender: String,
     pub recipients: Vec<String>,
+    /// What the parameters asked for.
+    pub asked: Vec<String>,
     pub content: Vec<u8>,
 }
 
@@ -32,6 +37,7 @@ pub(crate) struct Driver {
     pub refusals: BTreeMap<&'static str, Reply>,
     sender: String,
     recipients: Vec<String>,
+    asked: Vec<String>,
     draft: Option<Vec<u8>>,
     exchange: Exchange,
     /// Who logged in.
@@ -44,6 +50,9 @@ pub(crate) struct Driver {
     pub closed: bool,
 }
 
+/// What the wall clock shows at the start: Sunday, 22 November 2026, 02:00 UTC.
+const WALL: Timestamp = Timestamp::from_millis(1_795_312_800_000);
+
 /// The settings that scripts start from.
 pub(crate) fn settings() -> Settings {
     Settings {
@@ -55,6 +64,8 @@ pub(crate) fn settings() -> Settings {
         mechanisms: Vec::new(),
         auth_in_clear: false,
         failed_logins_max: 3,
+        parameters: Parameters::default(),
+        hold_max: Duration::from_secs(86_400),
         command_timeout: Duration::from_secs(300),
         data_timeout: Duration::from_secs(600),
         starttls: false,
@@ -63,12 +74,15 @@ pub(crate) fn settings() -> Settings {
 
 impl Driver {
     pub(crate) fn new(settings: Settings) -> Self {
+        let mut session = Session::new(Duration::ZERO, Arc::new(settings));
+        session.set_wall_clock(WALL);
         Self {
-            session: Session::new(Duration::ZERO, Arc::new(settings)),
+            session,
             now: Duration::ZERO,
             refusals: BTreeMap::new(),
             sender: String::new(),
             recipients: Vec::new(),
+            asked: Vec::new(),
             draft: None,
             exchange: Exchange::None,
             login: None,
@@ -139,12 +153,18 @@ impl Driver {
         }
         match question {
             Question::Connect | Question::Hello { .. } => Answer::Accept,
-            Question::Sender { path, .. } => {
+            Question::Sender { path, body, request, .. } => {
                 self.sender = path.to_string();
                 self.recipients.clear();
+                self.asked = asked(body, &request.map(|request| *request).unwrap_or_default());
                 Answer::Accept
             }
-            Question::Recipient { path, .. } => self.recipient(&path),
+            Question::Recipient { path, dsn } => {
+                let dsn = dsn.map(|dsn| *dsn).unwrap_or_default();
+                self.asked.extend(dsn.notify.map(|notify| format!("NOTIFY={notify}")));
+                self.asked.extend(dsn.orcpt.map(|orcpt| format!("ORCPT={}", orcpt.to_wire())));
+                self.recipient(&path)
+            }
             Question::Login { mechanism, initial } => self.login(mechanism, initial),
             Question::Response(response) => self.response(&response.0),
             Question::Begin => {
@@ -154,7 +174,8 @@ impl Driver {
             Question::Commit => {
                 let content = self.draft.take().expect("Commit comes behind Begin");
                 let (sender, recipients) = (self.sender.clone(), std::mem::take(&mut self.recipients));
-                self.messages.push(Received { sender, recipients, content });
+                let asked = std::mem::take(&mut self.asked);
+                self.messages.push(Received { sender, recipients, asked, content });
                 Answer::Committed(QueueId(self.messages.len() as u64))
             }
         }
@@ -205,4 +226,27 @@ impl Driver {
         self.recipients.push(path.to_string());
         Answer::Accept
     }
+}
+
+/// What MAIL's parameters came to, in a fixed order.
+fn asked(body: BodyType, request: &Request) -> Vec<String> {
+    let mut asked = Vec::new();
+    if body != BodyType::SevenBit {
+        asked.push(format!("BODY={}", body.as_str()));
+    }
+    for (given, name) in [(request.smtputf8, "SMTPUTF8"), (request.require_tls, "REQUIRETLS")] {
+        asked.extend(given.then(|| name.to_owned()));
+    }
+    asked.extend(request.ret.map(|ret| format!("RET={}", ret.as_str())));
+    asked.extend(request.envid.as_ref().map(|envid| format!("ENVID={}", encode_xtext(envid.as_str()))));
+    asked.extend(request.deliver_by.map(|by| {
+        let mode = if by.mode == DeliverByMode::Return { "R" } else { "N" };
+        format!("BY={};{mode}{}", by.seconds, if by.trace { "T" } else { "" })
+    }));
+    asked.extend(request.hold.map(|hold| match hold {
+        Hold::For(seconds) => format!("HOLDFOR={seconds}"),
+        Hold::Until(time) => format!("HOLDUNTIL={time}"),
+    }));
+    asked.extend(request.priority.map(|priority| format!("MT-PRIORITY={priority}")));
+    asked
 }

@@ -193,6 +193,7 @@ impl Run {
             Check::Sender(sender) => same(&Some(sender), &last.map(|message| &message.sender)),
             Check::Login(login) => same(login, &self.driver.login),
             Check::Recipients(recipients) => same(&Some(recipients), &last.map(|message| &message.recipients)),
+            Check::Asked(asked) => same(&Some(asked), &last.map(|message| &message.asked)),
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use proptest::prelude::*;
 
+use posthouse::smtp::extension::Parameters;
 use posthouse::smtp::server::Mechanism;
 
 use super::driver::{Driver, Received, settings};
 
 /// Pieces that dialogues are made of; some end a line, some don't.
-const PIECES: [&str; 37] = [
+const PIECES: [&str; 44] = [
     "STARTTLS\r\n",
     "EHLO client.test\r\n",
     "HELO client.test\r\n",
@@ -15,6 +16,13 @@ const PIECES: [&str; 37] = [
     "MAIL FROM:<> SIZE=20 BODY=8BITMIME\r\n",
     "MAIL FROM:<ann@sender.test> SIZE=5000\r\n",
     "RCPT TO:<bob@example.test>\r\n",
+    "MAIL FROM:<ann@sender.test> BODY=BINARYMIME RET=HDRS\r\n",
+    "RCPT TO:<bob@example.test> NOTIFY=NEVER\r\n",
+    "BDAT 7\r\n",
+    "BDAT 12 LAST\r\n",
+    "BDAT 0 LAST\r\n",
+    "BDAT 250\r\n",
+    "BDAT\r\n",
     "RCPT TO:<Postmaster>\r\n",
     "RCPT TO:<nobody@example.test>\r\n",
     "RCPT TO:<x@elsewhere.test>\r\n",
@@ -56,6 +64,7 @@ fn hold(pieces: impl Iterator<Item = Vec<u8>>) -> (String, Vec<Received>, bool) 
     settings.starttls = true;
     settings.mechanisms = vec![Mechanism::Plain, Mechanism::Login];
     settings.auth_in_clear = true;
+    settings.parameters = Parameters::ALL;
     let mut driver = Driver::new(settings);
     driver.run();
     pieces.for_each(|piece| driver.receive(&piece));

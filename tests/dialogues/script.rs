@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use posthouse::mail::{EnhancedCode, Reply};
+use posthouse::smtp::extension::Parameters;
 use posthouse::smtp::server::{Mechanism, Settings};
 
 /// A script, read.
@@ -43,6 +44,7 @@ pub(crate) enum Check {
     Size(usize),
     Sender(String),
     Recipients(Vec<String>),
+    Asked(Vec<String>),
     Login(Option<String>),
 }
 
@@ -114,6 +116,7 @@ impl Script {
                 let names = value.split(' ').filter(|name| *name != "none");
                 self.settings.mechanisms = names.map(|name| Mechanism::parse(name.as_bytes())).collect::<Option<_>>()?;
             }
+            "offer" => self.settings.parameters = offer(value)?,
             "failed_logins_max" => self.settings.failed_logins_max = value.parse().ok()?,
             "errors_max" => self.settings.errors_max = value.parse().ok()?,
             _ => return None,
@@ -132,6 +135,25 @@ impl Script {
     }
 }
 
+/// Extensions by name, or `all`.
+fn offer(names: &str) -> Option<Parameters> {
+    let mut offered = Parameters::default();
+    for name in names.split(' ') {
+        match name {
+            "all" => return Some(Parameters::ALL),
+            "CHUNKING" => offered.binary = true,
+            "DSN" => offered.dsn = true,
+            "SMTPUTF8" => offered.utf8 = true,
+            "DELIVERBY" => offered.deliver_by = true,
+            "FUTURERELEASE" => offered.future_release = true,
+            "MT-PRIORITY" => offered.priority = true,
+            "REQUIRETLS" => offered.require_tls = true,
+            _ => return None,
+        }
+    }
+    Some(offered)
+}
+
 fn check(text: &str) -> Option<Check> {
     let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
     Some(match word {
@@ -143,6 +165,7 @@ fn check(text: &str) -> Option<Check> {
         "size" => Check::Size(rest.parse().ok()?),
         "sender" => Check::Sender(rest.trim_matches(['<', '>']).to_owned()),
         "login" => Check::Login((rest != "none").then(|| rest.to_owned())),
+        "asked" => Check::Asked(rest.split(' ').filter(|word| *word != "nothing").map(str::to_owned).collect()),
         "recipients" => Check::Recipients(rest.split(' ').map(str::to_owned).collect()),
         _ => return None,
     })

@@ -1,9 +1,9 @@
 //! What an answer does: the reply to the command that raised the question, and the stage that it leads to.
 
-use super::state::{Content, Pending, Phase, Recipients, Stage};
+use super::state::{Content, Pending, Phase, Recipients, Refusal, Stage};
 use super::{Answer, Session, replies};
-use crate::mail::Reply;
-use crate::smtp::extension::{self, Extension};
+use crate::mail::{Reply, Timestamp};
+use crate::smtp::extension::{self, Announcement, Extension, Parameters};
 
 impl Session {
     /// Takes the answer to the last question. An answer when nothing was asked is ignored.
@@ -41,6 +41,7 @@ impl Session {
             }
             Pending::Hello { extended, .. } => {
                 self.extended = extended;
+                self.drop_chunks();
                 self.greet(extended);
                 self.resume(Stage::Ready);
             }
@@ -49,9 +50,9 @@ impl Session {
                 self.say(replies::LOGGED_IN);
                 self.resume(Stage::Ready);
             }
-            Pending::Sender => {
+            Pending::Sender(recipients) => {
                 self.say(replies::SENDER_OK);
-                self.resume(Stage::Open(Recipients::default()));
+                self.resume(Stage::Open(recipients));
             }
             Pending::Recipient(recipients) => {
                 self.say(replies::RECIPIENT_OK);
@@ -61,6 +62,7 @@ impl Session {
                 self.say(replies::START_CONTENT);
                 self.phase = Phase::Content(Content::new(self.now, &self.settings));
             }
+            Pending::BeginChunks { recipients, size, last } => self.begin_chunks(recipients.binary, size, last),
             Pending::Commit => self.slipped(Stage::Ready),
         }
     }
@@ -68,6 +70,13 @@ impl Session {
     fn refused(&mut self, pending: Pending, reply: &Reply) {
         // A transient refusal says nothing about the client.
         if matches!(pending, Pending::Login) && reply.code >= 500 && self.count_failed_login() {
+            return;
+        }
+        if let Pending::BeginChunks { recipients, size, .. } = pending
+            && reply.code != 421
+        {
+            let refusal = Refusal { reply: reply.to_wire(), bad: false };
+            self.refuse_chunk(size, Stage::Open(recipients), refusal);
             return;
         }
         self.say_reply(reply);
@@ -88,15 +97,30 @@ impl Session {
 
     /// What EHLO announces, here and now.
     pub(super) fn extensions(&self) -> Vec<Extension> {
-        let mut extensions = extension::offered(self.settings.size_max).to_vec();
-        if self.settings.starttls && self.tls.is_none() {
-            extensions.push(Extension::StartTls);
-        }
-        let mechanisms = self.mechanisms();
-        if !mechanisms.is_empty() {
-            extensions.push(Extension::Auth(mechanisms));
-        }
-        extensions
+        let announcement = Announcement {
+            size_max: self.settings.size_max,
+            recipients_max: self.settings.recipients_max,
+            hold_max: self.hold_max(),
+            starttls: self.settings.starttls && self.tls.is_none(),
+            mechanisms: self.mechanisms(),
+        };
+        extension::offered(self.parameters(), announcement)
+    }
+
+    /// The parameters that MAIL and RCPT may have, here and now.
+    pub(super) fn parameters(&self) -> Parameters {
+        let mut offered = self.settings.parameters;
+        offered.future_release &= self.wall.is_some() && !self.settings.hold_max.is_zero();
+        offered.require_tls &= self.tls.is_some();
+        offered.auth &= !self.settings.mechanisms.is_empty();
+        offered
+    }
+
+    /// How long a message may be held: seconds, and until when that is.
+    pub(super) fn hold_max(&self) -> (u32, Timestamp) {
+        let hold_max = self.settings.hold_max;
+        let until = self.wall.map_or(Timestamp::ZERO, |(at, wall)| wall.plus(self.now.saturating_sub(at)).plus(hold_max));
+        (u32::try_from(hold_max.as_secs()).unwrap_or(u32::MAX), until)
     }
 
     /// The reply to HELO or EHLO.
@@ -118,8 +142,10 @@ impl Pending {
         match self {
             Self::Connect { .. } => Stage::Strange,
             Self::Hello { before, .. } => *before,
-            Self::Sender | Self::Login | Self::Commit => Stage::Ready,
-            Self::Recipient(recipients) | Self::Begin(recipients) => Stage::Open(*recipients),
+            Self::Sender(_) | Self::Login | Self::Commit => Stage::Ready,
+            Self::Recipient(recipients) | Self::Begin(recipients) | Self::BeginChunks { recipients, .. } => {
+                Stage::Open(*recipients)
+            }
         }
     }
 }
@@ -157,6 +183,8 @@ mod tests {
             errors_max: 10,
             mechanisms: Vec::new(),
             auth_in_clear: false,
+            parameters: Parameters::default(),
+            hold_max: Duration::ZERO,
             failed_logins_max: 3,
             command_timeout: Duration::from_secs(1),
             data_timeout: Duration::from_secs(1),

@@ -31,7 +31,7 @@ impl Session {
             Stage::Strange => self.bad(replies::EHLO_FIRST),
             _ if !self.extended => self.bad(replies::EHLO_FIRST),
             _ if self.logged_in => self.bad(replies::AUTH_ALREADY),
-            Stage::Open(_) => self.bad(replies::AUTH_IN_TRANSACTION),
+            Stage::Open(_) | Stage::Chunks => self.bad(replies::AUTH_IN_TRANSACTION),
             Stage::Ready if self.mechanisms().is_empty() => self.bad(replies::ENCRYPTION_FIRST),
             Stage::Ready if !self.offers(mechanism) => self.bad(replies::MECHANISM_NOT_OFFERED),
             Stage::Ready => return Some(self.ask(Pending::Login, Question::Login { mechanism, initial })),

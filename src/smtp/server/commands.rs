@@ -2,8 +2,9 @@
 
 use super::state::{Pending, Phase, Recipients, Stage};
 use super::{Question, Session, Step, replies};
-use crate::mail::{DsnRequest, Reply};
+use crate::mail::{BodyType, DsnRequest, Hold, Reply, Request};
 use crate::smtp::command::{Command, CommandError, ForwardPath, Mail, help};
+use crate::smtp::extension::Parameters;
 use crate::smtp::line::Line;
 
 /// A line of input, read.
@@ -17,9 +18,9 @@ pub(super) enum Input {
 }
 
 /// Reads a line.
-pub(super) fn read(line: Line<'_>) -> Input {
+pub(super) fn read(line: Line<'_>, offered: Parameters) -> Input {
     match line {
-        Line::Text(text) => match Command::parse(text) {
+        Line::Text(text) => match Command::parse(text, offered) {
             Ok(command) => Input::Command(command),
             Err(error) => Input::Wrong(error),
         },
@@ -47,11 +48,13 @@ impl Session {
                 return Some(self.ask(Pending::Hello { extended, before: stage }, Question::Hello { name, extended }));
             }
             Command::Mail(mail) => return self.mail(stage, mail),
-            Command::Rcpt { path, dsn } => return self.rcpt(stage, path, dsn),
+            Command::Rcpt { path, dsn, utf8 } => return self.rcpt(stage, path, dsn, utf8),
             Command::Data => return self.data(stage),
+            Command::Bdat { size, last } => return self.bdat(stage, size, last),
             Command::Rset => {
                 self.say(replies::OK);
-                if let Stage::Open(_) = stage {
+                if let Stage::Open(_) | Stage::Chunks = stage {
+                    self.drop_chunks();
                     self.phase = Phase::Command(Stage::Ready);
                 }
             }
@@ -72,16 +75,33 @@ impl Session {
         let Mail { path, size, body, request } = mail;
         match stage {
             Stage::Strange => self.bad(replies::HELLO_FIRST),
-            Stage::Open(_) => self.bad(replies::MAIL_NESTED),
+            Stage::Open(_) | Stage::Chunks => self.bad(replies::MAIL_NESTED),
             // No fault of the client's, so it doesn't count as one: this is what SIZE is for.
             Stage::Ready if size.is_some_and(|size| size > self.settings.size_max) => self.say(replies::TOO_LARGE),
-            Stage::Ready => return Some(self.ask(Pending::Sender, Question::Sender { path, size, body, request })),
+            Stage::Ready if self.holds_too_long(request.as_deref()) => self.bad(replies::HOLD_TOO_LONG),
+            Stage::Ready => {
+                let utf8 = request.as_ref().is_some_and(|request| request.smtputf8);
+                let recipients = Recipients { binary: body == BodyType::BinaryMime, utf8, ..Recipients::default() };
+                return Some(self.ask(Pending::Sender(recipients), Question::Sender { path, size, body, request }));
+            }
         }
         None
     }
 
-    fn rcpt(&mut self, stage: Stage, path: ForwardPath, dsn: Option<Box<DsnRequest>>) -> Option<Step> {
+    /// FUTURERELEASE has a bound, which EHLO told.
+    fn holds_too_long(&self, request: Option<&Request>) -> bool {
+        let (seconds_max, time_max) = self.hold_max();
+        match request.and_then(|request| request.hold) {
+            None => false,
+            Some(Hold::For(seconds)) => seconds > seconds_max,
+            Some(Hold::Until(time)) => time > time_max,
+        }
+    }
+
+    fn rcpt(&mut self, stage: Stage, path: ForwardPath, dsn: Option<Box<DsnRequest>>, utf8: bool) -> Option<Step> {
         match stage {
+            Stage::Chunks => self.bad(replies::CHUNKS_BEGUN),
+            Stage::Open(recipients) if utf8 && !recipients.utf8 => self.wrong(CommandError::NotAscii),
             Stage::Strange => self.bad(replies::HELLO_FIRST),
             Stage::Ready => self.bad(replies::MAIL_FIRST),
             Stage::Open(recipients) if recipients.accepted >= self.settings.recipients_max => {
@@ -104,8 +124,10 @@ impl Session {
         match stage {
             Stage::Strange => self.bad(replies::HELLO_FIRST),
             Stage::Ready => self.bad(replies::MAIL_FIRST),
-            Stage::Open(Recipients { accepted: 0, refused: true }) => self.say(replies::NO_VALID_RECIPIENTS),
-            Stage::Open(Recipients { accepted: 0, refused: false }) => self.bad(replies::RECIPIENT_FIRST),
+            Stage::Chunks => self.bad(replies::CHUNKS_BEGUN),
+            Stage::Open(Recipients { accepted: 0, refused: true, .. }) => self.say(replies::NO_VALID_RECIPIENTS),
+            Stage::Open(Recipients { accepted: 0, refused: false, .. }) => self.bad(replies::RECIPIENT_FIRST),
+            Stage::Open(Recipients { binary: true, .. }) => self.bad(replies::CHUNKS_NEEDED),
             Stage::Open(recipients) => return Some(self.ask(Pending::Begin(recipients), Question::Begin)),
         }
         None
@@ -118,7 +140,7 @@ impl Session {
             _ if self.tls.is_some() => self.bad(replies::TLS_ALREADY),
             _ if !self.settings.starttls => self.bad(replies::NOT_OFFERED),
             Stage::Strange => self.bad(replies::HELLO_FIRST),
-            Stage::Open(_) => self.bad(replies::TLS_IN_TRANSACTION),
+            Stage::Open(_) | Stage::Chunks => self.bad(replies::TLS_IN_TRANSACTION),
             Stage::Ready => {
                 self.say(replies::READY_FOR_TLS);
                 self.lines.clear();
@@ -128,7 +150,7 @@ impl Session {
     }
 
     fn wrong(&mut self, error: CommandError) {
-        if error == CommandError::Foreign {
+        if matches!(error, CommandError::Foreign | CommandError::BadChunk) {
             self.say_reply(&error.reply());
             self.end();
         } else if !self.count_error() {
@@ -143,7 +165,7 @@ impl Session {
     }
 
     /// Counts a bad command; true if it was one too many and the session ends.
-    fn count_error(&mut self) -> bool {
+    pub(super) fn count_error(&mut self) -> bool {
         if self.errors >= self.settings.errors_max {
             self.close(replies::TOO_MANY_ERRORS);
             return true;

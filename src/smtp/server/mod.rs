@@ -10,6 +10,7 @@
 
 mod answers;
 mod auth;
+mod chunks;
 mod commands;
 mod content;
 mod replies;
@@ -18,9 +19,10 @@ mod state;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::state::{Pending, Phase, Stage};
+use self::state::{Chunks, Pending, Phase, Stage};
+use super::extension::Parameters;
 use super::line::Lines;
-use crate::mail::{BodyType, Domain, DsnRequest, QueueId, Reply, Request, ReversePath, Service, TlsInfo};
+use crate::mail::{BodyType, Domain, DsnRequest, QueueId, Reply, Request, ReversePath, Service, Timestamp, TlsInfo};
 
 pub use super::auth::{Mechanism, Secret};
 pub use super::command::ForwardPath;
@@ -47,6 +49,10 @@ pub struct Settings {
     pub auth_in_clear: bool,
     /// Logins that may fail in a session; the last of them is answered with 421.
     pub failed_logins_max: u32,
+    /// The parameters of MAIL and RCPT that the service takes, as far as the session's state allows them.
+    pub parameters: Parameters,
+    /// How long a client may have a message held (FUTURERELEASE); zero: not at all.
+    pub hold_max: Duration,
     /// How long a client may take to send a whole command, and how long it may pause within content.
     pub command_timeout: Duration,
     /// How long a client may take to send the content of a message.
@@ -159,6 +165,10 @@ pub struct Session {
     logged_in: bool,
     /// Logins that failed.
     failed_logins: u32,
+    /// Content that comes in chunks, while it does.
+    chunks: Option<Box<Chunks>>,
+    /// What the wall clock showed, and when that was.
+    wall: Option<(Duration, Timestamp)>,
 }
 
 impl Session {
@@ -178,7 +188,14 @@ impl Session {
             extended: false,
             logged_in: false,
             failed_logins: 0,
+            chunks: None,
+            wall: None,
         }
+    }
+
+    /// Tells what the wall clock shows now. Without it nothing is offered that speaks of dates (FUTURERELEASE).
+    pub fn set_wall_clock(&mut self, time: Timestamp) {
+        self.wall = Some((self.now, time));
     }
 
     /// Tells that the connection is encrypted from here on: before the greeting, or as the answer to [`Step::StartTls`], which
@@ -214,6 +231,11 @@ impl Session {
                 let used = content.take(octets);
                 self.lines.push(&octets[used..]);
             }
+            Phase::Chunk(chunk) => {
+                chunk.idle_due = now + self.settings.command_timeout;
+                let used = if self.lines.rest().is_empty() { chunk.take(octets, self.chunks.as_deref_mut()) } else { 0 };
+                self.lines.push(&octets[used..]);
+            }
             Phase::Content(_) | Phase::Command(_) | Phase::Login | Phase::Waiting(_) => self.lines.push(octets),
             Phase::Securing | Phase::Closing => {}
         }
@@ -236,7 +258,14 @@ impl Session {
     /// When [`Session::tick`] has something to do. None while the client isn't to be waited for.
     pub fn deadline(&self) -> Option<Duration> {
         match &self.phase {
+            Phase::Command(Stage::Chunks) => {
+                Some(self.chunks.as_ref().map_or(self.command_due, |chunks| chunks.due.min(self.command_due)))
+            }
             Phase::Command(_) | Phase::Login => Some(self.command_due),
+            Phase::Chunk(chunk) => {
+                let due = self.chunks.as_ref().map_or(chunk.due, |chunks| chunks.due);
+                Some(due.min(chunk.idle_due))
+            }
             Phase::Content(content) => Some(content.due.min(content.idle_due)),
             Phase::Opening { .. } | Phase::Waiting(_) | Phase::Securing | Phase::Closing => None,
         }
@@ -246,6 +275,9 @@ impl Session {
     #[expect(clippy::should_implement_trait, reason = "an iterator ends; a session's steps go on after NeedInput")]
     pub fn next(&mut self) -> Step {
         loop {
+            if std::mem::take(&mut self.discard) {
+                return Step::Discard;
+            }
             if self.output.len() >= SEND_SIZE_MAX {
                 return self.send();
             }
@@ -255,7 +287,12 @@ impl Session {
                     Some(self.ask(Pending::Connect { early }, Question::Connect))
                 }
                 Phase::Waiting(_) => Some(Step::NeedInput),
-                Phase::Command(_) | Phase::Login if self.stopping => {
+                // A message of which a chunk was taken is taken whole.
+                Phase::Command(stage) if self.stopping && !matches!(stage, Stage::Chunks) => {
+                    self.close(replies::STOPPING);
+                    None
+                }
+                Phase::Login if self.stopping => {
                     self.close(replies::STOPPING);
                     None
                 }
@@ -265,6 +302,7 @@ impl Session {
                 }
                 Phase::Login => self.next_response(),
                 Phase::Content(_) => self.next_content(),
+                Phase::Chunk(_) => self.next_chunk(),
                 Phase::Securing if self.output.is_empty() => Some(Step::StartTls),
                 Phase::Securing => Some(self.send()),
                 Phase::Closing => Some(self.next_closing()),
@@ -277,18 +315,16 @@ impl Session {
 
     /// One line from the input, or a step if there is none or the line asks for one.
     fn next_command(&mut self, stage: Stage) -> Option<Step> {
+        let offered = self.parameters();
         let Some(line) = self.lines.next_line() else {
             return Some(if self.output.is_empty() { Step::NeedInput } else { self.send() });
         };
-        let line = commands::read(line);
+        let line = commands::read(line, offered);
         self.command_due = self.now + self.settings.command_timeout;
         self.command(stage, line)
     }
 
     fn next_closing(&mut self) -> Step {
-        if std::mem::take(&mut self.discard) {
-            return Step::Discard;
-        }
         if self.output.is_empty() { Step::Close } else { self.send() }
     }
 
@@ -325,7 +361,8 @@ impl Session {
     }
 
     fn end(&mut self) {
-        self.discard = matches!(&self.phase, Phase::Content(content) if !content.discarded);
+        self.discard |= matches!(&self.phase, Phase::Content(content) if !content.discarded);
+        self.drop_chunks();
         self.lines.clear();
         self.phase = Phase::Closing;
     }

@@ -9,7 +9,6 @@ pub(super) const READY_FOR_TLS: &str = "220 2.0.0 Ready to start TLS";
 pub(super) const NOT_VERIFIED: &str = "252 2.5.0 Not verified; send mail to it and see";
 pub(super) const BYE: &str = "221 2.0.0 Bye";
 
-pub(super) const NOT_OFFERED: &str = "502 5.5.1 Command not offered";
 pub(super) const TLS_ALREADY: &str = "503 5.5.1 TLS is on already";
 pub(super) const TLS_IN_TRANSACTION: &str = "503 5.5.1 Not within a transaction; RSET ends it";
 pub(super) const HELLO_FIRST: &str = "503 5.5.1 Send HELO or EHLO first";
@@ -17,6 +16,10 @@ pub(super) const MAIL_FIRST: &str = "503 5.5.1 Send MAIL first";
 pub(super) const MAIL_NESTED: &str = "503 5.5.1 A sender was already given; RSET starts again";
 pub(super) const RECIPIENT_FIRST: &str = "503 5.5.1 Send RCPT first";
 pub(super) const NO_VALID_RECIPIENTS: &str = "554 5.5.1 No valid recipients";
+pub(super) const NOT_OFFERED: &str = "502 5.5.1 Command not offered";
+pub(super) const CHUNKS_BEGUN: &str = "503 5.5.1 The content has begun; send BDAT, or RSET";
+pub(super) const CHUNKS_NEEDED: &str = "503 5.5.1 BINARYMIME needs BDAT";
+pub(super) const HOLD_TOO_LONG: &str = "501 5.5.4 This server doesn't hold mail that long";
 pub(super) const TOO_MANY_RECIPIENTS: &str = "452 4.5.3 Too many recipients; send the rest in another transaction";
 pub(super) const TOO_LARGE: &str = "552 5.3.4 Message larger than this server takes";
 pub(super) const BARE_LINE_END: &str = "554 5.6.0 Bare CR or LF in the message; lines end with CR LF";
@@ -63,6 +66,9 @@ mod tests {
             MAIL_NESTED,
             RECIPIENT_FIRST,
             NO_VALID_RECIPIENTS,
+            CHUNKS_BEGUN,
+            CHUNKS_NEEDED,
+            HOLD_TOO_LONG,
             TOO_MANY_RECIPIENTS,
             TOO_LARGE,
             BARE_LINE_END,

@@ -9,12 +9,14 @@
 //! any ──▶ Closing
 //! ```
 //!
+//! BDAT goes from `Command(Open)` by `Chunk` to `Command(Chunks)`, and from there by `Chunk` again until its last.
 //! AUTH goes by `Login` as often as its mechanism asks, and back to `Command(Ready)`.
 //! A command that asks a question goes by `Waiting`; HELO, EHLO and RSET lead to `Command(Ready)` from `Command(Open)`, too.
 
 use std::time::Duration;
 
-use crate::smtp::data;
+use super::Settings;
+use crate::smtp::data::{self, LineEnds};
 
 /// What the next octets from the client are.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub(super) enum Phase {
     Login,
     /// The content of a message.
     Content(Content),
+    /// A chunk of it, behind BDAT.
+    Chunk(Chunk),
     /// The TLS handshake, which is the driver's: nothing for us.
     Securing,
     /// Nothing any more; the last words may still have to be sent.
@@ -47,6 +51,8 @@ pub(super) enum Stage {
     Ready,
     /// MAIL was accepted.
     Open(Recipients),
+    /// A chunk of the content was taken, and it wasn't the last.
+    Chunks,
 }
 
 /// The recipients of the open transaction, as far as the protocol cares.
@@ -56,6 +62,10 @@ pub(super) struct Recipients {
     pub(super) accepted: usize,
     /// At least one was refused.
     pub(super) refused: bool,
+    /// MAIL declared BINARYMIME: there can be no dots.
+    pub(super) binary: bool,
+    /// MAIL had SMTPUTF8.
+    pub(super) utf8: bool,
 }
 
 /// The question that is out, with what its answer leads back to.
@@ -67,12 +77,14 @@ pub(super) enum Pending {
     Hello { extended: bool, before: Stage },
     /// AUTH, or a response in its exchange; only asked when `Ready`.
     Login,
-    /// MAIL; only asked when `Ready`.
-    Sender,
+    /// MAIL; only asked when `Ready`. With nobody in it, but what MAIL declared.
+    Sender(Recipients),
     /// RCPT.
     Recipient(Recipients),
     /// DATA; only asked with a recipient accepted.
     Begin(Recipients),
+    /// The first BDAT; only asked with a recipient accepted.
+    BeginChunks { recipients: Recipients, size: u64, last: bool },
     /// The final dot.
     Commit,
 }
@@ -93,4 +105,61 @@ pub(super) struct Content {
     pub(super) due: Duration,
     /// When the next octet must be here.
     pub(super) idle_due: Duration,
+}
+
+/// Content that comes in chunks, from the first to the last.
+#[derive(Debug)]
+pub(super) struct Chunks {
+    /// Looks for bare CR and LF; none if any octets are right.
+    pub(super) line_ends: Option<LineEnds>,
+    /// Octets so far.
+    pub(super) size: u64,
+    /// When the whole content must be here.
+    pub(super) due: Duration,
+}
+
+/// A chunk while it comes in.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    /// Octets of it in all.
+    pub(super) size: u64,
+    /// Octets of it still to come.
+    pub(super) left: u64,
+    pub(super) last: bool,
+    /// It isn't wanted: the reply at its end, and where that leads.
+    pub(super) refusal: Option<(Refusal, Stage)>,
+    /// Octets not yet handed on.
+    pub(super) ready: Vec<u8>,
+    /// When all of it must be here.
+    pub(super) due: Duration,
+    /// When the next octet must be here.
+    pub(super) idle_due: Duration,
+}
+
+/// Why a chunk isn't wanted.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    /// As it goes out.
+    pub(super) reply: Vec<u8>,
+    /// It counts as a bad command.
+    pub(super) bad: bool,
+}
+
+impl Refusal {
+    /// A mistake of the client's.
+    pub(super) fn bad(reply: &str) -> Self {
+        Self { bad: true, ..Self::just(reply) }
+    }
+
+    /// No mistake.
+    pub(super) fn just(reply: &str) -> Self {
+        Self { reply: format!("{reply}\r\n").into_bytes(), bad: false }
+    }
+}
+
+impl Chunk {
+    pub(super) fn new(now: Duration, settings: &Settings, size: u64, last: bool) -> Self {
+        let (due, idle_due) = (now + settings.data_timeout, now + settings.command_timeout);
+        Self { size, left: size, last, refusal: None, ready: Vec::new(), due, idle_due }
+    }
 }
