@@ -50,7 +50,8 @@ impl Lasting {
 impl Current {
     pub(super) fn new(config: Arc<Config>, directory: Arc<Directory>, system: &System, lasting: &Lasting) -> Self {
         let router = Arc::new(Router::new(Arc::clone(&config), Arc::clone(&directory), system.clone()));
-        let deliverer = Deliverer::new(Arc::clone(&config), Arc::clone(&router) as Arc<dyn Routes>, system.clone(), lasting.events.clone());
+        let deliverer =
+            Deliverer::new(Arc::clone(&config), Arc::clone(&router) as Arc<dyn Routes>, system.clone(), lasting.events.clone());
         let logins = lasting.logins(&config, &directory, system);
         let policy = Policy::new(Arc::clone(&config), directory, logins);
         let rules = Arc::new(Rules::new(Arc::clone(&config), policy));
