@@ -3,11 +3,13 @@
 
 mod commands;
 mod damage;
+mod flood;
 mod full;
 mod kill;
 mod letters;
 mod load;
 mod powercut;
+mod sendmail;
 mod signals;
 mod spool_tools;
 mod start;
