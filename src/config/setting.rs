@@ -1,4 +1,4 @@
-//! What a setting and a section of the configuration are: kinds of values, defaults, samples, and what isn't built yet.
+//! What a setting and a section of the configuration are: kinds of values, defaults and samples.
 
 /// What a setting's value must be.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -117,15 +117,6 @@ impl Kind {
     }
 }
 
-/// Values that mean something only in a later version.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Later {
-    /// The values that already work.
-    pub(super) allowed: &'static [&'static str],
-    /// What isn't built yet, and what to do.
-    pub(super) remedy: &'static str,
-}
-
 /// One setting.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Setting {
@@ -139,8 +130,6 @@ pub(super) struct Setting {
     pub(super) sample: Option<&'static str>,
     /// The meaning, in a line.
     pub(super) doc: &'static str,
-    /// What isn't built yet.
-    pub(super) later: Option<Later>,
 }
 
 impl Setting {
