@@ -49,11 +49,11 @@ pub(super) fn serve(context: &Context<'_>) -> Result<(), Failure> {
 /// The configuration of the demo that comes with the sources; only there are the first steps told.
 const DEMO: &str = "conf/posthouse.toml";
 
-/// Reads the configuration again, with everything that a start would refuse.
+/// Reads the configuration again, with everything that a reload can't do without.
 fn reader(path: Option<std::path::PathBuf>) -> daemon::Source {
     Arc::new(move || {
         let loaded = config::load(path.as_deref(), &config::environment());
-        let checked = loaded.and_then(|loaded| settings::files(&loaded).map(|_| loaded.config));
+        let checked = loaded.and_then(|loaded| settings::files_of_reload(&loaded).map(|_| loaded.config));
         checked.map_err(|problems| problems.iter().map(ToString::to_string).collect())
     })
 }
@@ -194,7 +194,7 @@ async fn open_doors(
         let pages = web::Server::new(listener, system.clone(), admin)
             .map_err(|error| Failure::new(failure::CONFIG, format!("[admin]: {error}")))?;
         let service = if config.admin.tls.is_some() { "https" } else { "http" };
-        events.report(Event::Listening { address: pages.local_address(), service });
+        events.report(Event::Listening { address: pages.local_address().to_string(), service });
         tasks.spawn(pages.run());
     }
     Ok(Doors { tasks })

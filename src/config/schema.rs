@@ -2,7 +2,7 @@
 //! file, the reference page and `config show` all come from here, so they can't differ.
 
 pub(super) use super::nearest::nearest;
-pub(super) use super::setting::{Kind, Later, Section, Setting};
+pub(super) use super::setting::{Kind, Section, Setting};
 
 /// The section of this name; empty for the keys before the first table.
 pub(super) fn section(name: &str) -> Option<&'static Section> {
@@ -10,26 +10,17 @@ pub(super) fn section(name: &str) -> Option<&'static Section> {
 }
 
 const fn set(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Setting {
-    Setting { name, kind, default: Some(default), sample: None, doc, later: None }
+    Setting { name, kind, default: Some(default), sample: None, doc }
 }
 
 const fn must(name: &'static str, kind: Kind, sample: &'static str, doc: &'static str) -> Setting {
-    Setting { name, kind, default: None, sample: Some(sample), doc, later: None }
+    Setting { name, kind, default: None, sample: Some(sample), doc }
 }
 
 const fn sampled(mut setting: Setting, sample: &'static str) -> Setting {
     setting.sample = Some(sample);
     setting
 }
-
-const fn later(mut setting: Setting, allowed: &'static [&'static str], remedy: &'static str) -> Setting {
-    setting.later = Some(Later { allowed, remedy });
-    setting
-}
-
-const LATER_TLS_OUT: &str = "TLS in delivery is not built yet: remove the key or set it to \"none\"";
-const LATER_SERVICE: &str = "LMTP in reception is not built yet: set service = \"mx\" or \"submission\", or remove the listener";
-const NONE: &[&str] = &["none"];
 
 /// Every section, in the order of the sample file.
 pub(super) const SECTIONS: &[Section] = &[
@@ -77,11 +68,18 @@ pub(super) const SECTIONS: &[Section] = &[
         repeated: true,
         doc: "where mail comes in; at least one",
         settings: &[
-            must("address", Kind::Socket(false), "127.0.0.1:2525", "where to listen; port 0 lets the system choose"),
-            later(
-                set("service", Kind::Choice(&["mx", "submission", "lmtp"]), "mx", "what is spoken there"),
-                &["mx", "submission"],
-                LATER_SERVICE,
+            must(
+                "address",
+                Kind::Listen,
+                "127.0.0.1:2525",
+                "where to listen; port 0 lets the system choose; for lmtp also \"unix:/run/posthouse/lmtp\"",
+            ),
+            set("mode", Kind::Mode, "0660", "permissions of a Unix socket"),
+            set(
+                "service",
+                Kind::Choice(&["mx", "submission", "lmtp"]),
+                "mx",
+                "what is spoken there: \"mx\", \"submission\" or \"lmtp\"",
             ),
             set(
                 "tls",
@@ -98,6 +96,22 @@ pub(super) const SECTIONS: &[Section] = &[
         settings: &[
             set("certificate", Kind::Path(true), "", "PEM file, our own certificate first; \"\" for the self-signed pair"),
             set("key", Kind::Path(true), "", "PEM file, the certificate's private key"),
+            set("reload_interval", Kind::Period, "1m", "how often the files are looked at; changed ones are taken up"),
+            set(
+                "client_ca",
+                Kind::Path(true),
+                "",
+                "PEM file: clients may log in (AUTH EXTERNAL) with certificates of these authorities; \"\" asks for none",
+            ),
+        ],
+    },
+    Section {
+        name: "certificate",
+        repeated: true,
+        doc: "more certificates, for other names; the one that a client asks for (SNI) is shown",
+        settings: &[
+            must("file", Kind::Path(false), "conf/tls/other.pem", "PEM file, our own certificate first"),
+            must("key", Kind::Path(false), "conf/tls/other-key.pem", "PEM file, the certificate's private key"),
         ],
     },
     Section {
@@ -204,10 +218,11 @@ pub(super) const SECTIONS: &[Section] = &[
         settings: &[
             must("domain", Kind::Pattern, "partner.test", "\"partner.test\", \"*.partner.test\" or \"*\""),
             must("hosts", Kind::Hosts, "[\"127.0.0.1:2526\"]", "tried in order"),
-            later(
-                set("tls", Kind::Choice(&["none", "opportunistic", "require", "verify"]), "none", "encryption to these hosts"),
-                NONE,
-                LATER_TLS_OUT,
+            set(
+                "tls",
+                Kind::Choice(&["none", "opportunistic", "require", "verify"]),
+                "opportunistic",
+                "encryption to these hosts; see `remote.tls`",
             ),
         ],
     },
@@ -220,11 +235,13 @@ pub(super) const SECTIONS: &[Section] = &[
             set("concurrency", Kind::Count, "20", "connections to one destination at the most"),
             set("connect_timeout", Kind::Period, "30s", "for one connection"),
             set("reply_timeout", Kind::Period, "5m", "for one reply; the final dot's gets twice this (RFC 5321 4.5.3.2)"),
-            later(
-                set("tls", Kind::Choice(&["none", "opportunistic", "require", "verify"]), "none", "encryption to MX hosts"),
-                NONE,
-                LATER_TLS_OUT,
+            set(
+                "tls",
+                Kind::Choice(&["none", "opportunistic", "require", "verify"]),
+                "opportunistic",
+                "encryption to MX hosts: \"none\"; where it can be had; always; always, with a certificate that is the host's",
             ),
+            set("tls_ca", Kind::Path(true), "", "PEM file: authorities of other servers' certificates; \"\" for the system's"),
             set(
                 "special_addresses",
                 Kind::Choice(&["refuse", "allow"]),

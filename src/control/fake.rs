@@ -155,11 +155,12 @@ pub(crate) fn config() -> Config {
             compression: Compression::None,
         },
         listeners: vec![Listener {
-            address: "127.0.0.1:2525".parse().unwrap(),
+            address: "127.0.0.1:2525".parse::<std::net::SocketAddr>().unwrap().into(),
+            mode: 0o660,
             service: crate::mail::Service::Mx,
             tls: crate::config::ListenerTls::None,
         }],
-        tls: Tls { pair: None },
+        tls: Tls { pair: None, more: Vec::new(), reload_interval: Duration::from_secs(60), client_ca: None },
         auth: Auth {
             users: "conf/users".into(),
             require_tls: true,
@@ -187,6 +188,8 @@ pub(crate) fn config() -> Config {
             connect_timeout: minute,
             reply_timeout: minute,
             special_addresses: SpecialAddresses::Refuse,
+            tls: RemoteTls::Opportunistic,
+            tls_ca: None,
         },
         queue: Queue { paused: false, attempts: 10, active: 10 },
         retry: super::view::tests::retry(),

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use super::delivery::{Delivery, Inputs};
 use super::handle::{Handle, Inner, texts};
 use super::pauses::Pauses;
 use super::reception::{self, Listeners, Sockets};
-use crate::config::Config;
+use crate::config::{Config, ListenAddress};
 use crate::directory::Directory;
 use crate::event::{Event, Events};
 use crate::listen::{Gate, Reception, TakeUp};
@@ -40,7 +39,7 @@ pub enum StartError {
     /// Users or aliases are wrong: every problem.
     Directory(Vec<String>),
     /// A listener can't be bound.
-    Bind(SocketAddr, io::Error),
+    Bind(ListenAddress, io::Error),
     /// The spool can't be opened.
     Spool(SpoolError),
     /// A certificate or key can't be used.
@@ -56,6 +55,7 @@ impl fmt::Display for StartError {
             Self::Bind(address, error) => {
                 let remedy = match error.kind() {
                     io::ErrorKind::PermissionDenied => "start as root with `user` set, or choose a port above 1023",
+                    io::ErrorKind::NotFound => "make the socket's folder, or choose another path",
                     io::ErrorKind::AddrInUse => "stop what listens there, or choose another port",
                     _ => "choose an address of this machine",
                 };
@@ -125,7 +125,7 @@ impl Bound {
         let watcher = watcher.unwrap_or_else(|| recovery_lines(&events, &system));
         let (spool, pauses) = open_spool(&config, &system, &events, index, watcher).await?;
         certificates.complete(&config).map_err(StartError::Tls)?;
-        let lasting = Lasting::new(&system);
+        let lasting = Lasting::new(&system, &events);
         let current = Arc::new(Current::new(Arc::clone(&config), directory, &system, &lasting));
         let (accepted_in, accepted) = mpsc::channel(ACCEPTED_MAX);
         let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
@@ -159,12 +159,15 @@ impl Bound {
             hostname: config.hostname.clone(),
             pid: std::process::id(),
         });
+        let certificates = Arc::new(certificates);
+        let config_in = watch::channel(Arc::clone(&config)).0;
+        tokio::spawn(Arc::clone(&certificates).watch(config_in.subscribe(), stop_in.subscribe()));
         let inner = Inner {
             spool,
             events,
             system,
             commands: commands_in,
-            config: watch::channel(config).0,
+            config: config_in,
             rules: rules_in,
             gate,
             lasting,

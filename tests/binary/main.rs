@@ -11,7 +11,9 @@ mod load;
 mod powercut;
 mod sendmail;
 mod signals;
+mod smuggling;
 mod spool_tools;
 mod start;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
