@@ -1,8 +1,8 @@
 //! Notices and operator verbs: a notice and the states that it speaks of become durable together.
 
 use crate::event::{Event, NoticeKind};
-use crate::mail::{BodyType, HeaderScan, Message, QueueId, Recipient, ReversePath, Update};
-use crate::notice::{self, Addressee, Context, Notice};
+use crate::mail::{BodyType, HeaderScan, Message, QueueId, Recipient, Ret, ReversePath, Update};
+use crate::notice::{self, Addressee, Context, Notice, Shown, Success};
 use crate::queue::{Verb, expires_at};
 use crate::spool::{Accept, SpoolError};
 
@@ -10,6 +10,8 @@ use super::delivery::Delivery;
 
 /// As much of the original's header is read for a notice; octets.
 const HEADER_SIZE_MAX: usize = 64 * 1024;
+/// A larger message doesn't go back in full; octets.
+const RETURN_SIZE_MAX: u64 = 1024 * 1024;
 /// Octets read at a time.
 const CHUNK_SIZE: usize = 16 * 1024;
 
@@ -30,33 +32,65 @@ impl Delivery {
 
     async fn try_bounce(&mut self, message: &Message, update: Update, failed: &[u32]) -> Result<(), SpoolError> {
         let context = self.context();
+        let told = notice::told_of_failure(message, failed);
+        if told.is_empty() {
+            self.untold(message, failed, "the sender asked not to be told");
+            self.spool.update(update);
+            return Ok(());
+        }
         let header = self.header(message.id).await;
-        let Some(notice) = notice::bounce(&context, message, failed, &header) else {
-            self.events.report(Event::Unnotified {
-                id: message.id,
-                to: failed.first().and_then(|index| message.recipients.get(*index as usize)).map(|r| r.address.clone()),
-                reason: "a notice that not even the postmaster takes".to_owned(),
-            });
+        let whole = self.whole(message).await;
+        let shown = Shown { header: &header, whole: whole.as_deref() };
+        let Some(notice) = notice::bounce(&context, message, &told, shown) else {
+            self.untold(message, failed, "a notice that not even the postmaster takes");
             self.spool.update(update);
             return Ok(());
         };
-        let kind = match notice::addressee(message, failed, &context.postmaster) {
+        let kind = match notice::addressee(message, &told, &context.postmaster) {
             Some(Addressee::Postmaster(_)) => NoticeKind::DoubleBounce,
             _ => NoticeKind::Bounce,
         };
-        self.submit(message.id, kind, notice, update, failed.len()).await
+        self.submit(message.id, kind, notice, update, told.len()).await
+    }
+
+    fn untold(&self, message: &Message, failed: &[u32], reason: &str) {
+        self.events.report(Event::Unnotified {
+            id: message.id,
+            to: failed.first().and_then(|index| message.recipients.get(*index as usize)).map(|r| r.address.clone()),
+            reason: reason.to_owned(),
+        });
+    }
+
+    /// Tells the sender who was reached, if that can be done, and records `update` with it; that is recorded in any case.
+    pub(super) async fn tell_success(&mut self, message: &Message, update: Update, reached: &[(u32, Success)]) {
+        let context = self.context();
+        let header = self.header(message.id).await;
+        let done = match notice::success(&context, message, reached, &header) {
+            Some(notice) => self.submit(message.id, NoticeKind::Success, notice, update.clone(), reached.len()).await,
+            None => {
+                self.spool.update(update);
+                return;
+            }
+        };
+        if let Err(error) = done {
+            // That it was delivered must not be forgotten because there is no room to say so.
+            self.trouble(Some(message.id), "success notice", &error);
+            self.spool.update(update);
+        }
     }
 
     /// Tells the sender that these recipients still wait, and records `update` with it.
     pub(super) async fn tell_delay(&mut self, message: &Message, update: Update, late: &[u32]) -> bool {
         let context = self.context();
+        let told = notice::told_of_delay(message, late, update.deadline_told);
         let header = self.header(message.id).await;
         let expires = expires_at(message, &self.current.config.retry);
-        let Some(notice) = notice::delay(&context, message, late, expires, &header) else {
+        let notice = notice::delay(&context, message, &told, expires, &header);
+        let Some(notice) = notice.filter(|_| !told.is_empty()) else {
             self.spool.update(update);
             return true;
         };
-        let done = self.submit(message.id, NoticeKind::Delay, notice, update, late.len()).await;
+        let done = self.submit(message.id, NoticeKind::Delay, notice, update, told.len()).await;
         if let Err(error) = &done {
             self.trouble(Some(message.id), "delay notice", error);
             self.rest(message.id);
@@ -89,8 +123,8 @@ impl Delivery {
         let accept = Accept {
             arrived,
             reverse_path: ReversePath::Null,
-            body: BodyType::SevenBit,
-            request: None,
+            body: notice.body,
+            request: notice.request,
             recipients: vec![Recipient::new(notice.to.clone(), None, arrived)],
             updates: vec![update],
         };
@@ -115,6 +149,23 @@ impl Delivery {
             }
         }
         scan.header().to_vec()
+    }
+
+    /// All of the original, if the sender wants it back (RFC 3461 section 4.3) and it isn't too much.
+    async fn whole(&self, message: &Message) -> Option<Vec<u8>> {
+        let request = message.request.as_ref()?;
+        // What only goes over TLS doesn't come back any other way (RFC 8689 section 5).
+        let wanted = request.ret == Some(Ret::Full) && !request.require_tls && message.body != BodyType::BinaryMime;
+        if !wanted || message.size > RETURN_SIZE_MAX {
+            return None;
+        }
+        let content = self.spool.content(message.id).await.ok()?;
+        let mut whole = Vec::new();
+        while (whole.len() as u64) < message.size {
+            let piece = content.read_at(whole.len() as u64, CHUNK_SIZE).await.ok().filter(|piece| !piece.is_empty())?;
+            whole.extend(piece);
+        }
+        Some(whole)
     }
 
     /// An operator verb on one message: whether it changed something; none if there is no such message.

@@ -48,6 +48,8 @@ pub(super) struct Delivery {
     spool_path: PathBuf,
     /// Wall clock and monotonic clock when they were last compared.
     clocks: (Timestamp, Duration),
+    /// Messages to be admitted whose senders want to be told of an alias's expansion.
+    pub(super) expansions: BTreeSet<QueueId>,
 }
 
 /// The loop's inputs.
@@ -97,6 +99,7 @@ impl Delivery {
             next_due,
             spool_path,
             clocks,
+            expansions: BTreeSet::new(),
         }
     }
 
@@ -144,7 +147,7 @@ impl Delivery {
         unfinished
     }
 
-    fn now(&self) -> Timestamp {
+    pub(super) fn now(&self) -> Timestamp {
         self.system.clock.now()
     }
 
@@ -161,6 +164,7 @@ impl Delivery {
             self.clamp_parked().await;
         }
         loop {
+            self.admit_expanded().await;
             while let Some(step) = self.scheduler.next(self.now()) {
                 self.carry_out(step).await;
             }
@@ -213,7 +217,9 @@ impl Delivery {
             };
             let Some(last) = page.last() else { return };
             filter.after = Some(last.id);
-            for message in page.iter().filter(|message| !message.held && message.next_attempt() > latest) {
+            for message in
+                page.iter().filter(|message| !message.held && message.next_attempt() > latest.max(message.released_at()))
+            {
                 match self.spool.take(message.id).await {
                     Ok(Some(mut message)) => {
                         // Into the spool, too: what comes back from it would else still name the old time.
@@ -274,7 +280,12 @@ impl Delivery {
     /// Expands aliases and hands the message to the scheduler.
     pub(super) fn admit(&mut self, mut message: Message) {
         let now = self.now();
-        let Plan { update, destinations } = self.current.router.plan(&message, now);
+        let plan = self.current.router.plan(&message, now);
+        if !plan.expansions_to_tell(&message).is_empty() {
+            self.expansions.insert(message.id);
+            return;
+        }
+        let Plan { update, destinations } = plan;
         if !update.statuses.is_empty() {
             report::expansions(&self.events, &message, &update);
             message.apply(&update);
@@ -364,11 +375,16 @@ impl Delivery {
         let now = self.now();
         let in_doubt = outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::InDoubt(_)));
         let in_doubt: BTreeSet<u32> = in_doubt.map(|(index, _)| *index).collect();
+        let passed = outcomes.iter().map(|(index, outcome)| (*index, outcome.diagnosis().passed)).collect();
         let message = self.scheduler.message(id).cloned();
         let entropy = Arc::clone(&self.system.entropy);
-        let verdict = self.scheduler.report(now, attempt, outcomes, &mut || entropy.fraction());
+        let mut verdict = self.scheduler.report(now, attempt, outcomes, &mut || entropy.fraction());
         let Some(mut message) = message.filter(|_| !verdict.update.statuses.is_empty()) else { return };
         report::statuses(&self.events, now, &message, &destination, &verdict.update, &in_doubt);
+        self.tell_reached(&mut message, &destination, &mut verdict.update, &passed).await;
+        if verdict.update.statuses.is_empty() {
+            return;
+        }
         if verdict.failed.is_empty() {
             self.spool.update(verdict.update);
         } else {
@@ -455,8 +471,9 @@ impl Delivery {
     }
 }
 
-/// Nobody is attempted later than `latest`.
+/// Nobody is attempted later than `latest`, except where the sender wants to wait longer.
 fn clamped(message: &Message, latest: Timestamp) -> Update {
+    let latest = latest.max(message.released_at());
     let mut update = Update::new(message.id);
     for (index, recipient) in (0u32..).zip(&message.recipients) {
         if recipient.is_open() && recipient.status.next_attempt > latest {

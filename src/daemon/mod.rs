@@ -14,6 +14,7 @@ mod reception;
 mod report;
 mod signals;
 mod start;
+mod success;
 
 pub use command::{Changed, Levels, Paused};
 pub use handle::{Handle, Health};

@@ -250,6 +250,8 @@ pub enum NoticeKind {
     Bounce,
     /// A notice came back; told to the postmaster.
     DoubleBounce,
+    /// Delivered, passed on or expanded, where the sender asked to be told.
+    Success,
 }
 
 impl NoticeKind {
@@ -259,6 +261,7 @@ impl NoticeKind {
             Self::Delay => "delay",
             Self::Bounce => "bounce",
             Self::DoubleBounce => "double-bounce",
+            Self::Success => "success",
         }
     }
 }

@@ -44,10 +44,15 @@ impl Envelope {
         Self { reverse_path, body, request: None, mail_at, recipients: Vec::new() }
     }
 
-    /// What was asked for, as it reads at the message's arrival.
-    fn request_at(&self, arrived: Timestamp) -> Option<Box<Request>> {
+    /// What the spool gets. What was asked for reads as it does at the message's arrival: time has passed since MAIL.
+    fn accept(&mut self, arrived: Timestamp) -> Accept {
         let elapsed = arrived.since(self.mail_at).as_secs();
-        self.request.as_ref().map(|request| Box::new(request.later(elapsed)))
+        let request = self.request.as_ref().map(|request| Box::new(request.later(elapsed)));
+        let released_at = request.as_ref().map_or(arrived, |request| request.released_at(arrived));
+        let recipient = |to: Forward| Recipient { dsn: to.dsn, ..Recipient::new(to.address, None, released_at) };
+        let recipients = std::mem::take(&mut self.recipients).into_iter().map(recipient).collect();
+        let (reverse_path, body) = (self.reverse_path.clone(), self.body);
+        Accept { arrived, reverse_path, body, request, recipients, updates: Vec::new() }
     }
 }
 
@@ -200,19 +205,7 @@ impl<'a> Transaction<'a> {
             }
         };
         let arrived = self.reception.system.clock.now();
-        let recipients = std::mem::take(&mut self.envelope.recipients);
-        let accept = Accept {
-            arrived,
-            reverse_path: self.envelope.reverse_path.clone(),
-            body: self.envelope.body,
-            request: self.envelope.request_at(arrived),
-            recipients: recipients
-                .into_iter()
-                .map(|to| Recipient { dsn: to.dsn, ..Recipient::new(to.address, None, arrived) })
-                .collect(),
-            updates: Vec::new(),
-        };
-        let message = draft.commit(accept).await.map_err(|error| spool_reply(&error))?;
+        let message = draft.commit(self.envelope.accept(arrived)).await.map_err(|error| spool_reply(&error))?;
         self.committed(&message);
         Ok(message)
     }

@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Address, BodyType, Cause, DeliverBy, DsnRequest, EnhancedCode, Hold, Notify, Priority, QueueId, Request, ReversePath,
-    Timestamp,
+    Address, BodyType, Cause, DeliverBy, DsnRequest, EnhancedCode, Notify, Priority, QueueId, Request, ReversePath, Timestamp,
 };
 
 /// Everything about an accepted message except its content.
@@ -203,11 +202,7 @@ impl Message {
 
     /// When its delivery may begin: on arrival, or later if the sender asked for that.
     pub fn released_at(&self) -> Timestamp {
-        match self.request.as_ref().and_then(|request| request.hold) {
-            None => self.arrived,
-            Some(Hold::For(seconds)) => self.arrived.plus_seconds(seconds.into()),
-            Some(Hold::Until(time)) => time.max(self.arrived),
-        }
+        self.request.as_ref().map_or(self.arrived, |request| request.released_at(self.arrived))
     }
 
     /// What it is doing.

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::words::{ascii, field};
-use super::{Kind, Report};
-use crate::mail::{Cause, Domain, EnhancedCode, Recipient};
+use super::{Kind, Report, Success};
+use crate::mail::{Address, Cause, Domain, EnhancedCode, OriginalRecipient, Recipient};
 
 /// Characters of a remote's words at the most.
 const WORDS_MAX: usize = 1000;
@@ -12,34 +12,69 @@ const WORDS_MAX: usize = 1000;
 /// The whole part, ASCII, CRLF line ends.
 pub(super) fn status(report: &Report<'_>) -> String {
     let mut out = String::new();
+    let request = report.message.request.as_deref();
+    if let Some(envid) = request.and_then(|request| request.envid.as_ref()) {
+        field(&mut out, "Original-Envelope-Id", envid.as_str());
+    }
     field(&mut out, "Reporting-MTA", &format!("dns; {}", report.context.hostname));
     field(&mut out, "X-Posthouse-Queue-Id", &report.message.id.to_string());
     field(&mut out, "Arrival-Date", &report.message.arrived.rfc5322());
+    if let Some((deadline, _)) = report.message.deadline() {
+        field(&mut out, "Deliver-By-Date", &deadline.rfc5322());
+    }
     for index in report.recipients {
         if let Some(recipient) = report.message.recipients.get(*index as usize) {
             out.push_str("\r\n");
-            recipient_fields(&mut out, report, recipient);
+            recipient_fields(&mut out, report, *index, recipient);
         }
     }
     out
 }
 
-fn recipient_fields(out: &mut String, report: &Report<'_>, recipient: &Recipient) {
-    let status = &recipient.status;
-    if let Some(original) = &recipient.original {
-        field(out, "Original-Recipient", &format!("rfc822; {original}"));
+/// What is done, as Action names it, and the class of status codes that belongs to it, whatever the last words were (RFC 3464 section
+/// 2.3.4).
+fn action(kind: Kind<'_>, index: u32) -> (&'static str, u8) {
+    match kind {
+        Kind::Bounce | Kind::DoubleBounce => ("failed", 5),
+        Kind::Delay { .. } => ("delayed", 4),
+        Kind::Success(reached) => match reached.iter().find(|(reached, _)| *reached == index) {
+            Some((_, Success::Relayed)) => ("relayed", 2),
+            Some((_, Success::Expanded)) => ("expanded", 2),
+            Some((_, Success::Delivered)) | None => ("delivered", 2),
+        },
     }
-    field(out, "Final-Recipient", &format!("rfc822; {}", recipient.address));
-    let delayed = matches!(report.kind, Kind::Delay { .. });
-    field(out, "Action", if delayed { "delayed" } else { "failed" });
-    // Failed means class 5 and delayed class 4, whatever the last words were (RFC 3464 section 2.3.4).
-    let EnhancedCode(_, subject, detail) = status.last_status.unwrap_or(EnhancedCode(4, 0, 0));
-    field(out, "Status", &EnhancedCode(if delayed { 4 } else { 5 }, subject, detail).to_string());
+}
+
+/// An address with its type; beyond ASCII in the form of RFC 6533 section 3 that needs none of it.
+fn typed(address: &Address) -> String {
+    let text = address.to_string();
+    match OriginalRecipient::new("utf-8", &text).filter(|_| !address.is_ascii()) {
+        Some(unicode) => unicode.to_wire().replacen(';', "; ", 1),
+        None => format!("rfc822; {text}"),
+    }
+}
+
+fn recipient_fields(out: &mut String, report: &Report<'_>, index: u32, recipient: &Recipient) {
+    let status = &recipient.status;
+    let original = recipient.dsn.as_ref().and_then(|dsn| dsn.orcpt.as_ref());
+    match (original, &recipient.original) {
+        (Some(original), _) if original.address().is_ascii() => {
+            field(out, "Original-Recipient", &format!("{}; {}", original.kind(), original.address()));
+        }
+        (Some(original), _) => field(out, "Original-Recipient", &original.to_wire().replacen(';', "; ", 1)),
+        (None, Some(original)) => field(out, "Original-Recipient", &typed(original)),
+        (None, None) => {}
+    }
+    field(out, "Final-Recipient", &typed(&recipient.address));
+    let (action, class) = action(report.kind, index);
+    field(out, "Action", action);
+    let EnhancedCode(_, subject, detail) = status.last_status.unwrap_or(EnhancedCode(class, 0, 0));
+    field(out, "Status", &EnhancedCode(class, subject, detail).to_string());
     let replied = status.last_cause == Some(Cause::Remote) || is_reply(&status.last_reply);
     if let Some(host) = remote_host(&status.next_hop).filter(|_| replied) {
         field(out, "Remote-MTA", &format!("dns; {host}"));
     }
-    if replied && !status.last_reply.is_empty() {
+    if replied && !status.last_reply.is_empty() && class != 2 {
         field(out, "Diagnostic-Code", &format!("smtp; {}", ascii(&status.last_reply, WORDS_MAX)));
     }
     match report.kind {

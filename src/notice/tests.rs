@@ -61,7 +61,7 @@ fn indexes(message: &Message) -> Vec<u32> {
 }
 
 fn bounce_of(message: &Message, header: &[u8]) -> Notice {
-    bounce(&context(), message, &indexes(message), header).unwrap()
+    bounce(&context(), message, &indexes(message), Shown { header, whole: None }).unwrap()
 }
 
 /// Checks what holds for every notice; gives the three parts back, decoded.
@@ -191,7 +191,7 @@ fn a_double_bounce_goes_to_the_postmaster_but_never_in_a_circle() {
     let mut expanded = failed("bob@example.org", "550 no");
     expanded.original = Some(address("Postmaster@example.test"));
     let circle = message("", vec![failed("POSTMASTER@example.test", "550 no"), expanded]);
-    assert_eq!(bounce(&context(), &circle, &[0, 1], HEADER), None);
+    assert_eq!(bounce(&context(), &circle, &[0, 1], Shown { header: HEADER, whole: None }), None);
     assert_eq!(addressee(&lost, &[], &context().postmaster), None);
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::words::{clean, wrap};
-use super::{Kind, Report};
+use super::{Kind, Report, Success};
 use crate::mail::{Cause, EnhancedCode, Recipient, RecipientStatus};
 
 /// Recipients that are written about one by one; the part for machines has them all.
@@ -21,6 +21,21 @@ pub(super) fn subject(report: &Report<'_>) -> String {
         (Kind::DoubleBounce, false) => format!("Not delivered, without sender: {original}"),
         (Kind::Delay { .. }, true) => "Your message is delayed".to_owned(),
         (Kind::Delay { .. }, false) => format!("Delayed: {original}"),
+        (Kind::Success(reached), true) => format!("Your message was {}", reached_word(reached)),
+        (Kind::Success(reached), false) => {
+            let word = reached_word(reached);
+            format!("{}{}: {original}", word[..1].to_uppercase(), &word[1..])
+        }
+    }
+}
+
+/// What has become of all that a notice of success tells of.
+fn reached_word(reached: &[(u32, Success)]) -> &'static str {
+    let all = |success| reached.iter().all(|(_, found)| *found == success);
+    match () {
+        () if all(Success::Relayed) => "relayed",
+        () if all(Success::Expanded) => "distributed",
+        () => "delivered",
     }
 }
 
@@ -33,9 +48,9 @@ pub(super) fn text(report: &Report<'_>) -> String {
         wrap(&mut out, "    ", &format!("Subject: {}", report.original.subject));
     }
     wrap(&mut out, "    ", &format!("Arrived: {}", report.message.arrived.rfc5322()));
-    for recipient in recipients(report).take(RECIPIENTS_MAX) {
+    for (index, recipient) in report.recipients.iter().zip(recipients(report)).take(RECIPIENTS_MAX) {
         out.push_str("\r\n");
-        paragraph(&mut out, report, recipient);
+        paragraph(&mut out, report, *index, recipient);
     }
     let further = recipients(report).count().saturating_sub(RECIPIENTS_MAX);
     if further > 0 {
@@ -65,6 +80,17 @@ fn opening(report: &Report<'_>) -> String {
             "A message that has no sender, most likely a notice itself, could not be delivered to {whom}. There is nobody else \
              to tell, so you are told as postmaster. It will not be tried again."
         ),
+        Kind::Success(reached) => match reached_word(reached) {
+            "relayed" => format!(
+                "You asked to be told what becomes of your message to {whom}. It was passed on to a server that does not send such \
+                 notices: you will hear of it again only if it can't be delivered there."
+            ),
+            "distributed" => format!(
+                "You asked to be told what becomes of your message to {whom}. The address stands for several, and the message goes to \
+                 all of them; you will be told of those that it can't reach."
+            ),
+            _ => format!("You asked to be told when your message to {whom} is delivered. It was. Nothing remains to be done."),
+        },
         Kind::Delay { expires } => {
             let now = report.context.now;
             format!(
@@ -78,10 +104,13 @@ fn opening(report: &Report<'_>) -> String {
 }
 
 /// One recipient: where it went, what was said, what helps.
-fn paragraph(out: &mut String, report: &Report<'_>, recipient: &Recipient) {
+fn paragraph(out: &mut String, report: &Report<'_>, index: u32, recipient: &Recipient) {
     let status = &recipient.status;
     let led_from = recipient.original.as_ref().map(|original| format!(" (written to {original})")).unwrap_or_default();
     wrap(out, "", &format!("{}{led_from}", recipient.address));
+    if let Kind::Success(reached) = report.kind {
+        return wrap(out, "    ", &reached_finding(reached, index, status));
+    }
     wrap(out, "    ", &finding(report, status));
     let words = clean(&status.last_reply, WORDS_MAX);
     if !words.is_empty() {
@@ -89,6 +118,17 @@ fn paragraph(out: &mut String, report: &Report<'_>, recipient: &Recipient) {
     }
     if report.kind == Kind::Bounce {
         wrap(out, "    ", advice(status));
+    }
+}
+
+/// Where the message is now.
+fn reached_finding(reached: &[(u32, Success)], index: u32, status: &RecipientStatus) -> String {
+    let hop = clean(&status.next_hop, 300);
+    match reached.iter().find(|(reached, _)| *reached == index) {
+        Some((_, Success::Relayed)) if hop.is_empty() => "It was passed on.".to_owned(),
+        Some((_, Success::Relayed)) => format!("It was passed on to {hop}."),
+        Some((_, Success::Expanded)) => "It goes to everybody whom this address stands for.".to_owned(),
+        _ => "It was delivered.".to_owned(),
     }
 }
 
@@ -104,6 +144,7 @@ fn finding(report: &Report<'_>, status: &RecipientStatus) -> String {
         Some(Cause::Connection) => format!("No delivery came about{at}{colon}"),
         Some(Cause::Dns) => format!("Looking up the domain's mail servers failed{colon}"),
         Some(Cause::Local) => format!("Our own server could not deliver it{at}{colon}"),
+        Some(Cause::Expired) if status.attempts == 0 => "It could not be delivered in the time that was set for it.".to_owned(),
         Some(Cause::Expired) => {
             let waited = span(report.context.now.since(report.message.arrived));
             let last = if said { format!(" The last result{at} was:") } else { String::new() };
@@ -147,8 +188,10 @@ fn closing(report: &Report<'_>) -> String {
         _ => format!("If you need help, forward this notice to {}. ", context.postmaster),
     };
     format!(
-        "{help}This notice was written by the mail server {}, where the message had the queue id {}. The message's header follows below.",
-        context.hostname, message.id
+        "{help}This notice was written by the mail server {}, where the message had the queue id {}. The message{} follows below.",
+        context.hostname,
+        message.id,
+        if report.whole.is_some() { "" } else { "'s header" }
     )
 }
 

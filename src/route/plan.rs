@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{Route, Router, mailbox_destination};
 use crate::mail::{
-    Address, Cause, Destination, Diagnosis, Domain, EnhancedCode, Message, Recipient, RecipientState, RecipientStatus, Timestamp,
-    Update,
+    Address, Cause, Destination, Diagnosis, Domain, DsnRequest, EnhancedCode, Message, Notify, Recipient, RecipientState,
+    RecipientStatus, Timestamp, Update,
 };
 
 /// Addresses that an alias may lead to, steps between included.
@@ -74,6 +74,8 @@ impl Router {
         let expanded = RecipientStatus { state: RecipientState::Expanded, ..recipient.status.clone() };
         plan.update.statuses.push((index, expanded));
         let original = recipient.original.as_ref().unwrap_or(&recipient.address);
+        let dsn = inherited(recipient.dsn.as_deref(), leaves.len());
+        let now = now.max(message.released_at());
         for (address, route) in leaves {
             if !known.insert(key(&address)) {
                 continue;
@@ -84,7 +86,8 @@ impl Router {
                 Route::Unknown | Route::Alias(_) => nowhere(&address),
             };
             plan.destinations.push((new, destination));
-            plan.update.added.push(Recipient::new(address, Some(original.clone()), now));
+            let new = Recipient::new(address, Some(original.clone()), now);
+            plan.update.added.push(Recipient { dsn: dsn.clone(), ..new });
         }
     }
 
@@ -128,7 +131,29 @@ impl Router {
     }
 }
 
+/// What was asked for an alias, as it is asked for those whom it leads to (RFC 3461 section 5.2.7): one inherits it all; of several
+/// nobody's success is told, because the sender is told of the expansion.
+fn inherited(dsn: Option<&DsnRequest>, leaves: usize) -> Option<Box<DsnRequest>> {
+    let DsnRequest { notify, orcpt } = dsn?.clone();
+    let notify = notify.map(|notify| Notify { success: notify.success && leaves == 1, ..notify });
+    DsnRequest { notify, orcpt }.boxed()
+}
+
 impl Plan {
+    /// The recipients whose expansion the sender wants to be told of: those that asked for success, and have several in their place.
+    pub fn expansions_to_tell(&self, message: &Message) -> Vec<u32> {
+        let expanded = self.update.statuses.iter().filter(|(_, status)| status.state == RecipientState::Expanded);
+        let asked = expanded.filter_map(|(index, _)| Some((*index, message.recipients.get(*index as usize)?)));
+        let told = asked.filter(|(_, recipient)| recipient.notify().is_some_and(|notify| notify.success));
+        told.filter(|(_, recipient)| {
+            let original = recipient.original.as_ref().unwrap_or(&recipient.address);
+            let heirs = self.update.added.iter().filter(|added| added.original.as_ref() == Some(original));
+            !heirs.clone().any(|added| added.notify().is_some_and(|notify| notify.success))
+        })
+        .map(|(index, _)| index)
+        .collect()
+    }
+
     /// Whether `update` has anything to record.
     pub fn changes(&self) -> bool {
         !self.update.statuses.is_empty() || !self.update.added.is_empty()
