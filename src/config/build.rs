@@ -19,7 +19,8 @@ pub(super) fn config(settings: &Settings) -> Built<Config> {
         spool: spool(section(settings, "spool")?)?,
         listeners: settings.repeated("listener").map(listener).collect::<Built<_>>()?,
         tls: tls(section(settings, "tls")?)?,
-        auth: Auth { users: section(settings, "auth")?.read("users", values::path)? },
+        auth: auth(section(settings, "auth")?)?,
+        senders: settings.repeated("sender").map(sender).collect::<Built<_>>()?,
         limits: limits(section(settings, "limits")?)?,
         domains: settings.repeated("domain").map(domain).collect::<Built<_>>()?,
         relay: relay(section(settings, "relay")?)?,
@@ -40,6 +41,10 @@ fn section<'a>(settings: &'a Settings, name: &str) -> Built<&'a Table> {
 fn count(table: &Table, name: &str) -> Built<usize> {
     let count = table.read(name, values::count)?;
     Ok(usize::try_from(count).unwrap_or(usize::MAX))
+}
+
+fn number(table: &Table, name: &str) -> Built<u32> {
+    Ok(u32::try_from(table.read(name, values::count)?).unwrap_or(u32::MAX))
 }
 
 /// One of several words, each with its meaning.
@@ -76,13 +81,30 @@ fn tls(table: &Table) -> Built<Tls> {
     Ok(Tls { pair: certificate.zip(key).map(|(certificate, key)| KeyPair { certificate, key }) })
 }
 
+fn auth(table: &Table) -> Built<Auth> {
+    Ok(Auth {
+        users: table.read("users", values::path)?,
+        require_tls: table.read("require_tls", values::boolean)?,
+        failures: number(table, "failures")?,
+        failures_per_client: number(table, "failures_per_client")?,
+        failures_per_account: number(table, "failures_per_account")?,
+        failure_period: table.read("failure_period", values::period)?,
+        failure_delay: table.read("failure_delay", values::duration)?,
+        concurrency: count(table, "concurrency")?,
+    })
+}
+
+fn sender(table: &Table) -> Built<Sender> {
+    Ok(Sender { login: table.read("login", values::login)?, addresses: table.read("addresses", values::address_patterns)? })
+}
+
 fn limits(table: &Table) -> Built<Limits> {
     Ok(Limits {
         message_size: table.read("message_size", values::size)?,
         recipients: count(table, "recipients")?,
         connections: count(table, "connections")?,
         connections_per_client: count(table, "connections_per_client")?,
-        errors: u32::try_from(table.read("errors", values::count)?).unwrap_or(u32::MAX),
+        errors: number(table, "errors")?,
         command_timeout: table.read("command_timeout", values::period)?,
         data_timeout: table.read("data_timeout", values::period)?,
         hold: table.read("hold", values::period)?,

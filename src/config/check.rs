@@ -9,8 +9,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::load::Settings;
 use super::problem::{Problem, Wrong};
 use super::values::{self, SOCKET_PATH_SIZE_MAX, format_duration};
-use super::{Config, DomainPattern, KeyPair};
-use crate::mail::Domain;
+use super::{Config, DomainPattern, KeyPair, ListenerTls};
+use crate::mail::{Domain, Service};
 
 /// Collects problems, but none about a key that already has one.
 struct Findings<'a> {
@@ -66,6 +66,13 @@ fn listeners(config: &Config, findings: &mut Findings<'_>) {
         // Of port 0 the system makes a different one each time.
         if listener.address.port() != 0 && findings.settings.is_sound(&key) && !seen.insert(listener.address) {
             findings.add(key, format!("{} is already listened on", listener.address), "remove one of the two listeners");
+        }
+    }
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let in_clear = listener.tls == ListenerTls::None && config.auth.require_tls;
+        if listener.service == Service::Submission && in_clear {
+            let what = "nobody could log in here: sessions aren't encrypted, and auth.require_tls is on";
+            findings.add(format!("listener[{index}].tls"), what, "set it to \"starttls\" or \"implicit\"");
         }
     }
     if let Some(http) = config.admin.http.filter(|http| seen.contains(http)) {

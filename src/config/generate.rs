@@ -5,17 +5,26 @@ use super::schema::{SECTIONS, Section, Setting};
 /// The column at which comments of the sample file start.
 const COMMENT_COLUMN: usize = 44;
 
+/// Tables that nobody needs: the sample has them, commented out.
+const COMMENTED_OUT: [&str; 1] = ["sender"];
+
 /// conf/posthouse.toml: every setting with the demo's value and its meaning.
 pub fn sample_file() -> String {
+    sample(&COMMENTED_OUT)
+}
+
+/// The sample, with these tables commented out.
+pub(super) fn sample(commented_out: &[&str]) -> String {
     let mut text = String::from(SAMPLE_INTRO);
     for section in SECTIONS {
-        let lines: Vec<_> = section.settings.iter().filter_map(sample_line).collect();
+        let mark = if commented_out.contains(&section.name) { "# " } else { "" };
+        let lines: Vec<_> = section.settings.iter().filter_map(|setting| sample_line(mark, setting)).collect();
         // What isn't built yet at all is only in the reference.
         if section.settings.iter().all(|setting| setting.later.is_some()) {
             continue;
         }
         if !section.name.is_empty() {
-            let head = if section.repeated { format!("[[{}]]", section.name) } else { format!("[{}]", section.name) };
+            let head = if section.repeated { format!("{mark}[[{}]]", section.name) } else { format!("[{}]", section.name) };
             text.push_str(&format!("\n{head:COMMENT_COLUMN$} # {}\n", section.doc));
         } else {
             text.push('\n');
@@ -25,8 +34,8 @@ pub fn sample_file() -> String {
     text
 }
 
-fn sample_line(setting: &Setting) -> Option<String> {
-    let assignment = format!("{} = {}", setting.name, setting.sample_toml()?);
+fn sample_line(mark: &str, setting: &Setting) -> Option<String> {
+    let assignment = format!("{mark}{} = {}", setting.name, setting.sample_toml()?);
     Some(format!("{assignment:COMMENT_COLUMN$} # {}\n", setting.doc))
 }
 

@@ -235,6 +235,8 @@ mod tests {
             Kind::Choice(words) => format!("{:?}", words.iter().find(|word| **word != default).unwrap()),
             Kind::Template => "\"other/{user}\"".to_owned(),
             Kind::Lmtp => "\"127.0.0.1:2424\"".to_owned(),
+            Kind::Login => "\"*\"".to_owned(),
+            Kind::AddressPatterns => "[\"*@other.test\"]".to_owned(),
             Kind::Networks => "[\"192.0.2.0/24\"]".to_owned(),
             Kind::Domains => "[\"other.test\"]".to_owned(),
             Kind::Hosts => "[\"192.0.2.1:25\"]".to_owned(),
@@ -248,8 +250,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("posthouse.toml");
         // Without `maildir`, which an LMTP server takes the place of.
-        let sample: String =
-            super::super::sample_file().lines().filter(|line| !line.starts_with("maildir")).map(|l| format!("{l}\n")).collect();
+        let sample: String = super::super::generate::sample(&[])
+            .lines()
+            .filter(|line| !line.starts_with("maildir"))
+            .map(|l| format!("{l}\n"))
+            .collect();
         let load_text = |text: &str| {
             std::fs::write(&file, text).unwrap();
             load(Some(&file), &BTreeMap::new()).map_err(|problems| format!("{text}\n{problems:?}")).unwrap().config

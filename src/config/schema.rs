@@ -17,11 +17,6 @@ const fn must(name: &'static str, kind: Kind, sample: &'static str, doc: &'stati
     Setting { name, kind, default: None, sample: Some(sample), doc, later: None }
 }
 
-/// Without a default, and not in the sample.
-const fn open(name: &'static str, kind: Kind, doc: &'static str) -> Setting {
-    Setting { name, kind, default: None, sample: None, doc, later: None }
-}
-
 const fn sampled(mut setting: Setting, sample: &'static str) -> Setting {
     setting.sample = Some(sample);
     setting
@@ -33,8 +28,7 @@ const fn later(mut setting: Setting, allowed: &'static [&'static str], remedy: &
 }
 
 const LATER_TLS_OUT: &str = "TLS in delivery is not built yet: remove the key or set it to \"none\"";
-const LATER_AUTH: &str = "AUTH in reception is not built yet: remove the key";
-const LATER_SERVICE: &str = "only \"mx\" is built yet: set service = \"mx\" or remove the listener";
+const LATER_SERVICE: &str = "LMTP in reception is not built yet: set service = \"mx\" or \"submission\", or remove the listener";
 const NONE: &[&str] = &["none"];
 
 /// Every section, in the order of the sample file.
@@ -86,7 +80,7 @@ pub(super) const SECTIONS: &[Section] = &[
             must("address", Kind::Socket(false), "127.0.0.1:2525", "where to listen; port 0 lets the system choose"),
             later(
                 set("service", Kind::Choice(&["mx", "submission", "lmtp"]), "mx", "what is spoken there"),
-                &["mx"],
+                &["mx", "submission"],
                 LATER_SERVICE,
             ),
             set(
@@ -112,7 +106,32 @@ pub(super) const SECTIONS: &[Section] = &[
         doc: "the mailboxes and their passwords",
         settings: &[
             set("users", Kind::Path(false), "conf/users", "ADDRESS:HASH a line (PHC strings, argon2id); see `posthouse user`"),
-            later(open("require_tls", Kind::Boolean, "AUTH is offered on encrypted sessions only"), &[], LATER_AUTH),
+            set("require_tls", Kind::Boolean, "true", "AUTH is offered on encrypted sessions only"),
+            set("failures", Kind::Count, "3", "failed logins in a session; the last of them gets 421"),
+            set("failures_per_client", Kind::Count, "20", "failed logins from one client address in a period; more are refused"),
+            set("failures_per_account", Kind::Count, "50", "failed logins to one account in a period; more are refused"),
+            set("failure_period", Kind::Period, "15m", "the period: so long failed logins count, from the first"),
+            set(
+                "failure_delay",
+                Kind::Duration,
+                "1s",
+                "a failed login's answer waits so long, the next ones up to 8 times as long",
+            ),
+            set("concurrency", Kind::Count, "2", "passwords checked at a time; each takes a processor and some 20 MiB"),
+        ],
+    },
+    Section {
+        name: "sender",
+        repeated: true,
+        doc: "who may write as whom, besides as themselves",
+        settings: &[
+            must("login", Kind::Login, "ann@example.test", "who logged in; \"*\" for all who do"),
+            must(
+                "addresses",
+                Kind::AddressPatterns,
+                "[\"postmaster@example.test\"]",
+                "what may stand in MAIL FROM and From: \"info@example.test\" or \"*@example.test\"",
+            ),
         ],
     },
     Section {

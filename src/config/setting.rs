@@ -37,6 +37,10 @@ pub(super) enum Kind {
     Lmtp,
     /// `partner.test`, `*.partner.test` or `*`.
     Pattern,
+    /// A mail address, or `*` for all.
+    Login,
+    /// A list of addresses, or all of a domain, at least one.
+    AddressPatterns,
     /// A list of networks.
     Networks,
     /// A list of domains.
@@ -74,6 +78,8 @@ impl Kind {
             Self::Template => "path with `{user}`, or `\"\"`".to_owned(),
             Self::Lmtp => "`\"unix:/path\"` or IP address and port, or `\"\"`".to_owned(),
             Self::Pattern => "`\"partner.test\"`, `\"*.partner.test\"` or `\"*\"`".to_owned(),
+            Self::Login => "mail address, or `\"*\"`".to_owned(),
+            Self::AddressPatterns => "list of `\"info@example.test\"` or `\"*@example.test\"`, at least one".to_owned(),
             Self::Networks => "list of networks".to_owned(),
             Self::Domains => "list of domains".to_owned(),
             Self::Hosts => "list of hosts, with a port or without, at least one".to_owned(),
@@ -90,6 +96,7 @@ impl Kind {
                 | Self::Count
                 | Self::Port
                 | Self::Number(..)
+                | Self::AddressPatterns
                 | Self::Networks
                 | Self::Domains
                 | Self::Hosts

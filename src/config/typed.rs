@@ -27,6 +27,8 @@ pub struct Config {
     pub tls: Tls,
     /// `[auth]`
     pub auth: Auth,
+    /// `[[sender]]`
+    pub senders: Vec<Sender>,
     /// `[limits]`
     pub limits: Limits,
     /// `[[domain]]`
@@ -110,6 +112,48 @@ pub struct Tls {
 pub struct Auth {
     /// The users file: the mailboxes of this machine.
     pub users: PathBuf,
+    /// AUTH is offered on encrypted sessions only.
+    pub require_tls: bool,
+    /// Failed logins in a session before 421.
+    pub failures: u32,
+    /// Failed logins of a client in a period before it is refused.
+    pub failures_per_client: u32,
+    /// Failed logins to an account in a period before it is refused.
+    pub failures_per_account: u32,
+    /// How long a failed login counts.
+    pub failure_period: Duration,
+    /// How long the first failure's answer waits; the next ones wait longer.
+    pub failure_delay: Duration,
+    /// Passwords checked at a time.
+    pub concurrency: usize,
+}
+
+/// `[[sender]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sender {
+    /// The login; none: every one.
+    pub login: Option<Address>,
+    /// What it may write as, besides as itself.
+    pub addresses: Vec<AddressPattern>,
+}
+
+/// `info@example.test` or `*@example.test`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AddressPattern {
+    /// Exactly this address.
+    Exact(Address),
+    /// Every address of this domain.
+    All(Domain),
+}
+
+impl AddressPattern {
+    /// Whether the address is meant; the case of letters doesn't count.
+    pub fn matches(&self, address: &Address) -> bool {
+        match self {
+            Self::Exact(exact) => exact.domain() == address.domain() && exact.local().eq_ignore_ascii_case(address.local()),
+            Self::All(domain) => domain == address.domain(),
+        }
+    }
 }
 
 /// `[limits]`

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::problem::Wrong;
 use super::schema::Kind;
-use super::{DomainPattern, HostPort, LmtpAddress};
+use super::{AddressPattern, DomainPattern, HostPort, LmtpAddress};
 use crate::mail::{Address, Domain};
 
 type Parsed<T> = Result<T, Wrong>;
@@ -42,6 +42,8 @@ pub(super) fn check(kind: Kind, value: &Value) -> Parsed<()> {
         Kind::Template => optional(value, template).map(drop),
         Kind::Lmtp => optional(value, lmtp).map(drop),
         Kind::Pattern => pattern(value).map(drop),
+        Kind::Login => login(value).map(drop),
+        Kind::AddressPatterns => address_patterns(value).map(drop),
         Kind::Networks => list(value, network).map(drop),
         Kind::Domains => list(value, domain).map(drop),
         Kind::Hosts => hosts(value).map(drop),
@@ -331,6 +333,30 @@ pub(super) fn pattern(value: &Value) -> Parsed<DomainPattern> {
     }
 }
 
+/// An address, or none for `*`.
+pub(super) fn login(value: &Value) -> Parsed<Option<Address>> {
+    if text(value)? == "*" { Ok(None) } else { address(value).map(Some) }
+}
+
+pub(super) fn address_patterns(value: &Value) -> Parsed<Vec<AddressPattern>> {
+    let patterns = list(value, address_pattern)?;
+    if patterns.is_empty() {
+        return Err(Wrong::new("the list is empty", "name at least one address"));
+    }
+    Ok(patterns)
+}
+
+fn address_pattern(value: &Value) -> Parsed<AddressPattern> {
+    let text = text(value)?;
+    let parsed = match text.strip_prefix("*@") {
+        Some(all) => Domain::parse(all).ok().map(AddressPattern::All),
+        None => Address::parse(&text).ok().map(AddressPattern::Exact),
+    };
+    parsed.ok_or_else(|| {
+        is_not(value, "an address or all of a domain", "write it like \"info@example.test\" or \"*@example.test\"")
+    })
+}
+
 pub(super) fn network(value: &Value) -> Parsed<IpNet> {
     let text = text(value)?;
     let alone = || text.parse::<IpAddr>().map(IpNet::from);
@@ -454,11 +480,11 @@ mod tests {
         fn no_text_makes_the_parsers_panic(text in "\\PC{0,40}") {
             let value = Value::from(text);
             for kind in [Kind::Duration, Kind::Size, Kind::Hostname, Kind::Address(true), Kind::Socket(true), Kind::Template,
-                Kind::Lmtp, Kind::Pattern] {
+                Kind::Lmtp, Kind::Pattern, Kind::Login] {
                 let _ = check(kind, &value);
             }
             let list = Value::from(vec![value]);
-            for kind in [Kind::Networks, Kind::Domains, Kind::Hosts, Kind::Servers, Kind::Periods] {
+            for kind in [Kind::AddressPatterns, Kind::Networks, Kind::Domains, Kind::Hosts, Kind::Servers, Kind::Periods] {
                 let _ = check(kind, &list);
             }
         }

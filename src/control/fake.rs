@@ -160,7 +160,17 @@ pub(crate) fn config() -> Config {
             tls: crate::config::ListenerTls::None,
         }],
         tls: Tls { pair: None },
-        auth: Auth { users: "conf/users".into() },
+        auth: Auth {
+            users: "conf/users".into(),
+            require_tls: true,
+            failures: 3,
+            failures_per_client: 20,
+            failures_per_account: 50,
+            failure_period: 15 * minute,
+            failure_delay: Duration::ZERO,
+            concurrency: 2,
+        },
+        senders: Vec::new(),
         limits: Limits {
             message_size: 1 << 20,
             recipients: 10,

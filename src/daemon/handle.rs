@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use super::certificates::Certificates;
 use super::command::{Changed, Command, Levels, Paused};
-use super::current::Current;
+use super::current::{Current, Lasting};
 use super::reception::{self, Listeners};
 use super::start::Source;
 use crate::config::Config;
@@ -37,6 +37,7 @@ pub(super) struct Inner {
     pub(super) config: watch::Sender<Arc<Config>>,
     pub(super) rules: watch::Sender<Arc<Rules>>,
     pub(super) connections: Arc<Connections>,
+    pub(super) lasting: Lasting,
     pub(super) certificates: Certificates,
     pub(super) listeners: Mutex<Listeners>,
     pub(super) stop: watch::Sender<bool>,
@@ -161,7 +162,7 @@ impl Handle {
             let reason = format!("{key} was changed: that takes effect at the next start");
             self.0.events.report(Event::Warning { reason });
         }
-        let current = Arc::new(Current::new(Arc::clone(&config), Arc::new(directory), &self.0.system));
+        let current = Arc::new(Current::new(Arc::clone(&config), Arc::new(directory), &self.0.system, &self.0.lasting));
         self.0.certificates.renew(&config);
         self.0.rules.send_replace(Arc::clone(&current.rules));
         self.0.config.send_replace(Arc::clone(&config));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::certificates::Certificates;
-use super::current::Current;
+use super::current::{Current, Lasting};
 use super::delivery::{Delivery, Inputs};
 use super::handle::{Handle, Inner, texts};
 use super::pauses::Pauses;
@@ -109,7 +109,8 @@ impl Bound {
         let watcher = watcher.unwrap_or_else(|| recovery_lines(&events, &system));
         let (spool, pauses) = open_spool(&config, &system, &events, index, watcher).await?;
         certificates.complete(&config).map_err(StartError::Tls)?;
-        let current = Arc::new(Current::new(Arc::clone(&config), directory, &system));
+        let lasting = Lasting::new(&system);
+        let current = Arc::new(Current::new(Arc::clone(&config), directory, &system, &lasting));
         let (accepted_in, accepted) = mpsc::channel(ACCEPTED_MAX);
         let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
         let (stop_in, stop) = watch::channel(false);
@@ -145,6 +146,7 @@ impl Bound {
             config: watch::channel(config).0,
             rules: rules_in,
             connections,
+            lasting,
             certificates,
             listeners: tokio::sync::Mutex::new(listeners),
             stop: stop_in,

@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::aliases::{self, Aliases};
 use super::mailbox::{Mailbox, check_name};
 use super::users::Users;
 use crate::config::{Config, LocalDomain, Problem};
-use crate::mail::{Address, Domain};
+use crate::mail::{Address, Domain, Service};
 use crate::system::Disk;
 
 /// The name that every local domain has (RFC 5321 section 4.5.1).
@@ -35,6 +36,7 @@ pub enum Resolution {
 pub struct Directory {
     domains: HashMap<Domain, Entry>,
     postmaster: Address,
+    users: Arc<Users>,
     warnings: Vec<Problem>,
 }
 
@@ -65,7 +67,8 @@ impl Entry {
 }
 
 impl Directory {
-    /// Reads the users file and the aliases files. Without a local domain neither is needed. Errors: every problem.
+    /// Reads the users file and the aliases files. Without a local domain neither is needed, but for logins the first. Errors: every
+    /// problem.
     pub fn load(config: &Config, disk: &dyn Disk) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
         let mut domains = HashMap::new();
@@ -81,10 +84,14 @@ impl Directory {
             };
             domains.insert(domain.name.clone(), Entry { config: domain.clone(), aliases, users: HashSet::new() });
         }
-        let mut directory = Self { domains, postmaster: config.postmaster.clone(), warnings: Vec::new() };
-        if !config.domains.is_empty() {
+        let mut directory = Self { domains, postmaster: config.postmaster.clone(), users: Arc::default(), warnings: Vec::new() };
+        let wants_logins = config.listeners.iter().any(|listener| listener.service == Service::Submission);
+        if !config.domains.is_empty() || wants_logins {
             match Users::load(disk, &config.auth.users) {
-                Ok(users) => directory.add_users(&users, &config.auth.users),
+                Ok(users) => {
+                    directory.add_users(&users, &config.auth.users);
+                    directory.users = Arc::new(users);
+                }
                 Err(wrong) => problems.extend(wrong),
             }
         }
@@ -147,6 +154,11 @@ impl Directory {
     /// What doesn't hinder the server, but is hardly meant: names that lead to nobody. For `check` to print.
     pub fn warnings(&self) -> &[Problem] {
         &self.warnings
+    }
+
+    /// Those who can log in.
+    pub fn users(&self) -> &Arc<Users> {
+        &self.users
     }
 
     /// Whether the domain's mailboxes are here.

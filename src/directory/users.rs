@@ -1,4 +1,5 @@
-//! The users file: `ADDRESS:HASH` a line. Who has a mailbox here, and the hash of the password (PHC string, argon2id).
+//! The users file: `ADDRESS:HASH KEYS` a line. Who has a mailbox here, the hash of the password (PHC string, argon2id) and its
+//! SCRAM keys (see `scram`), which may be missing.
 //!
 //! Changes keep every other line as it is, comments too, and replace the file whole: a reader sees the old or the new one.
 
@@ -11,6 +12,7 @@ use argon2::Argon2;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash};
 
 use super::mailbox::check_name;
+use super::scram::ScramKeys;
 use crate::config::{Problem, ProblemClass};
 use crate::mail::{Address, Domain};
 use crate::system::{Disk, Entropy};
@@ -34,6 +36,8 @@ enum Line {
     User {
         address: Address,
         hash: String,
+        /// For SCRAM; lines that older versions wrote have none.
+        keys: Option<ScramKeys>,
     },
 }
 
@@ -96,12 +100,12 @@ impl Users {
                 continue;
             }
             match parse_user(line) {
-                Ok((address, user, hash)) => {
+                Ok((address, user, hash, keys)) => {
                     let key = (address.domain().clone(), user);
                     if users.by_user.insert(key, users.lines.len()).is_some() {
                         problems.push(problem(format!("{address} stands twice"), "remove one of the two lines"));
                     }
-                    users.lines.push(Line::User { address, hash });
+                    users.lines.push(Line::User { address, hash, keys });
                 }
                 Err((what, remedy)) => problems.push(problem(what, remedy)),
             }
@@ -130,24 +134,64 @@ impl Users {
         })
     }
 
-    /// Whether the password is the user's. An unknown user is answered sooner than a known one.
+    /// Whether the password is the user's. An unknown user is answered sooner than a known one: logins go by `FileAccounts`.
     pub fn verify(&self, address: &Address, password: &str) -> bool {
-        let Some(Line::User { hash, .. }) = self.find(address).and_then(|at| self.lines.get(at)) else { return false };
-        let hash = PasswordHash::new(hash);
-        hash.is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
+        self.find(address).is_some_and(|at| self.verify_at(Some(at), password.as_bytes()))
     }
 
-    fn find(&self, address: &Address) -> Option<usize> {
+    /// Whether the password is that of the user in this line; without a line the work is done, too.
+    pub(super) fn verify_at(&self, at: Option<usize>, password: &[u8]) -> bool {
+        match at.and_then(|at| self.lines.get(at)) {
+            Some(Line::User { hash, .. }) => {
+                let hash = PasswordHash::new(hash);
+                hash.is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok())
+            }
+            _ => {
+                let hash: Result<PasswordHash, _> = Argon2::default().hash_password_with_salt(password, &[0; 16]);
+                drop(std::hint::black_box(hash));
+                false
+            }
+        }
+    }
+
+    /// The first user at or behind the number-th line, counted round and round; with SCRAM keys if that is asked.
+    pub(super) fn nth(&self, number: u64, with_keys: bool) -> Option<usize> {
+        let count = self.lines.len().max(1);
+        let start = usize::try_from(number % count as u64).ok()?;
+        (start..count).chain(0..start).find(|at| match self.lines.get(*at) {
+            Some(Line::User { keys, .. }) => keys.is_some() || !with_keys,
+            _ => false,
+        })
+    }
+
+    pub(super) fn address_at(&self, at: usize) -> Option<Address> {
+        self.lines.get(at).and_then(address_of)
+    }
+
+    pub(super) fn keys_at(&self, at: usize) -> Option<&ScramKeys> {
+        match self.lines.get(at) {
+            Some(Line::User { keys, .. }) => keys.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Whether there are users, and all of them have SCRAM keys.
+    pub(super) fn all_have_keys(&self) -> bool {
+        !self.by_user.is_empty() && !self.lines.iter().any(|line| matches!(line, Line::User { keys: None, .. }))
+    }
+
+    pub(super) fn find(&self, address: &Address) -> Option<usize> {
         self.by_user.get(&(address.domain().clone(), address.local().to_ascii_lowercase())).copied()
     }
 
-    fn put(&mut self, address: Address, user: String, hash: String) {
+    fn put(&mut self, address: Address, user: String, secrets: Secrets) {
         let key = (address.domain().clone(), user);
+        let line = Line::User { address, hash: secrets.hash, keys: Some(secrets.keys) };
         match self.by_user.get(&key) {
-            Some(at) => self.lines[*at] = Line::User { address, hash },
+            Some(at) => self.lines[*at] = line,
             None => {
                 self.by_user.insert(key, self.lines.len());
-                self.lines.push(Line::User { address, hash });
+                self.lines.push(line);
             }
         }
     }
@@ -157,7 +201,8 @@ impl Users {
         for line in &self.lines {
             match line {
                 Line::Other(line) => text.push_str(line),
-                Line::User { address, hash } => text.push_str(&format!("{address}:{hash}")),
+                Line::User { address, hash, keys: None } => text.push_str(&format!("{address}:{hash}")),
+                Line::User { address, hash, keys: Some(keys) } => text.push_str(&format!("{address}:{hash} {keys}")),
             }
             text.push('\n');
         }
@@ -165,27 +210,44 @@ impl Users {
     }
 }
 
-fn parse_user(line: &str) -> Result<(Address, String, String), (String, &'static str)> {
-    // A hash has no colon; a quoted local part may have one.
-    let (address, hash) = line
+/// What is kept of a password.
+struct Secrets {
+    hash: String,
+    keys: ScramKeys,
+}
+
+/// A user's line, taken apart: the address, its name in lower case, the hash, the SCRAM keys.
+type User = (Address, String, String, Option<ScramKeys>);
+
+fn parse_user(line: &str) -> Result<User, (String, &'static str)> {
+    // Neither hash nor keys have a colon; a quoted local part may have one.
+    let (address, secrets) = line
         .trim()
         .rsplit_once(':')
         .ok_or(("the line has no colon".to_owned(), "write it as ADDRESS:HASH; see `posthouse user add`"))?;
     let address = Address::parse_utf8(address)
         .map_err(|error| (format!("there is no address before the colon: {error}"), "write it like ann@example.test:HASH"))?;
     let user = check_name(&address).map_err(|why| (format!("{address} can't be a user: {why}"), "choose another name"))?;
+    let (hash, keys) = secrets.split_once(' ').map_or((secrets, None), |(hash, keys)| (hash, Some(keys)));
     let sound = hash.starts_with("$argon2id$") && PasswordHash::new(hash).is_ok_and(|hash| hash.hash.is_some());
     if !sound {
         let remedy = "remove the line and add the user again with `posthouse user add`";
         return Err((format!("the password hash of {address} is not a PHC string of argon2id"), remedy));
     }
-    Ok((address, user, hash.to_owned()))
+    let keys = match keys {
+        None => None,
+        Some(keys) => Some(ScramKeys::parse(keys).ok_or_else(|| {
+            let what = format!("what stands behind the password hash of {address} is no SCRAM-SHA-256 key");
+            (what, "give the user a password again with `posthouse user passwd`")
+        })?),
+    };
+    Ok((address, user, hash.to_owned(), keys))
 }
 
 /// Adds a user; creates the file and its folder if need be.
 pub fn add(disk: &dyn Disk, entropy: &dyn Entropy, path: &Path, address: &Address, password: &str) -> Result<(), UsersError> {
     let user = check_name(address).map_err(|why| UsersError::BadName(address.clone(), why))?;
-    let hash = hash(entropy, password)?;
+    let secrets = secrets(entropy, password)?;
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !disk.exists(folder)) {
         disk.create_dir_all(folder).map_err(|error| UsersError::Io(folder.to_owned(), error))?;
     }
@@ -193,17 +255,18 @@ pub fn add(disk: &dyn Disk, entropy: &dyn Entropy, path: &Path, address: &Addres
         if users.find(address).is_some() {
             return Err(UsersError::Exists(address.clone()));
         }
-        users.put(address.clone(), user, hash);
+        users.put(address.clone(), user, secrets);
         Ok(())
     })
 }
 
 /// Gives a user another password.
 pub fn passwd(disk: &dyn Disk, entropy: &dyn Entropy, path: &Path, address: &Address, password: &str) -> Result<(), UsersError> {
-    let hash = hash(entropy, password)?;
+    let secrets = secrets(entropy, password)?;
     change(disk, path, |users| match users.find(address).and_then(|at| users.lines.get_mut(at)) {
-        Some(Line::User { hash: old, .. }) => {
-            *old = hash;
+        Some(Line::User { hash, keys, .. }) => {
+            *hash = secrets.hash;
+            *keys = Some(secrets.keys);
             Ok(())
         }
         _ => Err(UsersError::Unknown(address.clone())),
@@ -257,19 +320,23 @@ fn change(disk: &dyn Disk, path: &Path, make: impl FnOnce(&mut Users) -> Result<
     Ok(())
 }
 
-/// The PHC string of a password: argon2id with the crate's (OWASP's) costs and a random salt.
-fn hash(entropy: &dyn Entropy, password: &str) -> Result<String, UsersError> {
+/// The PHC string of a password (argon2id with the crate's, OWASP's, costs) and its SCRAM keys, each with a random salt of its own.
+fn secrets(entropy: &dyn Entropy, password: &str) -> Result<Secrets, UsersError> {
     if password.is_empty() {
         return Err(UsersError::BadPassword("it is empty"));
     }
     if password.len() > 1024 {
         return Err(UsersError::BadPassword("it has more than 1024 bytes"));
     }
-    let mut salt = [0; 16];
-    salt[..8].copy_from_slice(&entropy.next_u64().to_le_bytes());
-    salt[8..].copy_from_slice(&entropy.next_u64().to_le_bytes());
-    let hash = Argon2::default().hash_password_with_salt(password.as_bytes(), &salt);
-    hash.map(|hash: PasswordHash| hash.to_string()).map_err(|_| UsersError::BadPassword("it can't be hashed"))
+    let keys = ScramKeys::derive(password, &salt(entropy));
+    let keys = keys.ok_or(UsersError::BadPassword("it has control characters, or others that can't stand in a password"))?;
+    let hash = Argon2::default().hash_password_with_salt(password.as_bytes(), &salt(entropy));
+    let hash = hash.map(|hash: PasswordHash| hash.to_string()).map_err(|_| UsersError::BadPassword("it can't be hashed"))?;
+    Ok(Secrets { hash, keys })
+}
+
+fn salt(entropy: &dyn Entropy) -> Vec<u8> {
+    (0..2).flat_map(|_| entropy.next_u64().to_le_bytes()).collect()
 }
 
 #[cfg(test)]

@@ -97,6 +97,12 @@ events! {
     TlsFailed "tls-failed" INFO { client: SocketAddr, reason: String }
     /// A client was turned away because a limit is reached.
     Limited "limited" WARN { client: IpAddr, limit: &'static str, value: u64 }
+    /// A client logged in.
+    Authenticated "authenticated" INFO { client: IpAddr, service: &'static str, login: Address, mechanism: &'static str }
+    /// A client could not log in. The name stands here only if it has the form of one: people type passwords in the wrong place.
+    AuthFailed "auth-failed" WARN {
+        client: IpAddr, service: &'static str, login: Option<Address>, mechanism: &'static str, reason: String
+    }
     /// A client was told no at SMTP time. Nothing of it is kept.
     Refused "refused" INFO {
         id: Option<QueueId>, stage: &'static str, client: IpAddr, helo: String, from: Option<ReversePath>, to: Option<Address>,
@@ -105,7 +111,7 @@ events! {
     /// A message is on stable storage, and its sender was told so or is about to be.
     Accepted "accepted" INFO {
         id: QueueId, from: ReversePath, to: Named, recipients: usize, size: u64, client: IpAddr, helo: String,
-        protocol: &'static str, tls: Option<&'static str>, cipher: Option<&'static str>
+        login: Option<Address>, protocol: &'static str, tls: Option<&'static str>, cipher: Option<&'static str>
     }
 
     /// An attempt at one destination begins.
@@ -210,6 +216,8 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("into", "the addresses that take the recipient's place, at most 20 of them"),
     ("kind", "`delay`, `bounce` or `double-bounce`"),
     ("limit", "the setting that was reached"),
+    ("login", "the account that the client logged in to, or tried to"),
+    ("mechanism", "how the client logged in, or tried to: the SASL mechanism"),
     ("messages", "how many messages"),
     ("min_free", "the setting `spool.min_free`, in bytes"),
     ("names", "the names that the certificate is for"),

@@ -139,6 +139,7 @@ mod tests {
                 size: 1234,
                 client: "192.0.2.1".parse().unwrap(),
                 helo: "evil\r\n2026-01-01 info accepted id=1".to_owned(),
+                login: None,
                 protocol: "ESMTP",
                 tls: None,
                 cipher: None,

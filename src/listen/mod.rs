@@ -4,6 +4,7 @@
 
 mod connection;
 mod limits;
+mod login;
 mod transaction;
 
 use std::collections::BTreeMap;
@@ -55,7 +56,7 @@ impl Rules {
     /// The rules that follow from a configuration.
     pub fn new(config: Arc<Config>, policy: Policy) -> Self {
         let entrance = |listener: &config::Listener| Entrance {
-            settings: Arc::new(settings(&config, listener)),
+            settings: Arc::new(settings(&config, &policy, listener)),
             implicit_tls: listener.tls == ListenerTls::Implicit,
         };
         let entrances = config.listeners.iter().map(|listener| (listener.address, entrance(listener))).collect();
@@ -63,7 +64,7 @@ impl Rules {
     }
 }
 
-fn settings(config: &Config, listener: &config::Listener) -> Settings {
+fn settings(config: &Config, policy: &Policy, listener: &config::Listener) -> Settings {
     let limits = &config.limits;
     Settings {
         service: listener.service,
@@ -71,9 +72,9 @@ fn settings(config: &Config, listener: &config::Listener) -> Settings {
         size_max: limits.message_size,
         recipients_max: limits.recipients,
         errors_max: limits.errors,
-        mechanisms: Vec::new(),
-        auth_in_clear: false,
-        failed_logins_max: 3,
+        mechanisms: if listener.service == Service::Lmtp { Vec::new() } else { policy.mechanisms() },
+        auth_in_clear: !config.auth.require_tls,
+        failed_logins_max: config.auth.failures,
         parameters: parameters(listener.service),
         hold_max: limits.hold,
         command_timeout: limits.command_timeout,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::login::Login;
 use super::{Reception, Rules};
 use crate::event::{Event, Named};
 use crate::mail::{
@@ -19,9 +20,11 @@ const HEADER_SIZE_MAX: usize = 256 * 1024;
 
 /// What the session has said and got accepted so far.
 pub(super) struct Transaction<'a> {
-    reception: &'a Reception,
-    rules: &'a Arc<Rules>,
-    client: Client,
+    pub(super) reception: &'a Reception,
+    pub(super) rules: &'a Arc<Rules>,
+    pub(super) client: Client,
+    /// An exchange that AUTH began.
+    pub(super) login: Option<Login>,
     envelope: Envelope,
     /// The envelope's recipients again, for finding doubles.
     known: BTreeSet<Address>,
@@ -67,12 +70,13 @@ impl<'a> Transaction<'a> {
     pub(super) fn new(reception: &'a Reception, rules: &'a Arc<Rules>, service: Service, address: IpAddr) -> Self {
         let client = Client { service, address, helo: String::new(), extended: false, login: None, tls: None };
         let envelope = Envelope::new(Timestamp::ZERO);
-        Self { reception, rules, client, envelope, known: BTreeSet::new(), content: None, messages: 0 }
+        Self { reception, rules, client, login: None, envelope, known: BTreeSet::new(), content: None, messages: 0 }
     }
 
     /// The session is encrypted from here on, and knows nothing of what was said in the clear (RFC 3207 section 4.2).
     pub(super) fn secured(&mut self, tls: TlsInfo) {
         let Client { service, address, .. } = self.client;
+        self.login = None;
         self.client = Client { service, address, helo: String::new(), extended: false, login: None, tls: Some(tls) };
     }
 
@@ -97,8 +101,8 @@ impl<'a> Transaction<'a> {
                 self.sender(envelope, size).map_err(|reply| self.refused("sender", None, reply))
             }
             Question::Recipient { path, dsn } => self.recipient(path, dsn),
-            // The settings offer no mechanism, so the session never asks.
-            Question::Login { .. } | Question::Response(_) => Err(Reply::new(502, EnhancedCode(5, 5, 1), "Command not offered")),
+            Question::Login { mechanism, initial } => return self.login(mechanism, initial).await,
+            Question::Response(response) => return self.response(&response).await,
             Question::Begin => self.begin().await.map_err(|reply| self.refused("data", None, reply)),
             Question::Commit => match self.commit().await {
                 Ok(message) => return Answer::Committed(message.id),
@@ -170,6 +174,7 @@ impl<'a> Transaction<'a> {
             hostname: &self.rules.config.hostname,
             protocol: self.protocol(),
             tls: self.client.tls.as_ref(),
+            logged_in: self.client.login.is_some(),
             id: draft.id(),
             recipient,
             at: self.reception.system.clock.now(),
@@ -224,7 +229,8 @@ impl<'a> Transaction<'a> {
             size: message.size,
             client: self.client.address,
             helo: self.client.helo.clone(),
-            protocol: self.protocol().keyword(self.client.tls.is_some()),
+            login: self.client.login.clone(),
+            protocol: self.protocol().keyword(self.client.tls.is_some(), self.client.login.is_some()),
             tls: self.client.tls.as_ref().map(|tls| tls.version),
             cipher: self.client.tls.as_ref().map(|tls| tls.cipher),
         });

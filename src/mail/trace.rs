@@ -20,14 +20,16 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// As it stands in `Received:` and in the log: over TLS or not. HELO has no word for it (RFC 3848).
-    pub fn keyword(self, tls: bool) -> &'static str {
-        match (self, tls) {
-            (Self::Smtp, _) => "SMTP",
-            (Self::Esmtp, false) => "ESMTP",
-            (Self::Esmtp, true) => "ESMTPS",
-            (Self::Lmtp, false) => "LMTP",
-            (Self::Lmtp, true) => "LMTPS",
+    /// As it stands in `Received:` and in the log: over TLS or not, logged in or not. HELO has no word for it (RFC 3848).
+    pub fn keyword(self, tls: bool, logged_in: bool) -> &'static str {
+        match (self, tls, logged_in) {
+            (Self::Smtp, ..) => "SMTP",
+            (Self::Esmtp, false, false) => "ESMTP",
+            (Self::Esmtp, true, false) => "ESMTPS",
+            (Self::Esmtp, false, true) => "ESMTPA",
+            (Self::Esmtp, true, true) => "ESMTPSA",
+            (Self::Lmtp, false, _) => "LMTP",
+            (Self::Lmtp, true, _) => "LMTPS",
         }
     }
 }
@@ -45,6 +47,8 @@ pub struct TraceField<'a> {
     pub protocol: Protocol,
     /// How the session was encrypted; none: it wasn't.
     pub tls: Option<&'a TlsInfo>,
+    /// Whether the client logged in.
+    pub logged_in: bool,
     /// The id it has here.
     pub id: QueueId,
     /// The recipient, only when it is the only one: others must not learn of each other.
@@ -67,7 +71,7 @@ impl TraceField<'_> {
             ")\r\n\tby ",
             self.hostname.as_str(),
             " (Posthouse) with ",
-            self.protocol.keyword(self.tls.is_some()),
+            self.protocol.keyword(self.tls.is_some(), self.logged_in),
             " id ",
         ] {
             field.push_str(part);
@@ -102,6 +106,7 @@ mod tests {
             hostname: &hostname,
             protocol: Protocol::Esmtp,
             tls: None,
+            logged_in: false,
             id: QueueId(1),
             recipient: Some(&ann),
             at: Timestamp::from_millis(1_795_312_800_123),

@@ -1,6 +1,7 @@
 //! Answers the session's questions: may this client go on? A file per stage; every answer is a pure decision.
 
 mod hello;
+pub mod login;
 mod message;
 mod recipient;
 mod sender;
@@ -8,6 +9,7 @@ mod sender;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use self::login::Logins;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::mail::{Address, Service, TlsInfo};
@@ -34,17 +36,40 @@ pub struct Client {
 pub struct Policy {
     config: Arc<Config>,
     directory: Arc<Directory>,
+    logins: Logins,
 }
 
 impl Policy {
     /// The rules of a configuration.
-    pub fn new(config: Arc<Config>, directory: Arc<Directory>) -> Self {
-        Self { config, directory }
+    pub fn new(config: Arc<Config>, directory: Arc<Directory>, logins: Logins) -> Self {
+        Self { config, directory, logins }
     }
 
-    /// Whether the client may relay: `relay.networks`. An IPv4 client of an IPv6 socket counts as what it is.
+    /// Whether the client may relay without a login: `relay.networks`. An IPv4 client of an IPv6 socket counts as what it is. At
+    /// submission nobody is trusted for where he comes from.
     pub fn is_trusted(&self, client: &Client) -> bool {
+        if client.service == Service::Submission {
+            return false;
+        }
         let address = client.address.to_canonical();
         self.config.relay.networks.iter().any(|network| network.contains(&address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::login::{Bounds, Throttle};
+    use super::*;
+    use crate::directory::{DecoySeed, FileAccounts};
+    use crate::system::{SystemEntropy, Workers};
+
+    /// A policy with the accounts of the directory.
+    pub(super) fn policy(config: Config, directory: Directory) -> Policy {
+        let seed = DecoySeed::new(&SystemEntropy);
+        let accounts = FileAccounts::new(Arc::clone(directory.users()), seed, Workers::Inline, 1);
+        let minute = std::time::Duration::from_secs(60);
+        let bounds = Bounds { client: 9, account: 9, period: minute, delay: minute };
+        let logins = Logins::new(Arc::new(accounts), Arc::new(Throttle::default()), bounds);
+        Policy::new(Arc::new(config), Arc::new(directory), logins)
     }
 }

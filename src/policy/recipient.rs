@@ -46,7 +46,8 @@ impl Policy {
             }
             return Err(if asks_for_routing(address) { relay_denied(address) } else { no_such_user(address) });
         }
-        if self.is_trusted(client) {
+        // Who logged in may write to anybody.
+        if self.is_trusted(client) || client.login.is_some() {
             return Ok(address.clone());
         }
         // The host behind us may trust us, and route `user%other.test` further: strangers don't get that far.
@@ -83,7 +84,6 @@ fn relay_denied(address: &Address) -> Reply {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::Arc;
 
     use super::*;
     use crate::config::load;
@@ -112,7 +112,7 @@ mod tests {
         std::fs::write(at("posthouse.toml"), text).unwrap();
         let config = load(Some(&at("posthouse.toml")), &BTreeMap::new()).unwrap().config;
         let directory = Directory::load(&config, &SystemDisk).unwrap();
-        Policy::new(Arc::new(config), Arc::new(directory))
+        crate::policy::tests::policy(config, directory)
     }
 
     fn client(address: &str) -> Client {

@@ -102,16 +102,31 @@ impl Client {
         Ok(replies)
     }
 
+    /// Reads so many octets.
+    pub(crate) async fn octets(&mut self, count: usize) -> Result<Vec<u8>, Gone> {
+        while self.input.len() < count {
+            self.read().await?;
+        }
+        Ok(self.input.drain(..count).collect())
+    }
+
     async fn line(&mut self) -> Result<String, Gone> {
         loop {
             if let Some(end) = self.input.windows(2).position(|pair| pair == b"\r\n") {
                 let line: Vec<u8> = self.input.drain(..end + 2).take(end).collect();
                 return Ok(String::from_utf8_lossy(&line).into_owned());
             }
-            let mut buffer = [0; 4096];
-            match self.stream.read(&mut buffer).await? {
-                0 => return Err(Gone),
-                size => self.input.extend_from_slice(&buffer[..size]),
+            self.read().await?;
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), Gone> {
+        let mut buffer = [0; 4096];
+        match self.stream.read(&mut buffer).await? {
+            0 => Err(Gone),
+            size => {
+                self.input.extend_from_slice(&buffer[..size]);
+                Ok(())
             }
         }
     }

@@ -17,4 +17,5 @@ mod remote;
 mod retrying;
 mod routing;
 mod running;
+mod submission;
 mod world;

@@ -26,6 +26,8 @@ pub(crate) const TRUSTED: IpAddr = IpAddr::V4(Ipv4Addr::new(60, 0, 0, 1));
 pub(crate) const OURSELVES: &str = "50.9.9.9";
 /// A hash of the users file; nobody logs in here.
 const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$6lqJ4xGPWpEw2X2rDWbFUL1dHLGJTSoyiDKSkUjqmYQ";
+/// The hash of "secret", at the least cost there is.
+const SECRET: &str = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$vk+JgWgZGbXHtEqPQPhzXbD+QxxkJR5Fq2AXLhDyYaY";
 /// When simulated time begins.
 const START: Timestamp = Timestamp::from_millis(1_795_312_800_000);
 /// No story lasts longer: what isn't over then never will be.
@@ -47,6 +49,8 @@ pub(crate) struct Setup {
     pub(crate) disk: Arc<SimDisk>,
     config: Config,
     users: Vec<String>,
+    /// Lines of the users file whose passwords are known.
+    accounts: String,
     aliases: String,
 }
 
@@ -100,6 +104,7 @@ impl Setup {
             disk: Arc::new(SimDisk::new()),
             config: story_config(),
             users: ["ann", "bob", "sue"].map(|user| format!("{user}@example.test")).to_vec(),
+            accounts: String::new(),
             aliases: String::new(),
         }
     }
@@ -122,10 +127,16 @@ impl Setup {
         self
     }
 
+    /// One more mailbox, with the password "secret".
+    pub(crate) fn account(mut self, address: &str) -> Self {
+        self.accounts.push_str(&format!("{address}:{SECRET}\n"));
+        self
+    }
+
     /// Writes the files and starts the server.
     pub(crate) async fn start(self) -> Server {
         let addresses: Vec<&str> = self.users.iter().map(String::as_str).collect();
-        write(&self.disk, "/conf/users", &users(&addresses));
+        write(&self.disk, "/conf/users", &(users(&addresses) + &self.accounts));
         write(&self.disk, "/conf/aliases", &self.aliases);
         Server::start(self.world, self.disk, Arc::new(Mutex::new(self.config)), Events::recording(), 0).await
     }

@@ -63,7 +63,17 @@ fn settings() -> Config {
         },
         listeners: Vec::new(),
         tls: config::Tls { pair: None },
-        auth: config::Auth { users: "users".into() },
+        auth: config::Auth {
+            users: "users".into(),
+            require_tls: true,
+            failures: 3,
+            failures_per_client: 20,
+            failures_per_account: 50,
+            failure_period: Duration::from_secs(900),
+            failure_delay: Duration::ZERO,
+            concurrency: 1,
+        },
+        senders: Vec::new(),
         limits: config::Limits {
             message_size: 1 << 20,
             recipients: 100,
