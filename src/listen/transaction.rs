@@ -98,7 +98,11 @@ impl<'a> Transaction<'a> {
                 let recipients = Vec::new();
                 let mail_at = self.reception.system.clock.now();
                 let envelope = Envelope { reverse_path: path, body, request, mail_at, recipients };
-                self.sender(envelope, size).map_err(|reply| self.refused("sender", None, reply))
+                match self.sender(envelope, size) {
+                    Ok(None) => Ok(()),
+                    Ok(Some(words)) => return Answer::AcceptAs(words),
+                    Err(reply) => Err(self.refused("sender", None, reply)),
+                }
             }
             Question::Recipient { path, dsn } => self.recipient(path, dsn),
             Question::Login { mechanism, initial } => return self.login(mechanism, initial).await,
@@ -129,12 +133,20 @@ impl<'a> Transaction<'a> {
         reply
     }
 
-    fn sender(&mut self, envelope: Envelope, size: Option<u64>) -> Result<(), Reply> {
+    /// Opens a transaction; in the words given, if something in it isn't as asked.
+    fn sender(&mut self, envelope: Envelope, size: Option<u64>) -> Result<Option<Reply>, Reply> {
         self.content = None;
         self.known.clear();
         self.envelope = envelope;
         self.rules.policy.sender(&self.client, &self.envelope.reverse_path, size)?;
-        self.reception.space().map_err(|error| spool_reply(&error))
+        self.reception.space().map_err(|error| spool_reply(&error))?;
+        let Some(mut request) = self.envelope.request.take() else { return Ok(None) };
+        let asked = request.priority;
+        request.priority = asked.and_then(|asked| self.rules.policy.priority(&self.client, asked));
+        let lowered = asked != request.priority;
+        self.envelope.request = request.boxed();
+        // RFC 6710 section 4.1, with the code that is for it.
+        Ok(lowered.then(|| Reply::new(250, EnhancedCode(2, 3, 6), "Sender ok; the priority is 0")))
     }
 
     fn recipient(&mut self, path: ForwardPath, dsn: Option<Box<DsnRequest>>) -> Result<(), Reply> {
@@ -216,7 +228,12 @@ impl<'a> Transaction<'a> {
     }
 
     fn protocol(&self) -> Protocol {
-        if self.client.extended { Protocol::Esmtp } else { Protocol::Smtp }
+        let utf8 = self.envelope.request.as_ref().is_some_and(|request| request.smtputf8);
+        match () {
+            () if utf8 => Protocol::Utf8Smtp,
+            () if self.client.extended => Protocol::Esmtp,
+            () => Protocol::Smtp,
+        }
     }
 
     fn committed(&mut self, message: &Message) {

@@ -96,12 +96,12 @@ pub struct Parameters {
 impl Parameters {
     /// What works from the session through the spool to the next hop: nothing else is ever offered.
     pub const HONOURED: Parameters = Parameters {
-        binary: false,
-        dsn: false,
-        utf8: false,
-        deliver_by: false,
-        future_release: false,
-        priority: false,
+        binary: true,
+        dsn: true,
+        utf8: true,
+        deliver_by: true,
+        future_release: true,
+        priority: true,
         require_tls: false,
         auth: true,
     };
