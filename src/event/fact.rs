@@ -214,7 +214,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("id", "the message's queue id"),
     ("in_doubt", "present and true if the connection was lost after the final dot: the next hop may have the message"),
     ("into", "the addresses that take the recipient's place, at most 20 of them"),
-    ("kind", "`delay`, `bounce` or `double-bounce`"),
+    ("kind", "`delay`, `bounce`, `double-bounce` or `success`"),
     ("limit", "the setting that was reached"),
     ("login", "the account that the client logged in to, or tried to"),
     ("mechanism", "how the client logged in, or tried to: the SASL mechanism"),

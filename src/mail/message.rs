@@ -205,6 +205,12 @@ impl Message {
         self.request.as_ref().map_or(self.arrived, |request| request.released_at(self.arrived))
     }
 
+    /// The same where the sender asked for it; else no time, which has passed.
+    pub fn held_until(&self) -> Timestamp {
+        let hold = self.request.as_ref().filter(|request| request.hold.is_some());
+        hold.map_or(Timestamp::ZERO, |request| request.released_at(self.arrived))
+    }
+
     /// What it is doing.
     pub fn state(&self) -> MessageState {
         if self.held {

@@ -98,7 +98,7 @@ impl Entry {
 
     /// Nobody is attempted later than `latest`, except where the sender wants to wait longer.
     pub(super) fn clamp(&mut self, latest: Timestamp) {
-        let latest = latest.max(self.message.released_at());
+        let latest = latest.max(self.message.held_until());
         for recipient in self.message.recipients.iter_mut().filter(|r| r.is_open()) {
             recipient.status.next_attempt = recipient.status.next_attempt.min(latest);
         }

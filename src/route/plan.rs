@@ -75,7 +75,7 @@ impl Router {
         plan.update.statuses.push((index, expanded));
         let original = recipient.original.as_ref().unwrap_or(&recipient.address);
         let dsn = inherited(recipient.dsn.as_deref(), leaves.len());
-        let now = now.max(message.released_at());
+        let now = now.max(message.held_until());
         for (address, route) in leaves {
             if !known.insert(key(&address)) {
                 continue;
