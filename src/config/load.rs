@@ -223,7 +223,7 @@ mod tests {
     fn other(kind: Kind, default: &str) -> String {
         match kind {
             Kind::Boolean => (default != "true").to_string(),
-            Kind::Count | Kind::Port => "7".to_owned(),
+            Kind::Count | Kind::Port | Kind::Prefix(_) => "7".to_owned(),
             Kind::Number(min, _) => format!("{:?}", min + 0.75),
             Kind::Duration | Kind::Period if default == "5m" => "\"6m\"".to_owned(),
             Kind::Duration | Kind::Period => "\"9h\"".to_owned(),

@@ -9,6 +9,8 @@ pub(super) enum Kind {
     Count,
     /// A TCP port, 1 to 65535.
     Port,
+    /// How many leading bits of an address count: 1 to so many.
+    Prefix(u8),
     /// A number from a least to a greatest value.
     Number(f64, f64),
     /// `"5m"`; zero is fine.
@@ -60,6 +62,7 @@ impl Kind {
             Self::Boolean => "`true` or `false`".to_owned(),
             Self::Count => "whole number, at least 1".to_owned(),
             Self::Port => "port".to_owned(),
+            Self::Prefix(max) => format!("whole number, 1 to {max}"),
             Self::Number(min, max) if max.is_finite() => format!("number, {min} to {max}"),
             Self::Number(min, _) => format!("number, at least {min}"),
             Self::Duration => "duration".to_owned(),
@@ -95,6 +98,7 @@ impl Kind {
             Self::Boolean
                 | Self::Count
                 | Self::Port
+                | Self::Prefix(_)
                 | Self::Number(..)
                 | Self::AddressPatterns
                 | Self::Networks

@@ -16,7 +16,7 @@ use super::start::Source;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::event::{Event, Events};
-use crate::listen::{Connections, Rules};
+use crate::listen::{Gate, Rules};
 use crate::mail::{Domain, QueueId};
 use crate::queue::Verb;
 use crate::spool::Spool;
@@ -36,7 +36,7 @@ pub(super) struct Inner {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) config: watch::Sender<Arc<Config>>,
     pub(super) rules: watch::Sender<Arc<Rules>>,
-    pub(super) connections: Arc<Connections>,
+    pub(super) gate: Arc<Gate>,
     pub(super) lasting: Lasting,
     pub(super) certificates: Certificates,
     pub(super) listeners: Mutex<Listeners>,
@@ -80,7 +80,12 @@ impl Handle {
 
     /// Open SMTP connections.
     pub fn connections(&self) -> usize {
-        self.0.connections.open()
+        self.0.gate.connections.open()
+    }
+
+    /// Octets of mail that is coming in and not yet committed.
+    pub fn in_flight(&self) -> u64 {
+        self.0.gate.in_flight.octets()
     }
 
     /// The listeners' addresses as bound.

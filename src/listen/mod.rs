@@ -3,34 +3,34 @@
 //! Owns the sockets and the counts of open connections; decides nothing about mail, that is `policy`'s.
 
 mod connection;
+mod gate;
+mod in_flight;
 mod limits;
 mod login;
+mod quiet;
 mod transaction;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::config::{self, Config, ListenerTls};
 use crate::event::{Event, Events};
-use crate::mail::{EnhancedCode, QueueId, Reply, Service, Timestamp};
+use crate::mail::{QueueId, Service, Timestamp};
 use crate::policy::Policy;
 use crate::smtp::extension::Parameters;
 use crate::smtp::server::Settings;
 use crate::spool::{Spool, SpoolError};
 use crate::system::{BoxStream, Listener, System, TlsServer};
 
-pub use limits::Connections;
+pub use gate::Gate;
 use limits::Refusal;
 
-/// How long a refused client gets to take its 421.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after `accept` failed: out of file descriptors, usually.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -40,6 +40,8 @@ pub struct Rules {
     pub config: Arc<Config>,
     /// Answers the sessions' questions.
     pub policy: Policy,
+    /// The share of connections and octets in flight that mx leaves to the other services.
+    reserve: f64,
     /// By the listener's address in the configuration.
     entrances: BTreeMap<SocketAddr, Entrance>,
 }
@@ -60,7 +62,8 @@ impl Rules {
             implicit_tls: listener.tls == ListenerTls::Implicit,
         };
         let entrances = config.listeners.iter().map(|listener| (listener.address, entrance(listener))).collect();
-        Self { config, policy, entrances }
+        let reserve = if limits::has_reserve(&config) { config.limits.submission_reserve } else { 0.0 };
+        Self { config, policy, reserve, entrances }
     }
 }
 
@@ -72,6 +75,8 @@ fn settings(config: &Config, policy: &Policy, listener: &config::Listener) -> Se
         size_max: limits.message_size,
         recipients_max: limits.recipients,
         errors_max: limits.errors,
+        commands_max: limits.commands,
+        hello_timeout: limits.hello_timeout,
         mechanisms: if listener.service == Service::Lmtp { Vec::new() } else { policy.mechanisms() },
         auth_in_clear: !config.auth.require_tls,
         failed_logins_max: config.auth.failures,
@@ -79,6 +84,8 @@ fn settings(config: &Config, policy: &Policy, listener: &config::Listener) -> Se
         hold_max: limits.hold,
         command_timeout: limits.command_timeout,
         data_timeout: limits.data_timeout,
+        data_pace: limits.data_pace,
+        transaction_timeout: limits.transaction_timeout,
         starttls: listener.tls == ListenerTls::StartTls,
     }
 }
@@ -102,8 +109,8 @@ pub struct Reception {
     pub overflow: Arc<Notify>,
     /// The mail log.
     pub events: Events,
-    /// Open connections.
-    pub connections: Arc<Connections>,
+    /// Counts and bounds what is open and coming in.
+    pub gate: Arc<Gate>,
     /// Whether the spool's disk was full when it was last looked at.
     pub full: Arc<AtomicBool>,
     /// The certificates in use; none only if no listener wants TLS.
@@ -159,32 +166,21 @@ impl Reception {
         let Some(entrance) = rules.entrances.get(&configured).cloned() else { return };
         let client = peer.ip().to_canonical();
         let limits = &rules.config.limits;
-        match self.connections.enter(client, limits.connections, limits.connections_per_client) {
-            Ok(_guard) => connection::drive(&self, &rules, entrance, stream, peer, stop).await,
+        let entered = self.gate.connections.enter(entrance.settings.service, limits, rules.reserve);
+        let entered = entered.and_then(|mut entered| entered.belongs_to(client, limits).map(|()| entered));
+        match entered {
+            Ok(_entered) => connection::drive(&self, &rules, entrance, stream, peer, stop).await,
             Err(refusal) => {
-                let value = match refusal {
-                    Refusal::Total => limits.connections,
-                    Refusal::Client => limits.connections_per_client,
-                };
-                self.events.report(Event::Limited { client, limit: refusal.limit(), value: value as u64 });
-                refuse(stream, refusal).await;
+                self.limited(Some(client), refusal);
+                self.gate.refuse(stream, refusal).await;
             }
         }
     }
-}
 
-/// Says 421 instead of a greeting; a client that doesn't take it is dropped.
-async fn refuse(mut stream: BoxStream, refusal: Refusal) {
-    let reply = match refusal {
-        Refusal::Total => Reply::new(421, EnhancedCode(4, 3, 2), "Too many connections, try again later"),
-        Refusal::Client => Reply::new(421, EnhancedCode(4, 7, 0), "Too many connections from your address, try again later"),
-    };
-    let farewell = async {
-        stream.write_all(&reply.to_wire()).await?;
-        stream.shutdown().await
-    };
-    // Nothing depends on whether the client heard it.
-    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, farewell).await;
+    /// Tells that a client reached a limit.
+    fn limited(&self, client: Option<IpAddr>, refusal: Refusal) {
+        self.gate.quiet.report(&self.events, self.system.clock.monotonic(), client, refusal);
+    }
 }
 
 /// Waits for the stop. The guard that `wait_for` returns must not live on.

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::in_flight::Load;
+use super::limits::Refusal;
 use super::login::Login;
 use super::{Reception, Rules};
 use crate::event::{Event, Named};
@@ -18,6 +20,11 @@ use crate::spool::{Accept, Draft, SpoolError};
 /// As much of a header block is looked at; octets.
 const HEADER_SIZE_MAX: usize = 256 * 1024;
 
+/// What an accepted recipient takes of memory besides its address, roughly; octets.
+const RECIPIENT_SIZE: usize = 256;
+/// And what it takes if notices were asked for.
+const DSN_SIZE: usize = 640;
+
 /// What the session has said and got accepted so far.
 pub(super) struct Transaction<'a> {
     pub(super) reception: &'a Reception,
@@ -29,6 +36,8 @@ pub(super) struct Transaction<'a> {
     /// The envelope's recipients again, for finding doubles.
     known: BTreeSet<Address>,
     content: Option<Incoming>,
+    /// What the transaction takes of `limits.in_flight`.
+    load: Load,
     messages: u64,
 }
 
@@ -70,7 +79,8 @@ impl<'a> Transaction<'a> {
     pub(super) fn new(reception: &'a Reception, rules: &'a Arc<Rules>, service: Service, address: IpAddr) -> Self {
         let client = Client { service, address, helo: String::new(), extended: false, login: None, tls: None };
         let envelope = Envelope::new(Timestamp::ZERO);
-        Self { reception, rules, client, login: None, envelope, known: BTreeSet::new(), content: None, messages: 0 }
+        let load = reception.gate.in_flight.session(service, Some(address), &rules.config.limits, rules.reserve);
+        Self { reception, rules, client, login: None, envelope, known: BTreeSet::new(), content: None, load, messages: 0 }
     }
 
     /// The session is encrypted from here on, and knows nothing of what was said in the clear (RFC 3207 section 4.2).
@@ -108,10 +118,14 @@ impl<'a> Transaction<'a> {
             Question::Login { mechanism, initial } => return self.login(mechanism, initial).await,
             Question::Response(response) => return self.response(&response).await,
             Question::Begin => self.begin().await.map_err(|reply| self.refused("data", None, reply)),
-            Question::Commit => match self.commit().await {
-                Ok(message) => return Answer::Committed(message.id),
-                Err(reply) => Err(self.refused("message", None, reply)),
-            },
+            Question::Commit => {
+                let committed = self.commit().await;
+                self.load.clear();
+                match committed {
+                    Ok(message) => return Answer::Committed(message.id),
+                    Err(reply) => Err(self.refused("message", None, reply)),
+                }
+            }
         };
         match answer {
             Ok(()) => Answer::Accept,
@@ -136,9 +150,11 @@ impl<'a> Transaction<'a> {
     /// Opens a transaction; in the words given, if something in it isn't as asked.
     fn sender(&mut self, envelope: Envelope, size: Option<u64>) -> Result<Option<Reply>, Reply> {
         self.content = None;
+        self.load.clear();
         self.known.clear();
         self.envelope = envelope;
         self.rules.policy.sender(&self.client, &self.envelope.reverse_path, size)?;
+        self.load.check(size.unwrap_or_default().max(1)).map_err(|refusal| self.overloaded(refusal))?;
         self.reception.space().map_err(|error| spool_reply(&error))?;
         let Some(mut request) = self.envelope.request.take() else { return Ok(None) };
         let asked = request.priority;
@@ -147,6 +163,12 @@ impl<'a> Transaction<'a> {
         self.envelope.request = request.boxed();
         // RFC 6710 section 4.1, with the code that is for it.
         Ok(lowered.then(|| Reply::new(250, EnhancedCode(2, 3, 6), "Sender ok; the priority is 0")))
+    }
+
+    /// Tells that too much is coming in, and what the client is told.
+    fn overloaded(&self, refusal: Refusal) -> Reply {
+        self.reception.limited(Some(self.client.address), refusal);
+        Reply::new(452, EnhancedCode(4, 3, 1), "Too much mail is coming in at this moment, try again later")
     }
 
     fn recipient(&mut self, path: ForwardPath, dsn: Option<Box<DsnRequest>>) -> Result<(), Reply> {
@@ -160,7 +182,14 @@ impl<'a> Transaction<'a> {
             self.refused("recipient", to, reply)
         })?;
         // The same recipient twice is one delivery.
-        if self.known.insert(address.clone()) {
+        if !self.known.contains(&address) {
+            let asked = if dsn.is_some() { DSN_SIZE } else { 0 };
+            let octets = RECIPIENT_SIZE + asked + 2 * (address.local().len() + address.domain().as_str().len());
+            if let Err(refusal) = self.load.add(octets as u64) {
+                let reply = self.overloaded(refusal);
+                return Err(self.refused("recipient", Some(address), reply));
+            }
+            self.known.insert(address.clone());
             self.envelope.recipients.push(Forward { address, dsn });
         }
         Ok(())
@@ -199,15 +228,22 @@ impl<'a> Transaction<'a> {
         let Some(content) = &mut self.content else { return };
         content.header.receive(chunk);
         let Some(draft) = &mut content.draft else { return };
-        if let Err(error) = draft.write(chunk).await {
-            content.failure = Some(spool_reply(&error));
-            content.draft = None;
+        let failure = match self.load.add(chunk.len() as u64) {
+            Err(refusal) => Some(self.overloaded(refusal)),
+            Ok(()) => draft.write(chunk).await.err().map(|error| spool_reply(&error)),
+        };
+        if failure.is_some()
+            && let Some(content) = &mut self.content
+        {
+            (content.failure, content.draft) = (failure, None);
+            self.load.clear();
         }
     }
 
     /// Forgets the content: too large, or malformed.
     pub(super) fn discard(&mut self) {
         self.content = None;
+        self.load.clear();
     }
 
     async fn commit(&mut self) -> Result<Message, Reply> {

@@ -3,6 +3,7 @@
 
 mod commands;
 mod damage;
+mod flood;
 mod full;
 mod kill;
 mod letters;

@@ -10,8 +10,10 @@
 mod bounds;
 mod client;
 mod extensions;
+mod gate;
 mod local;
 mod notices;
+mod outages;
 mod reception;
 mod relaying;
 mod remote;
