@@ -29,6 +29,7 @@ pub(super) fn config(settings: &Settings) -> Built<Config> {
         queue: queue(section(settings, "queue")?)?,
         retry: retry(section(settings, "retry")?)?,
         dns: dns(section(settings, "dns")?)?,
+        sendmail: sendmail(section(settings, "sendmail")?)?,
         admin: admin(section(settings, "admin")?)?,
         log: log(section(settings, "log")?)?,
     })
@@ -183,6 +184,14 @@ fn retry(table: &Table) -> Built<Retry> {
 fn dns(table: &Table) -> Built<Dns> {
     let servers = table.read("servers", |value| values::list(value, values::server))?;
     Ok(Dns { servers, timeout: table.read("timeout", values::period)? })
+}
+
+fn sendmail(table: &Table) -> Built<Sendmail> {
+    Ok(Sendmail {
+        drop: table.read("drop", |value| values::optional(value, values::path))?,
+        waiting: count(table, "waiting")?,
+        domain: table.read("domain", |value| values::optional(value, values::domain))?,
+    })
 }
 
 fn admin(table: &Table) -> Built<Admin> {

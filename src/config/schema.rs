@@ -172,7 +172,7 @@ pub(super) const SECTIONS: &[Section] = &[
         repeated: true,
         doc: "a domain whose mailboxes are here: those of `auth.users`",
         settings: &[
-            must("name", Kind::Domain, "example.test", "the domain"),
+            must("name", Kind::Domain(false), "example.test", "the domain"),
             set(
                 "maildir",
                 Kind::Template,
@@ -264,6 +264,26 @@ pub(super) const SECTIONS: &[Section] = &[
         settings: &[
             set("servers", Kind::Servers, "[]", "\"127.0.0.1:5300\"; empty: the system's resolv.conf"),
             set("timeout", Kind::Period, "5s", "for one question to one server"),
+        ],
+    },
+    Section {
+        name: "sendmail",
+        repeated: false,
+        doc: "mail from this machine's own users and programs, by way of `posthouse sendmail`",
+        settings: &[
+            set(
+                "drop",
+                Kind::Path(true),
+                "spool/drop",
+                "folder where it waits for the server; in `spool.path` by default; \"\" turns it off",
+            ),
+            set("waiting", Kind::Count, "10000", "messages that may wait there"),
+            set(
+                "domain",
+                Kind::Domain(true),
+                "",
+                "of addresses without one; \"\" for the first [[domain]], or else the hostname",
+            ),
         ],
     },
     Section {

@@ -25,8 +25,8 @@ pub(super) enum Kind {
     Path(bool),
     /// A host's full name.
     Hostname,
-    /// A domain that is no address literal.
-    Domain,
+    /// A domain that is no address literal; with `true` it may be empty for none.
+    Domain(bool),
     /// A mail address; with `true` it may be empty for none.
     Address(bool),
     /// IP address and port; with `true` it may be empty for none.
@@ -72,7 +72,8 @@ impl Kind {
             Self::Path(false) => "path".to_owned(),
             Self::Path(true) => "path, or `\"\"`".to_owned(),
             Self::Hostname => "host name in full".to_owned(),
-            Self::Domain => "domain".to_owned(),
+            Self::Domain(false) => "domain".to_owned(),
+            Self::Domain(true) => "domain, or `\"\"`".to_owned(),
             Self::Address(false) => "mail address".to_owned(),
             Self::Address(true) => "mail address, or `\"\"`".to_owned(),
             Self::Socket(false) => "IP address and port".to_owned(),

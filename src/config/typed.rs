@@ -45,6 +45,8 @@ pub struct Config {
     pub retry: Retry,
     /// `[dns]`
     pub dns: Dns,
+    /// `[sendmail]`
+    pub sendmail: Sendmail,
     /// `[admin]`
     pub admin: Admin,
     /// `[log]`
@@ -377,6 +379,25 @@ pub struct Dns {
     pub servers: Vec<SocketAddr>,
     /// For one question to one server.
     pub timeout: Duration,
+}
+
+/// `[sendmail]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sendmail {
+    /// The drop folder; none: nothing is taken from this machine's users but by SMTP.
+    pub drop: Option<PathBuf>,
+    /// Messages that may wait there.
+    pub waiting: usize,
+    /// The domain of addresses without one, if it is named.
+    pub domain: Option<Domain>,
+}
+
+impl Config {
+    /// The domain that addresses without one belong to, where mail comes from this machine's own users.
+    pub fn own_domain(&self) -> &Domain {
+        let first = self.domains.first().map(|domain| &domain.name);
+        self.sendmail.domain.as_ref().or(first).unwrap_or(&self.hostname)
+    }
 }
 
 /// `[admin]`

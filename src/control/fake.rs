@@ -191,6 +191,7 @@ pub(crate) fn config() -> Config {
         queue: Queue { paused: false, attempts: 10, active: 10 },
         retry: super::view::tests::retry(),
         dns: Dns { servers: Vec::new(), timeout: minute },
+        sendmail: Sendmail { drop: None, waiting: 10, domain: None },
         admin: crate::config::Admin { socket: "spool/control.sock".into(), http: None, tls: None },
         log: Log { format: LogFormat::Text, level: "info".to_owned() },
     }

@@ -1,8 +1,8 @@
 //! Notices and operator verbs: a notice and the states that it speaks of become durable together.
 
 use crate::event::{Event, NoticeKind};
-use crate::mail::{BodyType, HeaderScan, Message, QueueId, Recipient, Ret, ReversePath, Update};
-use crate::notice::{self, Addressee, Context, Notice, Shown, Success};
+use crate::mail::{HeaderScan, Message, QueueId, Recipient, Ret, ReversePath, Update};
+use crate::notice::{self, Addressee, Context, Notice, Returned, Topic};
 use crate::queue::{Verb, expires_at};
 use crate::spool::{Accept, SpoolError};
 
@@ -10,10 +10,22 @@ use super::delivery::Delivery;
 
 /// As much of the original's header is read for a notice; octets.
 const HEADER_SIZE_MAX: usize = 64 * 1024;
-/// A larger message doesn't go back in full; octets.
-const RETURN_SIZE_MAX: u64 = 1024 * 1024;
+/// Longer messages don't go back whole, whatever the sender asked for; octets.
+const RETURN_SIZE_MAX: u64 = 100 * 1024;
 /// Octets read at a time.
 const CHUNK_SIZE: usize = 16 * 1024;
+
+/// What was read of the message that a bounce is about.
+struct Original {
+    octets: Vec<u8>,
+    whole: bool,
+}
+
+impl Original {
+    fn returned(&self) -> Returned<'_> {
+        if self.whole { Returned::Whole(&self.octets) } else { Returned::Header(&self.octets) }
+    }
+}
 
 impl Delivery {
     /// Tells whom it concerns that these recipients failed, and records `update` with it. If that can't be stored the message
@@ -32,17 +44,15 @@ impl Delivery {
 
     async fn try_bounce(&mut self, message: &Message, update: Update, failed: &[u32]) -> Result<(), SpoolError> {
         let context = self.context();
-        let told = notice::told_of_failure(message, failed);
+        let told = notice::wanted(message, failed.iter().copied(), Topic::Failure);
         if told.is_empty() {
-            self.untold(message, failed, "the sender asked not to be told");
+            self.unnotified(message, failed, "the sender asked not to be told");
             self.spool.update(update);
             return Ok(());
         }
-        let header = self.header(message.id).await;
-        let whole = self.whole(message).await;
-        let shown = Shown { header: &header, whole: whole.as_deref() };
-        let Some(notice) = notice::bounce(&context, message, &told, shown) else {
-            self.untold(message, failed, "a notice that not even the postmaster takes");
+        let original = self.original(message).await;
+        let Some(notice) = notice::bounce(&context, message, &told, original.returned()) else {
+            self.unnotified(message, &told, "a notice that not even the postmaster takes");
             self.spool.update(update);
             return Ok(());
         };
@@ -53,44 +63,25 @@ impl Delivery {
         self.submit(message.id, kind, notice, update, told.len()).await
     }
 
-    fn untold(&self, message: &Message, failed: &[u32], reason: &str) {
-        self.events.report(Event::Unnotified {
-            id: message.id,
-            to: failed.first().and_then(|index| message.recipients.get(*index as usize)).map(|r| r.address.clone()),
-            reason: reason.to_owned(),
-        });
-    }
-
-    /// Tells the sender who was reached, if that can be done, and records `update` with it; that is recorded in any case.
-    pub(super) async fn tell_success(&mut self, message: &Message, update: Update, reached: &[(u32, Success)]) {
-        let context = self.context();
-        let header = self.header(message.id).await;
-        let done = match notice::success(&context, message, reached, &header) {
-            Some(notice) => self.submit(message.id, NoticeKind::Success, notice, update.clone(), reached.len()).await,
-            None => {
-                self.spool.update(update);
-                return;
-            }
-        };
-        if let Err(error) = done {
-            // That it was delivered must not be forgotten because there is no room to say so.
-            self.trouble(Some(message.id), "success notice", &error);
-            self.spool.update(update);
-        }
+    fn unnotified(&self, message: &Message, failed: &[u32], reason: &str) {
+        let first = failed.first().and_then(|index| message.recipients.get(*index as usize));
+        let to = first.map(|recipient| recipient.address.clone());
+        self.events.report(Event::Unnotified { id: message.id, to, reason: reason.to_owned() });
     }
 
     /// Tells the sender that these recipients still wait, and records `update` with it.
     pub(super) async fn tell_delay(&mut self, message: &Message, update: Update, late: &[u32]) -> bool {
         let context = self.context();
-        let told = notice::told_of_delay(message, late, update.deadline_told);
+        let topic = if update.deadline_told { Topic::Deadline } else { Topic::Delay };
+        let late = notice::wanted(message, late.iter().copied(), topic);
         let header = self.header(message.id).await;
         let expires = expires_at(message, &self.current.config.retry);
-        let notice = notice::delay(&context, message, &told, expires, &header);
-        let Some(notice) = notice.filter(|_| !told.is_empty()) else {
+        let notice = notice::delay(&context, message, &late, expires, &header);
+        let Some(notice) = notice.filter(|_| !late.is_empty()) else {
             self.spool.update(update);
             return true;
         };
-        let done = self.submit(message.id, NoticeKind::Delay, notice, update, told.len()).await;
+        let done = self.submit(message.id, NoticeKind::Delay, notice, update, late.len()).await;
         if let Err(error) = &done {
             self.trouble(Some(message.id), "delay notice", error);
             self.rest(message.id);
@@ -98,7 +89,7 @@ impl Delivery {
         done.is_ok()
     }
 
-    fn context(&self) -> Context {
+    pub(super) fn context(&self) -> Context {
         let config = &self.current.config;
         Context {
             hostname: config.hostname.clone(),
@@ -109,7 +100,7 @@ impl Delivery {
     }
 
     /// Spools a notice as a new message with null reverse-path.
-    async fn submit(
+    pub(super) async fn submit(
         &mut self,
         about: QueueId,
         kind: NoticeKind,
@@ -134,8 +125,32 @@ impl Delivery {
         Ok(())
     }
 
+    /// What a bounce brings back: everything, if the sender wants that and it isn't long.
+    async fn original(&self, message: &Message) -> Original {
+        // What only goes over TLS doesn't come back in other notices than those that name it (RFC 8689 section 5).
+        let full = message.request.as_ref().is_some_and(|request| request.ret == Some(Ret::Full) && !request.require_tls);
+        if full
+            && message.size <= RETURN_SIZE_MAX
+            && let Some(content) = self.whole(message.id).await
+        {
+            return Original { octets: content, whole: true };
+        }
+        Original { octets: self.header(message.id).await, whole: false }
+    }
+
+    /// All of a short message; `None` if it can't be read.
+    async fn whole(&self, id: QueueId) -> Option<Vec<u8>> {
+        let content = self.spool.content(id).await.ok()?;
+        let mut whole = Vec::new();
+        while (whole.len() as u64) < content.size() {
+            let chunk = content.read_at(whole.len() as u64, CHUNK_SIZE).await.ok()?;
+            whole.extend_from_slice(Some(&chunk).filter(|chunk| !chunk.is_empty())?);
+        }
+        Some(whole)
+    }
+
     /// The original's header block, as far as it can be read: a notice without it is better than none.
-    async fn header(&self, id: QueueId) -> Vec<u8> {
+    pub(super) async fn header(&self, id: QueueId) -> Vec<u8> {
         let mut scan = HeaderScan::new(HEADER_SIZE_MAX);
         let Ok(content) = self.spool.content(id).await else { return Vec::new() };
         let mut offset = 0;
@@ -149,23 +164,6 @@ impl Delivery {
             }
         }
         scan.header().to_vec()
-    }
-
-    /// All of the original, if the sender wants it back (RFC 3461 section 4.3) and it isn't too much.
-    async fn whole(&self, message: &Message) -> Option<Vec<u8>> {
-        let request = message.request.as_ref()?;
-        // What only goes over TLS doesn't come back any other way (RFC 8689 section 5).
-        let wanted = request.ret == Some(Ret::Full) && !request.require_tls && message.body != BodyType::BinaryMime;
-        if !wanted || message.size > RETURN_SIZE_MAX {
-            return None;
-        }
-        let content = self.spool.content(message.id).await.ok()?;
-        let mut whole = Vec::new();
-        while (whole.len() as u64) < message.size {
-            let piece = content.read_at(whole.len() as u64, CHUNK_SIZE).await.ok().filter(|piece| !piece.is_empty())?;
-            whole.extend(piece);
-        }
-        Some(whole)
     }
 
     /// An operator verb on one message: whether it changed something; none if there is no such message.

@@ -216,6 +216,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let checks = [
         ("user", old.user != new.user),
         ("[spool]", old.spool != new.spool),
+        ("sendmail.drop", old.sendmail.drop != new.sendmail.drop),
         ("[admin]", old.admin != new.admin),
         ("[dns]", old.dns != new.dns),
         ("[log]", old.log != new.log),

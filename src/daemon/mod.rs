@@ -6,6 +6,7 @@ mod awaken;
 mod bounce;
 mod certificates;
 mod command;
+mod confirm;
 mod current;
 mod delivery;
 mod descriptors;
@@ -17,8 +18,8 @@ mod reception;
 mod report;
 mod signals;
 mod start;
-mod success;
 
+pub use crate::listen::settings as session_settings;
 pub use command::{Changed, Levels, Paused};
 pub use descriptors::{Descriptors, raise_descriptors};
 pub use handle::{Handle, Health};

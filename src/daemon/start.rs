@@ -18,7 +18,7 @@ use super::reception::{self, Listeners, Sockets};
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::event::{Event, Events};
-use crate::listen::{Gate, Reception};
+use crate::listen::{Gate, Reception, TakeUp};
 use crate::queue;
 use crate::spool::index::IndexFactory;
 use crate::spool::{Note, Options, Progress, Recovery, Spool, SpoolError, Watcher};
@@ -145,7 +145,12 @@ impl Bound {
             tls: certificates.subscribe(),
             system: system.clone(),
         };
-        let mut listeners = Listeners::new(reception, events.clone());
+        // Before anything is delivered: what a crash left in the drop folder is told by what is still in the spool.
+        let take_up = match &config.sendmail.drop {
+            Some(folder) => TakeUp::prepare(reception.clone(), folder).await,
+            None => None,
+        };
+        let mut listeners = Listeners::new(reception, events.clone(), take_up);
         listeners.replace(&config, sockets);
         let delivery = Delivery::new(spool.clone(), events.clone(), system.clone(), current, pauses);
         let delivery = tokio::spawn(delivery.run(Inputs { accepted, overflow, commands, stop }));

@@ -116,6 +116,13 @@ events! {
         login: Option<Address>, protocol: &'static str, tls: Option<&'static str>, cipher: Option<&'static str>
     }
 
+    /// A message that a user of this machine left in the drop folder is in the spool, and its file is gone.
+    TakenUp "taken-up" INFO { id: QueueId, user: String, path: String }
+    /// A file in the drop folder is no message, or none that can be taken: it was moved to `refused/` in that folder.
+    DropRefused "drop-refused" ERROR { path: String, reason: String }
+    /// The drop folder can't be used as it should; what is in it stays there.
+    DropTrouble "drop-trouble" ERROR { path: String, reason: String }
+
     /// An attempt at one destination begins.
     Attempting "attempting" DEBUG { id: QueueId, destination: Destination, recipients: usize, attempts: u32 }
     /// An alias, a catch-all or the postmaster rule replaced a recipient by others.
@@ -150,7 +157,7 @@ events! {
     }
     /// A notice about a message was accepted into the spool as a message of its own.
     Notified "notified" INFO { id: QueueId, notice: QueueId, kind: NoticeKind, to: Address, recipients: usize }
-    /// Nobody is left to be told: a notice that nobody takes, not even the postmaster.
+    /// Nobody is told of a failure: it is that of a notice that not even the postmaster takes, or the sender asked for silence.
     Unnotified "unnotified" WARN { id: QueueId, to: Option<Address>, reason: String }
     /// Nothing remains to be done for a message; the spool forgets it.
     Finished "finished" DEBUG { id: QueueId, delay: Duration, recipients: usize }
@@ -254,7 +261,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("to", "the recipient; where a message has several, at most 20 of them"),
     ("total", "how much there is to do"),
     ("unfinished", "attempts that were cut off at the end of `shutdown_grace`; the next start makes them again"),
-    ("user", "a system user"),
+    ("user", "a system user; at `taken-up`: the number of the one that the file belonged to"),
     ("value", "what the setting allows: a number, octets or seconds"),
     ("version", "Posthouse's version"),
 ];
@@ -268,7 +275,7 @@ pub enum NoticeKind {
     Bounce,
     /// A notice came back; told to the postmaster.
     DoubleBounce,
-    /// Delivered, passed on or expanded, where the sender asked to be told.
+    /// Delivered, or passed on to where nobody confirms it; the sender asked to be told.
     Success,
 }
 

@@ -83,7 +83,7 @@ pub struct Metrics {
     deferred: [Counter; 4],
     failed: [Counter; 4],
     expired: [Counter; 4],
-    notices: [Counter; 4],
+    notices: [Counter; NOTICES.len()],
     spool_trouble: Counter,
     quarantined: Counter,
     delay: Histogram,

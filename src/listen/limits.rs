@@ -28,7 +28,7 @@ pub(super) fn share(service: Service, all: u64, reserve: f64) -> u64 {
     match service {
         // Never nothing: a reserve of everything would be a server without mx.
         Service::Mx => all.saturating_sub((all as f64 * reserve) as u64).max(1),
-        Service::Submission | Service::Lmtp => all,
+        Service::Submission | Service::Lmtp | Service::Local => all,
     }
 }
 

@@ -5,9 +5,11 @@
 mod connection;
 mod gate;
 mod in_flight;
+mod intake;
 mod limits;
 mod login;
 mod quiet;
+mod takeup;
 mod transaction;
 
 use std::collections::BTreeMap;
@@ -30,6 +32,7 @@ use crate::system::{BoxStream, Listener, System, TlsServer};
 
 pub use gate::Gate;
 use limits::Refusal;
+pub use takeup::TakeUp;
 
 /// Pause after `accept` failed: out of file descriptors, usually.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -44,6 +47,8 @@ pub struct Rules {
     reserve: f64,
     /// By the listener's address in the configuration.
     entrances: BTreeMap<SocketAddr, Entrance>,
+    /// What the session machine must know of the drop folder.
+    local: Arc<Settings>,
 }
 
 /// How sessions of a listener are to be.
@@ -58,35 +63,40 @@ impl Rules {
     /// The rules that follow from a configuration.
     pub fn new(config: Arc<Config>, policy: Policy) -> Self {
         let entrance = |listener: &config::Listener| Entrance {
-            settings: Arc::new(settings(&config, &policy, listener)),
+            settings: Arc::new(Settings {
+                mechanisms: if listener.service == Service::Lmtp { Vec::new() } else { policy.mechanisms() },
+                ..settings(&config, listener.service, listener.tls)
+            }),
             implicit_tls: listener.tls == ListenerTls::Implicit,
         };
         let entrances = config.listeners.iter().map(|listener| (listener.address, entrance(listener))).collect();
+        let local = Arc::new(settings(&config, Service::Local, ListenerTls::None));
         let reserve = if limits::has_reserve(&config) { config.limits.submission_reserve } else { 0.0 };
-        Self { config, policy, reserve, entrances }
+        Self { config, policy, reserve, entrances, local }
     }
 }
 
-fn settings(config: &Config, policy: &Policy, listener: &config::Listener) -> Settings {
+/// What a session machine must know, but for the ways to log in.
+pub fn settings(config: &Config, service: Service, tls: ListenerTls) -> Settings {
     let limits = &config.limits;
     Settings {
-        service: listener.service,
+        service,
         hostname: config.hostname.clone(),
         size_max: limits.message_size,
         recipients_max: limits.recipients,
         errors_max: limits.errors,
         commands_max: limits.commands,
         hello_timeout: limits.hello_timeout,
-        mechanisms: if listener.service == Service::Lmtp { Vec::new() } else { policy.mechanisms() },
+        mechanisms: Vec::new(),
         auth_in_clear: !config.auth.require_tls,
         failed_logins_max: config.auth.failures,
-        parameters: parameters(listener.service),
+        parameters: parameters(service),
         hold_max: limits.hold,
         command_timeout: limits.command_timeout,
         data_timeout: limits.data_timeout,
         data_pace: limits.data_pace,
         transaction_timeout: limits.transaction_timeout,
-        starttls: listener.tls == ListenerTls::StartTls,
+        starttls: tls == ListenerTls::StartTls,
     }
 }
 

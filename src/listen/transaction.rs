@@ -1,5 +1,6 @@
 //! One session's current mail transaction: carries the machine's questions to policy and spool, and streams the content in.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,8 +11,8 @@ use super::login::Login;
 use super::{Reception, Rules};
 use crate::event::{Event, Named};
 use crate::mail::{
-    Address, BodyType, DsnRequest, EnhancedCode, Forward, HeaderScan, Message, Protocol, Recipient, Reply, Request, ReversePath,
-    Service, Timestamp, TlsInfo, TraceField,
+    Address, BodyType, DsnRequest, EnhancedCode, Forward, HeaderScan, Message, Protocol, QueueId, Recipient, Reply, Request,
+    ReversePath, Service, Submitted, Timestamp, TlsInfo, TraceField,
 };
 use crate::policy::Client;
 use crate::smtp::server::{Answer, ForwardPath, Question};
@@ -72,7 +73,19 @@ impl Envelope {
 struct Incoming {
     draft: Option<Draft>,
     header: HeaderScan,
+    /// Completes what our own users submit.
+    submitted: Option<Submitted>,
     failure: Option<Reply>,
+}
+
+impl Incoming {
+    async fn write(&mut self, octets: &[u8]) {
+        let Some(draft) = &mut self.draft else { return };
+        if let Err(error) = draft.write(octets).await {
+            self.failure = Some(spool_reply(&error));
+            self.draft = None;
+        }
+    }
 }
 
 impl<'a> Transaction<'a> {
@@ -118,14 +131,13 @@ impl<'a> Transaction<'a> {
             Question::Login { mechanism, initial } => return self.login(mechanism, initial).await,
             Question::Response(response) => return self.response(&response).await,
             Question::Begin => self.begin().await.map_err(|reply| self.refused("data", None, reply)),
-            Question::Commit => {
-                let committed = self.commit().await;
-                self.load.clear();
-                match committed {
-                    Ok(message) => return Answer::Committed(message.id),
-                    Err(reply) => Err(self.refused("message", None, reply)),
+            Question::Commit => match self.commit().await {
+                Ok(message) => {
+                    self.committed(&message);
+                    return Answer::Committed(message.id);
                 }
-            }
+                Err(reply) => Err(reply),
+            },
         };
         match answer {
             Ok(()) => Answer::Accept,
@@ -200,8 +212,19 @@ impl<'a> Transaction<'a> {
         let mut draft = self.reception.spool.begin().map_err(|error| spool_reply(&error))?;
         let trace = self.trace_field(&draft);
         draft.write(trace.as_bytes()).await.map_err(|error| spool_reply(&error))?;
-        self.content = Some(Incoming { draft: Some(draft), header: HeaderScan::new(HEADER_SIZE_MAX), failure: None });
+        let submitted = self.submitted(&draft);
+        self.content = Some(Incoming { draft: Some(draft), header: HeaderScan::new(HEADER_SIZE_MAX), submitted, failure: None });
         Ok(())
+    }
+
+    /// Only submission changes what was written, and only as far as RFC 6409 section 8 goes.
+    fn submitted(&self, draft: &Draft) -> Option<Submitted> {
+        let login = self.client.login.as_ref().filter(|_| self.client.service == Service::Submission)?;
+        let from = match &self.envelope.reverse_path {
+            ReversePath::Address(address) => address,
+            ReversePath::Null => login,
+        };
+        Some(Submitted::new(from, &self.rules.config.hostname, draft.id(), self.reception.system.clock.now()))
     }
 
     fn trace_field(&self, draft: &Draft) -> String {
@@ -227,10 +250,14 @@ impl<'a> Transaction<'a> {
     pub(super) async fn body(&mut self, chunk: &[u8]) {
         let Some(content) = &mut self.content else { return };
         content.header.receive(chunk);
+        let chunk = match &mut content.submitted {
+            Some(submitted) => submitted.receive(chunk),
+            None => Cow::Borrowed(chunk),
+        };
         let Some(draft) = &mut content.draft else { return };
         let failure = match self.load.add(chunk.len() as u64) {
             Err(refusal) => Some(self.overloaded(refusal)),
-            Ok(()) => draft.write(chunk).await.err().map(|error| spool_reply(&error)),
+            Ok(()) => draft.write(&chunk).await.err().map(|error| spool_reply(&error)),
         };
         if failure.is_some()
             && let Some(content) = &mut self.content
@@ -246,11 +273,26 @@ impl<'a> Transaction<'a> {
         self.load.clear();
     }
 
-    async fn commit(&mut self) -> Result<Message, Reply> {
-        let Some(content) = self.content.take() else {
+    /// The id of the message whose content is coming in.
+    pub(super) fn id(&self) -> Option<QueueId> {
+        self.content.as_ref()?.draft.as_ref().map(Draft::id)
+    }
+
+    /// Makes the message durable. The rest of the server doesn't know of it before [`Transaction::committed`].
+    pub(super) async fn commit(&mut self) -> Result<Message, Reply> {
+        let kept = self.keep().await;
+        self.load.clear();
+        kept.map_err(|reply| self.refused("message", None, reply))
+    }
+
+    async fn keep(&mut self) -> Result<Message, Reply> {
+        let Some(mut content) = self.content.take() else {
             return Err(Reply::new(451, EnhancedCode(4, 3, 0), "No message to keep"));
         };
-        self.rules.policy.message(&content.header)?;
+        self.rules.policy.message(&self.client, &content.header)?;
+        if let Some(submitted) = content.submitted.take() {
+            content.write(&submitted.finish()).await;
+        }
         let draft = match (content.draft, content.failure) {
             (Some(draft), None) => draft,
             (_, failure) => {
@@ -258,21 +300,21 @@ impl<'a> Transaction<'a> {
             }
         };
         let arrived = self.reception.system.clock.now();
-        let message = draft.commit(self.envelope.accept(arrived)).await.map_err(|error| spool_reply(&error))?;
-        self.committed(&message);
-        Ok(message)
+        draft.commit(self.envelope.accept(arrived)).await.map_err(|error| spool_reply(&error))
     }
 
     fn protocol(&self) -> Protocol {
         let utf8 = self.envelope.request.as_ref().is_some_and(|request| request.smtputf8);
-        match () {
-            () if utf8 => Protocol::Utf8Smtp,
-            () if self.client.extended => Protocol::Esmtp,
-            () => Protocol::Smtp,
+        match self.client.service {
+            Service::Local => Protocol::Local,
+            _ if utf8 => Protocol::Utf8Smtp,
+            _ if self.client.extended => Protocol::Esmtp,
+            _ => Protocol::Smtp,
         }
     }
 
-    fn committed(&mut self, message: &Message) {
+    /// Logs the message and hands it on to be delivered.
+    pub(super) fn committed(&mut self, message: &Message) {
         self.messages += 1;
         self.reception.events.report(Event::Accepted {
             id: message.id,

@@ -3,31 +3,37 @@
 //! Values only: nothing here does input or output, and every other module may use it.
 
 mod address;
+mod address_list;
 mod destination;
 mod domain;
 mod dsn;
 mod header;
+mod mailboxes;
 mod message;
 mod outcome;
 mod queue_id;
 mod reply;
 mod request;
 mod service;
+mod submitted;
 mod timestamp;
 mod tls;
 mod trace;
 
 pub use address::{Address, AddressError, ReversePath};
+pub use address_list::{Listed, NotAnAddress, addresses};
 pub use destination::Destination;
 pub use domain::{Domain, DomainError};
 pub use dsn::{DsnRequest, Notify, OriginalRecipient, decode_xtext, encode_xtext};
 pub use header::{Field, HeaderScan, fields};
+pub use mailboxes::mailboxes;
 pub use message::{Forward, Message, MessageState, Recipient, RecipientState, RecipientStatus, Update};
 pub use outcome::{Cause, Diagnosis, Outcome, Passed};
 pub use queue_id::{QueueId, QueueIdError};
 pub use reply::{EnhancedCode, Reply};
 pub use request::{BodyType, DeliverBy, DeliverByMode, EnvelopeId, Hold, Priority, Request, Ret};
 pub use service::Service;
+pub use submitted::Submitted;
 pub use timestamp::Timestamp;
 pub use tls::TlsInfo;
 pub use trace::{Protocol, TraceField};

@@ -12,9 +12,8 @@ const WORDS_MAX: usize = 1000;
 /// The whole part, ASCII, CRLF line ends.
 pub(super) fn status(report: &Report<'_>) -> String {
     let mut out = String::new();
-    let request = report.message.request.as_deref();
-    if let Some(envid) = request.and_then(|request| request.envid.as_ref()) {
-        field(&mut out, "Original-Envelope-Id", envid.as_str());
+    if let Some(envid) = report.message.request.as_ref().and_then(|request| request.envid.as_ref()) {
+        given(&mut out, "Original-Envelope-Id", envid.as_str());
     }
     field(&mut out, "Reporting-MTA", &format!("dns; {}", report.context.hostname));
     field(&mut out, "X-Posthouse-Queue-Id", &report.message.id.to_string());
@@ -25,56 +24,38 @@ pub(super) fn status(report: &Report<'_>) -> String {
     for index in report.recipients {
         if let Some(recipient) = report.message.recipients.get(*index as usize) {
             out.push_str("\r\n");
-            recipient_fields(&mut out, report, *index, recipient);
+            recipient_fields(&mut out, report, recipient);
         }
     }
     out
 }
 
-/// What is done, as Action names it, and the class of status codes that belongs to it, whatever the last words were (RFC 3464 section
-/// 2.3.4).
-fn action(kind: Kind<'_>, index: u32) -> (&'static str, u8) {
-    match kind {
-        Kind::Bounce | Kind::DoubleBounce => ("failed", 5),
-        Kind::Delay { .. } => ("delayed", 4),
-        Kind::Success(reached) => match reached.iter().find(|(reached, _)| *reached == index) {
-            Some((_, Success::Relayed)) => ("relayed", 2),
-            Some((_, Success::Expanded)) => ("expanded", 2),
-            Some((_, Success::Delivered)) | None => ("delivered", 2),
-        },
-    }
-}
-
-/// An address with its type; beyond ASCII in the form of RFC 6533 section 3 that needs none of it.
-fn typed(address: &Address) -> String {
-    let text = address.to_string();
-    match OriginalRecipient::new("utf-8", &text).filter(|_| !address.is_ascii()) {
-        Some(unicode) => unicode.to_wire().replacen(';', "; ", 1),
-        None => format!("rfc822; {text}"),
-    }
-}
-
-fn recipient_fields(out: &mut String, report: &Report<'_>, index: u32, recipient: &Recipient) {
+fn recipient_fields(out: &mut String, report: &Report<'_>, recipient: &Recipient) {
     let status = &recipient.status;
-    let original = recipient.dsn.as_ref().and_then(|dsn| dsn.orcpt.as_ref());
-    match (original, &recipient.original) {
-        (Some(original), _) if original.address().is_ascii() => {
-            field(out, "Original-Recipient", &format!("{}; {}", original.kind(), original.address()));
-        }
-        (Some(original), _) => field(out, "Original-Recipient", &original.to_wire().replacen(';', "; ", 1)),
+    // As the sender named it; or, where an alias led here, as we know that it did.
+    match (recipient.dsn.as_ref().and_then(|dsn| dsn.orcpt.as_ref()), &recipient.original) {
+        (Some(orcpt), _) if orcpt.kind() == "utf-8" => given(out, "Original-Recipient", &orcpt.to_wire()),
+        (Some(orcpt), _) => given(out, "Original-Recipient", &format!("{}; {}", orcpt.kind(), orcpt.address())),
         (None, Some(original)) => field(out, "Original-Recipient", &typed(original)),
         (None, None) => {}
     }
     field(out, "Final-Recipient", &typed(&recipient.address));
-    let (action, class) = action(report.kind, index);
+    // The class follows the action, whatever the last words were (RFC 3464 section 2.3.4).
+    let (action, class) = match report.kind {
+        Kind::Delay { .. } => ("delayed", 4),
+        Kind::Bounce | Kind::DoubleBounce => ("failed", 5),
+        Kind::Success(Success::Delivered) => ("delivered", 2),
+        Kind::Success(Success::Relayed) => ("relayed", 2),
+        Kind::Success(Success::Expanded) => ("expanded", 2),
+    };
     field(out, "Action", action);
-    let EnhancedCode(_, subject, detail) = status.last_status.unwrap_or(EnhancedCode(class, 0, 0));
+    let EnhancedCode(_, subject, detail) = status.last_status.unwrap_or(EnhancedCode(4, 0, 0));
     field(out, "Status", &EnhancedCode(class, subject, detail).to_string());
     let replied = status.last_cause == Some(Cause::Remote) || is_reply(&status.last_reply);
     if let Some(host) = remote_host(&status.next_hop).filter(|_| replied) {
         field(out, "Remote-MTA", &format!("dns; {host}"));
     }
-    if replied && !status.last_reply.is_empty() && class != 2 {
+    if replied && !status.last_reply.is_empty() {
         field(out, "Diagnostic-Code", &format!("smtp; {}", ascii(&status.last_reply, WORDS_MAX)));
     }
     match report.kind {
@@ -84,6 +65,20 @@ fn recipient_fields(out: &mut String, report: &Report<'_>, index: u32, recipient
             field(out, "Last-Attempt-Date", &report.context.now.rfc5322());
         }
         _ => {}
+    }
+}
+
+/// A field as the sender gave it: printable ASCII that no folding may change, short enough for a line.
+fn given(out: &mut String, name: &str, value: &str) {
+    out.push_str(&format!("{name}: {value}\r\n"));
+}
+
+/// An address behind its type; one beyond ASCII in the encoding for parts that aren't (RFC 6533 section 3).
+fn typed(address: &Address) -> String {
+    let text = address.to_string();
+    match OriginalRecipient::new("utf-8", &text).filter(|_| !text.is_ascii()) {
+        Some(encoded) => encoded.to_wire(),
+        None => format!("rfc822; {}", ascii(&text, WORDS_MAX)),
     }
 }
 

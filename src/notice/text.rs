@@ -21,21 +21,10 @@ pub(super) fn subject(report: &Report<'_>) -> String {
         (Kind::DoubleBounce, false) => format!("Not delivered, without sender: {original}"),
         (Kind::Delay { .. }, true) => "Your message is delayed".to_owned(),
         (Kind::Delay { .. }, false) => format!("Delayed: {original}"),
-        (Kind::Success(reached), true) => format!("Your message was {}", reached_word(reached)),
-        (Kind::Success(reached), false) => {
-            let word = reached_word(reached);
-            format!("{}{}: {original}", word[..1].to_uppercase(), &word[1..])
-        }
-    }
-}
-
-/// What has become of all that a notice of success tells of.
-fn reached_word(reached: &[(u32, Success)]) -> &'static str {
-    let all = |success| reached.iter().all(|(_, found)| *found == success);
-    match () {
-        () if all(Success::Relayed) => "relayed",
-        () if all(Success::Expanded) => "distributed",
-        () => "delivered",
+        (Kind::Success(Success::Delivered), true) => "Your message was delivered".to_owned(),
+        (Kind::Success(Success::Delivered), false) => format!("Delivered: {original}"),
+        (Kind::Success(_), true) => "Your message was passed on".to_owned(),
+        (Kind::Success(_), false) => format!("Passed on: {original}"),
     }
 }
 
@@ -48,9 +37,9 @@ pub(super) fn text(report: &Report<'_>) -> String {
         wrap(&mut out, "    ", &format!("Subject: {}", report.original.subject));
     }
     wrap(&mut out, "    ", &format!("Arrived: {}", report.message.arrived.rfc5322()));
-    for (index, recipient) in report.recipients.iter().zip(recipients(report)).take(RECIPIENTS_MAX) {
+    for recipient in recipients(report).take(RECIPIENTS_MAX) {
         out.push_str("\r\n");
-        paragraph(&mut out, report, *index, recipient);
+        paragraph(&mut out, report, recipient);
     }
     let further = recipients(report).count().saturating_sub(RECIPIENTS_MAX);
     if further > 0 {
@@ -75,22 +64,18 @@ fn opening(report: &Report<'_>) -> String {
         _ => format!("{count} recipients"),
     };
     match report.kind {
+        Kind::Success(Success::Delivered) => format!("Your message was delivered to {whom}, as you wanted to know."),
+        Kind::Success(Success::Relayed) => format!(
+            "Your message to {whom} was passed on to a server that confirms no delivery. You hear from us no more, unless it comes back."
+        ),
+        Kind::Success(Success::Expanded) => format!(
+            "Your message to {whom} was passed on to all for whom that stands. You are told of none of them, unless it fails."
+        ),
         Kind::Bounce => format!("Your message could not be delivered to {whom}. It will not be tried again."),
         Kind::DoubleBounce => format!(
             "A message that has no sender, most likely a notice itself, could not be delivered to {whom}. There is nobody else \
              to tell, so you are told as postmaster. It will not be tried again."
         ),
-        Kind::Success(reached) => match reached_word(reached) {
-            "relayed" => format!(
-                "You asked to be told what becomes of your message to {whom}. It was passed on to a server that does not send such \
-                 notices: you will hear of it again only if it can't be delivered there."
-            ),
-            "distributed" => format!(
-                "You asked to be told what becomes of your message to {whom}. The address stands for several, and the message goes to \
-                 all of them; you will be told of those that it can't reach."
-            ),
-            _ => format!("You asked to be told when your message to {whom} is delivered. It was. Nothing remains to be done."),
-        },
         Kind::Delay { expires } => {
             let now = report.context.now;
             format!(
@@ -104,31 +89,24 @@ fn opening(report: &Report<'_>) -> String {
 }
 
 /// One recipient: where it went, what was said, what helps.
-fn paragraph(out: &mut String, report: &Report<'_>, index: u32, recipient: &Recipient) {
+fn paragraph(out: &mut String, report: &Report<'_>, recipient: &Recipient) {
     let status = &recipient.status;
     let led_from = recipient.original.as_ref().map(|original| format!(" (written to {original})")).unwrap_or_default();
     wrap(out, "", &format!("{}{led_from}", recipient.address));
-    if let Kind::Success(reached) = report.kind {
-        return wrap(out, "    ", &reached_finding(reached, index, status));
+    let done = matches!(report.kind, Kind::Success(_));
+    if !done {
+        wrap(out, "    ", &finding(report, status));
+    } else if !status.next_hop.is_empty() && status.last_cause == Some(Cause::Remote) {
+        wrap(out, "    ", &format!("The server {} answered:", clean(&status.next_hop, 300)));
+    } else {
+        return;
     }
-    wrap(out, "    ", &finding(report, status));
     let words = clean(&status.last_reply, WORDS_MAX);
     if !words.is_empty() {
         wrap(out, "        ", &words);
     }
     if report.kind == Kind::Bounce {
         wrap(out, "    ", advice(status));
-    }
-}
-
-/// Where the message is now.
-fn reached_finding(reached: &[(u32, Success)], index: u32, status: &RecipientStatus) -> String {
-    let hop = clean(&status.next_hop, 300);
-    match reached.iter().find(|(reached, _)| *reached == index) {
-        Some((_, Success::Relayed)) if hop.is_empty() => "It was passed on.".to_owned(),
-        Some((_, Success::Relayed)) => format!("It was passed on to {hop}."),
-        Some((_, Success::Expanded)) => "It goes to everybody whom this address stands for.".to_owned(),
-        _ => "It was delivered.".to_owned(),
     }
 }
 
@@ -187,11 +165,10 @@ fn closing(report: &Report<'_>) -> String {
         Kind::DoubleBounce => String::new(),
         _ => format!("If you need help, forward this notice to {}. ", context.postmaster),
     };
+    let below = if report.original.whole.is_some() { "message" } else { "message's header" };
     format!(
-        "{help}This notice was written by the mail server {}, where the message had the queue id {}. The message{} follows below.",
-        context.hostname,
-        message.id,
-        if report.whole.is_some() { "" } else { "'s header" }
+        "{help}This notice was written by the mail server {}, where the message had the queue id {}. The {below} follows below.",
+        context.hostname, message.id
     )
 }
 

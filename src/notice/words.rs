@@ -90,14 +90,6 @@ pub(super) fn is_plain(bytes: &[u8]) -> bool {
     })
 }
 
-/// Whether octets may go out as they are with 8BITMIME: the same, but with any octet above 127, and without NUL.
-pub(super) fn is_lines(bytes: &[u8]) -> bool {
-    bytes.split_inclusive(|b| *b == b'\n').all(|line| {
-        let text = line.strip_suffix(b"\r\n");
-        text.is_some_and(|text| text.len() <= 998 && !text.iter().any(|b| matches!(b, b'\r' | b'\0')))
-    })
-}
-
 /// Octets made plain by force.
 pub(super) fn to_plain(bytes: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(bytes);

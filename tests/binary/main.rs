@@ -9,6 +9,7 @@ mod kill;
 mod letters;
 mod load;
 mod powercut;
+mod sendmail;
 mod signals;
 mod spool_tools;
 mod start;

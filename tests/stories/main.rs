@@ -21,4 +21,5 @@ mod retrying;
 mod routing;
 mod running;
 mod submission;
+mod wishes;
 mod world;

@@ -96,6 +96,7 @@ fn settings() -> Config {
             delay_notice: Vec::new(),
         },
         dns: config::Dns { servers: Vec::new(), timeout: Duration::from_secs(5) },
+        sendmail: config::Sendmail { drop: None, waiting: 10, domain: None },
         admin: config::Admin { socket: "socket".into(), http: None, tls: None },
         log: config::Log { format: config::LogFormat::Text, level: "info".to_owned() },
     }

@@ -25,6 +25,11 @@ impl Session {
                 self.say_reply(&Reply::new(250, crate::mail::EnhancedCode(2, 0, 0), format!("Ok: queued as {id}")));
                 self.resume(Stage::Ready);
             }
+            (Pending::Commit, Answer::Dropped(name)) => {
+                let text = format!("Ok: waits in the drop folder as {name}");
+                self.say_reply(&Reply::new(250, crate::mail::EnhancedCode(2, 0, 0), text));
+                self.resume(Stage::Ready);
+            }
             // A slip of the driver's. Never a 250 without a commit, never an acceptance that nobody meant.
             (Pending::Commit, Answer::Accept) => self.slipped(Stage::Ready),
             (Pending::Login, Answer::Challenge(challenge)) => self.challenge(&challenge),
@@ -33,7 +38,7 @@ impl Session {
                 self.resume(Stage::Open(recipients));
             }
             (pending, Answer::AcceptAs(_) | Answer::Challenge(_)) => self.slipped(pending.before()),
-            (pending, Answer::Committed(_)) => self.slipped(pending.before()),
+            (pending, Answer::Committed(_) | Answer::Dropped(_)) => self.slipped(pending.before()),
             (pending, Answer::Accept) => self.accepted(pending),
         }
     }

@@ -175,6 +175,9 @@ pub enum Answer {
     Refuse(Reply),
     /// The message is on stable storage under this id. Only an answer to [`Question::Commit`].
     Committed(QueueId),
+    /// The message is on stable storage, and waits there under this name until it gets an id: `sendmail -bs` leaves it in the drop
+    /// folder. Only an answer to [`Question::Commit`].
+    Dropped(String),
 }
 
 /// The machine. See the module's text for how to drive it.
