@@ -102,7 +102,7 @@ impl Parameters {
         deliver_by: true,
         future_release: true,
         priority: true,
-        require_tls: false,
+        require_tls: true,
         auth: true,
     };
 
