@@ -158,6 +158,8 @@ pub(crate) fn config() -> Config {
             address: "127.0.0.1:2525".parse().unwrap(),
             service: crate::mail::Service::Mx,
             tls: crate::config::ListenerTls::None,
+            proxy: Vec::new(),
+            xclient: Vec::new(),
         }],
         tls: Tls { pair: None, more: Vec::new(), reload_interval: Duration::from_secs(60), client_ca: None },
         auth: Auth {

@@ -4,15 +4,17 @@
 
 mod connection;
 mod limits;
+mod proxy;
 mod login;
 mod transaction;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -50,6 +52,10 @@ struct Entrance {
     settings: Arc<Settings>,
     /// Encrypted from the first octet.
     implicit_tls: bool,
+    /// From here connections begin with a PROXY header.
+    proxy: Arc<[IpNet]>,
+    /// From here clients may say XCLIENT.
+    xclient: Arc<[IpNet]>,
 }
 
 impl Rules {
@@ -58,6 +64,8 @@ impl Rules {
         let entrance = |listener: &config::Listener| Entrance {
             settings: Arc::new(settings(&config, &policy, listener)),
             implicit_tls: listener.tls == ListenerTls::Implicit,
+            proxy: listener.proxy.clone().into(),
+            xclient: listener.xclient.clone().into(),
         };
         let entrances = config.listeners.iter().map(|listener| (listener.address, entrance(listener))).collect();
         Self { config, policy, entrances }
@@ -153,12 +161,18 @@ impl Reception {
         space
     }
 
-    async fn session(self, configured: SocketAddr, stream: BoxStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
+    async fn session(self, configured: SocketAddr, mut stream: BoxStream, mut peer: SocketAddr, stop: watch::Receiver<bool>) {
         let rules = self.rules.borrow().clone();
         // The rules may already be without a listener that is about to be stopped.
         let Some(entrance) = rules.entrances.get(&configured).cloned() else { return };
-        let client = peer.ip().to_canonical();
         let limits = &rules.config.limits;
+        if is_in(&entrance.proxy, peer.ip()) {
+            match self.behind_proxy(&mut stream, peer, limits).await {
+                Some(client) => peer = client,
+                None => return,
+            }
+        }
+        let client = peer.ip().to_canonical();
         match self.connections.enter(client, limits.connections, limits.connections_per_client) {
             Ok(_guard) => connection::drive(&self, &rules, entrance, stream, peer, stop).await,
             Err(refusal) => {
@@ -171,6 +185,38 @@ impl Reception {
             }
         }
     }
+}
+
+impl Reception {
+    /// Who is behind a load balancer: what its PROXY header says. None: there was none, and the connection is over.
+    async fn behind_proxy(&self, stream: &mut BoxStream, peer: SocketAddr, limits: &config::Limits) -> Option<SocketAddr> {
+        // Headers that are waited for aren't counted, but nobody waits for them when all places are taken.
+        let read = async {
+            match self.connections.open() < limits.connections {
+                true => proxy::read(stream).await,
+                false => Err("there are too many connections".to_owned()),
+            }
+        };
+        let timed_out = || Err("the PROXY header didn't come in time".to_owned());
+        match tokio::time::timeout(limits.handshake_timeout, read).await.unwrap_or_else(|_| timed_out()) {
+            Ok(None) => Some(peer),
+            Ok(Some(client)) => {
+                let (by, address) = (peer.ip().to_canonical(), client.ip().to_canonical());
+                self.events.report(Event::Presented { client: address, by, means: "PROXY", login: None });
+                Some(client)
+            }
+            Err(reason) => {
+                self.events.report(Event::ProxyFailed { client: peer, reason });
+                None
+            }
+        }
+    }
+}
+
+/// Whether an address is in one of the networks. An IPv4 client of an IPv6 socket counts as what it is.
+fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
 }
 
 /// Says 421 instead of a greeting; a client that doesn't take it is dropped.

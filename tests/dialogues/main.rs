@@ -56,7 +56,7 @@ impl Script {
         !self
             .actions
             .iter()
-            .any(|(_, action)| matches!(action, Action::Early(_) | Action::Wait(_) | Action::Stop | Action::Secure))
+            .any(|(_, action)| matches!(action, Action::Early(_) | Action::Wait(_) | Action::Stop | Action::Secure | Action::Trust))
     }
 
     /// Index of the last action that sends.
@@ -138,6 +138,7 @@ impl Run {
                 self.driver.session.tick(self.driver.now);
                 self.driver.run();
             }
+            Action::Trust => self.driver.session.trust(),
             Action::Secure => {
                 self.flush()?;
                 self.driver.secure();
