@@ -371,20 +371,17 @@ pub fn session(data: &[u8]) {
 
 /// Holds a session in which every question is answered with yes; returns what was said and the contents that got 250.
 fn hold(octets: &[u8], size: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let hostname = Domain::parse("mail.example.test").expect("a domain");
     let settings = Settings {
-        service: Service::Mx,
-        hostname: Domain::parse("mail.example.test").expect("a domain"),
         size_max: 1000,
         recipients_max: 3,
         errors_max: 10,
         mechanisms: Mechanism::ALL.to_vec(),
         auth_in_clear: true,
-        failed_logins_max: 3,
         parameters: Parameters::ALL,
         hold_max: Duration::from_secs(86_400),
-        command_timeout: Duration::from_secs(1),
-        data_timeout: Duration::from_secs(1),
         starttls: true,
+        ..Settings::new(Service::Mx, hostname)
     };
     let mut session = Session::new(Duration::ZERO, Arc::new(settings));
     session.set_wall_clock(Timestamp::from_millis(1_795_312_800_000));

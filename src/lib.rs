@@ -11,6 +11,7 @@ pub mod system;
 // A message's way: in,
 pub mod directory;
 pub mod listen;
+pub mod maildrop;
 pub mod policy;
 pub mod smtp;
 pub mod spool;

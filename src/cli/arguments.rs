@@ -1,5 +1,6 @@
 //! The command line's grammar: commands, options, and how their values are read.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -49,6 +50,13 @@ pub(super) enum Command {
     User {
         #[command(subcommand)]
         command: UserCommand,
+    },
+    /// Send mail as the classic `sendmail` does; also what the binary does when it is called by that name
+    #[command(disable_help_flag = true, disable_version_flag = true)]
+    Sendmail {
+        /// The classic options and recipients
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+        words: Vec<OsString>,
     },
     /// Say step by step how mail to an address would be routed; nothing is sent
     Explain(Explain),

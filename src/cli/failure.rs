@@ -19,6 +19,8 @@ pub(super) const UNAVAILABLE: u8 = 69;
 pub(super) const SOFTWARE: u8 = 70;
 /// A file, socket or port can't be made.
 pub(super) const CANT_CREATE: u8 = 73;
+/// Something can't be read or written.
+pub(super) const IO: u8 = 74;
 /// It may work later.
 pub(super) const TRY_AGAIN: u8 = 75;
 /// No permission.

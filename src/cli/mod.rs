@@ -9,6 +9,7 @@ mod preview;
 mod print;
 mod progress;
 mod queue;
+mod sendmail;
 mod serve;
 mod settings;
 mod show;
@@ -33,7 +34,11 @@ use crate::system::{Clock as _, SystemClock};
 
 /// Runs the command that the process was called with.
 pub fn run() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let words: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    if let Some((config, words)) = sendmail::classic(&words) {
+        return finish(|out| sendmail::sendmail(config.as_deref(), &words, out));
+    }
+    let arguments = match Arguments::try_parse_from(words) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version come this way too. What can't be printed can't be helped.
@@ -41,9 +46,14 @@ pub fn run() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { failure::USAGE } else { 0 });
         }
     };
+    finish(|out| execute(&arguments, out))
+}
+
+/// Runs a command to its exit status.
+fn finish(command: impl FnOnce(&mut Out<'_>) -> Result<(), Failure>) -> ExitCode {
     let mut out = Out::standard();
     let done = std::panic::catch_unwind(AssertUnwindSafe(|| -> Result<(), Failure> {
-        execute(&arguments, &mut out)?;
+        command(&mut out)?;
         Ok(out.flush()?)
     }));
     match done {
@@ -63,6 +73,7 @@ fn execute(arguments: &Arguments, out: &mut Out<'_>) -> Result<(), Failure> {
         Some(Command::Queue { command }) => queue::queue(&context, command, out),
         Some(Command::Spool { command }) => spool::spool(&context, command, out),
         Some(Command::User { command }) => user::user(&context, command, out),
+        Some(Command::Sendmail { words }) => sendmail::sendmail(arguments.config.as_deref(), words, out),
         Some(Command::Explain(explain)) => explain::explain(&context, explain, out),
     }
 }

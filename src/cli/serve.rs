@@ -68,8 +68,14 @@ async fn run(
     // From here on a signal stops the server in good order, and doesn't end the process.
     let mut signals =
         Signals::new().map_err(|error| Failure::new(failure::UNAVAILABLE, format!("can't take signals: {error}")))?;
+    // Before root is given away, which may have more of them.
+    let descriptors = daemon::raise_descriptors(&config);
+    if let Some(reason) = descriptors.warning {
+        events.report(Event::Warning { reason: reason.to_owned() });
+    }
     let page_listener = bind_pages(&config, &system).await?;
     let bound = Posthouse::bind(config.clone(), system.clone(), events.clone(), source).await?;
+    let bound = bound.with_connections_max(descriptors.connections_max);
     become_user(&config, &events)?;
     let index = RunIndexFactory::new(&config.spool.path, system.disk.clone(), config.spool.index_cache);
     // On a terminal a bar tells how far a long recovery has come, elsewhere lines in the log do.

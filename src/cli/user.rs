@@ -97,7 +97,7 @@ fn first_line(input: impl std::io::BufRead) -> Result<String, Failure> {
 }
 
 /// Says what was done, and has a running server go by it.
-fn changed(config: &Config, what: &str, out: &mut Out<'_>) -> Result<(), Failure> {
+pub(super) fn changed(config: &Config, what: &str, out: &mut Out<'_>) -> Result<(), Failure> {
     out.line(what)?;
     let reloaded = block_on(async {
         Ok(match Client::connect(&SystemNet, &config.admin.socket).await {

@@ -29,6 +29,7 @@ pub(super) fn config(settings: &Settings) -> Built<Config> {
         queue: queue(section(settings, "queue")?)?,
         retry: retry(section(settings, "retry")?)?,
         dns: dns(section(settings, "dns")?)?,
+        sendmail: sendmail(section(settings, "sendmail")?)?,
         admin: admin(section(settings, "admin")?)?,
         log: log(section(settings, "log")?)?,
     })
@@ -119,9 +120,20 @@ fn limits(table: &Table) -> Built<Limits> {
         recipients: count(table, "recipients")?,
         connections: count(table, "connections")?,
         connections_per_client: count(table, "connections_per_client")?,
+        connections_per_network: count(table, "connections_per_network")?,
+        network_ipv4: table.read("network_ipv4", |value| values::prefix(value, 32))?,
+        network_ipv6: table.read("network_ipv6", |value| values::prefix(value, 128))?,
+        submission_reserve: table.read("submission_reserve", |value| values::number(value, 0.0, 1.0))?,
+        in_flight: table.read("in_flight", values::size)?,
+        in_flight_per_network: table.read("in_flight_per_network", values::size)?,
         errors: number(table, "errors")?,
+        commands: number(table, "commands")?,
+        greeting_delay: table.read("greeting_delay", values::duration)?,
+        hello_timeout: table.read("hello_timeout", values::period)?,
         command_timeout: table.read("command_timeout", values::period)?,
         data_timeout: table.read("data_timeout", values::period)?,
+        data_pace: number(table, "data_pace")?,
+        transaction_timeout: table.read("transaction_timeout", values::period)?,
         hold: table.read("hold", values::period)?,
         handshake_timeout: table.read("handshake_timeout", values::period)?,
         hops: count(table, "hops")?,
@@ -200,6 +212,14 @@ fn retry(table: &Table) -> Built<Retry> {
 fn dns(table: &Table) -> Built<Dns> {
     let servers = table.read("servers", |value| values::list(value, values::server))?;
     Ok(Dns { servers, timeout: table.read("timeout", values::period)? })
+}
+
+fn sendmail(table: &Table) -> Built<Sendmail> {
+    Ok(Sendmail {
+        drop: table.read("drop", |value| values::optional(value, values::path))?,
+        waiting: count(table, "waiting")?,
+        domain: table.read("domain", |value| values::optional(value, values::domain))?,
+    })
 }
 
 fn admin(table: &Table) -> Built<Admin> {

@@ -138,17 +138,18 @@ impl Settings {
                 }
             }
         }
-        self.put_control_socket_into_spool();
+        self.put_into_spool("admin", "socket", "control.sock");
+        self.put_into_spool("sendmail", "drop", "drop");
     }
 
-    /// `admin.socket` lies in `spool.path` unless it is set.
-    fn put_control_socket_into_spool(&mut self) {
+    /// A path that lies in `spool.path` unless it is set.
+    fn put_into_spool(&mut self, section: &str, setting: &str, name: &str) {
         let path = self.section("spool").and_then(|spool| spool.read("path", values::path).ok());
-        let admin = self.tables.iter_mut().find(|table| table.section.name == "admin");
-        if let (Some(path), Some(entry)) = (path, admin.and_then(|admin| admin.entries.get_mut("socket")))
+        let table = self.tables.iter_mut().find(|table| table.section.name == section);
+        if let (Some(path), Some(entry)) = (path, table.and_then(|table| table.entries.get_mut(setting)))
             && entry.origin == Origin::Default
         {
-            entry.value = Value::from(path.join("control.sock").display().to_string());
+            entry.value = Value::from(path.join(name).display().to_string());
         }
     }
 
@@ -223,13 +224,13 @@ mod tests {
     fn other(kind: Kind, default: &str) -> String {
         match kind {
             Kind::Boolean => (default != "true").to_string(),
-            Kind::Count | Kind::Port => "7".to_owned(),
+            Kind::Count | Kind::Port | Kind::Prefix(_) => "7".to_owned(),
             Kind::Number(min, _) => format!("{:?}", min + 0.75),
             Kind::Duration | Kind::Period if default == "5m" => "\"6m\"".to_owned(),
             Kind::Duration | Kind::Period => "\"9h\"".to_owned(),
             Kind::Size => "\"77KiB\"".to_owned(),
             Kind::Text | Kind::Path(_) => "\"other\"".to_owned(),
-            Kind::Hostname | Kind::Domain | Kind::Pattern => "\"other.test\"".to_owned(),
+            Kind::Hostname | Kind::Domain(_) | Kind::Pattern => "\"other.test\"".to_owned(),
             Kind::Address(_) => "\"ann@example.test\"".to_owned(),
             Kind::Socket(_) => "\"127.0.0.1:7777\"".to_owned(),
             Kind::Choice(words) => format!("{:?}", words.iter().find(|word| **word != default).unwrap()),

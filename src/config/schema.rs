@@ -159,9 +159,25 @@ pub(super) const SECTIONS: &[Section] = &[
             set("recipients", Kind::Count, "1000", "per message"),
             set("connections", Kind::Count, "10000", "at a time, all listeners together"),
             set("connections_per_client", Kind::Count, "200", "at a time from one client address"),
+            set("connections_per_network", Kind::Count, "500", "at a time from one network"),
+            set("network_ipv4", Kind::Prefix(32), "24", "how many leading bits of an IPv4 address name its network"),
+            set("network_ipv6", Kind::Prefix(128), "64", "the same for IPv6"),
+            set(
+                "submission_reserve",
+                Kind::Number(0.0, 1.0),
+                "0.1",
+                "share of connections and in_flight that mx leaves to submission and lmtp, where there are such listeners",
+            ),
+            set("in_flight", Kind::Size, "512MiB", "of mail that is coming in, all sessions together; beyond it 452 4.3.1"),
+            set("in_flight_per_network", Kind::Size, "128MiB", "the same from one network"),
             set("errors", Kind::Count, "20", "bad commands in a session before 421"),
+            set("commands", Kind::Count, "1000", "commands without a message before 421; accepted recipients don't count"),
+            set("greeting_delay", Kind::Duration, "200ms", "how long mx waits for strangers who talk before its greeting"),
+            set("hello_timeout", Kind::Period, "5m", "how long a client may take to introduce itself"),
             set("command_timeout", Kind::Period, "5m", "how long a client may take for a command"),
             set("data_timeout", Kind::Period, "10m", "how long a client may take for the content"),
+            set("data_pace", Kind::Count, "100", "octets of content a second, on average, once command_timeout is over"),
+            set("transaction_timeout", Kind::Period, "30m", "from the greeting or the last message to the end of the next"),
             set("hold", Kind::Period, "30d", "how long submitted mail may ask to be held back (FUTURERELEASE)"),
             set("handshake_timeout", Kind::Period, "30s", "how long a client may take for the TLS handshake"),
             set("hops", Kind::Count, "50", "Received fields: more is a loop, 5.4.6"),
@@ -172,7 +188,7 @@ pub(super) const SECTIONS: &[Section] = &[
         repeated: true,
         doc: "a domain whose mailboxes are here: those of `auth.users`",
         settings: &[
-            must("name", Kind::Domain, "example.test", "the domain"),
+            must("name", Kind::Domain(false), "example.test", "the domain"),
             set(
                 "maildir",
                 Kind::Template,
@@ -242,7 +258,7 @@ pub(super) const SECTIONS: &[Section] = &[
         doc: "how much is done at a time",
         settings: &[
             set("paused", Kind::Boolean, "false", "start with delivery paused"),
-            set("attempts", Kind::Count, "200", "attempts in flight, all destinations together"),
+            set("attempts", Kind::Count, "1000", "attempts in flight, all destinations together"),
             set("active", Kind::Count, "20000", "messages planned in memory; the rest waits on disk"),
         ],
     },
@@ -267,6 +283,26 @@ pub(super) const SECTIONS: &[Section] = &[
         settings: &[
             set("servers", Kind::Servers, "[]", "\"127.0.0.1:5300\"; empty: the system's resolv.conf"),
             set("timeout", Kind::Period, "5s", "for one question to one server"),
+        ],
+    },
+    Section {
+        name: "sendmail",
+        repeated: false,
+        doc: "mail from this machine's own users and programs, by way of `posthouse sendmail`",
+        settings: &[
+            set(
+                "drop",
+                Kind::Path(true),
+                "spool/drop",
+                "folder where it waits for the server; in `spool.path` by default; \"\" turns it off",
+            ),
+            set("waiting", Kind::Count, "10000", "messages that may wait there"),
+            set(
+                "domain",
+                Kind::Domain(true),
+                "",
+                "of addresses without one; \"\" for the first [[domain]], or else the hostname",
+            ),
         ],
     },
     Section {

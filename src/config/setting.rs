@@ -9,6 +9,8 @@ pub(super) enum Kind {
     Count,
     /// A TCP port, 1 to 65535.
     Port,
+    /// How many leading bits of an address count: 1 to so many.
+    Prefix(u8),
     /// A number from a least to a greatest value.
     Number(f64, f64),
     /// `"5m"`; zero is fine.
@@ -23,8 +25,8 @@ pub(super) enum Kind {
     Path(bool),
     /// A host's full name.
     Hostname,
-    /// A domain that is no address literal.
-    Domain,
+    /// A domain that is no address literal; with `true` it may be empty for none.
+    Domain(bool),
     /// A mail address; with `true` it may be empty for none.
     Address(bool),
     /// IP address and port; with `true` it may be empty for none.
@@ -60,6 +62,7 @@ impl Kind {
             Self::Boolean => "`true` or `false`".to_owned(),
             Self::Count => "whole number, at least 1".to_owned(),
             Self::Port => "port".to_owned(),
+            Self::Prefix(max) => format!("whole number, 1 to {max}"),
             Self::Number(min, max) if max.is_finite() => format!("number, {min} to {max}"),
             Self::Number(min, _) => format!("number, at least {min}"),
             Self::Duration => "duration".to_owned(),
@@ -69,7 +72,8 @@ impl Kind {
             Self::Path(false) => "path".to_owned(),
             Self::Path(true) => "path, or `\"\"`".to_owned(),
             Self::Hostname => "host name in full".to_owned(),
-            Self::Domain => "domain".to_owned(),
+            Self::Domain(false) => "domain".to_owned(),
+            Self::Domain(true) => "domain, or `\"\"`".to_owned(),
             Self::Address(false) => "mail address".to_owned(),
             Self::Address(true) => "mail address, or `\"\"`".to_owned(),
             Self::Socket(false) => "IP address and port".to_owned(),
@@ -95,6 +99,7 @@ impl Kind {
             Self::Boolean
                 | Self::Count
                 | Self::Port
+                | Self::Prefix(_)
                 | Self::Number(..)
                 | Self::AddressPatterns
                 | Self::Networks

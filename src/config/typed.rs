@@ -45,6 +45,8 @@ pub struct Config {
     pub retry: Retry,
     /// `[dns]`
     pub dns: Dns,
+    /// `[sendmail]`
+    pub sendmail: Sendmail,
     /// `[admin]`
     pub admin: Admin,
     /// `[log]`
@@ -177,18 +179,71 @@ pub struct Limits {
     pub connections: usize,
     /// Connections at a time from one client address.
     pub connections_per_client: usize,
+    /// Connections at a time from one network.
+    pub connections_per_network: usize,
+    /// How many leading bits of an IPv4 address name its network.
+    pub network_ipv4: u8,
+    /// The same for IPv6.
+    pub network_ipv6: u8,
+    /// Share of connections and of `in_flight` that mx leaves to the other services, 0 to 1.
+    pub submission_reserve: f64,
+    /// Octets of mail that is coming in, all sessions together.
+    pub in_flight: u64,
+    /// The same from one network.
+    pub in_flight_per_network: u64,
     /// Bad commands in a session before 421.
     pub errors: u32,
+    /// Commands without a message before 421.
+    pub commands: u32,
+    /// How long mx waits for strangers who talk before its greeting.
+    pub greeting_delay: Duration,
+    /// How long a client may take to introduce itself.
+    pub hello_timeout: Duration,
     /// How long a client may take for a command.
     pub command_timeout: Duration,
     /// How long a client may take for the content.
     pub data_timeout: Duration,
+    /// Octets of content a second, on average, once `command_timeout` is over.
+    pub data_pace: u32,
+    /// How long a client may take from the greeting, or the last message, to the end of the next.
+    pub transaction_timeout: Duration,
     /// How long a client may take for the TLS handshake.
     pub handshake_timeout: Duration,
     /// `Received:` fields; more is a loop.
     pub hops: usize,
     /// Longest time for which a submitted message may ask to be held back.
     pub hold: Duration,
+}
+
+#[cfg(test)]
+impl Limits {
+    /// Narrow ones, for tests that don't depend on them.
+    pub(crate) fn sample() -> Self {
+        let minute = Duration::from_secs(60);
+        Self {
+            message_size: 1 << 20,
+            recipients: 100,
+            connections: 10,
+            connections_per_client: 10,
+            connections_per_network: 10,
+            network_ipv4: 24,
+            network_ipv6: 64,
+            submission_reserve: 0.1,
+            in_flight: 1 << 20,
+            in_flight_per_network: 1 << 20,
+            errors: 10,
+            commands: 100,
+            greeting_delay: Duration::ZERO,
+            hello_timeout: minute,
+            command_timeout: minute,
+            data_timeout: minute,
+            data_pace: 1,
+            transaction_timeout: minute,
+            handshake_timeout: minute,
+            hold: minute,
+            hops: 50,
+        }
+    }
 }
 
 /// `[[domain]]`
@@ -353,6 +408,25 @@ pub struct Dns {
     pub servers: Vec<SocketAddr>,
     /// For one question to one server.
     pub timeout: Duration,
+}
+
+/// `[sendmail]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sendmail {
+    /// The drop folder; none: nothing is taken from this machine's users but by SMTP.
+    pub drop: Option<PathBuf>,
+    /// Messages that may wait there.
+    pub waiting: usize,
+    /// The domain of addresses without one, if it is named.
+    pub domain: Option<Domain>,
+}
+
+impl Config {
+    /// The domain that addresses without one belong to, where mail comes from this machine's own users.
+    pub fn own_domain(&self) -> &Domain {
+        let first = self.domains.first().map(|domain| &domain.name);
+        self.sendmail.domain.as_ref().or(first).unwrap_or(&self.hostname)
+    }
 }
 
 /// `[admin]`

@@ -25,6 +25,7 @@ pub(super) fn check(kind: Kind, value: &Value) -> Parsed<()> {
         Kind::Boolean => boolean(value).map(drop),
         Kind::Count => count(value).map(drop),
         Kind::Port => port(value).map(drop),
+        Kind::Prefix(max) => prefix(value, max).map(drop),
         Kind::Number(min, max) => number(value, min, max).map(drop),
         Kind::Duration => duration(value).map(drop),
         Kind::Period => period(value).map(drop),
@@ -33,7 +34,8 @@ pub(super) fn check(kind: Kind, value: &Value) -> Parsed<()> {
         Kind::Path(false) => path(value).map(drop),
         Kind::Path(true) => optional(value, path).map(drop),
         Kind::Hostname => hostname(value).map(drop),
-        Kind::Domain => domain(value).map(drop),
+        Kind::Domain(false) => domain(value).map(drop),
+        Kind::Domain(true) => optional(value, domain).map(drop),
         Kind::Address(false) => address(value).map(drop),
         Kind::Address(true) => optional(value, address).map(drop),
         Kind::Socket(false) => socket(value).map(drop),
@@ -142,6 +144,12 @@ pub(super) fn count(value: &Value) -> Parsed<u64> {
 pub(super) fn port(value: &Value) -> Parsed<u16> {
     let port = whole(value).and_then(|n| u16::try_from(n).ok()).filter(|port| *port != 0);
     port.ok_or_else(|| is_not(value, "a port", "write a number from 1 to 65535, without quotes"))
+}
+
+pub(super) fn prefix(value: &Value, max: u8) -> Parsed<u8> {
+    let bits = whole(value).and_then(|n| u8::try_from(n).ok()).filter(|bits| (1..=max).contains(bits));
+    let remedy = format!("write a whole number from 1 to {max}, without quotes");
+    bits.ok_or_else(|| is_not(value, "a possible number of bits", &remedy))
 }
 
 pub(super) fn number(value: &Value, min: f64, max: f64) -> Parsed<f64> {

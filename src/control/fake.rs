@@ -173,18 +173,7 @@ pub(crate) fn config() -> Config {
             concurrency: 2,
         },
         senders: Vec::new(),
-        limits: Limits {
-            message_size: 1 << 20,
-            recipients: 10,
-            connections: 10,
-            connections_per_client: 10,
-            errors: 10,
-            command_timeout: minute,
-            data_timeout: minute,
-            handshake_timeout: Duration::from_secs(30),
-            hops: 50,
-            hold: Duration::from_secs(86_400),
-        },
+        limits: Limits::sample(),
         domains: vec![LocalDomain {
             name: domain("example.test"),
             store: MailStore::Maildir("mail/{domain}/{user}".to_owned()),
@@ -206,6 +195,7 @@ pub(crate) fn config() -> Config {
         queue: Queue { paused: false, attempts: 10, active: 10 },
         retry: super::view::tests::retry(),
         dns: Dns { servers: Vec::new(), timeout: minute },
+        sendmail: Sendmail { drop: None, waiting: 10, domain: None },
         admin: crate::config::Admin { socket: "spool/control.sock".into(), http: None, tls: None },
         log: Log { format: LogFormat::Text, level: "info".to_owned() },
     }

@@ -74,6 +74,7 @@ impl Running {
             held: group(MessageState::Held).messages,
             queue_bytes: survey.states.values().map(|count| count.bytes).sum(),
             connections: self.handle.connections() as u64,
+            in_flight: self.handle.in_flight(),
             attempts: self.handle.levels().await.map_or(0, |levels| levels.attempts as u64),
             spool_available: gauges.free,
             spool_segments: gauges.segments,

@@ -155,6 +155,11 @@ impl Delivery {
             Verb::Bounce => Event::Bounced { id, from, recipients: touched.len() },
             Verb::Remove => Event::Removed { id, from, recipients: touched.len() },
         });
+        if matches!(verb, Verb::Retry | Verb::Release) {
+            // An admin's word counts for more than the memory of a destination that was down.
+            let destinations = self.current.router.plan(&message, now).destinations;
+            self.scheduler.forgive(destinations.into_iter().map(|(_, destination)| destination));
+        }
         if !self.scheduler.change(now, &update) {
             self.settle_away(&message);
         }

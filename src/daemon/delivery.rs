@@ -9,16 +9,17 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use super::command::{Changed, Command, Levels, Paused};
+use super::awaken::Awakening;
+use super::command::Command;
 use super::current::Current;
 use super::pauses::Pauses;
 use super::report;
 use crate::deliver;
 use crate::event::{Event, Events};
 use crate::mail::{
-    Cause, Destination, Diagnosis, Domain, EnhancedCode, Forward, Message, Outcome, QueueId, RecipientStatus, Timestamp, Update,
+    Cause, Destination, Diagnosis, EnhancedCode, Forward, Message, Outcome, QueueId, RecipientStatus, Timestamp, Update,
 };
-use crate::queue::{self, Attempt, AttemptId, Scheduler, Settings, Step, Verb};
+use crate::queue::{self, Attempt, AttemptId, Down, Scheduler, Settings, Step};
 use crate::route::Plan;
 use crate::spool::{Filter, Spool, SpoolError};
 use crate::system::System;
@@ -44,10 +45,12 @@ pub(super) struct Delivery {
     /// What each task of `attempts` is about.
     running: HashMap<tokio::task::Id, Running>,
     /// When the index next has something; none: nothing is known.
-    next_due: Option<Timestamp>,
-    spool_path: PathBuf,
+    pub(super) next_due: Option<Timestamp>,
+    pub(super) spool_path: PathBuf,
     /// Wall clock and monotonic clock when they were last compared.
     clocks: (Timestamp, Duration),
+    /// Destinations that are back, whose parked mail is being fetched.
+    pub(super) awakening: Awakening,
 }
 
 /// The loop's inputs.
@@ -97,6 +100,7 @@ impl Delivery {
             next_due,
             spool_path,
             clocks,
+            awakening: Awakening::default(),
         }
     }
 
@@ -144,12 +148,15 @@ impl Delivery {
         unfinished
     }
 
-    fn now(&self) -> Timestamp {
+    pub(super) fn now(&self) -> Timestamp {
         self.system.clock.now()
     }
 
     /// Until when nothing happens by itself.
     fn wait(&self) -> Duration {
+        if self.may_awaken() {
+            return Duration::ZERO;
+        }
         let due = if self.scheduler.paused().0 { None } else { self.next_due.filter(|_| self.scheduler.room() > 0) };
         let next = [self.scheduler.deadline(), due].into_iter().flatten().min();
         next.map_or(LOOK_MAX, |next| next.since(self.now())).min(LOOK_MAX)
@@ -160,6 +167,7 @@ impl Delivery {
         if self.clock_went_back() {
             self.clamp_parked().await;
         }
+        self.awaken().await;
         loop {
             while let Some(step) = self.scheduler.next(self.now()) {
                 self.carry_out(step).await;
@@ -303,6 +311,23 @@ impl Delivery {
                     self.scheduler.noticed(id);
                 }
             }
+            Step::Postpone { id, destination, update } => {
+                report::postponed(&self.events, id, destination, &update);
+                self.spool.update(update);
+            }
+            Step::Down { destination, down: Down { until, failures, why } } => {
+                self.awakening.stop(&destination);
+                self.events.report(Event::DestinationDown {
+                    destination,
+                    attempts: failures,
+                    reply: why.text,
+                    next_attempt: until,
+                });
+            }
+            Step::Up { destination, down } => {
+                self.awakening.start(&destination);
+                self.events.report(Event::DestinationUp { destination, attempts: down.failures });
+            }
             Step::Park { id, due } => self.park(id, due),
             Step::Done { id, arrived, recipients } => {
                 self.spool.done(id);
@@ -377,81 +402,6 @@ impl Delivery {
                 self.scheduler.noticed(id);
             }
         }
-    }
-
-    async fn command(&mut self, command: Command) {
-        // Whoever asked may have gone away; then nobody needs the answer.
-        match command {
-            Command::Change { verb, ids, answer } => {
-                let _ = answer.send(self.change(verb, ids).await);
-            }
-            Command::Pause { domain, answer } => {
-                let _ = answer.send(self.pause(domain).await);
-            }
-            Command::Resume { domain, answer } => {
-                let _ = answer.send(self.resume(domain).await);
-            }
-            Command::Paused { answer } => {
-                let _ = answer.send(Paused { all: self.pauses.all, domains: self.pauses.domains.iter().cloned().collect() });
-            }
-            Command::Reload { current, answer } => {
-                self.scheduler.reconfigure(self.now(), Settings::from(&*current.config));
-                let old = std::mem::replace(&mut self.current, current);
-                old.deliverer.close().await;
-                let _ = answer.send(());
-            }
-            Command::Levels { answer } => {
-                let _ = answer.send(Levels { scheduled: self.scheduler.len(), attempts: self.scheduler.attempts_in_flight() });
-            }
-        }
-    }
-
-    async fn change(&mut self, verb: Verb, ids: Vec<QueueId>) -> Result<Changed, String> {
-        let mut changed = Changed::default();
-        for id in ids {
-            match self.change_one(verb, id).await.map_err(|error| error.to_string())? {
-                Some(true) => changed.touched += 1,
-                Some(false) => {}
-                None => changed.unknown.push(id),
-            }
-        }
-        self.spool.flush().await.map_err(|error| error.to_string())?;
-        Ok(changed)
-    }
-
-    async fn pause(&mut self, domain: Option<Domain>) -> Result<(), String> {
-        let mut pauses = self.pauses.clone();
-        match &domain {
-            None => pauses.all = true,
-            Some(domain) => {
-                pauses.domains.insert(domain.clone());
-            }
-        }
-        self.save_pauses(pauses).await?;
-        self.scheduler.pause(self.now(), domain.clone());
-        self.events.report(Event::Paused { domain });
-        Ok(())
-    }
-
-    async fn resume(&mut self, domain: Option<Domain>) -> Result<(), String> {
-        let mut pauses = self.pauses.clone();
-        match &domain {
-            None => pauses = Pauses::default(),
-            Some(domain) => {
-                pauses.domains.remove(domain);
-            }
-        }
-        self.save_pauses(pauses).await?;
-        self.scheduler.resume(self.now(), domain.clone());
-        self.next_due = Some(Timestamp::ZERO);
-        self.events.report(Event::Resumed { domain });
-        Ok(())
-    }
-
-    async fn save_pauses(&mut self, pauses: Pauses) -> Result<(), String> {
-        pauses.save(&self.system, &self.spool_path).await.map_err(|error| format!("the pause could not be kept: {error}"))?;
-        self.pauses = pauses;
-        Ok(())
     }
 }
 

@@ -16,7 +16,7 @@ use super::start::Source;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::event::{Event, Events};
-use crate::listen::{Connections, Rules};
+use crate::listen::{Gate, Rules};
 use crate::mail::{Domain, QueueId};
 use crate::queue::Verb;
 use crate::spool::Spool;
@@ -36,7 +36,7 @@ pub(super) struct Inner {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) config: watch::Sender<Arc<Config>>,
     pub(super) rules: watch::Sender<Arc<Rules>>,
-    pub(super) connections: Arc<Connections>,
+    pub(super) gate: Arc<Gate>,
     pub(super) lasting: Lasting,
     pub(super) certificates: Arc<Certificates>,
     pub(super) listeners: Mutex<Listeners>,
@@ -80,7 +80,12 @@ impl Handle {
 
     /// Open SMTP connections.
     pub fn connections(&self) -> usize {
-        self.0.connections.open()
+        self.0.gate.connections.open()
+    }
+
+    /// Octets of mail that is coming in and not yet committed.
+    pub fn in_flight(&self) -> u64 {
+        self.0.gate.in_flight.octets()
     }
 
     /// The certificates in use by their files, each with the days that are left of it.
@@ -216,6 +221,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let checks = [
         ("user", old.user != new.user),
         ("[spool]", old.spool != new.spool),
+        ("sendmail.drop", old.sendmail.drop != new.sendmail.drop),
         ("[admin]", old.admin != new.admin),
         ("[dns]", old.dns != new.dns),
         ("[log]", old.log != new.log),

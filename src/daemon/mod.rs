@@ -2,12 +2,15 @@
 //!
 //! Everything here is glue. Decisions are in `policy`, `queue`, `route` and `notice`; bytes are moved by `listen` and `deliver`.
 
+mod awaken;
 mod bounce;
 mod certificates;
 mod command;
 mod current;
 mod delivery;
+mod descriptors;
 mod handle;
+mod orders;
 mod pauses;
 mod privileges;
 mod reception;
@@ -15,8 +18,10 @@ mod report;
 mod signals;
 mod start;
 
+pub use crate::listen::settings as session_settings;
 pub use certificates::check_certificates;
 pub use command::{Changed, Levels, Paused};
+pub use descriptors::{Descriptors, raise_descriptors};
 pub use handle::{Handle, Health};
 pub use privileges::{PrivilegeError, drop_to, is_root};
 pub use signals::{Asked, Signals};

@@ -10,7 +10,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::config::Config;
 use crate::event::{Event, Events};
-use crate::listen::Reception;
+use crate::listen::{Reception, TakeUp};
 use crate::system::{Listener, System};
 
 /// Bound listeners by the address in the configuration; port 0 there means another port here.
@@ -48,11 +48,18 @@ pub(super) struct Listeners {
     running: BTreeMap<SocketAddr, Running>,
     /// Listeners that were stopped by a reload and still have open sessions.
     leaving: Vec<JoinHandle<()>>,
+    /// Who looks after the drop folder.
+    take_up: Option<(watch::Sender<bool>, JoinHandle<()>)>,
 }
 
 impl Listeners {
-    pub(super) fn new(reception: Reception, events: Events) -> Self {
-        Self { reception, events, running: BTreeMap::new(), leaving: Vec::new() }
+    /// None but the drop folder, if there is one.
+    pub(super) fn new(reception: Reception, events: Events, take_up: Option<TakeUp>) -> Self {
+        let take_up = take_up.map(|take_up| {
+            let (stop, stopping) = watch::channel(false);
+            (stop, tokio::spawn(take_up.run(stopping)))
+        });
+        Self { reception, events, running: BTreeMap::new(), leaving: Vec::new(), take_up }
     }
 
     pub(super) fn has(&self, address: &SocketAddr) -> bool {
@@ -93,6 +100,10 @@ impl Listeners {
     /// Stops all; sessions get 421 at their next command, and are dropped after `grace`.
     pub(super) async fn close(&mut self, grace: Duration) {
         let mut tasks = std::mem::take(&mut self.leaving);
+        if let Some((stop, task)) = self.take_up.take() {
+            stop.send_replace(true);
+            tasks.push(task);
+        }
         for (_, running) in std::mem::take(&mut self.running) {
             running.stop.send_replace(true);
             tasks.push(running.task);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::event::{Event, Events, Named};
-use crate::mail::{Cause, Destination, EnhancedCode, Message, RecipientState, Timestamp, Update};
+use crate::mail::{Cause, Destination, EnhancedCode, Message, QueueId, RecipientState, Timestamp, Update};
 use crate::route::{Route, Router};
 
 /// One event for each recipient whose status the update sets. `in_doubt` are those whose connection was lost after the final
@@ -55,6 +55,13 @@ pub(super) fn statuses(
             RecipientState::Pending | RecipientState::Expanded | RecipientState::Removed => continue,
         });
     }
+}
+
+/// A message is put off because its destination is down.
+pub(super) fn postponed(events: &Events, id: QueueId, destination: Destination, update: &Update) {
+    let Some((_, status)) = update.statuses.first() else { return };
+    let (recipients, reply, next_attempt) = (update.statuses.len(), status.last_reply.clone(), status.next_attempt);
+    events.report(Event::Postponed { id, destination, recipients, reply, next_attempt });
 }
 
 /// Which recipients an update expands, and into what.

@@ -18,7 +18,7 @@ use super::reception::{self, Listeners, Sockets};
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::event::{Event, Events};
-use crate::listen::{Connections, Reception};
+use crate::listen::{Gate, Reception, TakeUp};
 use crate::queue;
 use crate::spool::index::IndexFactory;
 use crate::spool::{Note, Options, Progress, Recovery, Spool, SpoolError, Watcher};
@@ -83,6 +83,7 @@ pub struct Bound {
     certificates: Certificates,
     source: Source,
     watcher: Option<Watcher>,
+    connections_max: usize,
 }
 
 impl Posthouse {
@@ -93,7 +94,17 @@ impl Posthouse {
         let certificates = Certificates::load(&config, &system, &events).map_err(StartError::Tls)?;
         let sockets = reception::bind(&config, &system, |_| false).await;
         let sockets = sockets.map_err(|failed| StartError::Bind(failed.address, failed.error))?;
-        Ok(Bound { config, system, events, directory: Arc::new(directory), sockets, certificates, source, watcher: None })
+        Ok(Bound {
+            config,
+            system,
+            events,
+            directory: Arc::new(directory),
+            sockets,
+            certificates,
+            source,
+            watcher: None,
+            connections_max: usize::MAX,
+        })
     }
 }
 
@@ -103,9 +114,14 @@ impl Bound {
         Self { watcher: Some(watcher), ..self }
     }
 
+    /// Whatever is configured, no more connections than that: the system has no more file descriptors.
+    pub fn with_connections_max(self, connections_max: usize) -> Self {
+        Self { connections_max, ..self }
+    }
+
     /// Opens the spool and starts everything.
     pub async fn start(self, index: Box<dyn IndexFactory>) -> Result<Handle, StartError> {
-        let Bound { config, system, events, directory, sockets, certificates, source, watcher } = self;
+        let Bound { config, system, events, directory, sockets, certificates, source, watcher, connections_max } = self;
         let watcher = watcher.unwrap_or_else(|| recovery_lines(&events, &system));
         let (spool, pauses) = open_spool(&config, &system, &events, index, watcher).await?;
         certificates.complete(&config).map_err(StartError::Tls)?;
@@ -117,19 +133,24 @@ impl Bound {
         let (stopped_in, stopped) = watch::channel(false);
         let (rules_in, rules) = watch::channel(Arc::clone(&current.rules));
         let overflow = Arc::new(Notify::new());
-        let connections = Arc::new(Connections::default());
+        let gate = Arc::new(Gate::new(connections_max));
         let reception = Reception {
             rules,
             spool: spool.clone(),
             accepted: accepted_in,
             overflow: Arc::clone(&overflow),
             events: events.clone(),
-            connections: Arc::clone(&connections),
+            gate: Arc::clone(&gate),
             full: Arc::default(),
             tls: certificates.subscribe(),
             system: system.clone(),
         };
-        let mut listeners = Listeners::new(reception, events.clone());
+        // Before anything is delivered: what a crash left in the drop folder is told by what is still in the spool.
+        let take_up = match &config.sendmail.drop {
+            Some(folder) => TakeUp::prepare(reception.clone(), folder).await,
+            None => None,
+        };
+        let mut listeners = Listeners::new(reception, events.clone(), take_up);
         listeners.replace(&config, sockets);
         let delivery = Delivery::new(spool.clone(), events.clone(), system.clone(), current, pauses);
         let delivery = tokio::spawn(delivery.run(Inputs { accepted, overflow, commands, stop }));
@@ -148,7 +169,7 @@ impl Bound {
             commands: commands_in,
             config: config_in,
             rules: rules_in,
-            connections,
+            gate,
             lasting,
             certificates,
             listeners: tokio::sync::Mutex::new(listeners),

@@ -99,8 +99,10 @@ events! {
     ProxyFailed "proxy-failed" WARN { client: SocketAddr, reason: String }
     /// A TLS handshake with a client failed, and its connection ended.
     TlsFailed "tls-failed" INFO { client: SocketAddr, reason: String }
-    /// A client was turned away because a limit is reached.
-    Limited "limited" WARN { client: IpAddr, limit: &'static str, value: u64 }
+    /// A client was turned away, put off or cut off because a limit is reached; once a second for each limit.
+    Limited "limited" WARN { client: Option<IpAddr>, limit: &'static str, value: u64 }
+    /// The same, within a second of the last `limited` for this limit.
+    LimitedAgain "limited-again" DEBUG { client: Option<IpAddr>, limit: &'static str, value: u64 }
     /// A client logged in.
     Authenticated "authenticated" INFO { client: IpAddr, service: &'static str, login: Address, mechanism: &'static str }
     /// A client could not log in. The name stands here only if it has the form of one: people type passwords in the wrong place.
@@ -117,6 +119,13 @@ events! {
         id: QueueId, from: ReversePath, to: Named, recipients: usize, size: u64, client: IpAddr, helo: String,
         login: Option<Address>, protocol: &'static str, tls: Option<&'static str>, cipher: Option<&'static str>
     }
+
+    /// A message that a user of this machine left in the drop folder is in the spool, and its file is gone.
+    TakenUp "taken-up" INFO { id: QueueId, user: String, path: String }
+    /// A file in the drop folder is no message, or none that can be taken: it was moved to `refused/` in that folder.
+    DropRefused "drop-refused" ERROR { path: String, reason: String }
+    /// The drop folder can't be used as it should; what is in it stays there.
+    DropTrouble "drop-trouble" ERROR { path: String, reason: String }
 
     /// An attempt at one destination begins.
     Attempting "attempting" DEBUG { id: QueueId, destination: Destination, recipients: usize, attempts: u32 }
@@ -136,6 +145,14 @@ events! {
         id: QueueId, from: ReversePath, to: Address, destination: Destination, next_hop: String, status: EnhancedCode,
         cause: Cause, reply: String, in_doubt: bool, delay: Duration, attempts: u32, next_attempt: Timestamp
     }
+    /// A message waits without an attempt: its destination is down.
+    Postponed "postponed" INFO {
+        id: QueueId, destination: Destination, recipients: usize, reply: String, next_attempt: Timestamp
+    }
+    /// Several attempts in a row could not reach a destination: its mail waits, and one attempt at a time finds out when it is back.
+    DestinationDown "destination-down" WARN { destination: Destination, attempts: u32, reply: String, next_attempt: Timestamp }
+    /// A destination that was down was reached: the mail that waits for it is tried now.
+    DestinationUp "destination-up" INFO { destination: Destination, attempts: u32 }
     /// An attempt failed for good.
     Failed "failed" INFO {
         id: QueueId, from: ReversePath, to: Address, destination: Destination, next_hop: String, status: EnhancedCode,
@@ -254,8 +271,8 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("to", "the recipient; where a message has several, at most 20 of them"),
     ("total", "how much there is to do"),
     ("unfinished", "attempts that were cut off at the end of `shutdown_grace`; the next start makes them again"),
-    ("user", "a system user"),
-    ("value", "the number that the setting allows"),
+    ("user", "a system user; at `taken-up`: the number of the one that the file belonged to"),
+    ("value", "what the setting allows: a number, octets or seconds"),
     ("verified", "present and true if the certificate shows that it is the host that was meant"),
     ("version", "Posthouse's version"),
 ];

@@ -23,6 +23,24 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 const TRANSPORTS: [&str; 4] = ["local", "lmtp", "route", "mx"];
 /// Where a session was refused: the label `stage`.
 const STAGES: [&str; 6] = ["connect", "hello", "sender", "recipient", "data", "message"];
+/// The limits that a client can reach: the label `limit`, the setting without its section.
+const LIMITS: [&str; 15] = [
+    "connections",
+    "connections_per_client",
+    "connections_per_network",
+    "in_flight",
+    "in_flight_per_network",
+    "errors",
+    "commands",
+    "greeting_delay",
+    "hello_timeout",
+    "command_timeout",
+    "data_timeout",
+    "data_pace",
+    "transaction_timeout",
+    "failures_per_client",
+    "failures_per_account",
+];
 /// Upper bounds of the delivery delay's buckets, seconds.
 const DELAYS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 1800.0, 14_400.0, 86_400.0, 432_000.0];
 
@@ -39,6 +57,8 @@ pub struct Levels {
     pub queue_bytes: u64,
     /// Client connections open now.
     pub connections: u64,
+    /// Octets of mail that is coming in now.
+    pub in_flight: u64,
     /// Attempts under way now.
     pub attempts: u64,
     /// Bytes free on the spool's disk.
@@ -58,7 +78,7 @@ pub struct Metrics {
     accepted_bytes: Counter,
     refused: [Counter; 6],
     connections: Counter,
-    limited: Counter,
+    limited: [Counter; LIMITS.len()],
     delivered: [Counter; 4],
     deferred: [Counter; 4],
     failed: [Counter; 4],
@@ -75,6 +95,7 @@ struct Gauges {
     queue: [Number; 3],
     queue_bytes: Number,
     connections: Number,
+    in_flight: Number,
     attempts: Number,
     spool_available: Number,
     accepting: Number,
@@ -97,6 +118,11 @@ struct Stage {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Certificate {
     certificate: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Limit {
+    limit: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -126,7 +152,7 @@ impl Default for Metrics {
             accepted_bytes: counter(r, "accepted_bytes", "Octets of content taken over"),
             refused: counters(r, "refusals", "Times that a client was told no", STAGES.map(|stage| Stage { stage })),
             connections: counter(r, "connections", "Client connections taken"),
-            limited: counter(r, "connections_limited", "Client connections turned away because a limit was reached"),
+            limited: counters(r, "limited", "Times that a client reached a limit", LIMITS.map(|limit| Limit { limit })),
             delivered: by_transport(r, "recipients_delivered", "Recipients delivered"),
             deferred: by_transport(r, "recipients_deferred", "Attempts that failed for now, a recipient each"),
             failed: by_transport(r, "recipients_failed", "Recipients that failed for good"),
@@ -153,6 +179,7 @@ impl Gauges {
             queue: states.map(|state| family.get_or_create(&state).clone()),
             queue_bytes: gauge(r, "queue_size", "Octets of content in the queue", Some(Unit::Bytes)),
             connections: gauge(r, "connections_open", "Client connections open now", None),
+            in_flight: gauge(r, "in_flight", "Octets of mail that is coming in now", Some(Unit::Bytes)),
             attempts: gauge(r, "attempts_in_flight", "Delivery attempts under way now", None),
             spool_available: gauge(r, "spool_available", "Room left on the spool's disk", Some(Unit::Bytes)),
             accepting: gauge(r, "accepting", "1 while new mail is taken", None),
@@ -217,7 +244,11 @@ impl Metrics {
     pub(super) fn count(&self, event: &Event) {
         match event {
             Event::Connected { .. } => inc(&self.connections),
-            Event::Limited { .. } => inc(&self.limited),
+            Event::Limited { limit, .. } | Event::LimitedAgain { limit, .. } => {
+                if let Some(at) = LIMITS.iter().position(|known| limit.split_once('.').map(|(_, name)| name) == Some(known)) {
+                    inc(&self.limited[at]);
+                }
+            }
             Event::Refused { stage, .. } => {
                 if let Some(at) = STAGES.iter().position(|known| known == stage) {
                     inc(&self.refused[at]);
@@ -251,6 +282,7 @@ impl Metrics {
         }
         gauges.queue_bytes.set(levels.queue_bytes);
         gauges.connections.set(levels.connections);
+        gauges.in_flight.set(levels.in_flight);
         gauges.attempts.set(levels.attempts);
         gauges.spool_available.set(levels.spool_available);
         gauges.accepting.set(u64::from(levels.accepting));
@@ -308,7 +340,8 @@ mod tests {
         let domain = Domain::parse("example.test").unwrap();
         events.report(delivered(Destination::Local(domain.clone())));
         events.report(delivered(Destination::Mx(domain)));
-        events.report(Event::Limited { client: "192.0.2.1".parse().unwrap(), limit: "connections", value: 2 });
+        events.report(Event::Limited { client: None, limit: "limits.connections", value: 2 });
+        events.report(Event::LimitedAgain { client: None, limit: "limits.connections", value: 2 });
         events.metrics().set(Levels { held: 3, commits: 7, accepting: true, ..Levels::default() });
         events.metrics().set_certificates(vec![("old.pem".to_owned(), 3)]);
         events.metrics().set_certificates(vec![("cert.pem".to_owned(), -2)]);
@@ -319,7 +352,8 @@ mod tests {
             "posthouse_recipients_delivered_total{transport=\"local\"} 1",
             "posthouse_recipients_delivered_total{transport=\"mx\"} 1",
             "posthouse_recipients_delivered_total{transport=\"lmtp\"} 0",
-            "posthouse_connections_limited_total 1",
+            "posthouse_limited_total{limit=\"connections\"} 2",
+            "posthouse_limited_total{limit=\"errors\"} 0",
             "posthouse_queue_messages{state=\"held\"} 3",
             "posthouse_spool_commits_total 7",
             "posthouse_accepting 1",

@@ -13,14 +13,20 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::Sleep;
 
+use super::limits::Refusal;
 use super::transaction::Transaction;
 use super::{Entrance, Reception, Rules, is_in, stopped};
+use crate::config::Limits;
 use crate::event::Event;
-use crate::smtp::server::{Session, Settings, Step};
+use crate::mail::Service;
+use crate::smtp::server::{Bound, Session, Settings, Step};
 use crate::system::{BoxFuture, BoxStream};
 
 /// Octets that are read at once, at the most.
 const READ_SIZE: usize = 64 * 1024;
+
+/// How long a client whose session we ended may take to read our last words.
+const LINGER: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// Where reads land before the session takes them. All sessions of a thread share it: an idle one costs no buffer.
@@ -54,16 +60,38 @@ pub(super) async fn drive(
     let mut connection =
         Connection { reception, settings, peer, handshake_timeout, stream, session, stopping, stop, alarm: None };
     // Whatever ended it, a draft that was not committed goes with the transaction.
-    let reason = match connection.serve(implicit_tls, &mut transaction).await {
+    let reason = match connection.serve(implicit_tls, rules, &mut transaction).await {
         Ok(()) => "closed",
         Err(Lost) => "lost",
     };
+    if let Some(bound) = connection.session.broken() {
+        let limit = broken_limit(&rules.config.limits, bound);
+        reception.limited(Some(peer.ip().to_canonical()), limit);
+        if matches!(bound, Bound::Early | Bound::Errors | Bound::Commands) {
+            connection.linger().await;
+        }
+    }
     reception.events.report(Event::Disconnected {
         client: peer,
         messages: transaction.messages(),
         duration: reception.system.clock.monotonic().saturating_sub(began),
         reason: reason.to_owned(),
     });
+}
+
+/// The setting that a session broke.
+fn broken_limit(limits: &Limits, bound: Bound) -> Refusal {
+    let (limit, value) = match bound {
+        Bound::Early => ("limits.greeting_delay", limits.greeting_delay.as_secs()),
+        Bound::Errors => ("limits.errors", limits.errors.into()),
+        Bound::Commands => ("limits.commands", limits.commands.into()),
+        Bound::Hello => ("limits.hello_timeout", limits.hello_timeout.as_secs()),
+        Bound::Command => ("limits.command_timeout", limits.command_timeout.as_secs()),
+        Bound::Data => ("limits.data_timeout", limits.data_timeout.as_secs()),
+        Bound::Pace => ("limits.data_pace", limits.data_pace.into()),
+        Bound::Transaction => ("limits.transaction_timeout", limits.transaction_timeout.as_secs()),
+    };
+    Refusal { limit, value }
 }
 
 fn wait_for_stop(mut stop: watch::Receiver<bool>) -> BoxFuture<'static, ()> {
@@ -89,11 +117,21 @@ struct Connection<'a> {
 struct Lost;
 
 impl Connection<'_> {
-    async fn serve(&mut self, implicit_tls: bool, transaction: &mut Transaction<'_>) -> Result<(), Lost> {
+    async fn serve(&mut self, implicit_tls: bool, rules: &Rules, transaction: &mut Transaction<'_>) -> Result<(), Lost> {
         if implicit_tls {
             self.secure(transaction).await?;
+        } else if let Some(delay) = self.greeting_delay(rules) {
+            // Ends early for a client that can't wait: what it said is a reason not to greet it.
+            let _ = tokio::time::timeout(delay, poll_fn(|context| self.poll_input(context))).await;
         }
         self.run(transaction).await
+    }
+
+    /// How long the greeting waits for this client to talk before it: only on port 25, and not for our own.
+    fn greeting_delay(&self, rules: &Rules) -> Option<Duration> {
+        let (delay, client) = (rules.config.limits.greeting_delay, self.peer.ip().to_canonical());
+        let ours = client.is_loopback() || rules.config.relay.networks.iter().any(|network| network.contains(&client));
+        (self.settings.service == Service::Mx && !ours && !delay.is_zero()).then_some(delay)
     }
 
     /// Makes the TLS handshake; one that fails is the connection's end.
@@ -140,6 +178,12 @@ impl Connection<'_> {
                 }
             }
         }
+    }
+
+    /// A client that was cut off may still be sending: what it sends is read for a moment, as otherwise the system would throw away
+    /// our last words together with it.
+    async fn linger(&mut self) {
+        let _ = tokio::time::timeout(LINGER, async { while self.input().await.is_ok() {} }).await;
     }
 
     fn now(&self) -> Duration {

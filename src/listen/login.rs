@@ -1,5 +1,6 @@
 //! Carries AUTH's exchange to policy, and what came of it to the client and the log. Owns the exchange between two of its lines.
 
+use super::limits::Refusal;
 use super::transaction::Transaction;
 use crate::event::Event;
 use crate::mail::{Address, EnhancedCode, Reply};
@@ -68,7 +69,7 @@ impl Transaction<'_> {
         let wait =
             why.counts().then(|| policy.login_failed(&self.client, self.reception.system.clock.monotonic(), name.as_ref()));
         if let Some((limit, value)) = policy.limit_of(&why) {
-            self.reception.events.report(Event::Limited { client: self.client.address, limit, value });
+            self.reception.limited(Some(self.client.address), Refusal { limit, value });
         }
         self.reception.events.report(Event::AuthFailed {
             client: self.client.address,

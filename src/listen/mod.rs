@@ -3,9 +3,14 @@
 //! Owns the sockets and the counts of open connections; decides nothing about mail, that is `policy`'s.
 
 mod connection;
+mod gate;
+mod in_flight;
+mod intake;
 mod limits;
 mod proxy;
 mod login;
+mod quiet;
+mod takeup;
 mod transaction;
 
 use std::collections::BTreeMap;
@@ -15,24 +20,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::config::{self, Config, ListenerTls};
 use crate::event::{Event, Events};
-use crate::mail::{EnhancedCode, QueueId, Reply, Service, Timestamp};
+use crate::mail::{QueueId, Service, Timestamp};
 use crate::policy::Policy;
 use crate::smtp::extension::Parameters;
 use crate::smtp::server::Settings;
 use crate::spool::{Spool, SpoolError};
 use crate::system::{BoxStream, Listener, System, TlsServer};
 
-pub use limits::Connections;
+pub use gate::Gate;
 use limits::Refusal;
+pub use takeup::TakeUp;
 
-/// How long a refused client gets to take its 421.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after `accept` failed: out of file descriptors, usually.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -42,8 +45,12 @@ pub struct Rules {
     pub config: Arc<Config>,
     /// Answers the sessions' questions.
     pub policy: Policy,
+    /// The share of connections and octets in flight that mx leaves to the other services.
+    reserve: f64,
     /// By the listener's address in the configuration.
     entrances: BTreeMap<SocketAddr, Entrance>,
+    /// What the session machine must know of the drop folder.
+    local: Arc<Settings>,
 }
 
 /// How sessions of a listener are to be.
@@ -62,32 +69,42 @@ impl Rules {
     /// The rules that follow from a configuration.
     pub fn new(config: Arc<Config>, policy: Policy) -> Self {
         let entrance = |listener: &config::Listener| Entrance {
-            settings: Arc::new(settings(&config, &policy, listener)),
+            settings: Arc::new(Settings {
+                mechanisms: if listener.service == Service::Lmtp { Vec::new() } else { policy.mechanisms() },
+                ..settings(&config, listener.service, listener.tls)
+            }),
             implicit_tls: listener.tls == ListenerTls::Implicit,
             proxy: listener.proxy.clone().into(),
             xclient: listener.xclient.clone().into(),
         };
         let entrances = config.listeners.iter().map(|listener| (listener.address, entrance(listener))).collect();
-        Self { config, policy, entrances }
+        let local = Arc::new(settings(&config, Service::Local, ListenerTls::None));
+        let reserve = if limits::has_reserve(&config) { config.limits.submission_reserve } else { 0.0 };
+        Self { config, policy, reserve, entrances, local }
     }
 }
 
-fn settings(config: &Config, policy: &Policy, listener: &config::Listener) -> Settings {
+/// What a session machine must know, but for the ways to log in.
+pub fn settings(config: &Config, service: Service, tls: ListenerTls) -> Settings {
     let limits = &config.limits;
     Settings {
-        service: listener.service,
+        service,
         hostname: config.hostname.clone(),
         size_max: limits.message_size,
         recipients_max: limits.recipients,
         errors_max: limits.errors,
-        mechanisms: if listener.service == Service::Lmtp { Vec::new() } else { policy.mechanisms() },
+        commands_max: limits.commands,
+        hello_timeout: limits.hello_timeout,
+        mechanisms: Vec::new(),
         auth_in_clear: !config.auth.require_tls,
         failed_logins_max: config.auth.failures,
-        parameters: parameters(listener.service),
+        parameters: parameters(service),
         hold_max: limits.hold,
         command_timeout: limits.command_timeout,
         data_timeout: limits.data_timeout,
-        starttls: listener.tls == ListenerTls::StartTls,
+        data_pace: limits.data_pace,
+        transaction_timeout: limits.transaction_timeout,
+        starttls: tls == ListenerTls::StartTls,
     }
 }
 
@@ -110,8 +127,8 @@ pub struct Reception {
     pub overflow: Arc<Notify>,
     /// The mail log.
     pub events: Events,
-    /// Open connections.
-    pub connections: Arc<Connections>,
+    /// Counts and bounds what is open and coming in.
+    pub gate: Arc<Gate>,
     /// Whether the spool's disk was full when it was last looked at.
     pub full: Arc<AtomicBool>,
     /// The certificates in use; none only if no listener wants TLS.
@@ -166,74 +183,43 @@ impl Reception {
         // The rules may already be without a listener that is about to be stopped.
         let Some(entrance) = rules.entrances.get(&configured).cloned() else { return };
         let limits = &rules.config.limits;
-        if is_in(&entrance.proxy, peer.ip()) {
-            match self.behind_proxy(&mut stream, peer, limits).await {
+        let entered = self.gate.connections.enter(entrance.settings.service, limits, rules.reserve);
+        if entered.is_ok() && is_in(&entrance.proxy, peer.ip()) {
+            match self.behind_proxy(&mut stream, peer, limits.handshake_timeout).await {
                 Some(client) => peer = client,
                 None => return,
             }
         }
         let client = peer.ip().to_canonical();
-        match self.connections.enter(client, limits.connections, limits.connections_per_client) {
-            Ok(_guard) => connection::drive(&self, &rules, entrance, stream, peer, stop).await,
+        let entered = entered.and_then(|mut entered| {
+            // A go-between is as many clients as it likes.
+            if !is_in(&entrance.xclient, client) {
+                entered.belongs_to(client, limits)?;
+            }
+            Ok(entered)
+        });
+        match entered {
+            Ok(_entered) => connection::drive(&self, &rules, entrance, stream, peer, stop).await,
             Err(refusal) => {
-                let value = match refusal {
-                    Refusal::Total => limits.connections,
-                    Refusal::Client => limits.connections_per_client,
-                };
-                self.events.report(Event::Limited { client, limit: refusal.limit(), value: value as u64 });
-                refuse(stream, refusal).await;
+                self.limited(Some(client), refusal);
+                self.gate.refuse(stream, refusal).await;
             }
         }
+    }
+
+    /// Tells that a client reached a limit.
+    fn limited(&self, client: Option<IpAddr>, refusal: Refusal) {
+        self.gate.quiet.report(&self.events, self.system.clock.monotonic(), client, refusal);
     }
 }
 
-impl Reception {
-    /// Who is behind a load balancer: what its PROXY header says. None: there was none, and the connection is over.
-    async fn behind_proxy(&self, stream: &mut BoxStream, peer: SocketAddr, limits: &config::Limits) -> Option<SocketAddr> {
-        // Headers that are waited for aren't counted, but nobody waits for them when all places are taken.
-        let read = async {
-            match self.connections.open() < limits.connections {
-                true => proxy::read(stream).await,
-                false => Err("there are too many connections".to_owned()),
-            }
-        };
-        let timed_out = || Err("the PROXY header didn't come in time".to_owned());
-        match tokio::time::timeout(limits.handshake_timeout, read).await.unwrap_or_else(|_| timed_out()) {
-            Ok(None) => Some(peer),
-            Ok(Some(client)) => {
-                let (by, address) = (peer.ip().to_canonical(), client.ip().to_canonical());
-                self.events.report(Event::Presented { client: address, by, means: "PROXY", login: None });
-                Some(client)
-            }
-            Err(reason) => {
-                self.events.report(Event::ProxyFailed { client: peer, reason });
-                None
-            }
-        }
-    }
+/// Waits for the stop. The guard that `wait_for` returns must not live on.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// Whether an address is in one of the networks. An IPv4 client of an IPv6 socket counts as what it is.
 fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
     let address = address.to_canonical();
     networks.iter().any(|network| network.contains(&address))
-}
-
-/// Says 421 instead of a greeting; a client that doesn't take it is dropped.
-async fn refuse(mut stream: BoxStream, refusal: Refusal) {
-    let reply = match refusal {
-        Refusal::Total => Reply::new(421, EnhancedCode(4, 3, 2), "Too many connections, try again later"),
-        Refusal::Client => Reply::new(421, EnhancedCode(4, 7, 0), "Too many connections from your address, try again later"),
-    };
-    let farewell = async {
-        stream.write_all(&reply.to_wire()).await?;
-        stream.shutdown().await
-    };
-    // Nothing depends on whether the client heard it.
-    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, farewell).await;
-}
-
-/// Waits for the stop. The guard that `wait_for` returns must not live on.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
 }

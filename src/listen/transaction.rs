@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::in_flight::Load;
+use super::limits::Refusal;
 use super::login::Login;
 use super::{Reception, Rules};
 use crate::event::{Event, Named};
 use crate::mail::{
-    Address, BodyType, DsnRequest, EnhancedCode, Forward, HeaderScan, Message, Protocol, Recipient, Reply, Request, ReversePath,
-    Service, Timestamp, TlsInfo, TraceField,
+    Address, BodyType, DsnRequest, EnhancedCode, Forward, HeaderScan, Message, Protocol, QueueId, Recipient, Reply, Request,
+    ReversePath, Service, Timestamp, TlsInfo, TraceField,
 };
 use crate::policy::Client;
 use crate::smtp::server::{Answer, ForwardPath, Presented, Question};
@@ -17,6 +19,11 @@ use crate::spool::{Accept, Draft, SpoolError};
 
 /// As much of a header block is looked at; octets.
 const HEADER_SIZE_MAX: usize = 256 * 1024;
+
+/// What an accepted recipient takes of memory besides its address, roughly; octets.
+const RECIPIENT_SIZE: usize = 256;
+/// And what it takes if notices were asked for.
+const DSN_SIZE: usize = 640;
 
 /// What the session has said and got accepted so far.
 pub(super) struct Transaction<'a> {
@@ -29,6 +36,8 @@ pub(super) struct Transaction<'a> {
     /// The envelope's recipients again, for finding doubles.
     known: BTreeSet<Address>,
     content: Option<Incoming>,
+    /// What the transaction takes of `limits.in_flight`.
+    load: Load,
     messages: u64,
 }
 
@@ -65,7 +74,8 @@ impl<'a> Transaction<'a> {
     pub(super) fn new(reception: &'a Reception, rules: &'a Arc<Rules>, service: Service, address: IpAddr) -> Self {
         let client = Client { service, address, helo: String::new(), extended: false, login: None, tls: None };
         let envelope = Envelope::new(Timestamp::ZERO);
-        Self { reception, rules, client, login: None, envelope, known: BTreeSet::new(), content: None, messages: 0 }
+        let load = reception.gate.in_flight.session(service, Some(address), &rules.config.limits, rules.reserve);
+        Self { reception, rules, client, login: None, envelope, known: BTreeSet::new(), content: None, load, messages: 0 }
     }
 
     /// The session is encrypted from here on, and knows nothing of what was said in the clear (RFC 3207 section 4.2).
@@ -116,8 +126,11 @@ impl<'a> Transaction<'a> {
             Question::Response(response) => return self.response(&response).await,
             Question::Begin => self.begin().await.map_err(|reply| self.refused("data", None, reply)),
             Question::Commit => match self.commit().await {
-                Ok(message) => return Answer::Committed(message.id),
-                Err(reply) => Err(self.refused("message", None, reply)),
+                Ok(message) => {
+                    self.committed(&message);
+                    return Answer::Committed(message.id);
+                }
+                Err(reply) => Err(reply),
             },
         };
         match answer {
@@ -142,10 +155,18 @@ impl<'a> Transaction<'a> {
 
     fn sender(&mut self, envelope: Envelope, size: Option<u64>) -> Result<(), Reply> {
         self.content = None;
+        self.load.clear();
         self.known.clear();
         self.envelope = envelope;
         self.rules.policy.sender(&self.client, &self.envelope.reverse_path, size)?;
+        self.load.check(size.unwrap_or_default().max(1)).map_err(|refusal| self.overloaded(refusal))?;
         self.reception.space().map_err(|error| spool_reply(&error))
+    }
+
+    /// Tells that too much is coming in, and what the client is told.
+    fn overloaded(&self, refusal: Refusal) -> Reply {
+        self.reception.limited(Some(self.client.address), refusal);
+        Reply::new(452, EnhancedCode(4, 3, 1), "Too much mail is coming in at this moment, try again later")
     }
 
     fn recipient(&mut self, path: ForwardPath, dsn: Option<Box<DsnRequest>>) -> Result<(), Reply> {
@@ -159,7 +180,14 @@ impl<'a> Transaction<'a> {
             self.refused("recipient", to, reply)
         })?;
         // The same recipient twice is one delivery.
-        if self.known.insert(address.clone()) {
+        if !self.known.contains(&address) {
+            let asked = if dsn.is_some() { DSN_SIZE } else { 0 };
+            let octets = RECIPIENT_SIZE + asked + 2 * (address.local().len() + address.domain().as_str().len());
+            if let Err(refusal) = self.load.add(octets as u64) {
+                let reply = self.overloaded(refusal);
+                return Err(self.refused("recipient", Some(address), reply));
+            }
+            self.known.insert(address.clone());
             self.envelope.recipients.push(Forward { address, dsn });
         }
         Ok(())
@@ -198,18 +226,37 @@ impl<'a> Transaction<'a> {
         let Some(content) = &mut self.content else { return };
         content.header.receive(chunk);
         let Some(draft) = &mut content.draft else { return };
-        if let Err(error) = draft.write(chunk).await {
-            content.failure = Some(spool_reply(&error));
-            content.draft = None;
+        let failure = match self.load.add(chunk.len() as u64) {
+            Err(refusal) => Some(self.overloaded(refusal)),
+            Ok(()) => draft.write(chunk).await.err().map(|error| spool_reply(&error)),
+        };
+        if failure.is_some()
+            && let Some(content) = &mut self.content
+        {
+            (content.failure, content.draft) = (failure, None);
+            self.load.clear();
         }
     }
 
     /// Forgets the content: too large, or malformed.
     pub(super) fn discard(&mut self) {
         self.content = None;
+        self.load.clear();
     }
 
-    async fn commit(&mut self) -> Result<Message, Reply> {
+    /// The id of the message whose content is coming in.
+    pub(super) fn id(&self) -> Option<QueueId> {
+        self.content.as_ref()?.draft.as_ref().map(Draft::id)
+    }
+
+    /// Makes the message durable. The rest of the server doesn't know of it before [`Transaction::committed`].
+    pub(super) async fn commit(&mut self) -> Result<Message, Reply> {
+        let kept = self.keep().await;
+        self.load.clear();
+        kept.map_err(|reply| self.refused("message", None, reply))
+    }
+
+    async fn keep(&mut self) -> Result<Message, Reply> {
         let Some(content) = self.content.take() else {
             return Err(Reply::new(451, EnhancedCode(4, 3, 0), "No message to keep"));
         };
@@ -233,16 +280,19 @@ impl<'a> Transaction<'a> {
                 .collect(),
             updates: Vec::new(),
         };
-        let message = draft.commit(accept).await.map_err(|error| spool_reply(&error))?;
-        self.committed(&message);
-        Ok(message)
+        draft.commit(accept).await.map_err(|error| spool_reply(&error))
     }
 
     fn protocol(&self) -> Protocol {
-        if self.client.extended { Protocol::Esmtp } else { Protocol::Smtp }
+        match self.client.service {
+            Service::Local => Protocol::Local,
+            _ if self.client.extended => Protocol::Esmtp,
+            _ => Protocol::Smtp,
+        }
     }
 
-    fn committed(&mut self, message: &Message) {
+    /// Logs the message and hands it on to be delivered.
+    pub(super) fn committed(&mut self, message: &Message) {
         self.messages += 1;
         self.reception.events.report(Event::Accepted {
             id: message.id,

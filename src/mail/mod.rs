@@ -3,6 +3,7 @@
 //! Values only: nothing here does input or output, and every other module may use it.
 
 mod address;
+mod address_list;
 mod destination;
 mod domain;
 mod dsn;
@@ -18,6 +19,7 @@ mod tls;
 mod trace;
 
 pub use address::{Address, AddressError, ReversePath};
+pub use address_list::{Listed, NotAnAddress, addresses};
 pub use destination::Destination;
 pub use domain::{Domain, DomainError};
 pub use dsn::{DsnRequest, Notify, OriginalRecipient, decode_xtext, encode_xtext};

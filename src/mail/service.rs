@@ -12,6 +12,8 @@ pub enum Service {
     Submission,
     /// LMTP: mail for our own mailboxes, from a server that we trust (RFC 2033).
     Lmtp,
+    /// The drop folder: mail from this machine's own users, by way of `posthouse sendmail`. No listener has it.
+    Local,
 }
 
 impl Service {
@@ -21,6 +23,7 @@ impl Service {
             Self::Mx => "mx",
             Self::Submission => "submission",
             Self::Lmtp => "lmtp",
+            Self::Local => "local",
         }
     }
 }

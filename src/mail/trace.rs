@@ -17,6 +17,8 @@ pub enum Protocol {
     Esmtp,
     /// LHLO.
     Lmtp,
+    /// The drop folder.
+    Local,
 }
 
 impl Protocol {
@@ -30,6 +32,7 @@ impl Protocol {
             (Self::Esmtp, true, true) => "ESMTPSA",
             (Self::Lmtp, false, _) => "LMTP",
             (Self::Lmtp, true, _) => "LMTPS",
+            (Self::Local, ..) => "local",
         }
     }
 }
@@ -60,6 +63,9 @@ pub struct TraceField<'a> {
 impl TraceField<'_> {
     /// The whole field, folded, ended by CRLF.
     pub fn to_header(&self) -> String {
+        if self.protocol == Protocol::Local {
+            return self.local();
+        }
         let mut field = String::with_capacity(256);
         field.push_str("Received: from ");
         // A HELO name goes in only as printable ASCII: it is a stranger's text in our header.
@@ -76,6 +82,19 @@ impl TraceField<'_> {
         ] {
             field.push_str(part);
         }
+        self.end(&mut field);
+        field
+    }
+
+    /// From no host but a user of this one: the name is its own, as for HELO.
+    fn local(&self) -> String {
+        let mut field = format!("Received: by {} (Posthouse, from {})\r\n\tid ", self.hostname, self.helo);
+        self.end(&mut field);
+        field
+    }
+
+    /// The clauses that every message has, and the end.
+    fn end(&self, field: &mut String) {
         // Writing to memory can't fail.
         let _ = write!(field, "{}", self.id);
         if let Some(recipient) = self.recipient {
@@ -88,7 +107,6 @@ impl TraceField<'_> {
         field.push_str(";\r\n\t");
         field.push_str(&self.at.rfc5322());
         field.push_str("\r\n");
-        field
     }
 }
 
@@ -115,6 +133,12 @@ mod tests {
             field.to_header(),
             "Received: from client.testx ([192.0.2.7])\r\n\tby mail.example.test (Posthouse) with ESMTP id 0000000000001\r\n\
              \tfor <ann@example.test>;\r\n\tSun, 22 Nov 2026 02:00:00 +0000\r\n"
+        );
+        let local = TraceField { helo: "uid-33", protocol: Protocol::Local, ..field.clone() };
+        assert_eq!(
+            local.to_header(),
+            "Received: by mail.example.test (Posthouse, from uid-33)\r\n\tid 0000000000001\r\n\tfor <ann@example.test>;\r\n\t\
+             Sun, 22 Nov 2026 02:00:00 +0000\r\n"
         );
         let tls = TlsInfo {
             version: "TLSv1.3",

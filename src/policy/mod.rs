@@ -45,11 +45,13 @@ impl Policy {
         Self { config, directory, logins }
     }
 
-    /// Whether the client may relay without a login: `relay.networks`. An IPv4 client of an IPv6 socket counts as what it is. At
-    /// submission nobody is trusted for where he comes from.
+    /// Whether the client may relay without a login: `relay.networks`, and whoever has an account on this machine. An IPv4 client of an
+    /// IPv6 socket counts as what it is. At submission nobody is trusted for where he comes from.
     pub fn is_trusted(&self, client: &Client) -> bool {
-        if client.service == Service::Submission {
-            return false;
+        match client.service {
+            Service::Local => return true,
+            Service::Submission => return false,
+            Service::Mx | Service::Lmtp => {}
         }
         let address = client.address.to_canonical();
         self.config.relay.networks.iter().any(|network| network.contains(&address))

@@ -2,7 +2,7 @@
 
 use super::{Client, Policy};
 use crate::directory::Resolution;
-use crate::mail::{Address, EnhancedCode, Reply, ReversePath};
+use crate::mail::{Address, EnhancedCode, Reply, ReversePath, Service};
 use crate::smtp::server::ForwardPath;
 
 /// What in a local part asks for further routing: percent hack, bang path, an address or a source route within quotes.
@@ -26,6 +26,10 @@ impl Policy {
             ForwardPath::Postmaster => return Ok(self.config.postmaster.clone()),
             ForwardPath::Address(address) => address,
         };
+        // Whoever left it in the drop folder isn't there to hear a refusal: what can't be delivered comes back as a notice.
+        if client.service == Service::Local {
+            return Ok(address.clone());
+        }
         match self.directory.resolve(address) {
             Resolution::NotLocal => self.remote(client, address),
             Resolution::Unknown if asks_for_routing(address) => Err(relay_denied(address)),
@@ -88,7 +92,7 @@ mod tests {
     use super::*;
     use crate::config::load;
     use crate::directory::Directory;
-    use crate::mail::{HeaderScan, Service};
+    use crate::mail::HeaderScan;
     use crate::system::SystemDisk;
 
     const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz";

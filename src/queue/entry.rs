@@ -173,6 +173,11 @@ impl Part {
         self.ready_at = self.ready(message, paused).map(|(at, _, _)| at).min().unwrap_or(Timestamp::NEVER);
     }
 
+    /// Those that are ready and not in flight.
+    pub(super) fn ready_now(&self, message: &Message, paused: &BTreeSet<Domain>, now: Timestamp) -> Vec<u32> {
+        self.ready(message, paused).filter(|(at, _, _)| *at <= now).map(|(_, index, _)| index).collect()
+    }
+
     /// Starts an attempt for those that are ready now.
     pub(super) fn begin_attempt(
         &mut self,

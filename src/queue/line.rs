@@ -7,13 +7,20 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::mail::{Destination, QueueId, Timestamp};
+use super::health::{Down, Health, News};
+use crate::config::Retry;
+use crate::mail::{Destination, Diagnosis, QueueId, Timestamp};
 
 /// A line this long is never turned away from.
 const CROWD_MIN: usize = 64;
 /// The shortest and the longest time for which a message is sent away from a crowded line.
 const AWAY_MIN: Duration = Duration::from_secs(1);
 const AWAY_MAX: Duration = Duration::from_secs(60);
+
+/// Attempts at a time at a destination that was not reached yet: a black hole holds no more than these.
+const LIMIT_UNKNOWN: usize = 2;
+/// Attempts at a time once it was.
+const LIMIT_KNOWN: usize = 5;
 
 /// A message's place in a line.
 pub(super) type Place = u64;
@@ -23,6 +30,12 @@ pub(super) type Place = u64;
 struct Line {
     waiting: BTreeMap<Place, QueueId>,
     in_flight: usize,
+    /// How many may be: grows while attempts reach the destination, shrinks when they don't.
+    limit: usize,
+    /// An attempt reached it since it was opened.
+    known: bool,
+    /// Attempts that did since the limit changed last.
+    reached: usize,
     /// Its key among the turns, while it may start an attempt.
     turn: Option<(usize, u64)>,
     /// Attempts that ended since it was opened.
@@ -50,6 +63,8 @@ pub(super) struct Lines {
     counter: u64,
     attempts_max: usize,
     concurrency: usize,
+    /// What is known of destinations beyond their mail.
+    health: Health,
 }
 
 impl Lines {
@@ -62,6 +77,7 @@ impl Lines {
             counter: 0,
             attempts_max: attempts_max.max(1),
             concurrency: concurrency.max(1),
+            health: Health::default(),
         }
     }
 
@@ -69,6 +85,8 @@ impl Lines {
     pub(super) fn reconfigure(&mut self, attempts_max: usize, concurrency: usize) {
         self.attempts_max = attempts_max.max(1);
         self.concurrency = concurrency.max(1);
+        // Routes may be others now.
+        self.health = Health::default();
         let destinations: Vec<Destination> = self.lines.keys().cloned().collect();
         for destination in destinations {
             self.turn(&destination);
@@ -129,14 +147,57 @@ impl Lines {
     }
 
     /// An attempt at the destination has ended.
-    pub(super) fn finish(&mut self, destination: &Destination) {
+    pub(super) fn finish(&mut self, destination: &Destination, news: &News) {
         if let Some(line) = self.lines.get_mut(destination) {
             line.in_flight = line.in_flight.saturating_sub(1);
             line.ended = line.ended.saturating_add(1);
+            line.learn(news, self.concurrency);
             let class = self.class(destination.is_remote());
             class.in_flight = class.in_flight.saturating_sub(1);
             self.turn(destination);
         }
+    }
+
+    /// Whether the destination is down, and not to be tried now.
+    pub(super) fn down(&self, now: Timestamp, destination: &Destination) -> Option<&Down> {
+        self.health.down(now, destination)
+    }
+
+    /// See `Health::failed`.
+    pub(super) fn failed(
+        &mut self,
+        now: Timestamp,
+        destination: &Destination,
+        why: Diagnosis,
+        retry: &Retry,
+        random: f64,
+    ) -> Option<Down> {
+        let down = self.health.failed(now, destination, why, retry, random);
+        self.turn(destination);
+        down
+    }
+
+    /// See `Health::reached`.
+    pub(super) fn reached(&mut self, destination: &Destination) -> Option<Down> {
+        let down = self.health.reached(destination)?;
+        self.turn(destination);
+        Some(down)
+    }
+
+    /// Nothing is held against a destination.
+    pub(super) fn forgive(&mut self, destination: &Destination) {
+        self.health.forgive(destination);
+        self.turn(destination);
+    }
+
+    /// A clock that was set back: nothing is put off beyond `latest`.
+    pub(super) fn clamp(&mut self, latest: Timestamp) {
+        self.health.clamp(latest);
+    }
+
+    /// The messages that wait for a destination.
+    pub(super) fn waiting(&self, destination: &Destination) -> Vec<QueueId> {
+        self.lines.get(destination).map(|line| line.waiting.values().copied().collect()).unwrap_or_default()
     }
 
     /// When a message for a crowded line should come back, if it is crowded: longer than the `room` that is left for all
@@ -173,6 +234,7 @@ impl Lines {
     /// Brings a line's turn up to date after a change; a line without anything is dropped.
     fn turn(&mut self, destination: &Destination) {
         let Some(line) = self.lines.get_mut(destination) else { return };
+        let limit = if self.health.is_probed(destination) { 1 } else { line.limit.min(self.concurrency) };
         let class = if destination.is_remote() { &mut self.remote } else { &mut self.local };
         let old = line.turn.take();
         if let Some(turn) = old {
@@ -180,7 +242,7 @@ impl Lines {
         }
         if line.waiting.is_empty() && line.in_flight == 0 {
             self.lines.remove(destination);
-        } else if !line.waiting.is_empty() && (!destination.is_remote() || line.in_flight < self.concurrency) {
+        } else if !line.waiting.is_empty() && (!destination.is_remote() || line.in_flight < limit) {
             self.counter += 1;
             let turn = (line.in_flight, self.counter);
             line.turn = Some(turn);
@@ -191,7 +253,32 @@ impl Lines {
 
 impl Line {
     fn new(now: Timestamp) -> Self {
-        Self { waiting: BTreeMap::new(), in_flight: 0, turn: None, ended: 0, opened: now, away_until: Timestamp::ZERO }
+        Self {
+            waiting: BTreeMap::new(),
+            in_flight: 0,
+            limit: LIMIT_UNKNOWN,
+            known: false,
+            reached: 0,
+            turn: None,
+            ended: 0,
+            opened: now,
+            away_until: Timestamp::ZERO,
+        }
+    }
+
+    /// One more after as many attempts as are made at a time, half after one that failed.
+    fn learn(&mut self, news: &News, limit_max: usize) {
+        match news {
+            News::Nothing => {}
+            News::Unreached(_) => (self.limit, self.reached) = ((self.limit / 2).max(1), 0),
+            News::Reached if !self.known => (self.limit, self.reached, self.known) = (LIMIT_KNOWN, 0, true),
+            News::Reached => {
+                self.reached += 1;
+                if self.reached >= self.limit && self.limit < limit_max {
+                    (self.limit, self.reached) = (self.limit + 1, 0);
+                }
+            }
+        }
     }
 
     /// The time from one ended attempt to the next; unknown is slow.
@@ -231,7 +318,7 @@ mod tests {
         let taken = take_all(&mut lines);
         let ids: Vec<u64> = taken.iter().map(|(_, id)| *id).collect();
         assert_eq!(ids, [0, 5, 1, 6], "two each, in turn");
-        lines.finish(&mx("a.test"));
+        lines.finish(&mx("a.test"), &News::Reached);
         assert_eq!(take_all(&mut lines), [("mx:a.test".to_owned(), 2)]);
     }
 
@@ -239,8 +326,8 @@ mod tests {
     fn a_destination_with_nothing_in_flight_comes_before_one_with_some() {
         let mut lines = Lines::new(100, 20);
         fill(&mut lines, &mx("slow.test"), 0..50);
-        assert_eq!(take_all(&mut lines).len(), 20);
-        lines.finish(&mx("slow.test"));
+        assert_eq!(take_all(&mut lines).len(), LIMIT_UNKNOWN);
+        lines.finish(&mx("slow.test"), &News::Reached);
         fill(&mut lines, &mx("new.test"), 50..51);
         assert_eq!(lines.take().unwrap().1, QueueId(50));
     }
@@ -270,7 +357,7 @@ mod tests {
             let (destination, _) = lines.take().unwrap();
             assert!(lines.take().is_none());
             remote += usize::from(destination.is_remote());
-            lines.finish(&destination);
+            lines.finish(&destination, &News::Reached);
         }
         assert_eq!(remote, 4);
     }
@@ -283,7 +370,7 @@ mod tests {
         assert!(lines.take().is_none());
         fill(&mut lines, &mx("a.test"), 2..3);
         lines.take().unwrap();
-        lines.finish(&mx("a.test"));
+        lines.finish(&mx("a.test"), &News::Reached);
         assert_eq!(lines.iter().count(), 0);
         assert!(lines.remote.turns.is_empty());
     }

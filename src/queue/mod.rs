@@ -6,7 +6,9 @@
 mod backoff;
 mod due;
 mod entry;
+mod health;
 mod line;
+mod postpone;
 mod scheduler;
 mod step;
 mod verb;
@@ -14,6 +16,7 @@ mod verdict;
 
 pub use backoff::{backoff, wait_max};
 pub use due::{due_at, expires_at};
+pub use health::Down;
 pub use scheduler::{Scheduler, Settings};
 pub use step::{Attempt, AttemptId, Step};
 pub use verb::Verb;

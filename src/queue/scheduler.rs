@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::backoff::wait_max;
 use super::due::{ages_reached, due_at, expires_at, next_notice_at};
 use super::entry::{Entry, Part, Stage};
+use super::health::News;
 use super::line::Lines;
 use super::step::{Attempt, AttemptId, Step};
 use super::verdict::{Verdict, When, without_result};
@@ -58,11 +59,11 @@ pub struct Scheduler {
     attempt_last: u64,
     /// When each message wants attention though no attempt of it ends.
     alarms: BTreeSet<(Timestamp, QueueId)>,
-    steps: VecDeque<Step>,
+    pub(super) steps: VecDeque<Step>,
     /// Messages that nothing keeps here any more; what becomes of them is decided when the step is asked for.
     leaving: VecDeque<QueueId>,
     paused: bool,
-    paused_domains: BTreeSet<Domain>,
+    pub(super) paused_domains: BTreeSet<Domain>,
     /// The latest `now`.
     clock: Timestamp,
 }
@@ -182,13 +183,14 @@ impl Scheduler {
     ) -> Verdict {
         self.watch_clock(now);
         let Some((id, destination)) = self.attempts.remove(&attempt) else { return Verdict::new(QueueId(0)) };
-        self.lines.finish(&destination);
+        let random = jitter();
+        self.heard(now, &destination, News::of(&outcomes), random);
         let mut verdict = Verdict::new(id);
         let Some(entry) = self.entries.get_mut(&id) else { return verdict };
         let Some(part) = entry.parts.get_mut(&destination) else { return verdict };
         let mut outcomes: BTreeMap<u32, Outcome> = outcomes.into_iter().collect();
         let retry = &self.settings.retry;
-        let when = When { now, expires: expires_at(&entry.message, retry), retry, random: jitter() };
+        let when = When { now, expires: expires_at(&entry.message, retry), retry, random };
         for index in part.end_attempt() {
             let outcome = outcomes.remove(&index).unwrap_or_else(without_result);
             // What an operator made final meanwhile stays so: nobody is both bounced and delivered.
@@ -290,6 +292,7 @@ impl Scheduler {
             self.clock = now;
             let latest = now.plus(wait_max(&self.settings.retry));
             self.entries.values_mut().for_each(|entry| entry.clamp(latest));
+            self.lines.clamp(latest);
             self.refresh_all(now);
         }
         self.clock = now;
@@ -303,7 +306,8 @@ impl Scheduler {
     }
 
     /// Brings a message up to date with the time and its own state.
-    fn refresh(&mut self, now: Timestamp, id: QueueId) {
+    pub(super) fn refresh(&mut self, now: Timestamp, id: QueueId) {
+        self.postpone(now, id);
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.forgotten) else { return };
         entry.away = None;
         if !entry.message.held {
@@ -332,7 +336,8 @@ impl Scheduler {
             }
             return;
         }
-        let Entry { message, parts, waiting, .. } = entry;
+        self.postpone(now, id);
+        let Some(Entry { message, parts, waiting, .. }) = self.entries.get_mut(&id) else { return };
         if let Some(part) = parts.get_mut(destination) {
             plan(&mut self.lines, &self.paused_domains, now, message, destination, part, waiting);
             if part.is_empty() {

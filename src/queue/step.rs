@@ -1,5 +1,6 @@
 //! What the scheduler wants done: the steps that come out of it.
 
+use super::health::Down;
 use crate::mail::{Address, Destination, QueueId, Timestamp, Update};
 
 /// Names an attempt; never used twice by one scheduler.
@@ -43,6 +44,29 @@ pub enum Step {
         recipients: Vec<u32>,
         /// Sets `delays_noticed`; the scheduler's own copy has it already.
         update: Update,
+    },
+    /// The destination of these recipients is down: record `update`, which puts them off; no attempt was made.
+    Postpone {
+        /// The message.
+        id: QueueId,
+        /// What is down.
+        destination: Destination,
+        /// The scheduler's own copy has it already.
+        update: Update,
+    },
+    /// A destination can't be reached, again or for the first time: its mail waits until one attempt has reached it.
+    Down {
+        /// Which.
+        destination: Destination,
+        /// What is known.
+        down: Down,
+    },
+    /// A destination that was down was reached: its mail needn't wait any longer.
+    Up {
+        /// Which.
+        destination: Destination,
+        /// What was known of it.
+        down: Down,
     },
     /// Nothing to do before `due`: the message has left the scheduler and waits in the spool's index.
     Park {

@@ -68,6 +68,17 @@ fn diagnosis(class: u8) -> Diagnosis {
     Diagnosis::new(EnhancedCode(class, 0, 0), Cause::Remote, format!("{class}50 words"))
 }
 
+fn unreached() -> Diagnosis {
+    Diagnosis::new(EnhancedCode(4, 4, 1), Cause::Connection, "Connection refused").at("mx.test [192.0.2.1]:25")
+}
+
+/// The attempt doesn't reach its destination; what `next` then says, attempts left out.
+fn not_reached(scheduler: &mut Scheduler, now: Timestamp, attempt: &Attempt) -> Vec<Step> {
+    let outcomes = indexes(attempt).into_iter().map(|index| (index, Outcome::Deferred(unreached()))).collect();
+    scheduler.report(now, attempt.attempt, outcomes, &mut || 0.5);
+    std::iter::from_fn(|| scheduler.next(now)).filter(|step| !matches!(step, Step::Attempt(_))).collect()
+}
+
 fn all(attempt: &Attempt, outcome: fn(Diagnosis) -> Outcome, class: u8) -> Vec<(u32, Outcome)> {
     attempt.recipients.iter().map(|(index, _)| (*index, outcome(diagnosis(class)))).collect()
 }
@@ -336,10 +347,13 @@ fn new_settings_hold_at_once() {
     for id in 1..=10 {
         admit(&mut scheduler, START, &message(id, "s@x.test", &["a@one.test"]));
     }
-    let started = std::iter::from_fn(|| scheduler.next(START)).count();
+    let first = attempt(&mut scheduler, START);
+    report(&mut scheduler, START, &first, Outcome::Delivered);
+    let attempts = |step: &Step| matches!(step, Step::Attempt(_));
+    let started = std::iter::from_fn(|| scheduler.next(START)).filter(attempts).count();
     assert_eq!(started, 3);
     scheduler.reconfigure(START, Settings { concurrency: 5, ..settings() });
-    assert_eq!(std::iter::from_fn(|| scheduler.next(START)).count(), 2);
+    assert_eq!(std::iter::from_fn(|| scheduler.next(START)).filter(attempts).count(), 2);
 }
 
 #[test]
@@ -361,6 +375,99 @@ fn mail_for_a_crowded_destination_is_sent_away_for_a_while_and_other_mail_is_not
     assert_eq!(attempt(&mut scheduler, START).destination.to_string(), "mx:quick.test");
 }
 
+#[test]
+fn mail_for_a_destination_that_is_down_waits_without_attempts_until_a_probe_reaches_it() {
+    let mut scheduler = Scheduler::new(settings());
+    for id in 1..=10 {
+        admit(&mut scheduler, START, &message(id, "s@x.test", &["a@dead.test"]));
+    }
+    let flying = [attempt(&mut scheduler, START), attempt(&mut scheduler, START)];
+    assert_eq!(scheduler.next(START), None, "two at a time, as it is unknown");
+    scheduler.report(START, flying[0].attempt, vec![(0, Outcome::Deferred(unreached()))], &mut || 0.5);
+    let next = std::iter::from_fn(|| scheduler.next(START)).find(|step| matches!(step, Step::Attempt(_)));
+    assert_eq!(next, None, "one failed: fewer at a time");
+    scheduler.report(START, flying[1].attempt, vec![(0, Outcome::Deferred(unreached()))], &mut || 0.5);
+    let third = std::iter::from_fn(|| scheduler.next(START)).find_map(|step| match step {
+        Step::Attempt(attempt) => Some(attempt),
+        _ => None,
+    });
+    let steps = not_reached(&mut scheduler, START, &third.unwrap());
+    let Some(Step::Down { down, .. }) = steps.first() else { panic!("{steps:?}") };
+    assert_eq!((down.until, down.failures), (at(300), 3));
+    let postponed = steps.iter().filter_map(|step| match step {
+        Step::Postpone { update, .. } => Some(&update.statuses[0].1),
+        _ => None,
+    });
+    let postponed: Vec<_> = postponed.collect();
+    assert!(!postponed.is_empty() && scheduler.is_empty());
+    for status in postponed {
+        assert_eq!((status.state, status.attempts, status.next_attempt), (RecipientState::Deferred, 0, at(300)));
+        assert_eq!(status.last_reply, "not tried, its destination can't be reached: Connection refused");
+        assert_eq!(status.next_hop, "mx.test [192.0.2.1]:25");
+    }
+    // New mail for it waits too, and as long as it has waited already.
+    admit(&mut scheduler, at(299), &message(11, "s@x.test", &["b@dead.test", "c@quick.test"]));
+    let Some(Step::Postpone { update, .. }) = scheduler.next(at(299)) else { panic!("not postponed") };
+    assert_eq!(update.statuses.iter().map(|(index, s)| (*index, s.next_attempt)).collect::<Vec<_>>(), [(0, at(599))]);
+    assert_eq!(attempt(&mut scheduler, at(299)).destination.to_string(), "mx:quick.test");
+    // The time has come: one probe, and what it finds counts for all.
+    for id in 1..=10 {
+        admit(&mut scheduler, at(300), &message(id, "s@x.test", &["a@dead.test"]));
+    }
+    let probe = attempt(&mut scheduler, at(300));
+    assert_eq!(scheduler.next(at(300)), None, "one at a time");
+    let steps = not_reached(&mut scheduler, at(330), &probe);
+    assert!(matches!(&steps[0], Step::Down { down, .. } if down.until == at(930)), "{steps:?}");
+    assert_eq!(steps.iter().filter(|step| matches!(step, Step::Postpone { .. })).count(), 9);
+    admit(&mut scheduler, at(930), &message(1, "s@x.test", &["a@dead.test"]));
+    admit(&mut scheduler, at(930), &message(2, "s@x.test", &["a@dead.test"]));
+    let probe = attempt(&mut scheduler, at(930));
+    report(&mut scheduler, at(931), &probe, Outcome::Delivered);
+    assert!(matches!(scheduler.next(at(931)), Some(Step::Up { .. })));
+    assert!(std::iter::from_fn(|| scheduler.next(at(931))).any(|step| matches!(step, Step::Attempt(_))));
+}
+
+#[test]
+fn an_admins_word_counts_for_more_than_a_destination_that_was_down() {
+    let mut scheduler = Scheduler::new(settings());
+    for id in 1..=3 {
+        admit(&mut scheduler, START, &message(id, "s@x.test", &["a@dead.test"]));
+        let attempt = attempt(&mut scheduler, START);
+        not_reached(&mut scheduler, START, &attempt);
+    }
+    admit(&mut scheduler, START, &message(4, "s@x.test", &["a@dead.test"]));
+    assert!(matches!(scheduler.next(START), Some(Step::Postpone { .. })));
+    while scheduler.next(START).is_some() {}
+    let again = message(5, "s@x.test", &["a@dead.test"]);
+    scheduler.forgive(destinations(&again).into_iter().map(|(_, destination)| destination));
+    admit(&mut scheduler, START, &again);
+    attempt(&mut scheduler, START);
+}
+
+#[test]
+fn a_destination_gets_more_at_a_time_the_more_it_takes() {
+    let mut scheduler = Scheduler::new(Settings { concurrency: 20, attempts_max: 100, ..settings() });
+    for id in 1..=300 {
+        admit(&mut scheduler, START, &message(id, "s@x.test", &["a@one.test"]));
+    }
+    let mut flying: std::collections::VecDeque<Attempt> = Default::default();
+    let mut most = Vec::new();
+    for _ in 0..250 {
+        while let Some(Step::Attempt(attempt)) = scheduler.next(START) {
+            flying.push_back(attempt);
+        }
+        most.push(flying.len());
+        let ended = flying.pop_front().unwrap();
+        report(&mut scheduler, START, &ended, Outcome::Delivered);
+        assert!(is_done_any(scheduler.next(START)));
+    }
+    assert_eq!((most[0], most[1], most[6], *most.iter().max().unwrap()), (2, 5, 6, 20));
+}
+
+fn is_done_any(step: Option<Step>) -> bool {
+    matches!(step, Some(Step::Done { .. }))
+}
+
 /// What a random history consists of.
 #[derive(Clone, Debug)]
 enum Act {
@@ -378,7 +485,7 @@ fn act() -> impl Strategy<Value = Act> {
     let verb = prop_oneof![Just(Verb::Retry), Just(Verb::Hold), Just(Verb::Release), Just(Verb::Bounce), Just(Verb::Remove)];
     prop_oneof![
         6 => (proptest::collection::vec(0usize..6, 1..6), any::<bool>()).prop_map(|(to, null)| Act::New(to, null)),
-        10 => (0usize..100, proptest::collection::vec(0u8..5, 0..6)).prop_map(|(n, outcomes)| Act::Report(n, outcomes)),
+        10 => (0usize..100, proptest::collection::vec(0u8..8, 0..6)).prop_map(|(n, outcomes)| Act::Report(n, outcomes)),
         4 => (0u64..100_000).prop_map(Act::Wait),
         1 => (0u64..200_000).prop_map(Act::SetBack),
         3 => (verb, 0usize..100).prop_map(|(verb, n)| Act::Verb(verb, n)),
@@ -456,10 +563,12 @@ impl World {
     fn report(&mut self, n: usize, outcomes: &[u8]) {
         let attempt = self.flying.remove(n);
         let outcome = |(n, (index, _)): (usize, &(u32, Address))| {
-            let outcome = match outcomes.get(n % 6)? {
+            // An attempt that doesn't reach its destination does so for nobody.
+            let outcome = match outcomes.iter().find(|outcome| **outcome >= 5).or(outcomes.get(n % 6))? {
                 0 => Outcome::Delivered(diagnosis(2)),
                 1 => Outcome::Failed(diagnosis(5)),
                 2 => Outcome::InDoubt(diagnosis(4)),
+                5.. => Outcome::Deferred(unreached()),
                 _ => Outcome::Deferred(diagnosis(4)),
             };
             Some((*index, outcome))
@@ -520,6 +629,12 @@ impl World {
                     assert!(due > self.now, "parked and due at once");
                     self.parked.insert(id, due);
                 }
+                Step::Postpone { update, destination, .. } => {
+                    assert!(destination.is_remote());
+                    self.update(&update);
+                }
+                Step::Down { down, .. } => assert!(down.until > self.now),
+                Step::Up { .. } => {}
                 Step::Done { id, .. } => assert!(self.spool.remove(&id).unwrap().is_done()),
             }
         }

@@ -2,8 +2,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use super::watch::{FolderWatch, Inotify};
+use crate::mail::Timestamp;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +19,17 @@ pub enum OpenMode {
     CreateNew,
 }
 
+/// Whose a file is that somebody else made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The system user that it belongs to.
+    pub user: u32,
+    /// Whether it is a plain file that has this name alone: another name could have been given to a file of somebody else's.
+    pub is_plain: bool,
+    /// When it was last written to.
+    pub modified: Timestamp,
+}
+
 /// Blocking file operations. A path's parent folder must exist. After a crash only what was synced is certain: a file's bytes
 /// by `sync_data`, a name (created, renamed, linked, unlinked) by `sync_dir` on its folder.
 pub trait Disk: Send + Sync {
@@ -25,6 +39,33 @@ pub trait Disk: Send + Sync {
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
     /// Names in a folder, sorted.
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
+    /// Names of files in a folder that others may fill: no subfolders, at most `count_max` of them, sorted.
+    fn list_some(&self, path: &Path, count_max: usize) -> io::Result<Vec<String>> {
+        let mut names = self.list(path)?;
+        names.truncate(count_max);
+        Ok(names)
+    }
+    /// Opens a file that somebody else made, for reading, and tells whose it is. Follows no link and waits for nothing.
+    fn open_strange(&self, path: &Path) -> io::Result<(Box<dyn DiskFile>, Origin)> {
+        Ok((self.open(path, OpenMode::Read)?, Origin { is_plain: true, ..Origin::default() }))
+    }
+    /// Makes a new file, as `CreateNew` does, that the group may read which its folder gives it.
+    fn create_for_group(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.open(path, OpenMode::CreateNew)
+    }
+    /// Lets every user of the machine put files into a folder, and nobody remove another's; the files belong to the folder's
+    /// group. Nothing happens if that is so already.
+    fn share_folder(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+    /// Lets every user of the machine pass through a folder, without seeing what is in it.
+    fn let_pass(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+    /// Tells when files are renamed into a folder; none if this disk can't.
+    fn watch(&self, _path: &Path) -> io::Result<Option<Box<dyn FolderWatch>>> {
+        Ok(None)
+    }
     /// Renames; replaces what has the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Renames; `AlreadyExists` if the new name is taken, `Unsupported` where that can't be told.
@@ -134,6 +175,18 @@ impl dyn Disk + '_ {
     }
 }
 
+/// Everybody may write, files belong to the folder's group, and only their owner and the folder's may remove them.
+const SHARED_MODE: u32 = 0o3777;
+
+/// Changes a folder's mode, unless it is right.
+fn set_mode(path: &Path, wanted: impl Fn(u32) -> u32) -> io::Result<()> {
+    let mode = std::fs::metadata(path)?.mode() & 0o7777;
+    if wanted(mode) == mode {
+        return Ok(());
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(wanted(mode)))
+}
+
 /// The machine's file system.
 #[derive(Debug, Default)]
 pub struct SystemDisk;
@@ -165,6 +218,54 @@ impl Disk for SystemDisk {
         }
         names.sort();
         Ok(names)
+    }
+
+    fn list_some(&self, path: &Path, count_max: usize) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(path)? {
+            let entry = entry?;
+            if !entry.file_type()?.is_dir() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+            if names.len() >= count_max {
+                break;
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn open_strange(&self, path: &Path) -> io::Result<(Box<dyn DiskFile>, Origin)> {
+        use rustix::fs::{Mode, OFlags};
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let found = file.metadata()?;
+        let modified = u64::try_from(found.mtime()).unwrap_or(0).saturating_mul(1000);
+        let origin = Origin {
+            user: found.uid(),
+            is_plain: found.is_file() && found.nlink() == 1,
+            modified: Timestamp::from_millis(modified),
+        };
+        Ok((Box::new(SystemFile(file)), origin))
+    }
+
+    fn create_for_group(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o640).open(path)?;
+        // The user's umask may have taken the group's right away.
+        file.set_permissions(std::fs::Permissions::from_mode(0o640))?;
+        Ok(Box::new(SystemFile(file)))
+    }
+
+    fn share_folder(&self, path: &Path) -> io::Result<()> {
+        set_mode(path, |_| SHARED_MODE)
+    }
+
+    fn let_pass(&self, path: &Path) -> io::Result<()> {
+        set_mode(path, |mode| mode | 0o011)
+    }
+
+    fn watch(&self, path: &Path) -> io::Result<Option<Box<dyn FolderWatch>>> {
+        Ok(Some(Box::new(Inotify::new(path)?)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

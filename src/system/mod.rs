@@ -13,6 +13,8 @@ mod net;
 pub mod sim;
 pub mod tls;
 mod unix;
+mod user;
+mod watch;
 mod workers;
 
 use std::net::SocketAddr;
@@ -21,7 +23,7 @@ use std::time::Duration;
 
 pub use clock::{Clock, SystemClock};
 pub use content::Content;
-pub use disk::{Disk, DiskFile, DiskLock, DiskSyncer, OpenMode, SystemDisk};
+pub use disk::{Disk, DiskFile, DiskLock, DiskSyncer, OpenMode, Origin, SystemDisk};
 pub use dns::{Dns, DnsError, MxRecord, SystemDns};
 pub use entropy::{Entropy, SystemEntropy};
 pub use net::{BoxStream, Endpoint, Listener, Net, Stream, SystemNet};
@@ -29,6 +31,8 @@ pub use tls::{
     CertificateFacts, Established, PairSource, SelfSigned, ServerFiles, SystemTls, Tls, TlsClient, TlsError, TlsServer,
 };
 pub use unix::UnixDoor;
+pub use user::{OwnUser, own_user};
+pub use watch::FolderWatch;
 pub use workers::{BoxFuture, Workers};
 
 /// The world as Posthouse sees it: cheap to clone, handed down from `daemon`.

@@ -4,11 +4,13 @@
 mod between;
 mod commands;
 mod damage;
+mod flood;
 mod full;
 mod kill;
 mod letters;
 mod load;
 mod powercut;
+mod sendmail;
 mod signals;
 mod spool_tools;
 mod start;

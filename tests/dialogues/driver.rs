@@ -7,7 +7,6 @@ use std::time::Duration;
 use posthouse::mail::{
     BodyType, DeliverByMode, Domain, EnhancedCode, Hold, QueueId, Reply, Request, Service, Timestamp, TlsInfo, encode_xtext,
 };
-use posthouse::smtp::extension::Parameters;
 use posthouse::smtp::server::{Answer, ForwardPath, Mechanism, Question, Secret, Session, Settings, Step};
 
 /// A message that got 250.
@@ -55,21 +54,8 @@ const WALL: Timestamp = Timestamp::from_millis(1_795_312_800_000);
 
 /// The settings that scripts start from.
 pub(crate) fn settings() -> Settings {
-    Settings {
-        service: Service::Mx,
-        hostname: Domain::parse("mail.example.test").expect("a domain"),
-        size_max: 100_000,
-        recipients_max: 1000,
-        errors_max: 20,
-        mechanisms: Vec::new(),
-        auth_in_clear: false,
-        failed_logins_max: 3,
-        parameters: Parameters::default(),
-        hold_max: Duration::from_secs(86_400),
-        command_timeout: Duration::from_secs(300),
-        data_timeout: Duration::from_secs(600),
-        starttls: false,
-    }
+    let hostname = Domain::parse("mail.example.test").expect("a domain");
+    Settings { hold_max: Duration::from_secs(86_400), ..Settings::new(Service::Mx, hostname) }
 }
 
 impl Driver {

@@ -83,7 +83,7 @@ impl Script {
             "<<" => Action::ExpectReply(rest.to_owned()),
             "=" => Action::Check(check(rest)?),
             "early" => Action::Early(unescape(rest)?),
-            "wait" => Action::Wait(Duration::from_secs(rest.strip_suffix('s')?.parse().ok()?)),
+            "wait" => Action::Wait(seconds(rest)?),
             "stop" => Action::Stop,
             "tls" => Action::Secure,
             "trust" => Action::Trust,
@@ -121,6 +121,12 @@ impl Script {
             "offer" => self.settings.parameters = offer(value)?,
             "failed_logins_max" => self.settings.failed_logins_max = value.parse().ok()?,
             "errors_max" => self.settings.errors_max = value.parse().ok()?,
+            "commands_max" => self.settings.commands_max = value.parse().ok()?,
+            "hello_timeout" => self.settings.hello_timeout = seconds(value)?,
+            "command_timeout" => self.settings.command_timeout = seconds(value)?,
+            "data_timeout" => self.settings.data_timeout = seconds(value)?,
+            "data_pace" => self.settings.data_pace = value.parse().ok()?,
+            "transaction_timeout" => self.settings.transaction_timeout = seconds(value)?,
             _ => return None,
         }
         Some(())
@@ -135,6 +141,10 @@ impl Script {
         self.refusals.push((question, reply));
         Some(())
     }
+}
+
+fn seconds(text: &str) -> Option<Duration> {
+    Some(Duration::from_secs(text.strip_suffix('s')?.parse().ok()?))
 }
 
 /// Extensions by name, or `all`.

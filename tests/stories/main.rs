@@ -9,8 +9,10 @@
 
 mod bounds;
 mod client;
+mod gate;
 mod local;
 mod notices;
+mod outages;
 mod reception;
 mod relaying;
 mod remote;

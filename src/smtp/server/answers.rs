@@ -1,7 +1,7 @@
 //! What an answer does: the reply to the command that raised the question, and the stage that it leads to.
 
 use super::state::{Content, Pending, Phase, Recipients, Refusal, Stage};
-use super::{Answer, Session, replies};
+use super::{Answer, Bound, Session, replies};
 use crate::mail::{Reply, Timestamp};
 use crate::smtp::extension::{self, Announcement, Extension, Parameters};
 
@@ -16,27 +16,36 @@ impl Session {
                 return;
             }
         };
+        if matches!(pending, Pending::Commit) {
+            self.message_over();
+        }
         match (pending, answer) {
             (pending, Answer::Refuse(reply)) => self.refused(pending, &reply),
             (Pending::Commit, Answer::Committed(id)) => {
                 self.say_reply(&Reply::new(250, crate::mail::EnhancedCode(2, 0, 0), format!("Ok: queued as {id}")));
                 self.resume(Stage::Ready);
             }
+            (Pending::Commit, Answer::Dropped(name)) => {
+                let text = format!("Ok: waits in the drop folder as {name}");
+                self.say_reply(&Reply::new(250, crate::mail::EnhancedCode(2, 0, 0), text));
+                self.resume(Stage::Ready);
+            }
             // A slip of the driver's. Never a 250 without a commit, never an acceptance that nobody meant.
             (Pending::Commit, Answer::Accept) => self.slipped(Stage::Ready),
             (Pending::Login, Answer::Challenge(challenge)) => self.challenge(&challenge),
             (pending, Answer::Challenge(_)) => self.slipped(pending.before()),
-            (pending, Answer::Committed(_)) => self.slipped(pending.before()),
+            (pending, Answer::Committed(_) | Answer::Dropped(_)) => self.slipped(pending.before()),
             (pending, Answer::Accept) => self.accepted(pending),
         }
     }
 
     fn accepted(&mut self, pending: Pending) {
         match pending {
-            Pending::Connect { early: true } => self.close(replies::EARLY_TALKER),
+            Pending::Connect { early: true } => self.break_off(Bound::Early, replies::EARLY_TALKER),
             Pending::Connect { early: false } if self.stopping => self.close(replies::STOPPING),
             Pending::Connect { early: false } => {
                 self.say_reply(&Reply::plain(220, format!("{} ESMTP Posthouse", self.settings.hostname)));
+                self.greeted();
                 self.resume(Stage::Strange);
             }
             Pending::Hello { extended, .. } => {
@@ -60,6 +69,7 @@ impl Session {
             }
             Pending::Recipient(recipients) => {
                 self.say(replies::RECIPIENT_OK);
+                self.uncount_command();
                 self.resume(Stage::Open(Recipients { accepted: recipients.accepted + 1, ..recipients }));
             }
             Pending::Begin(_) => {
@@ -181,21 +191,7 @@ mod tests {
     }
 
     fn session() -> Session {
-        let settings = Settings {
-            service: Service::Mx,
-            hostname: Domain::parse("mail.example.test").unwrap(),
-            size_max: 1000,
-            recipients_max: 10,
-            errors_max: 10,
-            mechanisms: Vec::new(),
-            auth_in_clear: false,
-            parameters: Parameters::default(),
-            hold_max: Duration::ZERO,
-            failed_logins_max: 3,
-            command_timeout: Duration::from_secs(1),
-            data_timeout: Duration::from_secs(1),
-            starttls: false,
-        };
+        let settings = Settings::new(Service::Mx, Domain::parse("mail.example.test").unwrap());
         let mut session = Session::new(Duration::ZERO, Arc::new(settings));
         talk(&mut session, b"");
         session

@@ -22,9 +22,11 @@ impl Chunks {
 
 impl Chunk {
     /// Takes octets from the wire, at most what is left of the chunk; returns how many.
-    pub(super) fn take(&mut self, octets: &[u8], chunks: Option<&mut Chunks>) -> usize {
+    pub(super) fn take(&mut self, octets: &[u8], chunks: Option<&mut Chunks>, now: Duration, settings: &Settings) -> usize {
         let count = usize::try_from(self.left).unwrap_or(usize::MAX).min(octets.len());
         self.left -= count as u64;
+        self.idle_due = now + settings.command_timeout;
+        self.pace_due += settings.time_for(count);
         if let (None, Some(chunks)) = (&self.refusal, chunks) {
             let octets = &octets[..count];
             chunks.size += count as u64;
@@ -87,7 +89,7 @@ impl Session {
     pub(super) fn next_chunk(&mut self) -> Option<Step> {
         let Phase::Chunk(chunk) = &mut self.phase else { return None };
         if chunk.left > 0 && !self.lines.rest().is_empty() {
-            let used = chunk.take(self.lines.rest(), self.chunks.as_deref_mut());
+            let used = chunk.take(self.lines.rest(), self.chunks.as_deref_mut(), self.now, &self.settings);
             self.lines.consume(used);
         }
         // Once it is known that the message will be refused nothing of it is kept, but the chunk is read to its end.
@@ -109,6 +111,9 @@ impl Session {
 
     fn chunk_ended(&mut self, size: u64, last: bool, refusal: Option<(Refusal, Stage)>) -> Option<Step> {
         if let Some((refusal, stage)) = refusal {
+            if last {
+                self.message_over();
+            }
             self.resume(stage);
             if !refusal.bad || !self.count_error() {
                 self.output.extend_from_slice(&refusal.reply);
@@ -118,6 +123,7 @@ impl Session {
         let Some(chunks) = &self.chunks else { return None };
         if last && chunks.has_bare_line_end(true) {
             self.drop_chunks();
+            self.message_over();
             self.resume(Stage::Ready);
             self.say(replies::BARE_LINE_END);
             return None;
@@ -127,6 +133,8 @@ impl Session {
             return Some(self.ask(Pending::Commit, Question::Commit));
         }
         self.say_reply(&Reply::new(250, EnhancedCode(2, 0, 0), format!("{size} octets received")));
+        // A large message comes in many chunks, and each takes a command.
+        self.uncount_command();
         self.resume(Stage::Chunks);
         None
     }

@@ -1,7 +1,7 @@
 //! What a command line does at each stage of a session: a reply, a question, or a reason to close.
 
 use super::state::{Pending, Phase, Recipients, Stage};
-use super::{Question, Session, Step, replies};
+use super::{Bound, Question, Session, Step, replies};
 use crate::mail::{BodyType, DsnRequest, Hold, Reply, Request};
 use crate::smtp::command::{Command, CommandError, ForwardPath, Mail, Presented, help};
 use crate::smtp::extension::Parameters;
@@ -107,6 +107,8 @@ impl Session {
             Stage::Ready => self.bad(replies::MAIL_FIRST),
             Stage::Open(recipients) if recipients.accepted >= self.settings.recipients_max => {
                 self.say(replies::TOO_MANY_RECIPIENTS);
+                // A list of too many addresses is sent in parts: no fault of the client's.
+                self.uncount_command();
                 self.phase = Phase::Command(Stage::Open(Recipients { refused: true, ..recipients }));
             }
             Stage::Open(recipients) => {
@@ -181,7 +183,7 @@ impl Session {
     /// Counts a bad command; true if it was one too many and the session ends.
     pub(super) fn count_error(&mut self) -> bool {
         if self.errors >= self.settings.errors_max {
-            self.close(replies::TOO_MANY_ERRORS);
+            self.break_off(Bound::Errors, replies::TOO_MANY_ERRORS);
             return true;
         }
         self.errors += 1;

@@ -16,11 +16,12 @@ impl Content {
             discarded: false,
             due: now + settings.data_timeout,
             idle_due: now + settings.command_timeout,
+            pace_due: now + settings.command_timeout,
         }
     }
 
     /// Takes octets from the wire up to the end of the message; returns how many.
-    pub(super) fn take(&mut self, octets: &[u8]) -> usize {
+    pub(super) fn take(&mut self, octets: &[u8], now: Duration, settings: &Settings) -> usize {
         let before = self.ready.len();
         // Two octets may have been held back.
         self.ready.reserve(octets.len() + 2);
@@ -30,7 +31,10 @@ impl Content {
             self.ready.clear();
         }
         self.ended = end.is_some();
-        end.unwrap_or(octets.len())
+        let used = end.unwrap_or(octets.len());
+        self.idle_due = now + settings.command_timeout;
+        self.pace_due += settings.time_for(used);
+        used
     }
 }
 
@@ -43,7 +47,7 @@ impl Session {
             return Some(self.send());
         }
         if !content.ended && !self.lines.rest().is_empty() {
-            let used = content.take(self.lines.rest());
+            let used = content.take(self.lines.rest(), self.now, &self.settings);
             self.lines.consume(used);
         }
         let bare_line_end = content.receiver.has_bare_line_end();
@@ -62,6 +66,7 @@ impl Session {
         // Which of two faults is named must not depend on which piece showed it first.
         if bare_line_end || too_large {
             self.say(if bare_line_end { replies::BARE_LINE_END } else { replies::TOO_LARGE });
+            self.message_over();
             self.resume(Stage::Ready);
             return None;
         }

@@ -10,6 +10,7 @@
 
 mod answers;
 mod auth;
+mod bounds;
 mod chunks;
 mod commands;
 mod content;
@@ -24,6 +25,7 @@ use super::extension::Parameters;
 use super::line::Lines;
 use crate::mail::{BodyType, Domain, DsnRequest, QueueId, Reply, Request, ReversePath, Service, Timestamp, TlsInfo};
 
+pub use self::bounds::Bound;
 pub use super::auth::{Mechanism, Secret};
 pub use super::command::{ForwardPath, Presented};
 
@@ -43,6 +45,10 @@ pub struct Settings {
     pub recipients_max: usize,
     /// Bad commands that are answered in a session; the next one gets 421.
     pub errors_max: u32,
+    /// Commands since the last message that are answered; accepted recipients don't count. The next one gets 421.
+    pub commands_max: u32,
+    /// How long a client may take to introduce itself.
+    pub hello_timeout: Duration,
     /// Mechanisms of AUTH, in the order of the EHLO line; each is offered where it can work. Empty: no AUTH here.
     pub mechanisms: Vec<Mechanism>,
     /// AUTH is offered on sessions that aren't encrypted, too.
@@ -57,8 +63,37 @@ pub struct Settings {
     pub command_timeout: Duration,
     /// How long a client may take to send the content of a message.
     pub data_timeout: Duration,
+    /// Octets of content a second that a client must keep up on average once `command_timeout` is over.
+    pub data_pace: u32,
+    /// How long a client may take from the greeting, or from the end of a message, to the end of the next.
+    pub transaction_timeout: Duration,
     /// Whether STARTTLS is offered while the session isn't encrypted.
     pub starttls: bool,
+}
+
+impl Settings {
+    /// The bounds that RFC 5321 section 4.5.3 asks for at least, and no AUTH: to start from.
+    pub fn new(service: Service, hostname: Domain) -> Self {
+        Self {
+            service,
+            hostname,
+            size_max: 100_000,
+            recipients_max: 1000,
+            errors_max: 20,
+            commands_max: 1000,
+            mechanisms: Vec::new(),
+            auth_in_clear: false,
+            failed_logins_max: 3,
+            parameters: Parameters::default(),
+            hold_max: Duration::ZERO,
+            hello_timeout: Duration::from_secs(300),
+            command_timeout: Duration::from_secs(300),
+            data_timeout: Duration::from_secs(600),
+            data_pace: 1,
+            transaction_timeout: Duration::from_secs(1800),
+            starttls: false,
+        }
+    }
 }
 
 /// What the driver has to do next.
@@ -140,6 +175,9 @@ pub enum Answer {
     Refuse(Reply),
     /// The message is on stable storage under this id. Only an answer to [`Question::Commit`].
     Committed(QueueId),
+    /// The message is on stable storage, and waits there under this name until it gets an id: `sendmail -bs` leaves it in the drop
+    /// folder. Only an answer to [`Question::Commit`].
+    Dropped(String),
 }
 
 /// The machine. See the module's text for how to drive it.
@@ -154,8 +192,16 @@ pub struct Session {
     output: Vec<u8>,
     /// Bad commands so far.
     errors: u32,
+    /// Commands since the last message, accepted recipients left out.
+    commands: u32,
     /// When the command that is being waited for must be here.
     command_due: Duration,
+    /// When the client must have introduced itself.
+    hello_due: Duration,
+    /// When the next message must be complete.
+    transaction_due: Duration,
+    /// The bound that ended the session.
+    broken: Option<Bound>,
     /// The driver was not yet told to drop a draft that was begun.
     discard: bool,
     stopping: bool,
@@ -185,7 +231,11 @@ impl Session {
             lines: Lines::new(),
             output: Vec::new(),
             errors: 0,
+            commands: 0,
             command_due: now,
+            hello_due: now,
+            transaction_due: now,
+            broken: None,
             discard: false,
             stopping: false,
             tls: None,
@@ -237,13 +287,12 @@ impl Session {
             Phase::Opening { early } | Phase::Waiting(Pending::Connect { early }) => *early |= !octets.is_empty(),
             // The usual case for content: straight from the driver's buffer, not by way of ours.
             Phase::Content(content) if self.lines.rest().is_empty() && !content.ended => {
-                content.idle_due = now + self.settings.command_timeout;
-                let used = content.take(octets);
+                let used = content.take(octets, now, &self.settings);
                 self.lines.push(&octets[used..]);
             }
             Phase::Chunk(chunk) => {
-                chunk.idle_due = now + self.settings.command_timeout;
-                let used = if self.lines.rest().is_empty() { chunk.take(octets, self.chunks.as_deref_mut()) } else { 0 };
+                let chunks = self.chunks.as_deref_mut();
+                let used = if self.lines.rest().is_empty() { chunk.take(octets, chunks, now, &self.settings) } else { 0 };
                 self.lines.push(&octets[used..]);
             }
             Phase::Content(_) | Phase::Command(_) | Phase::Login | Phase::Waiting(_) => self.lines.push(octets),
@@ -251,34 +300,10 @@ impl Session {
         }
     }
 
-    /// Lets time pass: if the deadline is over, the client gets 421 and the session ends.
-    pub fn tick(&mut self, now: Duration) {
-        self.now = now;
-        if self.deadline().is_some_and(|due| due <= now) {
-            self.close(replies::TIMED_OUT);
-        }
-    }
-
     /// Tells that the server stops. A message whose content is coming in is still taken; at the next command boundary the
     /// client gets 421 and the session ends.
     pub fn stop(&mut self) {
         self.stopping = true;
-    }
-
-    /// When [`Session::tick`] has something to do. None while the client isn't to be waited for.
-    pub fn deadline(&self) -> Option<Duration> {
-        match &self.phase {
-            Phase::Command(Stage::Chunks) => {
-                Some(self.chunks.as_ref().map_or(self.command_due, |chunks| chunks.due.min(self.command_due)))
-            }
-            Phase::Command(_) | Phase::Login => Some(self.command_due),
-            Phase::Chunk(chunk) => {
-                let due = self.chunks.as_ref().map_or(chunk.due, |chunks| chunks.due);
-                Some(due.min(chunk.idle_due))
-            }
-            Phase::Content(content) => Some(content.due.min(content.idle_due)),
-            Phase::Opening { .. } | Phase::Waiting(_) | Phase::Securing | Phase::Closing => None,
-        }
     }
 
     /// What to do next.
@@ -331,6 +356,9 @@ impl Session {
         };
         let line = commands::read(line, offered);
         self.command_due = self.now + self.settings.command_timeout;
+        if !self.count_command() {
+            return None;
+        }
         self.command(stage, line)
     }
 

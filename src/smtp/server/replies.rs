@@ -40,6 +40,7 @@ pub(super) const RESPONSE_TOO_LONG: &str = "500 5.5.6 Authentication exchange li
 pub(super) const TOO_MANY_LOGINS: &str = "421 4.7.0 Too many failed logins; closing";
 pub(super) const EARLY_TALKER: &str = "554 5.5.1 You spoke before the greeting; closing";
 pub(super) const TOO_MANY_ERRORS: &str = "421 4.7.0 Too many errors; closing";
+pub(super) const TOO_MANY_COMMANDS: &str = "421 4.7.0 Too many commands without a message; closing";
 pub(super) const TIMED_OUT: &str = "421 4.4.2 Waited too long; closing";
 pub(super) const STOPPING: &str = "421 4.3.2 Server is stopping; try again later";
 pub(super) const BROKEN: &str = "451 4.3.0 Local error; try again later";
@@ -76,6 +77,7 @@ mod tests {
             LINE_TOO_LONG,
             EARLY_TALKER,
             TOO_MANY_ERRORS,
+            TOO_MANY_COMMANDS,
             TIMED_OUT,
             STOPPING,
             BROKEN,

@@ -107,6 +107,8 @@ pub(super) struct Content {
     pub(super) due: Duration,
     /// When the next octet must be here.
     pub(super) idle_due: Duration,
+    /// When the pace so far is too slow: every octet puts it off a little.
+    pub(super) pace_due: Duration,
 }
 
 /// Content that comes in chunks, from the first to the last.
@@ -136,6 +138,8 @@ pub(super) struct Chunk {
     pub(super) due: Duration,
     /// When the next octet must be here.
     pub(super) idle_due: Duration,
+    /// When the pace so far is too slow.
+    pub(super) pace_due: Duration,
 }
 
 /// Why a chunk isn't wanted.
@@ -162,6 +166,6 @@ impl Refusal {
 impl Chunk {
     pub(super) fn new(now: Duration, settings: &Settings, size: u64, last: bool) -> Self {
         let (due, idle_due) = (now + settings.data_timeout, now + settings.command_timeout);
-        Self { size, left: size, last, refusal: None, ready: Vec::new(), due, idle_due }
+        Self { size, left: size, last, refusal: None, ready: Vec::new(), due, idle_due, pace_due: idle_due }
     }
 }

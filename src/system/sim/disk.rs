@@ -381,7 +381,10 @@ impl Disk for SimDisk {
             return world.name(to, OperationKind::Rename, Naming::Rename { from: old, to: new, inode });
         }
         // Across folders a crash may leave both names, never none.
-        world.name(to, OperationKind::Rename, Naming::Add(new, inode))?;
+        world.name(to, OperationKind::Rename, Naming::Add(new.clone(), inode))?;
+        if let Some(folder) = to.parent().and_then(|parent| world.folders.get_mut(parent)) {
+            Arc::make_mut(folder).durable.insert(new, inode);
+        }
         world.name(from, OperationKind::Unlink, Naming::Remove(old))
     }
 

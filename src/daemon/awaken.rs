@@ -1,0 +1,93 @@
+//! Mail that waits for a destination that was down and is back: fetched from the index in pages, as there is room. State: the
+//! domains that are back, and how far each has come.
+
+use std::collections::BTreeMap;
+
+use super::delivery::Delivery;
+use crate::mail::{Cause, Destination, Domain, Message, MessageState, QueueId, Update};
+use crate::spool::Filter;
+
+/// Messages in a page.
+const PAGE: usize = 100;
+/// Domains that are fetched for; mail of further ones comes at its own time.
+const DOMAINS_MAX: usize = 1000;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Awakening {
+    /// After which message the next page begins.
+    domains: BTreeMap<Domain, Option<QueueId>>,
+}
+
+impl Awakening {
+    /// The destination is back. What goes by a route or to an LMTP server isn't found by a domain: it comes at its own time.
+    pub(super) fn start(&mut self, destination: &Destination) {
+        if let Destination::Mx(domain) = destination
+            && self.domains.len() < DOMAINS_MAX
+        {
+            self.domains.insert(domain.clone(), None);
+        }
+    }
+
+    /// It is down again.
+    pub(super) fn stop(&mut self, destination: &Destination) {
+        if let Destination::Mx(domain) = destination {
+            self.domains.remove(domain);
+        }
+    }
+}
+
+impl Delivery {
+    /// Whether there is something to fetch, and room for it.
+    pub(super) fn may_awaken(&self) -> bool {
+        !self.awakening.domains.is_empty() && self.scheduler.room() > PAGE && !self.scheduler.paused().0
+    }
+
+    /// Fetches one page, if it may.
+    pub(super) async fn awaken(&mut self) {
+        if !self.may_awaken() {
+            return;
+        }
+        let Some((domain, after)) = self.awakening.domains.pop_first() else { return };
+        let (state, limit) = (Some(MessageState::Deferred), Some(PAGE));
+        let filter = Filter { domain: Some(domain.clone()), state, after, limit, ..Filter::default() };
+        let page = match self.spool.list(&filter).await {
+            Ok(page) => page,
+            Err(error) => return self.trouble(None, "index", &error),
+        };
+        for message in &page {
+            self.awaken_one(message, &domain).await;
+        }
+        if let Some(last) = page.last() {
+            self.awakening.domains.insert(domain, Some(last.id));
+        }
+    }
+
+    async fn awaken_one(&mut self, message: &Message, domain: &Domain) {
+        let now = self.system.clock.now();
+        let mut update = Update::new(message.id);
+        for (index, recipient) in (0u32..).zip(&message.recipients) {
+            let status = &recipient.status;
+            let waits = recipient.is_open() && recipient.address.domain() == domain && status.next_attempt > now;
+            // What the host itself put off keeps its time.
+            if waits && matches!(status.last_cause, Some(Cause::Connection | Cause::Dns)) {
+                let mut status = status.clone();
+                status.next_attempt = now;
+                update.statuses.push((index, status));
+            }
+        }
+        if update.statuses.is_empty() {
+            return;
+        }
+        match self.spool.take(message.id).await {
+            Ok(Some(mut message)) => {
+                message.apply(&update);
+                self.spool.update(update);
+                self.admit(message);
+            }
+            // The scheduler holds it, and knows by itself that the destination is back.
+            Ok(None) => {}
+            Err(error) => self.trouble(Some(message.id), "index", &error),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Orders to the delivery loop: an operator's verbs, pauses, another configuration, questions. State: none of its own.
+
+use super::command::{Changed, Command, Levels, Paused};
+use super::delivery::Delivery;
+use super::pauses::Pauses;
+use crate::event::Event;
+use crate::mail::{Domain, QueueId, Timestamp};
+use crate::queue::{Settings, Verb};
+
+impl Delivery {
+    pub(super) async fn command(&mut self, command: Command) {
+        // Whoever asked may have gone away; then nobody needs the answer.
+        match command {
+            Command::Change { verb, ids, answer } => {
+                let _ = answer.send(self.change(verb, ids).await);
+            }
+            Command::Pause { domain, answer } => {
+                let _ = answer.send(self.pause(domain).await);
+            }
+            Command::Resume { domain, answer } => {
+                let _ = answer.send(self.resume(domain).await);
+            }
+            Command::Paused { answer } => {
+                let _ = answer.send(Paused { all: self.pauses.all, domains: self.pauses.domains.iter().cloned().collect() });
+            }
+            Command::Reload { current, answer } => {
+                self.scheduler.reconfigure(self.now(), Settings::from(&*current.config));
+                let old = std::mem::replace(&mut self.current, current);
+                old.deliverer.close().await;
+                let _ = answer.send(());
+            }
+            Command::Levels { answer } => {
+                let _ = answer.send(Levels { scheduled: self.scheduler.len(), attempts: self.scheduler.attempts_in_flight() });
+            }
+        }
+    }
+
+    async fn change(&mut self, verb: Verb, ids: Vec<QueueId>) -> Result<Changed, String> {
+        let mut changed = Changed::default();
+        for id in ids {
+            match self.change_one(verb, id).await.map_err(|error| error.to_string())? {
+                Some(true) => changed.touched += 1,
+                Some(false) => {}
+                None => changed.unknown.push(id),
+            }
+        }
+        self.spool.flush().await.map_err(|error| error.to_string())?;
+        Ok(changed)
+    }
+
+    async fn pause(&mut self, domain: Option<Domain>) -> Result<(), String> {
+        let mut pauses = self.pauses.clone();
+        match &domain {
+            None => pauses.all = true,
+            Some(domain) => {
+                pauses.domains.insert(domain.clone());
+            }
+        }
+        self.save_pauses(pauses).await?;
+        self.scheduler.pause(self.now(), domain.clone());
+        self.events.report(Event::Paused { domain });
+        Ok(())
+    }
+
+    async fn resume(&mut self, domain: Option<Domain>) -> Result<(), String> {
+        let mut pauses = self.pauses.clone();
+        match &domain {
+            None => pauses = Pauses::default(),
+            Some(domain) => {
+                pauses.domains.remove(domain);
+            }
+        }
+        self.save_pauses(pauses).await?;
+        self.scheduler.resume(self.now(), domain.clone());
+        self.next_due = Some(Timestamp::ZERO);
+        self.events.report(Event::Resumed { domain });
+        Ok(())
+    }
+
+    async fn save_pauses(&mut self, pauses: Pauses) -> Result<(), String> {
+        pauses.save(&self.system, &self.spool_path).await.map_err(|error| format!("the pause could not be kept: {error}"))?;
+        self.pauses = pauses;
+        Ok(())
+    }
+}

@@ -1,0 +1,125 @@
+//! The drop folder: where `posthouse sendmail` leaves mail, for the server to take up now or when it runs again.
+//!
+//! Owns the layout and the form of the files, nothing in memory. Who takes them up is `listen`; docs/sendmail.md explains the
+//! rights on the folder.
+//!
+//! ```text
+//! drop/new-…        is being written, or was given up
+//! drop/mail-…       whole and durable: the server's to take up
+//! drop/taken/ID.…   about to be committed under this id
+//! drop/refused/…    can't be taken up; for the admin to look at
+//! ```
+
+mod file;
+mod writer;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::mail::QueueId;
+use crate::system::Disk;
+
+pub use file::{Dropped, OpenError};
+pub use writer::{DropError, Writer};
+
+/// Begins the name of a file that is being written.
+const UNFINISHED: &str = "new-";
+/// Begins the name of a whole one.
+const WHOLE: &str = "mail-";
+/// Longest name that is looked at, octets.
+const NAME_SIZE_MAX: usize = 64;
+
+/// What a name in the drop folder stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// A message.
+    Whole,
+    /// A message that is being written, or was given up.
+    Unfinished,
+    /// Nothing of ours.
+    Foreign,
+}
+
+/// What a name stands for. Strangers choose names as they like: only plain ones are taken for ours.
+pub fn named(name: &str) -> Named {
+    let plain = name.len() <= NAME_SIZE_MAX && name.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-');
+    match plain {
+        true if name.starts_with(WHOLE) => Named::Whole,
+        true if name.starts_with(UNFINISHED) => Named::Unfinished,
+        _ => Named::Foreign,
+    }
+}
+
+/// The folders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// The drop folder.
+    pub folder: PathBuf,
+    /// What is about to be committed.
+    pub taken: PathBuf,
+    /// What can't be taken up.
+    pub refused: PathBuf,
+}
+
+impl Layout {
+    /// The folders below this one.
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), taken: folder.join("taken"), refused: folder.join("refused") }
+    }
+
+    /// Makes the folders, durably; the server's part. `Err` also if the rights can't be given: see [`Layout::share`].
+    pub fn make(&self, disk: &dyn Disk) -> io::Result<()> {
+        // Before strangers may write: nobody else makes these two.
+        for folder in [&self.taken, &self.refused] {
+            disk.create_dir_all(folder)?;
+        }
+        disk.sync_dir(&self.folder)?;
+        match self.folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(parent) => disk.sync_dir(parent),
+            None => disk.sync_dir(Path::new(".")),
+        }
+    }
+
+    /// Lets every user of the machine put mail into the folder. Where it lies in the spool, they must get through that.
+    pub fn share(&self, disk: &dyn Disk, spool: &Path) -> io::Result<()> {
+        disk.share_folder(&self.folder)?;
+        if self.folder.parent() == Some(spool) { disk.let_pass(spool) } else { Ok(()) }
+    }
+
+    /// Where a file lies that is about to be committed.
+    pub fn taken_file(&self, id: QueueId, name: &str) -> PathBuf {
+        self.taken.join(format!("{id}.{name}"))
+    }
+}
+
+/// The id and the first name of a file in `taken/`.
+pub fn taken_name(name: &str) -> Option<(QueueId, &str)> {
+    let (id, name) = name.split_once('.')?;
+    Some((id.parse().ok()?, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_names_are_ours() {
+        for (name, expected) in [
+            ("mail-1M80ZJ5661PNF-00ff", Named::Whole),
+            ("new-00ff", Named::Unfinished),
+            ("mail-a.b", Named::Foreign),
+            ("mail-ü", Named::Foreign),
+            ("mail-\n", Named::Foreign),
+            ("core", Named::Foreign),
+            ("taken", Named::Foreign),
+            (&format!("mail-{}", "x".repeat(60)), Named::Foreign),
+        ] {
+            assert_eq!(named(name), expected, "{name}");
+        }
+        let layout = Layout::new(Path::new("drop"));
+        let taken = layout.taken_file(QueueId(7), "mail-x");
+        assert_eq!(taken, Path::new("drop/taken/0000000000007.mail-x"));
+        assert_eq!(taken_name("0000000000007.mail-x"), Some((QueueId(7), "mail-x")));
+        assert_eq!(taken_name("mail-x"), None);
+    }
+}

@@ -1,0 +1,162 @@
+//! What the attempts at a destination say of it: whether it can be reached. State: the destinations that could not be, of late.
+//!
+//! A destination that several attempts in a row could not reach is down. Its mail then waits without attempts of its own; when the
+//! time has come one attempt is made, the probe, and its result counts for all.
+
+use std::collections::BTreeMap;
+
+use super::backoff::backoff;
+use crate::config::Retry;
+use crate::mail::{Cause, Destination, Diagnosis, Outcome, Timestamp};
+
+/// So many attempts in a row that didn't reach it make a destination down. Several may be in flight when it goes, so that this is
+/// no sign of a long outage yet.
+const FAILURES_MIN: u32 = 3;
+/// Destinations that are remembered; what can't be remembered counts as up.
+const REMEMBERED_MAX: usize = 20_000;
+
+/// A destination that could not be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Down {
+    /// When the next attempt is made.
+    pub until: Timestamp,
+    /// Attempts in a row that failed.
+    pub failures: u32,
+    /// How the last one did.
+    pub why: Diagnosis,
+}
+
+/// What an attempt's end says of its destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// It was reached; whatever it said.
+    Reached,
+    /// It could not be.
+    Unreached(Diagnosis),
+    /// Nothing: it never came to that.
+    Nothing,
+}
+
+impl News {
+    /// What the outcomes of an attempt say.
+    pub(super) fn of(outcomes: &[(u32, Outcome)]) -> Self {
+        let unreached = |outcome: &Outcome| matches!(outcome, Outcome::Deferred(found) if matches!(found.cause, Cause::Connection | Cause::Dns));
+        let local = |outcome: &Outcome| outcome.diagnosis().cause == Cause::Local;
+        match outcomes.first() {
+            Some((_, first)) if outcomes.iter().all(|(_, outcome)| unreached(outcome)) => {
+                Self::Unreached(first.diagnosis().clone())
+            }
+            Some(_) if !outcomes.iter().all(|(_, outcome)| local(outcome)) => Self::Reached,
+            _ => Self::Nothing,
+        }
+    }
+}
+
+/// The destinations that failed of late.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    failing: BTreeMap<Destination, Down>,
+}
+
+impl Health {
+    /// Whether the destination is down, and not to be tried now.
+    pub(super) fn down(&self, now: Timestamp, destination: &Destination) -> Option<&Down> {
+        self.failing.get(destination).filter(|down| down.failures >= FAILURES_MIN && down.until > now)
+    }
+
+    /// Whether only one attempt at a time is of use: the destination was down, and nobody has reached it since.
+    pub(super) fn is_probed(&self, destination: &Destination) -> bool {
+        self.failing.get(destination).is_some_and(|down| down.failures >= FAILURES_MIN)
+    }
+
+    /// An attempt didn't reach it. The state of things if that makes it down, or keeps it so.
+    pub(super) fn failed(
+        &mut self,
+        now: Timestamp,
+        destination: &Destination,
+        why: Diagnosis,
+        retry: &Retry,
+        random: f64,
+    ) -> Option<Down> {
+        if !self.failing.contains_key(destination) && self.failing.len() >= REMEMBERED_MAX {
+            self.failing.retain(|_, down| down.until > now);
+            if self.failing.len() >= REMEMBERED_MAX {
+                return None;
+            }
+        }
+        let fresh = Down { until: now, failures: 0, why: why.clone() };
+        let down = self.failing.entry(destination.clone()).or_insert(fresh);
+        down.why = why;
+        // Those that were in flight beside the one that made it down add nothing to what is known.
+        if down.failures >= FAILURES_MIN && down.until > now {
+            return None;
+        }
+        down.failures = down.failures.saturating_add(1);
+        down.until = now.plus(backoff(retry, down.failures.saturating_sub(FAILURES_MIN) + 1, false, random));
+        (down.failures >= FAILURES_MIN).then(|| down.clone())
+    }
+
+    /// It was reached. What was known if it was down.
+    pub(super) fn reached(&mut self, destination: &Destination) -> Option<Down> {
+        self.failing.remove(destination).filter(|down| down.failures >= FAILURES_MIN)
+    }
+
+    /// The next attempt is made at once.
+    pub(super) fn forgive(&mut self, destination: &Destination) {
+        self.failing.remove(destination);
+    }
+
+    /// A clock that was set back: nothing is put off beyond `latest`.
+    pub(super) fn clamp(&mut self, latest: Timestamp) {
+        self.failing.values_mut().for_each(|down| down.until = down.until.min(latest));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::backoff::tests::retry;
+    use super::*;
+    use crate::mail::{Domain, EnhancedCode};
+
+    fn mx() -> Destination {
+        Destination::Mx(Domain::parse("a.test").unwrap())
+    }
+
+    fn found(cause: Cause) -> Diagnosis {
+        Diagnosis::new(EnhancedCode(4, 4, 1), cause, "Connection refused")
+    }
+
+    fn fail(health: &mut Health, seconds: u64) -> Option<u64> {
+        let now = Timestamp::from_millis(seconds * 1000);
+        health.failed(now, &mx(), found(Cause::Connection), &retry(), 0.5).map(|down| down.until.as_millis() / 1000)
+    }
+
+    #[test]
+    fn three_failures_in_a_row_make_it_down_and_each_probe_that_fails_doubles_the_wait() {
+        let mut health = Health::default();
+        assert_eq!([fail(&mut health, 0), fail(&mut health, 1)], [None, None]);
+        assert!(!health.is_probed(&mx()));
+        assert_eq!(fail(&mut health, 2), Some(302));
+        assert_eq!(fail(&mut health, 3), None, "it was in flight before");
+        assert!(health.is_probed(&mx()));
+        let down = |health: &Health, seconds: u64| health.down(Timestamp::from_millis(seconds * 1000), &mx()).is_some();
+        assert!(down(&health, 301) && !down(&health, 302));
+        assert_eq!(fail(&mut health, 302), Some(902));
+        assert_eq!(fail(&mut health, 902), Some(2102));
+        assert_eq!(health.reached(&mx()).unwrap().failures, 5);
+        assert!(!health.is_probed(&mx()) && !down(&health, 903));
+        assert_eq!(health.reached(&mx()), None);
+    }
+
+    #[test]
+    fn whoever_answers_is_reached_whatever_it_says() {
+        let news = |outcomes: Vec<Outcome>| News::of(&(0..).zip(outcomes).collect::<Vec<_>>());
+        let (cut, says, ours) = (found(Cause::Connection), found(Cause::Remote), found(Cause::Local));
+        assert_eq!(news(vec![Outcome::Deferred(cut.clone()), Outcome::Deferred(cut.clone())]), News::Unreached(cut.clone()));
+        assert_eq!(news(vec![Outcome::Deferred(cut.clone()), Outcome::Delivered(says.clone())]), News::Reached);
+        assert_eq!(news(vec![Outcome::Deferred(says)]), News::Reached);
+        assert_eq!(news(vec![Outcome::InDoubt(cut)]), News::Reached, "it took all of the message");
+        assert_eq!(news(vec![Outcome::Deferred(ours)]), News::Nothing);
+        assert_eq!(news(vec![]), News::Nothing);
+    }
+}

@@ -1,0 +1,81 @@
+//! Mail for a destination that is down: put off without an attempt, with the destination's trouble as the reason that an admin reads.
+
+use std::time::Duration;
+
+use super::health::{Down, News};
+use super::scheduler::Scheduler;
+use super::step::Step;
+use crate::config::Retry;
+use crate::mail::{Destination, Message, QueueId, RecipientState, RecipientStatus, Timestamp, Update};
+
+impl Scheduler {
+    /// Whoever has this message tried wants it tried now: nothing is held against its destinations.
+    pub fn forgive(&mut self, destinations: impl IntoIterator<Item = Destination>) {
+        for destination in destinations {
+            self.lines.forgive(&destination);
+        }
+    }
+
+    /// An attempt at the destination has ended: what that means for those who wait for it.
+    pub(super) fn heard(&mut self, now: Timestamp, destination: &Destination, news: News, random: f64) {
+        self.lines.finish(destination, &news);
+        if !destination.is_remote() {
+            return;
+        }
+        match news {
+            News::Nothing => {}
+            News::Reached => {
+                if let Some(down) = self.lines.reached(destination) {
+                    self.steps.push_back(Step::Up { destination: destination.clone(), down });
+                }
+            }
+            News::Unreached(why) => {
+                if let Some(down) = self.lines.failed(now, destination, why, &self.settings.retry, random) {
+                    self.steps.push_back(Step::Down { destination: destination.clone(), down });
+                    for id in self.lines.waiting(destination) {
+                        self.refresh(now, id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts off those recipients of a message that are ready for a destination that is down.
+    pub(super) fn postpone(&mut self, now: Timestamp, id: QueueId) {
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.forgotten && !entry.message.held) else { return };
+        for (destination, part) in &entry.parts {
+            let Some(down) = self.lines.down(now, destination) else { continue };
+            let ready = part.ready_now(&entry.message, &self.paused_domains, now);
+            let update = postponed(&entry.message, &ready, down, &self.settings.retry, now);
+            if !update.statuses.is_empty() {
+                entry.message.apply(&update);
+                self.steps.push_back(Step::Postpone { id, destination: destination.clone(), update });
+            }
+        }
+    }
+}
+
+/// These recipients wait until the destination is tried again, and as long as they have waited already: so the mail of a long
+/// outage doesn't come back all at once, again and again.
+fn postponed(message: &Message, recipients: &[u32], down: &Down, retry: &Retry, now: Timestamp) -> Update {
+    let age = now.since(message.arrived).clamp(retry.first.min(retry.max), retry.max);
+    // Spread by what is random in the id.
+    let share = retry.jitter.clamp(0.0, 1.0) * (2.0 * (message.id.0 % 1024) as f64 / 1024.0 - 1.0);
+    let wait = Duration::try_from_secs_f64(age.as_secs_f64() * (1.0 + share)).unwrap_or(age);
+    let next_attempt = now.plus(wait).max(down.until);
+    let mut update = Update::new(message.id);
+    for index in recipients {
+        let Some(recipient) = message.recipients.get(*index as usize) else { continue };
+        let status = RecipientStatus {
+            state: RecipientState::Deferred,
+            next_attempt,
+            last_status: Some(down.why.status),
+            last_cause: Some(down.why.cause),
+            last_reply: format!("not tried, its destination can't be reached: {}", down.why.text),
+            next_hop: down.why.next_hop.clone(),
+            ..recipient.status.clone()
+        };
+        update.statuses.push((*index, status));
+    }
+    update
+}

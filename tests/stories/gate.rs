@@ -1,0 +1,175 @@
+//! What strangers may take of the server: connections by network, mail in flight, time before the greeting; and what is kept for others.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use posthouse::event::Event;
+
+use crate::client::Client;
+use crate::world::*;
+
+/// Somebody at 70.0.`network`.`host`.
+fn from(network: u8, host: u8) -> IpAddr {
+    IpAddr::from([70, 0, network, host])
+}
+
+/// Which limits the log tells of.
+fn limits(server: &Server) -> Vec<&'static str> {
+    let limit = |event: &Event| match event {
+        Event::Limited { limit, .. } | Event::LimitedAgain { limit, .. } => Some(*limit),
+        _ => None,
+    };
+    server.events.recorded().iter().filter_map(limit).collect()
+}
+
+/// Begins a message and sends some of its content.
+async fn begin(server: &Server, client: IpAddr, octets: usize) -> Client {
+    let mut client = server.client(client).await;
+    for line in ["MAIL FROM:<eve@far.test>", "RCPT TO:<ann@example.test>", "DATA"] {
+        client.command(line).await.unwrap();
+    }
+    client.send("0123456789abcde\r\n".repeat(octets / 17).as_bytes()).await.unwrap();
+    server.pass(Duration::from_millis(10)).await;
+    client
+}
+
+/// Ends it, and what the server says to that.
+async fn end(client: &mut Client) -> String {
+    client.send(b"\r\n.\r\n").await.unwrap();
+    client.reply().await.unwrap()
+}
+
+#[test]
+fn a_network_with_too_many_connections_hears_421_and_others_do_not() {
+    story(async {
+        let server = Setup::new().config(|c| c.limits.connections_per_network = 2).start().await;
+        let (_one, two) = (server.client(from(1, 1)).await, server.client(from(1, 2)).await);
+        let reply = call(&server, from(1, 3)).await.unwrap().reply().await.unwrap();
+        assert!(reply.starts_with("421 4.7.0"), "{reply}");
+        server.client(from(2, 1)).await;
+        drop(two);
+        server.pass(Duration::from_secs(1)).await;
+        server.client(from(1, 3)).await;
+        assert_eq!(limits(&server), ["limits.connections_per_network"]);
+    });
+}
+
+#[test]
+fn who_talks_before_the_greeting_gets_none() {
+    story(async {
+        let server = Setup::new().start().await;
+        let mut client = call(&server, STRANGER).await.unwrap();
+        client.send(b"EHLO eager.test\r\n").await.unwrap();
+        let reply = client.reply().await.unwrap();
+        assert!(reply.starts_with("554 5.5.1"), "{reply}");
+        assert!(client.reply().await.is_err());
+        // Our own clients needn't wait.
+        let mut client = call(&server, TRUSTED).await.unwrap();
+        client.send(b"EHLO eager.test\r\n").await.unwrap();
+        let reply = client.reply().await.unwrap();
+        assert!(reply.starts_with("220 "), "{reply}");
+        assert_eq!(limits(&server), ["limits.greeting_delay"]);
+    });
+}
+
+#[test]
+fn a_stranger_waits_for_the_greeting_and_no_longer_than_that() {
+    story(async {
+        let server = Setup::new().config(|c| c.limits.greeting_delay = Duration::from_secs(3)).start().await;
+        for (client, wait) in [(STRANGER, 3), (TRUSTED, 0)] {
+            let begun = server.now();
+            let mut client = call(&server, client).await.unwrap();
+            let reply = client.reply().await.unwrap();
+            assert!(reply.starts_with("220 "), "{reply}");
+            assert_eq!(server.now().since(begun).as_secs(), wait);
+        }
+        let mut gone = call(&server, STRANGER).await.unwrap();
+        gone.send(b"").await.unwrap();
+        drop(gone);
+        server.pass(Duration::from_secs(1)).await;
+        assert_eq!(server.handle.connections(), 0);
+    });
+}
+
+#[test]
+fn mail_beyond_what_may_be_in_flight_is_put_off_and_taken_later() {
+    story(async {
+        let bounds = |c: &mut posthouse::config::Config| {
+            (c.limits.in_flight, c.limits.in_flight_per_network) = (1_000_000, 600_000);
+        };
+        let server = Setup::new().config(bounds).start().await;
+        let mut one = begin(&server, from(1, 1), 500_000).await;
+        assert!((500_000..600_000).contains(&server.handle.in_flight()), "{}", server.handle.in_flight());
+        // Another of the same network: put off at MAIL by its declared size, or at the end of what was too much.
+        let mut two = server.client(from(1, 2)).await;
+        let reply = two.command("MAIL FROM:<eve@far.test> SIZE=200000").await.unwrap();
+        assert!(reply.starts_with("452 4.3.1"), "{reply}");
+        let reply = end(&mut begin(&server, from(1, 3), 200_000).await).await;
+        assert!(reply.starts_with("452 4.3.1"), "{reply}");
+        // Another network has room of its own, as long as there is any.
+        let mut three = begin(&server, from(2, 1), 400_000).await;
+        let reply = server.client(from(3, 1)).await.command("MAIL FROM:<eve@far.test> SIZE=100000").await.unwrap();
+        assert!(reply.starts_with("452 4.3.1"), "{reply}");
+        for client in [&mut one, &mut three] {
+            let reply = end(client).await;
+            assert!(reply.starts_with("250 2.0.0"), "{reply}");
+        }
+        assert_eq!(server.handle.in_flight(), 0);
+        let reply = end(&mut begin(&server, from(1, 3), 500_000).await).await;
+        assert!(reply.starts_with("250 2.0.0"), "{reply}");
+        server.empty().await;
+        assert_eq!(server.mailbox("ann").len(), 3);
+        let told = limits(&server);
+        assert_eq!(told.iter().filter(|limit| **limit == "limits.in_flight_per_network").count(), 2, "{told:?}");
+        assert_eq!(told.iter().filter(|limit| **limit == "limits.in_flight").count(), 1, "{told:?}");
+    });
+}
+
+#[test]
+fn envelopes_count_as_mail_in_flight() {
+    story(async {
+        let server = Setup::new().config(|c| c.limits.in_flight = 200_000).start().await;
+        let mut client = server.client(TRUSTED).await;
+        client.command("MAIL FROM:<ann@example.test>").await.unwrap();
+        let mut replies = Vec::new();
+        for n in 0..1000 {
+            replies.push(client.command(&format!("RCPT TO:<user{n}@far.test>")).await.unwrap());
+        }
+        let taken = replies.iter().take_while(|reply| reply.starts_with("250 ")).count();
+        assert!((300..700).contains(&taken), "{taken}");
+        assert!(replies[taken..].iter().all(|reply| reply.starts_with("452 4.3.1")), "{:?}", replies.last());
+        drop(client);
+        server.pass(Duration::from_secs(1)).await;
+        assert_eq!(server.handle.in_flight(), 0);
+    });
+}
+
+#[test]
+fn a_client_that_breaks_a_bound_is_in_the_log_with_it() {
+    story(async {
+        let server = Setup::new().config(|c| (c.limits.errors, c.limits.commands) = (3, 5)).start().await;
+        for (line, limit) in [("RUBBISH", "limits.errors"), ("NOOP", "limits.commands")] {
+            let mut client = server.client(STRANGER).await;
+            while client.command(line).await.is_ok() {}
+            server.pass(Duration::from_secs(1)).await;
+            assert_eq!(limits(&server).last(), Some(&limit));
+        }
+        let _silent = server.client(STRANGER).await;
+        server.pass(6 * MINUTE).await;
+        assert_eq!(limits(&server).last(), Some(&"limits.command_timeout"));
+        assert_eq!(server.count("limited"), 3);
+    });
+}
+
+#[test]
+fn a_thousand_refused_connections_are_a_few_lines_of_the_log() {
+    story(async {
+        let server = Setup::new().config(|c| c.limits.connections_per_client = 1).start().await;
+        let _one = server.client(STRANGER).await;
+        for _ in 0..1000 {
+            let _ = call(&server, STRANGER).await.unwrap().reply().await;
+        }
+        assert_eq!((server.count("limited"), server.count("limited-again")), (1, 999));
+        assert_eq!(server.handle.connections(), 1);
+    });
+}

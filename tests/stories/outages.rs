@@ -1,0 +1,98 @@
+//! Destinations that can't be reached: what their mail costs meanwhile, and how soon it goes on when they are back.
+
+use std::time::Duration;
+
+use posthouse::mail::RecipientState;
+use posthouse::system::Endpoint;
+use posthouse::system::sim::{Fault, Script};
+
+use crate::world::*;
+
+const CONTENT: &str = "Subject: hi\r\n\r\nhello\r\n";
+
+#[test]
+fn mail_for_a_dead_destination_waits_without_attempts_and_goes_when_one_probe_got_through() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", Script::default()).await;
+        let at = Endpoint::Tcp(far.address());
+        server.world.net.fault(&at, Some(Fault::Refuse));
+        let before = server.world.net.connections();
+        for _ in 0..100 {
+            server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        }
+        // Ours to the server are among them.
+        server.pass(MINUTE).await;
+        assert_eq!((server.count("destination-down"), server.count("deferred")), (1, 3));
+        assert_eq!(server.count("postponed"), 97);
+        let waiting = server.queue().await;
+        assert_eq!(waiting.len(), 100);
+        for message in &waiting {
+            let status = &message.recipients[0].status;
+            assert_eq!(status.state, RecipientState::Deferred);
+            assert!(status.last_reply.contains("efused"), "{}", status.last_reply);
+        }
+        // An hour: a probe now and then, and not a hundred attempts each time.
+        server.pass(HOUR).await;
+        assert!(server.count("deferred") < 12, "{} attempts", server.count("deferred"));
+        server.world.net.fault(&at, None);
+        server.pass(HOUR + 10 * MINUTE).await;
+        assert_eq!((far.taken().len(), server.count("destination-up")), (100, 1));
+        assert!(server.world.net.connections() - before < 100 + 30);
+    });
+}
+
+#[test]
+fn an_order_to_retry_is_tried_although_the_destination_is_down() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", Script::default()).await;
+        let at = Endpoint::Tcp(far.address());
+        server.world.net.fault(&at, Some(Fault::Refuse));
+        for _ in 0..5 {
+            server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        }
+        server.pass(Duration::from_secs(10)).await;
+        assert_eq!(server.count("destination-down"), 1);
+        server.world.net.fault(&at, None);
+        let id = server.queue().await[0].id;
+        server.verb(posthouse::queue::Verb::Retry, id).await;
+        server.pass(Duration::from_secs(10)).await;
+        assert!(!far.taken().is_empty());
+    });
+}
+
+#[test]
+fn black_holes_take_nothing_from_the_others() {
+    /// How long mail to 70 living domains takes beside so many that never answer.
+    fn time(holes: usize) -> Duration {
+        story(async move {
+            let server = Setup::new().config(|config| config.queue.attempts = 100).start().await;
+            let mut living = Vec::new();
+            for n in 0..holes {
+                let hole = server.domain(&format!("hole{n}.test"), Script::default()).await;
+                server.world.net.fault(&Endpoint::Tcp(hole.address()), Some(Fault::Stall));
+                living.push(hole);
+            }
+            for _ in 0..3 {
+                for n in 0..holes {
+                    server.relay("ann@example.test", &[&format!("eve@hole{n}.test")], CONTENT).await;
+                }
+            }
+            let mut quick = Vec::new();
+            for n in 0..70 {
+                quick.push(server.domain(&format!("quick{n}.test"), Script::default()).await);
+            }
+            let began = server.now();
+            for _ in 0..3 {
+                for n in 0..70 {
+                    server.relay("ann@example.test", &[&format!("eve@quick{n}.test")], CONTENT).await;
+                }
+            }
+            server.until("all that can be delivered is", || quick.iter().all(|peer| peer.taken().len() == 3)).await;
+            server.now().since(began)
+        })
+    }
+    let (without, beside) = (time(0), time(30));
+    assert!(beside.as_secs_f64() <= without.as_secs_f64() / 0.9 + 0.2, "{beside:?} instead of {without:?}");
+}
