@@ -1,8 +1,8 @@
 //! Notices and operator verbs: a notice and the states that it speaks of become durable together.
 
 use crate::event::{Event, NoticeKind};
-use crate::mail::{BodyType, HeaderScan, Message, QueueId, Recipient, ReversePath, Update};
-use crate::notice::{self, Addressee, Context, Notice};
+use crate::mail::{HeaderScan, Message, QueueId, Recipient, Request, Ret, ReversePath, Update};
+use crate::notice::{self, Addressee, Context, Notice, Returned, Topic};
 use crate::queue::{Verb, expires_at};
 use crate::spool::{Accept, SpoolError};
 
@@ -10,8 +10,22 @@ use super::delivery::Delivery;
 
 /// As much of the original's header is read for a notice; octets.
 const HEADER_SIZE_MAX: usize = 64 * 1024;
+/// Longer messages don't go back whole, whatever the sender asked for; octets.
+const RETURN_SIZE_MAX: u64 = 100 * 1024;
 /// Octets read at a time.
 const CHUNK_SIZE: usize = 16 * 1024;
+
+/// What was read of the message that a bounce is about.
+struct Original {
+    octets: Vec<u8>,
+    whole: bool,
+}
+
+impl Original {
+    fn returned(&self) -> Returned<'_> {
+        if self.whole { Returned::Whole(&self.octets) } else { Returned::Header(&self.octets) }
+    }
+}
 
 impl Delivery {
     /// Tells whom it concerns that these recipients failed, and records `update` with it. If that can't be stored the message
@@ -30,29 +44,39 @@ impl Delivery {
 
     async fn try_bounce(&mut self, message: &Message, update: Update, failed: &[u32]) -> Result<(), SpoolError> {
         let context = self.context();
-        let header = self.header(message.id).await;
-        let Some(notice) = notice::bounce(&context, message, failed, &header) else {
-            self.events.report(Event::Unnotified {
-                id: message.id,
-                to: failed.first().and_then(|index| message.recipients.get(*index as usize)).map(|r| r.address.clone()),
-                reason: "a notice that not even the postmaster takes".to_owned(),
-            });
+        let told = notice::wanted(message, failed.iter().copied(), Topic::Failure);
+        if told.is_empty() {
+            self.unnotified(message, failed, "the sender asked not to be told");
+            self.spool.update(update);
+            return Ok(());
+        }
+        let original = self.original(message).await;
+        let Some(notice) = notice::bounce(&context, message, &told, original.returned()) else {
+            self.unnotified(message, &told, "a notice that not even the postmaster takes");
             self.spool.update(update);
             return Ok(());
         };
-        let kind = match notice::addressee(message, failed, &context.postmaster) {
+        let kind = match notice::addressee(message, &told, &context.postmaster) {
             Some(Addressee::Postmaster(_)) => NoticeKind::DoubleBounce,
             _ => NoticeKind::Bounce,
         };
-        self.submit(message.id, kind, notice, update, failed.len()).await
+        self.submit(message.id, kind, notice, update, told.len()).await
+    }
+
+    fn unnotified(&self, message: &Message, failed: &[u32], reason: &str) {
+        let first = failed.first().and_then(|index| message.recipients.get(*index as usize));
+        let to = first.map(|recipient| recipient.address.clone());
+        self.events.report(Event::Unnotified { id: message.id, to, reason: reason.to_owned() });
     }
 
     /// Tells the sender that these recipients still wait, and records `update` with it.
     pub(super) async fn tell_delay(&mut self, message: &Message, update: Update, late: &[u32]) -> bool {
         let context = self.context();
+        let late = notice::wanted(message, late.iter().copied(), Topic::Delay);
         let header = self.header(message.id).await;
         let expires = expires_at(message, &self.current.config.retry);
-        let Some(notice) = notice::delay(&context, message, late, expires, &header) else {
+        let notice = notice::delay(&context, message, &late, expires, &header);
+        let Some(notice) = notice.filter(|_| !late.is_empty()) else {
             self.spool.update(update);
             return true;
         };
@@ -64,7 +88,7 @@ impl Delivery {
         done.is_ok()
     }
 
-    fn context(&self) -> Context {
+    pub(super) fn context(&self) -> Context {
         let config = &self.current.config;
         Context {
             hostname: config.hostname.clone(),
@@ -75,7 +99,7 @@ impl Delivery {
     }
 
     /// Spools a notice as a new message with null reverse-path.
-    async fn submit(
+    pub(super) async fn submit(
         &mut self,
         about: QueueId,
         kind: NoticeKind,
@@ -89,8 +113,8 @@ impl Delivery {
         let accept = Accept {
             arrived,
             reverse_path: ReversePath::Null,
-            body: BodyType::SevenBit,
-            request: None,
+            body: notice.body,
+            request: Request { smtputf8: !notice.to.local().is_ascii(), ..Request::default() }.boxed(),
             recipients: vec![Recipient::new(notice.to.clone(), None, arrived)],
             updates: vec![update],
         };
@@ -100,8 +124,31 @@ impl Delivery {
         Ok(())
     }
 
+    /// What a bounce brings back: everything, if the sender wants that and it isn't long.
+    async fn original(&self, message: &Message) -> Original {
+        let full = message.request.as_ref().is_some_and(|request| request.ret == Some(Ret::Full));
+        if full
+            && message.size <= RETURN_SIZE_MAX
+            && let Some(content) = self.whole(message.id).await
+        {
+            return Original { octets: content, whole: true };
+        }
+        Original { octets: self.header(message.id).await, whole: false }
+    }
+
+    /// All of a short message; `None` if it can't be read.
+    async fn whole(&self, id: QueueId) -> Option<Vec<u8>> {
+        let content = self.spool.content(id).await.ok()?;
+        let mut whole = Vec::new();
+        while (whole.len() as u64) < content.size() {
+            let chunk = content.read_at(whole.len() as u64, CHUNK_SIZE).await.ok()?;
+            whole.extend_from_slice(Some(&chunk).filter(|chunk| !chunk.is_empty())?);
+        }
+        Some(whole)
+    }
+
     /// The original's header block, as far as it can be read: a notice without it is better than none.
-    async fn header(&self, id: QueueId) -> Vec<u8> {
+    pub(super) async fn header(&self, id: QueueId) -> Vec<u8> {
         let mut scan = HeaderScan::new(HEADER_SIZE_MAX);
         let Ok(content) = self.spool.content(id).await else { return Vec::new() };
         let mut offset = 0;

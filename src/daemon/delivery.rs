@@ -11,6 +11,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::awaken::Awakening;
 use super::command::Command;
+use super::confirm::confirmable;
 use super::current::Current;
 use super::pauses::Pauses;
 use super::report;
@@ -41,6 +42,8 @@ pub(super) struct Delivery {
     pub(super) scheduler: Scheduler,
     pub(super) current: Arc<Current>,
     pub(super) pauses: Pauses,
+    /// Messages with recipients that became several others, whose senders are to be told so.
+    pub(super) expanded: Vec<(Message, Vec<u32>)>,
     attempts: JoinSet<Vec<(u32, Outcome)>>,
     /// What each task of `attempts` is about.
     running: HashMap<tokio::task::Id, Running>,
@@ -95,6 +98,7 @@ impl Delivery {
             scheduler,
             current,
             pauses,
+            expanded: Vec::new(),
             attempts: JoinSet::new(),
             running: HashMap::new(),
             next_due,
@@ -169,6 +173,7 @@ impl Delivery {
         }
         self.awaken().await;
         loop {
+            self.confirm_expansions().await;
             while let Some(step) = self.scheduler.next(self.now()) {
                 self.carry_out(step).await;
             }
@@ -282,11 +287,14 @@ impl Delivery {
     /// Expands aliases and hands the message to the scheduler.
     pub(super) fn admit(&mut self, mut message: Message) {
         let now = self.now();
-        let Plan { update, destinations } = self.current.router.plan(&message, now);
+        let Plan { update, destinations, expanded } = self.current.router.plan(&message, now);
         if !update.statuses.is_empty() {
             report::expansions(&self.events, &message, &update);
             message.apply(&update);
             self.spool.update(update);
+        }
+        if !expanded.is_empty() {
+            self.expanded.push((message.clone(), expanded));
         }
         self.scheduler.admit(now, message, destinations);
     }
@@ -390,15 +398,20 @@ impl Delivery {
         let in_doubt = outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::InDoubt(_)));
         let in_doubt: BTreeSet<u32> = in_doubt.map(|(index, _)| *index).collect();
         let message = self.scheduler.message(id).cloned();
+        let (what, done) = confirmable(&outcomes, &destination);
         let entropy = Arc::clone(&self.system.entropy);
         let verdict = self.scheduler.report(now, attempt, outcomes, &mut || entropy.fraction());
         let Some(mut message) = message.filter(|_| !verdict.update.statuses.is_empty()) else { return };
         report::statuses(&self.events, now, &message, &destination, &verdict.update, &in_doubt);
+        let update = self.confirm(&message, verdict.update, what, done).await;
+        if update.statuses.is_empty() {
+            return;
+        }
         if verdict.failed.is_empty() {
-            self.spool.update(verdict.update);
+            self.spool.update(update);
         } else {
-            message.apply(&verdict.update);
-            if self.bounce(&message, verdict.update, &verdict.failed).await {
+            message.apply(&update);
+            if self.bounce(&message, update, &verdict.failed).await {
                 self.scheduler.noticed(id);
             }
         }

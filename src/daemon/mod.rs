@@ -6,6 +6,7 @@ mod awaken;
 mod bounce;
 mod certificates;
 mod command;
+mod confirm;
 mod current;
 mod delivery;
 mod descriptors;

@@ -165,7 +165,7 @@ events! {
     }
     /// A notice about a message was accepted into the spool as a message of its own.
     Notified "notified" INFO { id: QueueId, notice: QueueId, kind: NoticeKind, to: Address, recipients: usize }
-    /// Nobody is left to be told: a notice that nobody takes, not even the postmaster.
+    /// Nobody is told of a failure: it is that of a notice that not even the postmaster takes, or the sender asked for silence.
     Unnotified "unnotified" WARN { id: QueueId, to: Option<Address>, reason: String }
     /// Nothing remains to be done for a message; the spool forgets it.
     Finished "finished" DEBUG { id: QueueId, delay: Duration, recipients: usize }
@@ -240,7 +240,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("id", "the message's queue id"),
     ("in_doubt", "present and true if the connection was lost after the final dot: the next hop may have the message"),
     ("into", "the addresses that take the recipient's place, at most 20 of them"),
-    ("kind", "`delay`, `bounce` or `double-bounce`"),
+    ("kind", "`delay`, `bounce`, `double-bounce` or `success`"),
     ("limit", "the setting that was reached"),
     ("login", "the account that the client logged in to, or tried to"),
     ("mechanism", "how the client logged in, or tried to: the SASL mechanism"),
@@ -286,6 +286,8 @@ pub enum NoticeKind {
     Bounce,
     /// A notice came back; told to the postmaster.
     DoubleBounce,
+    /// Delivered, or passed on to where nobody confirms it; the sender asked to be told.
+    Success,
 }
 
 impl NoticeKind {
@@ -295,6 +297,7 @@ impl NoticeKind {
             Self::Delay => "delay",
             Self::Bounce => "bounce",
             Self::DoubleBounce => "double-bounce",
+            Self::Success => "success",
         }
     }
 }

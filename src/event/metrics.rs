@@ -83,7 +83,7 @@ pub struct Metrics {
     deferred: [Counter; 4],
     failed: [Counter; 4],
     expired: [Counter; 4],
-    notices: [Counter; 3],
+    notices: [Counter; NOTICES.len()],
     spool_trouble: Counter,
     quarantined: Counter,
     delay: Histogram,
@@ -168,7 +168,7 @@ impl Default for Metrics {
     }
 }
 
-const NOTICES: [NoticeKind; 3] = [NoticeKind::Delay, NoticeKind::Bounce, NoticeKind::DoubleBounce];
+const NOTICES: [NoticeKind; 4] = [NoticeKind::Delay, NoticeKind::Bounce, NoticeKind::DoubleBounce, NoticeKind::Success];
 
 impl Gauges {
     fn new(r: &mut Registry) -> Self {

@@ -4,6 +4,7 @@
 //! notice about a notice; its failure goes to the postmaster once. Strangers' words (replies, original header) are cleaned and
 //! bounded before they get into one.
 
+mod addressee;
 mod original;
 mod status;
 mod text;
@@ -12,7 +13,9 @@ mod words;
 use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue, Headers, MIME_VERSION_1_0};
 use lettre::message::{Body, MultiPart, SinglePart};
 
-use crate::mail::{Address, Domain, Message, ReversePath, Timestamp};
+use crate::mail::{Address, BodyType, Domain, Message, Timestamp};
+
+pub use addressee::{Addressee, Topic, addressee, wanted};
 use original::Original;
 
 /// What all notices of a moment have in common.
@@ -33,46 +36,60 @@ pub struct Context {
 pub struct Notice {
     /// Its recipient.
     pub to: Address,
-    /// The whole content, CRLF line ends, no octet above 127, no line longer than 998 octets.
+    /// The whole content, CRLF line ends, no line longer than 998 octets.
     pub content: Vec<u8>,
+    /// Whether it has octets above 127: only if it brings back a message that has.
+    pub body: BodyType,
 }
 
-/// Who is told that recipients failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Addressee {
-    /// The sender.
-    Sender(Address),
-    /// The postmaster: the message had a null reverse-path, so it was a notice itself (double bounce).
-    Postmaster(Address),
+/// What a notice brings back of the message that it is about.
+#[derive(Clone, Copy, Debug)]
+pub enum Returned<'a> {
+    /// Its header block.
+    Header(&'a [u8]),
+    /// All of it: the sender asked for that (RET=FULL of RFC 3461). What doesn't fit into a notice is cut down to the header.
+    Whole(&'a [u8]),
 }
 
-/// Who is told that these recipients (by index) failed: the sender; for a null reverse-path the postmaster; nobody if the
-/// postmaster's own address, or where that leads to, is all that failed.
-pub fn addressee(message: &Message, failed: &[u32], postmaster: &Address) -> Option<Addressee> {
-    if let ReversePath::Address(sender) = &message.reverse_path {
-        return Some(Addressee::Sender(sender.clone()));
+impl<'a> From<&'a [u8]> for Returned<'a> {
+    fn from(header: &'a [u8]) -> Self {
+        Self::Header(header)
     }
-    let is_postmaster = |a: &Address| a.domain() == postmaster.domain() && a.local().eq_ignore_ascii_case(postmaster.local());
-    let mut recipients = failed.iter().filter_map(|index| message.recipients.get(*index as usize));
-    let others = recipients.any(|r| !is_postmaster(&r.address) && !r.original.as_ref().is_some_and(is_postmaster));
-    others.then(|| Addressee::Postmaster(postmaster.clone()))
+}
+
+/// What there is to confirm (RFC 3464 section 2.3.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Success {
+    /// It lies in the mailbox.
+    Delivered,
+    /// A server has it that won't confirm anything.
+    Relayed,
+    /// The address stood for several others, which it has been passed on to.
+    Expanded,
 }
 
 /// The notice that these recipients (by index, their statuses final) failed, to the sender or as a double bounce to the
-/// postmaster; `None` if nobody is to be told. `header` is the message's header block.
-pub fn bounce(context: &Context, message: &Message, failed: &[u32], header: &[u8]) -> Option<Notice> {
+/// postmaster; `None` if nobody is to be told.
+pub fn bounce<'a>(context: &Context, message: &Message, failed: &[u32], original: impl Into<Returned<'a>>) -> Option<Notice> {
     let (to, kind) = match addressee(message, failed, &context.postmaster)? {
         Addressee::Sender(to) => (to, Kind::Bounce),
         Addressee::Postmaster(to) => (to, Kind::DoubleBounce),
     };
-    Some(Report { context, message, recipients: failed, original: Original::read(header), kind }.notice(to))
+    Some(Report { context, message, recipients: failed, original: Original::read(original.into()), kind }.notice(to))
 }
 
 /// The notice that these recipients (by index) still wait, and that it goes on until `expires`; `None` for a null reverse-path.
 pub fn delay(context: &Context, message: &Message, late: &[u32], expires: Timestamp, header: &[u8]) -> Option<Notice> {
     let to = message.reverse_path.address()?.clone();
     let kind = Kind::Delay { expires };
-    Some(Report { context, message, recipients: late, original: Original::read(header), kind }.notice(to))
+    Some(Report { context, message, recipients: late, original: Original::read(header.into()), kind }.notice(to))
+}
+
+/// The notice that all went well with these recipients (by index); `None` for a null reverse-path.
+pub fn success(context: &Context, message: &Message, done: &[u32], what: Success, header: &[u8]) -> Option<Notice> {
+    let to = message.reverse_path.address()?.clone();
+    let kind = Kind::Success(what);
+    Some(Report { context, message, recipients: done, original: Original::read(header.into()), kind }.notice(to))
 }
 
 /// What a notice is about.
@@ -81,6 +98,7 @@ enum Kind {
     Bounce,
     DoubleBounce,
     Delay { expires: Timestamp },
+    Success(Success),
 }
 
 /// Everything that a notice is written from.
@@ -100,11 +118,18 @@ impl Report<'_> {
         self.set_header(headers, &to);
         let boundary = format!("=_{:016x}_{}", self.context.seed, self.message.id);
         headers.set(content_type(&format!("multipart/report; report-type=delivery-status; boundary=\"{boundary}\"")));
+        let body = match self.original.whole {
+            Some(whole) if !whole.is_ascii() => BodyType::EightBitMime,
+            _ => BodyType::SevenBit,
+        };
+        if body == BodyType::EightBitMime {
+            headers.set(ContentTransferEncoding::EightBit);
+        }
         let report = report
             .singlepart(part("text/plain; charset=utf-8", text_body(text::text(self))))
             .singlepart(part("message/delivery-status", seven_bit(status::status(self).into_bytes())))
-            .singlepart(part("text/rfc822-headers", self.original_part()));
-        Notice { to, content: report.formatted() }
+            .singlepart(self.original_part());
+        Notice { to, content: report.formatted(), body }
     }
 
     fn set_header(&self, headers: &mut Headers, to: &Address) {
@@ -125,8 +150,15 @@ impl Report<'_> {
         headers.set(MIME_VERSION_1_0);
     }
 
+    /// The original, which may not be encoded (RFC 2046 section 5.2.1), or its header.
+    fn original_part(&self) -> SinglePart {
+        let Some(whole) = self.original.whole else { return part("text/rfc822-headers", self.header_part()) };
+        let encoding = if whole.is_ascii() { ContentTransferEncoding::SevenBit } else { ContentTransferEncoding::EightBit };
+        part("message/rfc822", Body::dangerous_pre_encoded(whole.to_vec(), encoding))
+    }
+
     /// The original's header: as it is where that is plain text, else quoted-printable.
-    fn original_part(&self) -> Body {
+    fn header_part(&self) -> Body {
         let header = self.original.header.to_vec();
         if words::is_plain(&header) {
             return seven_bit(header);

@@ -2,6 +2,7 @@
 
 use mail_parser::MessageParser;
 
+use super::Returned;
 use super::words::clean;
 use crate::mail::fields;
 
@@ -18,17 +19,31 @@ pub(super) struct Original<'a> {
     pub(super) message_id: Option<&'a str>,
     /// Decoded, cleaned, cut; empty if there is none.
     pub(super) subject: String,
+    /// All of it, if it is to go back and can stand in a notice.
+    pub(super) whole: Option<&'a [u8]>,
 }
 
 impl<'a> Original<'a> {
-    /// Reads a header block.
-    pub(super) fn read(header: &'a [u8]) -> Self {
+    /// Reads what is known of it.
+    pub(super) fn read(returned: Returned<'a>) -> Self {
+        let (header, whole) = match returned {
+            Returned::Header(header) => (header, None),
+            Returned::Whole(content) => (content, Some(content).filter(|content| is_in_lines(content))),
+        };
         let header = whole_fields(header);
         let message_id = fields(header).find(|field| field.is("Message-ID")).and_then(|field| message_id(field.value));
         let parsed = MessageParser::default().parse_headers(header);
         let subject = parsed.as_ref().and_then(|m| m.subject()).map(|s| clean(s, 120)).unwrap_or_default();
-        Self { header, message_id, subject }
+        Self { header, message_id, subject, whole }
     }
+}
+
+/// Whether content is what 8BITMIME takes: lines ended by CRLF and not too long, no NUL.
+fn is_in_lines(content: &[u8]) -> bool {
+    content.split_inclusive(|b| *b == b'\n').all(|line| {
+        let text = line.strip_suffix(b"\r\n");
+        text.is_some_and(|text| text.len() <= 998 && !text.iter().any(|b| matches!(b, 0 | b'\r')))
+    })
 }
 
 /// The fields that fit, with the line end of the last one.
@@ -61,7 +76,7 @@ mod tests {
     #[test]
     fn subject_and_message_id_are_read() {
         let header = b"Message-ID: <a.1@x.test>\r\nSubject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\n an alle\r\n";
-        let original = Original::read(header);
+        let original = Original::read(Returned::Header(header));
         assert_eq!(original.header, header);
         assert_eq!(original.message_id, Some("<a.1@x.test>"));
         assert_eq!(original.subject, "Grüße an alle");
@@ -79,10 +94,10 @@ mod tests {
     fn only_whole_fields_that_fit_are_kept() {
         let mut header = b"A: 1\r\n".to_vec();
         header.extend(format!("B: {}\r\n", "x ".repeat(10_000)).bytes());
-        assert_eq!(Original::read(&header).header, b"A: 1\r\n");
-        assert_eq!(Original::read(b"A: 1\r\nB: 2").header, b"A: 1\r\n");
-        assert_eq!(Original::read(b"no header at all\r\nA: 1\r\n").header, b"");
-        assert_eq!(Original::read(b"").subject, "");
-        assert_eq!(Original::read(b"Subject: a\0b\x1b[31m\r\n").subject, "a b [31m");
+        assert_eq!(Original::read(Returned::Header(&header)).header, b"A: 1\r\n");
+        assert_eq!(Original::read(Returned::Header(b"A: 1\r\nB: 2")).header, b"A: 1\r\n");
+        assert_eq!(Original::read(Returned::Header(b"no header at all\r\nA: 1\r\n")).header, b"");
+        assert_eq!(Original::read(Returned::Header(b"")).subject, "");
+        assert_eq!(Original::read(Returned::Header(b"Subject: a\0b\x1b[31m\r\n")).subject, "a b [31m");
     }
 }

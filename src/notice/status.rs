@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::words::{ascii, field};
-use super::{Kind, Report};
-use crate::mail::{Cause, Domain, EnhancedCode, Recipient};
+use super::{Kind, Report, Success};
+use crate::mail::{Address, Cause, Domain, EnhancedCode, OriginalRecipient, Recipient};
 
 /// Characters of a remote's words at the most.
 const WORDS_MAX: usize = 1000;
@@ -12,6 +12,9 @@ const WORDS_MAX: usize = 1000;
 /// The whole part, ASCII, CRLF line ends.
 pub(super) fn status(report: &Report<'_>) -> String {
     let mut out = String::new();
+    if let Some(envid) = report.message.request.as_ref().and_then(|request| request.envid.as_ref()) {
+        given(&mut out, "Original-Envelope-Id", envid.as_str());
+    }
     field(&mut out, "Reporting-MTA", &format!("dns; {}", report.context.hostname));
     field(&mut out, "X-Posthouse-Queue-Id", &report.message.id.to_string());
     field(&mut out, "Arrival-Date", &report.message.arrived.rfc5322());
@@ -26,15 +29,25 @@ pub(super) fn status(report: &Report<'_>) -> String {
 
 fn recipient_fields(out: &mut String, report: &Report<'_>, recipient: &Recipient) {
     let status = &recipient.status;
-    if let Some(original) = &recipient.original {
-        field(out, "Original-Recipient", &format!("rfc822; {original}"));
+    // As the sender named it; or, where an alias led here, as we know that it did.
+    match (recipient.dsn.as_ref().and_then(|dsn| dsn.orcpt.as_ref()), &recipient.original) {
+        (Some(orcpt), _) if orcpt.kind() == "utf-8" => given(out, "Original-Recipient", &orcpt.to_wire()),
+        (Some(orcpt), _) => given(out, "Original-Recipient", &format!("{}; {}", orcpt.kind(), orcpt.address())),
+        (None, Some(original)) => field(out, "Original-Recipient", &typed(original)),
+        (None, None) => {}
     }
-    field(out, "Final-Recipient", &format!("rfc822; {}", recipient.address));
-    let delayed = matches!(report.kind, Kind::Delay { .. });
-    field(out, "Action", if delayed { "delayed" } else { "failed" });
-    // Failed means class 5 and delayed class 4, whatever the last words were (RFC 3464 section 2.3.4).
+    field(out, "Final-Recipient", &typed(&recipient.address));
+    // The class follows the action, whatever the last words were (RFC 3464 section 2.3.4).
+    let (action, class) = match report.kind {
+        Kind::Delay { .. } => ("delayed", 4),
+        Kind::Bounce | Kind::DoubleBounce => ("failed", 5),
+        Kind::Success(Success::Delivered) => ("delivered", 2),
+        Kind::Success(Success::Relayed) => ("relayed", 2),
+        Kind::Success(Success::Expanded) => ("expanded", 2),
+    };
+    field(out, "Action", action);
     let EnhancedCode(_, subject, detail) = status.last_status.unwrap_or(EnhancedCode(4, 0, 0));
-    field(out, "Status", &EnhancedCode(if delayed { 4 } else { 5 }, subject, detail).to_string());
+    field(out, "Status", &EnhancedCode(class, subject, detail).to_string());
     let replied = status.last_cause == Some(Cause::Remote) || is_reply(&status.last_reply);
     if let Some(host) = remote_host(&status.next_hop).filter(|_| replied) {
         field(out, "Remote-MTA", &format!("dns; {host}"));
@@ -49,6 +62,20 @@ fn recipient_fields(out: &mut String, report: &Report<'_>, recipient: &Recipient
             field(out, "Last-Attempt-Date", &report.context.now.rfc5322());
         }
         _ => {}
+    }
+}
+
+/// A field as the sender gave it: printable ASCII that no folding may change, short enough for a line.
+fn given(out: &mut String, name: &str, value: &str) {
+    out.push_str(&format!("{name}: {value}\r\n"));
+}
+
+/// An address behind its type; one beyond ASCII in the encoding for parts that aren't (RFC 6533 section 3).
+fn typed(address: &Address) -> String {
+    let text = address.to_string();
+    match OriginalRecipient::new("utf-8", &text).filter(|_| !text.is_ascii()) {
+        Some(encoded) => encoded.to_wire(),
+        None => format!("rfc822; {}", ascii(&text, WORDS_MAX)),
     }
 }
 

@@ -6,7 +6,10 @@ use mail_parser::{MessageParser, MimeHeaders, PartType};
 use proptest::prelude::*;
 
 use super::*;
-use crate::mail::{BodyType, Cause, EnhancedCode, QueueId, Recipient, RecipientState};
+use crate::mail::{
+    BodyType, Cause, DsnRequest, EnhancedCode, EnvelopeId, Notify, OriginalRecipient, QueueId, Recipient, RecipientState,
+    Request, ReversePath,
+};
 
 const ARRIVED: Timestamp = Timestamp::from_millis(1_795_312_800_000);
 const HEADER: &[u8] = b"Received: from client.test ([192.0.2.7])\r\n\tby mail.example.test (Posthouse)\r\n\
@@ -224,6 +227,88 @@ fn odd_senders_are_written_as_they_must_be() {
         let message = message(sender, vec![failed("bob@example.org", "550 no")]);
         let content = String::from_utf8(bounce_of(&message, HEADER).content).unwrap();
         assert!(content.contains(&format!("To: <{sender}>\r\n")), "{content}");
+    }
+}
+
+fn asks(recipient: Recipient, notify: Notify, orcpt: Option<&str>) -> Recipient {
+    let orcpt = orcpt.map(|value| OriginalRecipient::parse(value).unwrap());
+    Recipient { dsn: DsnRequest { notify: Some(notify), orcpt }.boxed(), ..recipient }
+}
+
+#[test]
+fn only_what_the_sender_wants_to_know_is_told() {
+    let notify = |success, failure, delay| Notify { success, failure, delay };
+    let asked = [notify(true, false, false), notify(false, true, false), notify(false, false, true), Notify::NEVER];
+    let mut recipients: Vec<_> = asked.map(|notify| asks(failed("bob@example.org", "550 no"), notify, None)).into();
+    recipients.push(failed("eve@example.org", "550 no"));
+    let message = message("ann@example.test", recipients);
+    for (topic, expected) in [(Topic::Success, &[0][..]), (Topic::Failure, &[1, 4]), (Topic::Delay, &[2, 4])] {
+        assert_eq!(wanted(&message, 0..9, topic), expected, "{topic:?}");
+    }
+}
+
+#[test]
+fn the_senders_names_for_things_come_back() {
+    let bob = asks(failed("bob@example.org", "550 no"), Notify::NEVER, Some("rfc822;Old+20Name@example.test"));
+    let eve = asks(failed("eve@example.org", "550 no"), Notify::NEVER, Some("utf-8;gr\\x{FC}n@example.test"));
+    let mut message = message("ann@example.test", vec![bob, eve]);
+    message.request = Request { envid: EnvelopeId::new("QQ  31+4"), ..Request::default() }.boxed();
+    let [_, status, _] = parts(&bounce_of(&message, HEADER));
+    assert!(status.starts_with("Original-Envelope-Id: QQ  31+4\r\nReporting-MTA:"), "{status}");
+    let groups = groups(&status);
+    assert_eq!(value(&groups[1], "Original-Recipient"), Some("rfc822; Old Name@example.test"));
+    assert_eq!(value(&groups[2], "Original-Recipient"), Some("utf-8;gr\\x{FC}n@example.test"));
+}
+
+#[test]
+fn successes_are_confirmed_as_what_they_are() {
+    let mut bob =
+        recipient("bob@example.org", RecipientState::Delivered, EnhancedCode(2, 6, 0), Cause::Remote, "250 2.6.0 got it");
+    bob.original = Some(address("team@example.test"));
+    let message = message("ann@example.test", vec![bob]);
+    for (what, action, words) in [
+        (Success::Delivered, "delivered", "was delivered to team@example.test"),
+        (Success::Relayed, "relayed", "was passed on to a server that confirms no delivery"),
+        (Success::Expanded, "expanded", "was passed on to all for whom that stands"),
+    ] {
+        let notice = success(&context(), &message, &[0], what, HEADER).unwrap();
+        let [text, status, header] = parts(&notice);
+        assert!(text.replace("\r\n", " ").contains(words), "{text}");
+        assert!(text.contains("The server mx.example.org [192.0.2.25]:25 answered:\r\n        250 2.6.0 got it"), "{text}");
+        let groups = groups(&status);
+        assert_eq!((value(&groups[1], "Action"), value(&groups[1], "Status")), (Some(action), Some("2.6.0")));
+        assert_eq!(value(&groups[1], "Diagnostic-Code"), Some("smtp; 250 2.6.0 got it"));
+        assert_eq!(header.as_bytes(), HEADER);
+        let from_nobody = Message { reverse_path: ReversePath::Null, ..message.clone() };
+        assert_eq!(success(&context(), &from_nobody, &[0], what, HEADER), None);
+    }
+}
+
+#[test]
+fn the_whole_message_goes_back_where_it_can_stand_in_a_notice() {
+    let message = message("ann@example.test", vec![failed("bob@example.org", "550 no")]);
+    let bounce = |content: &[u8]| bounce(&context(), &message, &[0], Returned::Whole(content)).unwrap();
+    for (text, body, encoding) in [("hello\r\n.\r\n", BodyType::SevenBit, "7bit"), ("Grüße\r\n", BodyType::EightBitMime, "8bit")]
+    {
+        let content = [HEADER, b"\r\n", text.as_bytes()].concat();
+        let notice = bounce(&content);
+        assert_eq!(notice.body, body);
+        let raw = String::from_utf8(notice.content.clone()).unwrap();
+        let part = format!(
+            "Content-Type: message/rfc822\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n{}",
+            String::from_utf8_lossy(&content)
+        );
+        assert!(raw.contains(&part), "{raw}");
+        let parsed = MessageParser::default().parse(&notice.content).unwrap();
+        assert_eq!(parsed.subject(), Some("Not delivered: Lunch on Friday?"));
+        let PartType::Message(original) = &parsed.parts[3].body else { panic!("{raw}") };
+        assert_eq!(original.body_text(0).unwrap(), text);
+        let outer = parsed.root_part().content_transfer_encoding();
+        assert_eq!(outer, (body == BodyType::EightBitMime).then_some("8bit"));
+        assert!(raw.replace("\r\n", " ").contains("The message follows below"));
+    }
+    for text in [&b"a\nb\r\n"[..], b"a\0b\r\n", b"no end", &[b'x'; 1000]] {
+        parts(&bounce(&[HEADER, b"\r\n", text].concat()));
     }
 }
 

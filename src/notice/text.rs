@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::words::{clean, wrap};
-use super::{Kind, Report};
+use super::{Kind, Report, Success};
 use crate::mail::{Cause, EnhancedCode, Recipient, RecipientStatus};
 
 /// Recipients that are written about one by one; the part for machines has them all.
@@ -21,6 +21,10 @@ pub(super) fn subject(report: &Report<'_>) -> String {
         (Kind::DoubleBounce, false) => format!("Not delivered, without sender: {original}"),
         (Kind::Delay { .. }, true) => "Your message is delayed".to_owned(),
         (Kind::Delay { .. }, false) => format!("Delayed: {original}"),
+        (Kind::Success(Success::Delivered), true) => "Your message was delivered".to_owned(),
+        (Kind::Success(Success::Delivered), false) => format!("Delivered: {original}"),
+        (Kind::Success(_), true) => "Your message was passed on".to_owned(),
+        (Kind::Success(_), false) => format!("Passed on: {original}"),
     }
 }
 
@@ -60,6 +64,13 @@ fn opening(report: &Report<'_>) -> String {
         _ => format!("{count} recipients"),
     };
     match report.kind {
+        Kind::Success(Success::Delivered) => format!("Your message was delivered to {whom}, as you wanted to know."),
+        Kind::Success(Success::Relayed) => format!(
+            "Your message to {whom} was passed on to a server that confirms no delivery. You hear from us no more, unless it comes back."
+        ),
+        Kind::Success(Success::Expanded) => format!(
+            "Your message to {whom} was passed on to all for whom that stands. You are told of none of them, unless it fails."
+        ),
         Kind::Bounce => format!("Your message could not be delivered to {whom}. It will not be tried again."),
         Kind::DoubleBounce => format!(
             "A message that has no sender, most likely a notice itself, could not be delivered to {whom}. There is nobody else \
@@ -82,7 +93,14 @@ fn paragraph(out: &mut String, report: &Report<'_>, recipient: &Recipient) {
     let status = &recipient.status;
     let led_from = recipient.original.as_ref().map(|original| format!(" (written to {original})")).unwrap_or_default();
     wrap(out, "", &format!("{}{led_from}", recipient.address));
-    wrap(out, "    ", &finding(report, status));
+    let done = matches!(report.kind, Kind::Success(_));
+    if !done {
+        wrap(out, "    ", &finding(report, status));
+    } else if !status.next_hop.is_empty() && status.last_cause == Some(Cause::Remote) {
+        wrap(out, "    ", &format!("The server {} answered:", clean(&status.next_hop, 300)));
+    } else {
+        return;
+    }
     let words = clean(&status.last_reply, WORDS_MAX);
     if !words.is_empty() {
         wrap(out, "        ", &words);
@@ -146,8 +164,9 @@ fn closing(report: &Report<'_>) -> String {
         Kind::DoubleBounce => String::new(),
         _ => format!("If you need help, forward this notice to {}. ", context.postmaster),
     };
+    let below = if report.original.whole.is_some() { "message" } else { "message's header" };
     format!(
-        "{help}This notice was written by the mail server {}, where the message had the queue id {}. The message's header follows below.",
+        "{help}This notice was written by the mail server {}, where the message had the queue id {}. The {below} follows below.",
         context.hostname, message.id
     )
 }

@@ -21,6 +21,9 @@ pub struct Plan {
     /// A destination for each recipient that is open behind `update`. Who is nobody goes to the local domain, and fails there
     /// (`Router::maildir`) like any other attempt.
     pub destinations: Vec<(u32, Destination)>,
+    /// Recipients that became several others, or nobody new, and whose success the sender wants to be told of: that is told of the address
+    /// itself, and no more of those behind it (RFC 3461 section 5.2.7.3).
+    pub expanded: Vec<u32>,
 }
 
 /// Where an alias leads in the end.
@@ -34,7 +37,7 @@ struct Expansion {
 impl Router {
     /// Plans a message. Apply `update` to it (and to the spool's), then admit it with `destinations`.
     pub fn plan(&self, message: &Message, now: Timestamp) -> Plan {
-        let mut plan = Plan { update: Update::new(message.id), destinations: Vec::new() };
+        let mut plan = Plan { update: Update::new(message.id), destinations: Vec::new(), expanded: Vec::new() };
         let routes: Vec<(u32, &Recipient, Option<Route>)> = (0u32..)
             .zip(&message.recipients)
             .map(|(index, recipient)| (index, recipient, recipient.is_open().then(|| self.recipient_route(recipient))))
@@ -74,17 +77,25 @@ impl Router {
         let expanded = RecipientStatus { state: RecipientState::Expanded, ..recipient.status.clone() };
         plan.update.statuses.push((index, expanded));
         let original = recipient.original.as_ref().unwrap_or(&recipient.address);
+        let leaves: Vec<_> = leaves.into_iter().filter(|(address, _)| known.insert(key(address))).collect();
+        // A single one takes the sender's wishes over as they are.
+        let several = leaves.len() != 1;
+        if several && recipient.notify().is_some_and(|notify| notify.success) {
+            plan.expanded.push(index);
+        }
         for (address, route) in leaves {
-            if !known.insert(key(&address)) {
-                continue;
-            }
             let new = u32::try_from(message.recipients.len() + plan.update.added.len()).unwrap_or(u32::MAX);
             let destination = match route {
                 Route::Deliver(destination) => destination,
                 Route::Unknown | Route::Alias(_) => nowhere(&address),
             };
             plan.destinations.push((new, destination));
-            plan.update.added.push(Recipient::new(address, Some(original.clone()), now));
+            let mut added = Recipient::new(address, Some(original.clone()), now);
+            added.dsn = recipient.dsn.clone();
+            if let Some(notify) = added.dsn.as_mut().and_then(|dsn| dsn.notify.as_mut()).filter(|_| several) {
+                notify.success = false;
+            }
+            plan.update.added.push(added);
         }
     }
 

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::mail::{BodyType, Domain, Message, QueueId, Recipient, RecipientState, ReversePath, Timestamp};
+use crate::mail::{
+    BodyType, Domain, DsnRequest, Message, Notify, OriginalRecipient, QueueId, Recipient, RecipientState, ReversePath, Timestamp,
+};
 use crate::system::sim::SimTls;
 use crate::system::{BoxFuture, Disk, Dns, DnsError, Entropy, MxRecord, SystemClock, SystemDisk, SystemNet, Workers};
 
@@ -108,8 +110,7 @@ hosts = ["[::1]:2527"]
 special_addresses = "SPECIAL"
 "#;
 
-const ALIASES: &str =
-    "team: ann, bob@far.test, deep\ndeep: ann, carl\nann: ann, copy@far.test\nround: about\nabout: round\nlost: nobody\n";
+const ALIASES: &str = "team: ann, bob@far.test, deep\ndeep: ann, carl\nann: ann, copy@far.test\nround: about\nabout: round\nlost: nobody\none: bob@far.test\n";
 
 fn router_with(dns: ScriptedDns, special: &str, seed: u64) -> Router {
     let folder = tempfile::tempdir().unwrap();
@@ -330,6 +331,33 @@ fn message(to: &[&str]) -> Message {
 
 fn states(message: &Message) -> Vec<(String, RecipientState)> {
     message.recipients.iter().map(|r| (r.address.to_string(), r.status.state)).collect()
+}
+
+#[test]
+fn what_the_sender_wants_to_be_told_goes_along_with_aliases() {
+    let router = router(ScriptedDns::default());
+    let notify = Notify { success: true, failure: true, delay: false };
+    let orcpt = OriginalRecipient::parse("rfc822;x@old.test");
+    let dsn = DsnRequest { notify: Some(notify), orcpt }.boxed();
+    // A single one behind the alias takes it over; of several only failures are told, and of the alias that it was expanded.
+    for (to, expanded, success) in [("one@example.test", &[][..], true), ("team@example.test", &[0], false)] {
+        let mut message = message(&[to]);
+        message.recipients[0].dsn = dsn.clone();
+        let plan = router.plan(&message, Timestamp::from_millis(7));
+        assert_eq!(plan.expanded, expanded, "{to}");
+        let taken_over = Notify { success, ..notify };
+        for added in &plan.update.added {
+            let asked = added.dsn.as_ref().unwrap();
+            assert_eq!((asked.notify, &asked.orcpt), (Some(taken_over), &dsn.as_ref().unwrap().orcpt), "{to}");
+        }
+        message.recipients[0].dsn = None;
+        let plan = router.plan(&message, Timestamp::from_millis(7));
+        assert!(plan.expanded.is_empty() && plan.update.added.iter().all(|added| added.dsn.is_none()));
+    }
+    // An alias for nobody who doesn't get it anyway has nobody to take anything over.
+    let mut message = message(&["one@example.test", "bob@far.test"]);
+    message.recipients[0].dsn = dsn;
+    assert_eq!(router.plan(&message, Timestamp::from_millis(7)).expanded, [0]);
 }
 
 #[test]

@@ -99,9 +99,9 @@ pub struct Parameters {
 impl Parameters {
     /// What works from the session through the spool to the next hop: nothing else is ever offered.
     pub const HONOURED: Parameters = Parameters {
-        binary: false,
-        dsn: false,
-        utf8: false,
+        binary: true,
+        dsn: true,
+        utf8: true,
         deliver_by: false,
         future_release: false,
         priority: false,

@@ -20,4 +20,5 @@ mod retrying;
 mod routing;
 mod running;
 mod submission;
+mod wishes;
 mod world;
