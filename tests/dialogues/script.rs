@@ -135,8 +135,9 @@ impl Script {
     fn refuse(&mut self, rest: &str) -> Option<()> {
         let mut words = rest.splitn(4, ' ');
         let question = words.next()?;
-        let question =
-            *["connect", "presented", "hello", "login", "sender", "recipient", "begin", "commit"].iter().find(|name| **name == question)?;
+        let question = *["connect", "presented", "hello", "login", "sender", "recipient", "begin", "commit"]
+            .iter()
+            .find(|name| **name == question)?;
         let reply = Reply::new(words.next()?.parse().ok()?, EnhancedCode::parse(words.next()?)?, words.next()?);
         self.refusals.push((question, reply));
         Some(())

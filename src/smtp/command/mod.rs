@@ -8,9 +8,9 @@ mod xclient;
 use std::fmt;
 
 use self::parameters::{parse_mail, parse_rcpt};
-use self::xclient::parse_xclient;
 pub(super) use self::xclient::ATTRIBUTES;
 pub use self::xclient::Presented;
+use self::xclient::parse_xclient;
 use super::auth::{Mechanism, Secret};
 use super::extension::{Extension, Parameters};
 use crate::mail::{Address, AddressError, BodyType, Domain, DsnRequest, EnhancedCode, Reply, Request, ReversePath};

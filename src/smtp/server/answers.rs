@@ -54,7 +54,7 @@ impl Session {
                 self.greet(extended);
                 self.resume(Stage::Ready);
             }
-            Pending::Presented { login } => {
+            Pending::Presented { login, .. } => {
                 (self.extended, self.logged_in) = (false, login.unwrap_or(self.logged_in));
                 self.phase = Phase::Opening { early: false };
             }
