@@ -73,7 +73,8 @@ fn listener(table: &Table) -> Built<Listener> {
     let service = word(table, "service", &services)?;
     let modes = [("none", ListenerTls::None), ("starttls", ListenerTls::StartTls), ("implicit", ListenerTls::Implicit)];
     Ok(Listener {
-        address: table.read("address", values::socket)?,
+        address: table.read("address", values::listen)?,
+        mode: table.read("mode", values::mode)?,
         service,
         tls: word(table, "tls", &modes)?,
         proxy: table.read("proxy", |value| values::list(value, values::network))?,

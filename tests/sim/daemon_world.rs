@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -35,6 +36,13 @@ impl Net for PoweredNet {
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
         Box::pin(async move {
             let listener = PoweredListener { listener: self.net.listen(address).await?, disk: self.disk.clone() };
+            Ok(Box::new(listener) as Box<dyn Listener>)
+        })
+    }
+
+    fn listen_unix<'a>(&'a self, path: &'a Path, mode: u32) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+        Box::pin(async move {
+            let listener = PoweredListener { listener: self.net.listen_unix(path, mode).await?, disk: self.disk.clone() };
             Ok(Box::new(listener) as Box<dyn Listener>)
         })
     }
