@@ -42,7 +42,7 @@ impl Net for PoweredNet {
 
     fn listen_unix<'a>(&'a self, path: &'a Path, mode: u32) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
         Box::pin(async move {
-            let listener = PoweredListener { listener: self.net.listen_unix(path, mode).await?, disk: self.disk.clone() };
+            let listener = PoweredListener { listener: Net::listen_unix(&self.net, path, mode).await?, disk: self.disk.clone() };
             Ok(Box::new(listener) as Box<dyn Listener>)
         })
     }
