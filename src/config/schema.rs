@@ -74,7 +74,7 @@ pub(super) const SECTIONS: &[Section] = &[
                 "127.0.0.1:2525",
                 "where to listen; port 0 lets the system choose; for lmtp also \"unix:/run/posthouse/lmtp\"",
             ),
-            set("mode", Kind::Mode, "0660", "permissions of a Unix socket"),
+            set("mode", Kind::Mode, "0660", "permissions of a Unix socket; it belongs to the user that starts the server"),
             set(
                 "service",
                 Kind::Choice(&["mx", "submission", "lmtp"]),

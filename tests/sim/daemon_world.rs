@@ -42,8 +42,8 @@ impl Net for PoweredNet {
 
     fn listen_unix<'a>(&'a self, path: &'a Path, mode: u32) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
         Box::pin(async move {
-            let listener = PoweredListener { listener: Net::listen_unix(&self.net, path, mode).await?, disk: self.disk.clone() };
-            Ok(Box::new(listener) as Box<dyn Listener>)
+            let listener = Net::listen_unix(&self.net, path, mode).await?;
+            Ok(Box::new(PoweredListener { listener, disk: self.disk.clone() }) as Box<dyn Listener>)
         })
     }
 }
