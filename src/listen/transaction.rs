@@ -15,7 +15,7 @@ use crate::mail::{
     ReversePath, Service, Submitted, Timestamp, TlsInfo, TraceField,
 };
 use crate::policy::Client;
-use crate::smtp::server::{Answer, ForwardPath, Question};
+use crate::smtp::server::{Answer, ForwardPath, Presented, Question};
 use crate::spool::{Accept, Draft, SpoolError};
 
 /// As much of a header block is looked at; octets.
@@ -105,6 +105,18 @@ impl<'a> Transaction<'a> {
         self.client = Client { service, address, helo: String::new(), extended: false, login: None, tls: Some(tls) };
     }
 
+    /// The client is another one's go-between, and that one's session begins here.
+    fn presented(&mut self, presented: Presented) {
+        let by = self.client.address;
+        let Presented { address, login, .. } = presented;
+        self.login = None;
+        self.client.address = address.unwrap_or(by);
+        self.client.login = login.unwrap_or(self.client.login.take());
+        (self.client.helo, self.client.extended) = (String::new(), false);
+        let (client, login) = (self.client.address, self.client.login.clone());
+        self.reception.events.report(Event::Presented { client, by, means: "XCLIENT", login });
+    }
+
     /// Messages accepted in this session.
     pub(super) fn messages(&self) -> u64 {
         self.messages
@@ -114,6 +126,10 @@ impl<'a> Transaction<'a> {
     pub(super) async fn answer(&mut self, question: Question) -> Answer {
         let answer = match question {
             Question::Connect => Ok(()),
+            Question::Presented(presented) => {
+                self.presented(presented);
+                Ok(())
+            }
             Question::Hello { name, extended } => {
                 self.client.helo = name;
                 self.client.extended = extended;

@@ -16,3 +16,4 @@ mod smtplib;
 #[path = "../support/mod.rs"]
 mod support;
 mod swaks;
+mod tls;

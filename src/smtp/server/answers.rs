@@ -58,6 +58,10 @@ impl Session {
                 self.greet(extended);
                 self.resume(Stage::Ready);
             }
+            Pending::Presented { login, .. } => {
+                (self.extended, self.logged_in) = (false, login.unwrap_or(self.logged_in));
+                self.phase = Phase::Opening { early: false };
+            }
             Pending::Login => {
                 self.logged_in = true;
                 self.say(replies::LOGGED_IN);
@@ -120,7 +124,9 @@ impl Session {
             starttls: self.settings.starttls && self.tls.is_none(),
             mechanisms: self.mechanisms(),
         };
-        extension::offered(self.parameters(), announcement)
+        let mut offered = extension::offered(self.parameters(), announcement);
+        offered.extend(self.xclient.then_some(Extension::Xclient));
+        offered
     }
 
     /// The parameters that MAIL and RCPT may have, here and now.
@@ -157,7 +163,7 @@ impl Pending {
     fn before(&self) -> Stage {
         match self {
             Self::Connect { .. } => Stage::Strange,
-            Self::Hello { before, .. } => *before,
+            Self::Hello { before, .. } | Self::Presented { before, .. } => *before,
             Self::Sender(_) | Self::Login | Self::Commit => Stage::Ready,
             Self::Recipient(recipients) | Self::Begin(recipients) | Self::BeginChunks { recipients, .. } => {
                 Stage::Open(*recipients)
