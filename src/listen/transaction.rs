@@ -324,6 +324,7 @@ impl<'a> Transaction<'a> {
     fn protocol(&self) -> Protocol {
         let utf8 = self.envelope.request.as_ref().is_some_and(|request| request.smtputf8);
         match self.client.service {
+            Service::Lmtp if utf8 => Protocol::Utf8Lmtp,
             Service::Lmtp => Protocol::Lmtp,
             Service::Local => Protocol::Local,
             _ if utf8 => Protocol::Utf8Smtp,
