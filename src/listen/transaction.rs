@@ -186,6 +186,11 @@ impl<'a> Transaction<'a> {
         self.rules.policy.sender(&self.client, &self.envelope.reverse_path, size)?;
         self.load.check(size.unwrap_or_default().max(1)).map_err(|refusal| self.overloaded(refusal))?;
         self.reception.space().map_err(|error| spool_reply(&error))?;
+        // What is coming in already may still take its room, too (RFC 1870 section 6.1).
+        let wanted = size.unwrap_or_default().saturating_add(self.reception.gate.in_flight.octets());
+        if self.reception.spool.free() < self.rules.config.spool.min_free.saturating_add(wanted) {
+            return Err(spool_reply(&SpoolError::Full));
+        }
         let Some(mut request) = self.envelope.request.take() else { return Ok(None) };
         let asked = request.priority;
         request.priority = asked.and_then(|asked| self.rules.policy.priority(&self.client, asked));
