@@ -49,11 +49,11 @@ pub(super) fn serve(context: &Context<'_>) -> Result<(), Failure> {
 /// The configuration of the demo that comes with the sources; only there are the first steps told.
 const DEMO: &str = "conf/posthouse.toml";
 
-/// Reads the configuration again, with everything that a start would refuse.
+/// Reads the configuration again, with everything that a reload can't do without.
 fn reader(path: Option<std::path::PathBuf>) -> daemon::Source {
     Arc::new(move || {
         let loaded = config::load(path.as_deref(), &config::environment());
-        let checked = loaded.and_then(|loaded| settings::files(&loaded).map(|_| loaded.config));
+        let checked = loaded.and_then(|loaded| settings::files_of_reload(&loaded).map(|_| loaded.config));
         checked.map_err(|problems| problems.iter().map(ToString::to_string).collect())
     })
 }

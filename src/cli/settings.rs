@@ -6,8 +6,9 @@ use super::failure::{self, Failure};
 use super::print::{Cell, Out, Table};
 use super::{Context, print};
 use crate::config::{self, Loaded, Problem};
+use crate::daemon;
 use crate::directory::Directory;
-use crate::system::{SystemDisk, tls};
+use crate::system::{SystemDisk, SystemTls, TlsError, tls};
 
 /// A problem as `check --json` prints it.
 #[derive(Serialize)]
@@ -59,12 +60,33 @@ pub(super) fn check(context: &Context<'_>, json: bool, out: &mut Out<'_>) -> Res
 
 /// The files that the configuration names: certificates, users, aliases. Errors: every problem.
 pub(super) fn files(loaded: &Loaded) -> Result<Directory, Vec<Problem>> {
+    let reception = daemon::check_certificates(&loaded.config, &SystemDisk, &SystemTls).map_err(|error| pem_problem(&error));
+    match (reception, files_of_reload(loaded)) {
+        (Ok(()), checked) => checked,
+        (Err(problem), Ok(_)) => Err(vec![problem]),
+        (Err(problem), Err(mut problems)) => {
+            problems.push(problem);
+            Err(problems)
+        }
+    }
+}
+
+fn pem_problem(error: &TlsError) -> Problem {
+    Problem::new(error.path().display().to_string(), "", error.what(), error.remedy())
+}
+
+/// Those that a reload can't do without. The certificates of reception aren't among them: while new ones are wrong, or can't be read
+/// any more by the user that the server has become, the old ones stay in use.
+pub(super) fn files_of_reload(loaded: &Loaded) -> Result<Directory, Vec<Problem>> {
     let config = &loaded.config;
     let mut problems = config::check_files(config);
+    if let Some(Err(error)) = config.remote.tls_ca.as_ref().map(|path| tls::check_authorities(&SystemDisk, path)) {
+        problems.push(pem_problem(&error));
+    }
     if let (true, Some(pair)) = (problems.is_empty(), &config.admin.tls)
         && let Err(error) = tls::load_pair(&SystemDisk, &pair.certificate, &pair.key)
     {
-        problems.push(Problem::new(error.path().display().to_string(), "", error.what(), error.remedy()));
+        problems.push(pem_problem(&error));
     }
     match Directory::load(config, &SystemDisk) {
         Ok(directory) if problems.is_empty() => Ok(directory),

@@ -18,7 +18,7 @@ pub(super) fn config(settings: &Settings) -> Built<Config> {
         user: top.read("user", values::text)?,
         spool: spool(section(settings, "spool")?)?,
         listeners: settings.repeated("listener").map(listener).collect::<Built<_>>()?,
-        tls: tls(section(settings, "tls")?)?,
+        tls: tls(settings)?,
         auth: auth(section(settings, "auth")?)?,
         senders: settings.repeated("sender").map(sender).collect::<Built<_>>()?,
         limits: limits(section(settings, "limits")?)?,
@@ -75,11 +75,20 @@ fn listener(table: &Table) -> Built<Listener> {
     Ok(Listener { address: table.read("address", values::socket)?, service, tls: word(table, "tls", &modes)? })
 }
 
-fn tls(table: &Table) -> Built<Tls> {
+fn tls(settings: &Settings) -> Built<Tls> {
+    let table = section(settings, "tls")?;
     let certificate = table.read("certificate", |value| values::optional(value, values::path))?;
     let key = table.read("key", |value| values::optional(value, values::path))?;
-    // One without the other is a problem of its own; see `check`.
-    Ok(Tls { pair: certificate.zip(key).map(|(certificate, key)| KeyPair { certificate, key }) })
+    let more = settings
+        .repeated("certificate")
+        .map(|table| Ok(KeyPair { certificate: table.read("file", values::path)?, key: table.read("key", values::path)? }));
+    Ok(Tls {
+        // One without the other is a problem of its own; see `check`.
+        pair: certificate.zip(key).map(|(certificate, key)| KeyPair { certificate, key }),
+        more: more.collect::<Built<_>>()?,
+        reload_interval: table.read("reload_interval", values::period)?,
+        client_ca: table.read("client_ca", |value| values::optional(value, values::path))?,
+    })
 }
 
 fn auth(table: &Table) -> Built<Auth> {
@@ -150,7 +159,18 @@ fn relay(table: &Table) -> Built<Relay> {
 }
 
 fn route(table: &Table) -> Built<Route> {
-    Ok(Route { domain: table.read("domain", values::pattern)?, hosts: table.read("hosts", values::hosts)? })
+    let (domain, hosts) = (table.read("domain", values::pattern)?, table.read("hosts", values::hosts)?);
+    Ok(Route { domain, hosts, tls: remote_tls(table)? })
+}
+
+fn remote_tls(table: &Table) -> Built<RemoteTls> {
+    let words = [
+        ("none", RemoteTls::None),
+        ("opportunistic", RemoteTls::Opportunistic),
+        ("require", RemoteTls::Require),
+        ("verify", RemoteTls::Verify),
+    ];
+    word(table, "tls", &words)
 }
 
 fn remote(table: &Table) -> Built<Remote> {
@@ -161,6 +181,8 @@ fn remote(table: &Table) -> Built<Remote> {
         connect_timeout: table.read("connect_timeout", values::period)?,
         reply_timeout: table.read("reply_timeout", values::period)?,
         special_addresses: word(table, "special_addresses", &special)?,
+        tls: remote_tls(table)?,
+        tls_ca: table.read("tls_ca", |value| values::optional(value, values::path))?,
     })
 }
 

@@ -27,9 +27,7 @@ const fn later(mut setting: Setting, allowed: &'static [&'static str], remedy: &
     setting
 }
 
-const LATER_TLS_OUT: &str = "TLS in delivery is not built yet: remove the key or set it to \"none\"";
 const LATER_SERVICE: &str = "LMTP in reception is not built yet: set service = \"mx\" or \"submission\", or remove the listener";
-const NONE: &[&str] = &["none"];
 
 /// Every section, in the order of the sample file.
 pub(super) const SECTIONS: &[Section] = &[
@@ -98,6 +96,22 @@ pub(super) const SECTIONS: &[Section] = &[
         settings: &[
             set("certificate", Kind::Path(true), "", "PEM file, our own certificate first; \"\" for the self-signed pair"),
             set("key", Kind::Path(true), "", "PEM file, the certificate's private key"),
+            set("reload_interval", Kind::Period, "1m", "how often the files are looked at; changed ones are taken up"),
+            set(
+                "client_ca",
+                Kind::Path(true),
+                "",
+                "PEM file: clients may log in (AUTH EXTERNAL) with certificates of these authorities; \"\" asks for none",
+            ),
+        ],
+    },
+    Section {
+        name: "certificate",
+        repeated: true,
+        doc: "more certificates, for other names; the one that a client asks for (SNI) is shown",
+        settings: &[
+            must("file", Kind::Path(false), "conf/tls/other.pem", "PEM file, our own certificate first"),
+            must("key", Kind::Path(false), "conf/tls/other-key.pem", "PEM file, the certificate's private key"),
         ],
     },
     Section {
@@ -204,10 +218,11 @@ pub(super) const SECTIONS: &[Section] = &[
         settings: &[
             must("domain", Kind::Pattern, "partner.test", "\"partner.test\", \"*.partner.test\" or \"*\""),
             must("hosts", Kind::Hosts, "[\"127.0.0.1:2526\"]", "tried in order"),
-            later(
-                set("tls", Kind::Choice(&["none", "opportunistic", "require", "verify"]), "none", "encryption to these hosts"),
-                NONE,
-                LATER_TLS_OUT,
+            set(
+                "tls",
+                Kind::Choice(&["none", "opportunistic", "require", "verify"]),
+                "opportunistic",
+                "encryption to these hosts; see `remote.tls`",
             ),
         ],
     },
@@ -220,11 +235,13 @@ pub(super) const SECTIONS: &[Section] = &[
             set("concurrency", Kind::Count, "20", "connections to one destination at the most"),
             set("connect_timeout", Kind::Period, "30s", "for one connection"),
             set("reply_timeout", Kind::Period, "5m", "for one reply; the final dot's gets twice this (RFC 5321 4.5.3.2)"),
-            later(
-                set("tls", Kind::Choice(&["none", "opportunistic", "require", "verify"]), "none", "encryption to MX hosts"),
-                NONE,
-                LATER_TLS_OUT,
+            set(
+                "tls",
+                Kind::Choice(&["none", "opportunistic", "require", "verify"]),
+                "opportunistic",
+                "encryption to MX hosts: \"none\"; where it can be had; always; always, with a certificate that is the host's",
             ),
+            set("tls_ca", Kind::Path(true), "", "PEM file: authorities of other servers' certificates; \"\" for the system's"),
             set(
                 "special_addresses",
                 Kind::Choice(&["refuse", "allow"]),

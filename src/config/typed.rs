@@ -107,6 +107,12 @@ pub enum ListenerTls {
 pub struct Tls {
     /// What clients see; none: a self-signed pair.
     pub pair: Option<KeyPair>,
+    /// `[[certificate]]`: what clients see that ask for its name.
+    pub more: Vec<KeyPair>,
+    /// How often the files are looked at.
+    pub reload_interval: Duration,
+    /// Authorities of clients' certificates; none: clients aren't asked for one.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// `[auth]`
@@ -285,6 +291,21 @@ pub struct Route {
     pub domain: DomainPattern,
     /// Tried in order.
     pub hosts: Vec<HostPort>,
+    /// How its connections are encrypted.
+    pub tls: RemoteTls,
+}
+
+/// How connections to other servers are encrypted; each asks for more than the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RemoteTls {
+    /// Not at all.
+    None,
+    /// Where it can be had, else not.
+    Opportunistic,
+    /// Always, with whatever certificate.
+    Require,
+    /// Always, with a certificate that is the host's.
+    Verify,
 }
 
 /// `partner.test`, `*.partner.test` or `*`.
@@ -331,6 +352,10 @@ pub struct Remote {
     pub reply_timeout: Duration,
     /// Whether MX hosts with loopback, private or our own addresses may be called.
     pub special_addresses: SpecialAddresses,
+    /// How connections to MX hosts are encrypted.
+    pub tls: RemoteTls,
+    /// The authorities of other servers' certificates; none: the system's.
+    pub tls_ca: Option<PathBuf>,
 }
 
 /// What is done with MX hosts that resolve to special or own addresses.

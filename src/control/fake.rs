@@ -159,7 +159,7 @@ pub(crate) fn config() -> Config {
             service: crate::mail::Service::Mx,
             tls: crate::config::ListenerTls::None,
         }],
-        tls: Tls { pair: None },
+        tls: Tls { pair: None, more: Vec::new(), reload_interval: Duration::from_secs(60), client_ca: None },
         auth: Auth {
             users: "conf/users".into(),
             require_tls: true,
@@ -187,6 +187,8 @@ pub(crate) fn config() -> Config {
             connect_timeout: minute,
             reply_timeout: minute,
             special_addresses: SpecialAddresses::Refuse,
+            tls: RemoteTls::Opportunistic,
+            tls_ca: None,
         },
         queue: Queue { paused: false, attempts: 10, active: 10 },
         retry: super::view::tests::retry(),

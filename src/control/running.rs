@@ -166,6 +166,7 @@ impl Admin for Running {
         Box::pin(async move {
             let metrics = self.handle.events().metrics();
             metrics.set(self.measure().await);
+            metrics.set_certificates(self.handle.certificate_days());
             metrics.encode()
         })
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::deliver::{Deliverer, Routes};
 use crate::directory::{DecoySeed, Directory, FileAccounts};
+use crate::event::Events;
 use crate::listen::Rules;
 use crate::policy::Policy;
 use crate::policy::login::{Bounds, Logins, Throttle};
@@ -24,11 +25,12 @@ pub(super) struct Current {
 pub(super) struct Lasting {
     throttle: Arc<Throttle>,
     seed: DecoySeed,
+    events: Events,
 }
 
 impl Lasting {
-    pub(super) fn new(system: &System) -> Self {
-        Self { throttle: Arc::default(), seed: DecoySeed::new(&*system.entropy) }
+    pub(super) fn new(system: &System, events: &Events) -> Self {
+        Self { throttle: Arc::default(), seed: DecoySeed::new(&*system.entropy), events: events.clone() }
     }
 
     fn logins(&self, config: &Config, directory: &Directory, system: &System) -> Logins {
@@ -48,7 +50,8 @@ impl Lasting {
 impl Current {
     pub(super) fn new(config: Arc<Config>, directory: Arc<Directory>, system: &System, lasting: &Lasting) -> Self {
         let router = Arc::new(Router::new(Arc::clone(&config), Arc::clone(&directory), system.clone()));
-        let deliverer = Deliverer::new(Arc::clone(&config), Arc::clone(&router) as Arc<dyn Routes>, system.clone());
+        let deliverer =
+            Deliverer::new(Arc::clone(&config), Arc::clone(&router) as Arc<dyn Routes>, system.clone(), lasting.events.clone());
         let logins = lasting.logins(&config, &directory, system);
         let policy = Policy::new(Arc::clone(&config), directory, logins);
         let rules = Arc::new(Rules::new(Arc::clone(&config), policy));

@@ -38,7 +38,7 @@ pub(super) struct Inner {
     pub(super) rules: watch::Sender<Arc<Rules>>,
     pub(super) gate: Arc<Gate>,
     pub(super) lasting: Lasting,
-    pub(super) certificates: Certificates,
+    pub(super) certificates: Arc<Certificates>,
     pub(super) listeners: Mutex<Listeners>,
     pub(super) stop: watch::Sender<bool>,
     pub(super) stopped: watch::Receiver<bool>,
@@ -86,6 +86,11 @@ impl Handle {
     /// Octets of mail that is coming in and not yet committed.
     pub fn in_flight(&self) -> u64 {
         self.0.gate.in_flight.octets()
+    }
+
+    /// The certificates in use by their files, each with the days that are left of it.
+    pub fn certificate_days(&self) -> Vec<(String, i64)> {
+        self.0.certificates.days_left()
     }
 
     /// The listeners' addresses as bound.

@@ -125,7 +125,7 @@ impl Bound {
         let watcher = watcher.unwrap_or_else(|| recovery_lines(&events, &system));
         let (spool, pauses) = open_spool(&config, &system, &events, index, watcher).await?;
         certificates.complete(&config).map_err(StartError::Tls)?;
-        let lasting = Lasting::new(&system);
+        let lasting = Lasting::new(&system, &events);
         let current = Arc::new(Current::new(Arc::clone(&config), directory, &system, &lasting));
         let (accepted_in, accepted) = mpsc::channel(ACCEPTED_MAX);
         let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
@@ -159,12 +159,15 @@ impl Bound {
             hostname: config.hostname.clone(),
             pid: std::process::id(),
         });
+        let certificates = Arc::new(certificates);
+        let config_in = watch::channel(Arc::clone(&config)).0;
+        tokio::spawn(Arc::clone(&certificates).watch(config_in.subscribe(), stop_in.subscribe()));
         let inner = Inner {
             spool,
             events,
             system,
             commands: commands_in,
-            config: watch::channel(config).0,
+            config: config_in,
             rules: rules_in,
             gate,
             lasting,

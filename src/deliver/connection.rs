@@ -11,9 +11,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
 use super::Host;
-use crate::mail::{Cause, Diagnosis, EnhancedCode, Outcome};
+use crate::config::RemoteTls;
+use crate::mail::{Cause, Diagnosis, Domain, EnhancedCode, Outcome};
 use crate::smtp::client::{Extensions, Session, Settings, Step, Transaction};
-use crate::system::{BoxStream, Clock, Content, Endpoint, System};
+use crate::system::{BoxStream, Clock, Content, Endpoint, Established, System, TlsClient};
 
 /// Octets of content in memory for a connection.
 const PIECE_SIZE: usize = 64 * 1024;
@@ -22,9 +23,30 @@ const READ_SIZE: usize = 4096;
 /// For a goodbye to go out, where the session waits for nothing any more.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How a host is called.
+pub(super) struct Call<'a> {
+    pub(super) system: &'a System,
+    pub(super) tls: &'a dyn TlsClient,
+    pub(super) settings: Settings,
+    pub(super) connect_timeout: Duration,
+    /// The certificate has to be the host's.
+    pub(super) verify: bool,
+    /// The host's name is one that nobody could have put in our way.
+    pub(super) certain: bool,
+}
+
+/// Why there is no connection.
+pub(super) struct Unopened {
+    pub(super) diagnosis: Diagnosis,
+    /// For want of TLS.
+    pub(super) insecure: bool,
+}
+
 /// A connected session.
 pub(super) struct Connection {
     stream: BoxStream,
+    /// How it is encrypted; none: it isn't.
+    secured: Option<Established>,
     session: Session,
     clock: Arc<dyn Clock>,
     buffer: Box<[u8]>,
@@ -36,6 +58,7 @@ pub(super) struct Connection {
 
 /// What the driving loop stops at.
 enum Event {
+    StartTls,
     NeedContent,
     Ready,
     Finished(Vec<Outcome>),
@@ -59,40 +82,85 @@ fn plain(error: &std::io::Error) -> String {
 }
 
 impl Connection {
-    /// Connects and says hello; the diagnosis says why the next host is to be tried.
-    pub(super) async fn open(
-        system: &System,
-        host: &Host,
-        settings: Settings,
-        connect_timeout: Duration,
-    ) -> Result<Self, Diagnosis> {
+    /// Connects and says hello, over TLS where that is wanted; the diagnosis says why the next host is to be tried.
+    pub(super) async fn open(call: Call<'_>, host: &Host) -> Result<Self, Unopened> {
+        let Call { system, settings, connect_timeout, .. } = &call;
         let next_hop = next_hop(host);
-        let unreachable = |text: String| Diagnosis::new(EnhancedCode(4, 4, 1), Cause::Connection, text).at(next_hop.as_str());
-        let stream = match timeout(connect_timeout, system.net.connect(&host.endpoint)).await {
+        let unreachable = |text: String| {
+            let diagnosis = Diagnosis::new(EnhancedCode(4, 4, 1), Cause::Connection, text).at(next_hop.as_str());
+            Unopened { diagnosis, insecure: false }
+        };
+        let stream = match timeout(*connect_timeout, system.net.connect(&host.endpoint)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(unreachable(format!("can't connect: {}", plain(&error)))),
             Err(_) => return Err(unreachable(format!("can't connect within {} s", connect_timeout.as_secs_f64()))),
         };
         let mut connection = Self {
             stream,
-            session: Session::new(system.clock.monotonic(), settings),
+            secured: None,
+            session: Session::new(system.clock.monotonic(), settings.clone()),
             clock: system.clock.clone(),
             buffer: vec![0; READ_SIZE].into_boxed_slice(),
             endpoint: host.endpoint.clone(),
             next_hop,
             transactions: 0,
         };
-        match connection.run().await {
-            Event::Ready => Ok(connection),
-            Event::Refused(diagnosis) => {
-                // The session may have a QUIT to say; nobody waits for its answer.
-                connection.run().await;
-                Err(diagnosis.at(connection.next_hop))
+        let diagnosis = loop {
+            match connection.run().await {
+                Event::Ready => return Ok(connection),
+                Event::StartTls => connection.secure(&call, host).await,
+                Event::Refused(diagnosis) => {
+                    // The session may have a QUIT to say; nobody waits for its answer.
+                    connection.run().await;
+                    break diagnosis;
+                }
+                Event::NeedContent | Event::Finished(_) | Event::Closed => {
+                    break Diagnosis::new(EnhancedCode(4, 4, 2), Cause::Connection, "the connection was closed");
+                }
             }
-            Event::NeedContent | Event::Finished(_) | Event::Closed => {
-                let diagnosis = Diagnosis::new(EnhancedCode(4, 4, 2), Cause::Connection, "the connection was closed");
-                Err(diagnosis.at(connection.next_hop))
+        };
+        let insecure = connection.session.is_insecure();
+        Err(Unopened { diagnosis: diagnosis.at(connection.next_hop), insecure })
+    }
+
+    /// Makes the TLS handshake.
+    async fn secure(&mut self, call: &Call<'_>, host: &Host) {
+        let plain: BoxStream = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
+        let made = match Domain::parse(&host.name) {
+            Ok(name) => timeout(call.connect_timeout, call.tls.connect(plain, &name)).await,
+            Err(error) => Ok(Err(io::Error::other(error))),
+        };
+        let now = self.clock.monotonic();
+        let (stream, established) = match made {
+            Ok(Ok(made)) => made,
+            Ok(Err(error)) => return self.session.unsecured(now, &error.to_string()),
+            Err(_) => return self.session.unsecured(now, "the handshake took too long"),
+        };
+        match &established.verified {
+            Err(why) if call.verify => {
+                return self.session.unsecured(now, &format!("the certificate doesn't show that this is {}: {why}", host.name));
             }
+            verified => self.session.secured(now, verified.is_ok() && call.certain),
+        }
+        (self.stream, self.secured) = (stream, Some(established));
+    }
+
+    /// How it is encrypted; none: it isn't.
+    pub(super) fn secured(&self) -> Option<&Established> {
+        self.secured.as_ref()
+    }
+
+    /// Why it isn't encrypted, though the server had offered it.
+    pub(super) fn declined(&self) -> Option<&str> {
+        self.session.declined()
+    }
+
+    /// Whether it is encrypted as well as this asks for.
+    pub(super) fn serves(&self, tls: RemoteTls) -> bool {
+        match (tls, &self.secured) {
+            (RemoteTls::None | RemoteTls::Opportunistic, _) => true,
+            (RemoteTls::Require, secured) => secured.is_some(),
+            (RemoteTls::Verify, secured) => secured.as_ref().is_some_and(|secured| secured.verified.is_ok()),
         }
     }
 
@@ -106,7 +174,7 @@ impl Connection {
                 Event::NeedContent => self.feed(content).await,
                 Event::Finished(outcomes) => return outcomes.into_iter().map(|outcome| self.sign(outcome)).collect(),
                 // A session finishes what it began before it says anything else.
-                Event::Ready | Event::Refused(_) | Event::Closed => {
+                Event::StartTls | Event::Ready | Event::Refused(_) | Event::Closed => {
                     let diagnosis = Diagnosis::new(EnhancedCode(4, 4, 2), Cause::Connection, "the connection was closed");
                     return vec![self.sign(Outcome::Deferred(diagnosis)); count];
                 }
@@ -166,6 +234,7 @@ impl Connection {
             match self.session.next() {
                 Step::Send(bytes) => self.write(&bytes).await,
                 Step::NeedInput => self.read().await,
+                Step::StartTls => return Event::StartTls,
                 Step::NeedContent => return Event::NeedContent,
                 Step::Ready => return Event::Ready,
                 Step::Finished(outcomes) => return Event::Finished(outcomes),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::connection::Connection;
+use crate::config::RemoteTls;
 use crate::mail::Destination;
 use crate::system::{Clock, Endpoint};
 
@@ -92,11 +93,13 @@ impl Connections {
 }
 
 impl Permit {
-    /// An idle connection to this endpoint that still seems to live.
-    pub(super) fn reuse(&self, endpoint: &Endpoint) -> Option<Connection> {
+    /// An idle connection to this endpoint, encrypted well enough, that still seems to live.
+    pub(super) fn reuse(&self, endpoint: &Endpoint, tls: RemoteTls) -> Option<Connection> {
         loop {
-            let mut connection =
-                self.connections.state().take(&self.destination, |idle| idle.connection.endpoint() == endpoint)?;
+            let mut connection = self
+                .connections
+                .state()
+                .take(&self.destination, |idle| idle.connection.endpoint() == endpoint && idle.connection.serves(tls))?;
             if connection.is_quiet() {
                 return Some(connection);
             }

@@ -14,10 +14,11 @@ mod remote;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::{Config, RemoteTls};
+use crate::event::Events;
 use crate::mail::{Address, BodyType, Destination, Forward, Outcome, QueueId, Request, ReversePath, Timestamp};
 use crate::route::{Host, Router};
-use crate::system::{BoxFuture, Content, System};
+use crate::system::{BoxFuture, Content, System, TlsClient};
 
 use connections::Connections;
 
@@ -25,6 +26,8 @@ use connections::Connections;
 pub trait Routes: Send + Sync {
     /// Hosts in the order in which they are to be tried; not empty. An outcome where there can't be any.
     fn hosts<'a>(&'a self, destination: &'a Destination) -> BoxFuture<'a, Result<Vec<Host>, Outcome>>;
+    /// How connections to it are encrypted.
+    fn tls(&self, destination: &Destination) -> RemoteTls;
     /// The Maildir of a local address. An outcome where there is none.
     fn maildir(&self, address: &Address) -> Result<PathBuf, Outcome>;
 }
@@ -32,6 +35,10 @@ pub trait Routes: Send + Sync {
 impl Routes for Router {
     fn hosts<'a>(&'a self, destination: &'a Destination) -> BoxFuture<'a, Result<Vec<Host>, Outcome>> {
         Box::pin(self.hosts(destination))
+    }
+
+    fn tls(&self, destination: &Destination) -> RemoteTls {
+        self.tls(destination)
     }
 
     fn maildir(&self, address: &Address) -> Result<PathBuf, Outcome> {
@@ -64,6 +71,8 @@ pub struct Deliverer {
     config: Arc<Config>,
     routes: Arc<dyn Routes>,
     system: System,
+    events: Events,
+    tls: Arc<dyn TlsClient>,
     connections: Arc<Connections>,
     mailboxes: Arc<mailbox::Mailboxes>,
     lanes: lane::Lanes,
@@ -71,11 +80,12 @@ pub struct Deliverer {
 
 impl Deliverer {
     /// A deliverer with no connections yet. `remote.concurrency` bounds the idle ones too.
-    pub fn new(config: Arc<Config>, routes: Arc<dyn Routes>, system: System) -> Self {
+    pub fn new(config: Arc<Config>, routes: Arc<dyn Routes>, system: System, events: Events) -> Self {
+        let tls = system.tls.client(system.disk.clone(), config.remote.tls_ca.clone());
         let connections = Connections::new(config.remote.concurrency, system.clock.clone());
         let mailboxes = Arc::new(mailbox::Mailboxes::new(&config.hostname, &system));
         let lanes = lane::Lanes::new(mailboxes.clone(), system.workers);
-        Self { config, routes, system, connections, mailboxes, lanes }
+        Self { config, routes, system, events, tls, connections, mailboxes, lanes }
     }
 
     /// Tries once. One outcome for each recipient, in their order.

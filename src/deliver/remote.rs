@@ -1,12 +1,15 @@
 //! Delivery to other servers, by SMTP or LMTP: host after host until every recipient has the word of one. State: none beyond the
 //! attempt.
 
-use super::connection::Connection;
+use super::connection::{Call, Connection, Unopened};
 use super::connections::Permit;
 use super::fitting::{self, Fitted, Unfit};
 use super::{Attempt, Deliverer, Host};
+use crate::config::RemoteTls;
+use crate::event::Event;
 use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Forward, Outcome};
-use crate::smtp::client::{Settings, Transaction};
+use crate::smtp::client::{Settings, StartTls, Transaction};
+use crate::system::Established;
 
 /// Hosts tried in one attempt; a domain with more has the others tried another time.
 const HOSTS_MAX: usize = 20;
@@ -66,27 +69,90 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Vec<(u3
 
 impl Run<'_> {
     async fn try_host(&mut self, host: &Host) {
-        if let Some(connection) = self.permit.reuse(&host.endpoint)
+        let tls = self.level();
+        if let Some(connection) = self.permit.reuse(&host.endpoint, tls)
             && self.transact(connection).await == Carried::Done
         {
             return;
         }
         for _ in 0..SESSIONS_MAX {
             self.permit.make_room();
-            let remote = &self.deliverer.config.remote;
-            let settings = Settings {
-                hello: self.deliverer.config.hostname.clone(),
-                lmtp: matches!(self.attempt.destination, Destination::Lmtp(_)),
-                encrypted: false,
-                reply_timeout: remote.reply_timeout,
-            };
-            let connection = match Connection::open(&self.deliverer.system, host, settings, remote.connect_timeout).await {
+            let connection = match self.open(host, tls).await {
                 Ok(connection) => connection,
-                Err(diagnosis) => return self.misses.push(diagnosis),
+                Err(Unopened { diagnosis, insecure }) => {
+                    if insecure && self.requires_tls() {
+                        // RFC 8689 section 4.2.1: the message doesn't wait for better times.
+                        self.unfit = Some(Diagnosis { status: EnhancedCode(5, 7, 10), ..diagnosis });
+                    } else {
+                        self.misses.push(diagnosis);
+                    }
+                    return;
+                }
             };
             if self.transact(connection).await != Carried::InPart {
                 return;
             }
+        }
+    }
+
+    /// Whether the sender wants TLS all the way.
+    fn requires_tls(&self) -> bool {
+        let relayed = !matches!(self.attempt.destination, Destination::Lmtp(_));
+        relayed && self.attempt.request.as_ref().is_some_and(|request| request.require_tls)
+    }
+
+    /// How the connection has to be encrypted: as configured, and as the sender wants.
+    fn level(&self) -> RemoteTls {
+        let configured = self.deliverer.routes.tls(&self.attempt.destination);
+        if self.requires_tls() { configured.max(RemoteTls::Verify) } else { configured }
+    }
+
+    /// A connection as well encrypted as is asked for. Where that is only a wish, a handshake that fails is followed by one
+    /// connection in the clear: mail that comes is better than mail that doesn't, and the log tells.
+    async fn open(&self, host: &Host, tls: RemoteTls) -> Result<Connection, Unopened> {
+        let starttls = match tls {
+            RemoteTls::None => StartTls::Never,
+            RemoteTls::Opportunistic => StartTls::IfOffered,
+            RemoteTls::Require | RemoteTls::Verify => StartTls::Always,
+        };
+        let connection = match Connection::open(self.call(host, tls, starttls), host).await {
+            Err(Unopened { diagnosis, insecure: true }) if tls == RemoteTls::Opportunistic => {
+                let Diagnosis { next_hop, text: reason, .. } = diagnosis;
+                self.deliverer.events.report(Event::TlsFallback { id: self.attempt.id, next_hop, reason });
+                return Connection::open(self.call(host, tls, StartTls::Never), host).await;
+            }
+            opened => opened?,
+        };
+        let (id, next_hop) = (self.attempt.id, connection.next_hop().to_owned());
+        if let Some(Established { version, cipher, verified }) = connection.secured() {
+            let (tls, verified) = (*version, verified.is_ok());
+            self.deliverer.events.report(Event::Secured { id, next_hop, tls, cipher, verified });
+        } else if let Some(reason) = connection.declined() {
+            self.deliverer.events.report(Event::TlsFallback { id, next_hop, reason: reason.to_owned() });
+        }
+        Ok(connection)
+    }
+
+    fn call(&self, host: &Host, tls: RemoteTls, starttls: StartTls) -> Call<'_> {
+        let Deliverer { config, system, tls: client, .. } = self.deliverer;
+        // Whoever can forge an answer of the DNS can name a host of his own, certificate included. A name that was configured,
+        // or is the recipients' own domain, is beyond that (RFC 8689 section 4.2.1).
+        let certain = match &self.attempt.destination {
+            Destination::Mx(domain) => domain.as_str() == host.name,
+            _ => true,
+        };
+        Call {
+            system,
+            tls: &**client,
+            settings: Settings {
+                hello: config.hostname.clone(),
+                lmtp: matches!(self.attempt.destination, Destination::Lmtp(_)),
+                starttls,
+                reply_timeout: config.remote.reply_timeout,
+            },
+            connect_timeout: config.remote.connect_timeout,
+            verify: tls == RemoteTls::Verify,
+            certain,
         }
     }
 

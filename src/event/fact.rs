@@ -125,6 +125,10 @@ events! {
 
     /// An attempt at one destination begins.
     Attempting "attempting" DEBUG { id: QueueId, destination: Destination, recipients: usize, attempts: u32 }
+    /// A connection to another server is encrypted from here on.
+    Secured "secured" INFO { id: QueueId, next_hop: String, tls: &'static str, cipher: &'static str, verified: bool }
+    /// TLS with another server failed, and the message goes over in the clear: `tls` is "opportunistic".
+    TlsFallback "tls-fallback" WARN { id: QueueId, next_hop: String, reason: String }
     /// An alias, a catch-all or the postmaster rule replaced a recipient by others.
     Expanded "expanded" INFO { id: QueueId, to: Address, into: Named }
     /// The next hop or the mailbox has the message for this recipient.
@@ -263,6 +267,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("unfinished", "attempts that were cut off at the end of `shutdown_grace`; the next start makes them again"),
     ("user", "a system user; at `taken-up`: the number of the one that the file belonged to"),
     ("value", "what the setting allows: a number, octets or seconds"),
+    ("verified", "present and true if the certificate shows that it is the host that was meant"),
     ("version", "Posthouse's version"),
 ];
 

@@ -3,7 +3,7 @@
 //! State: atomics only. Every series exists from the start, so that a rate over it is right from its first increment.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -87,6 +87,7 @@ pub struct Metrics {
     spool_trouble: Counter,
     quarantined: Counter,
     delay: Histogram,
+    certificates: Family<Certificate, Gauge<i64, AtomicI64>>,
     gauges: Gauges,
 }
 
@@ -112,6 +113,11 @@ struct Transport {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Stage {
     stage: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Certificate {
+    certificate: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -155,6 +161,7 @@ impl Default for Metrics {
             spool_trouble: counter(r, "spool_trouble", "Times that something failed in the spool"),
             quarantined: counter(r, "quarantined", "Times that a damaged piece of the log was set aside"),
             delay: delay(r),
+            certificates: certificates(r),
             gauges: Gauges::new(r),
             registry,
         }
@@ -208,6 +215,12 @@ where
 
 fn by_transport(registry: &mut Registry, name: &str, help: &str) -> [Counter; 4] {
     counters(registry, name, help, TRANSPORTS.map(|transport| Transport { transport }))
+}
+
+fn certificates(registry: &mut Registry) -> Family<Certificate, Gauge<i64, AtomicI64>> {
+    let days = Family::default();
+    registry.register("tls_certificate_days", "Days that are left of a certificate in use", days.clone());
+    days
 }
 
 fn delay(registry: &mut Registry) -> Histogram {
@@ -277,6 +290,14 @@ impl Metrics {
         gauges.spool_segments.set(levels.spool_segments);
     }
 
+    /// Sets what is left of the certificates in use, by their files; others are forgotten.
+    pub fn set_certificates(&self, days: Vec<(String, i64)>) {
+        self.certificates.clear();
+        for (certificate, days) in days {
+            self.certificates.get_or_create(&Certificate { certificate }).set(days);
+        }
+    }
+
     /// All series in the OpenMetrics text form.
     pub fn encode(&self) -> String {
         let mut out = String::new();
@@ -322,8 +343,12 @@ mod tests {
         events.report(Event::Limited { client: None, limit: "limits.connections", value: 2 });
         events.report(Event::LimitedAgain { client: None, limit: "limits.connections", value: 2 });
         events.metrics().set(Levels { held: 3, commits: 7, accepting: true, ..Levels::default() });
+        events.metrics().set_certificates(vec![("old.pem".to_owned(), 3)]);
+        events.metrics().set_certificates(vec![("cert.pem".to_owned(), -2)]);
         let text = events.metrics().encode();
+        assert!(!text.contains("old.pem"));
         for line in [
+            "posthouse_tls_certificate_days{certificate=\"cert.pem\"} -2",
             "posthouse_recipients_delivered_total{transport=\"local\"} 1",
             "posthouse_recipients_delivered_total{transport=\"mx\"} 1",
             "posthouse_recipients_delivered_total{transport=\"lmtp\"} 0",

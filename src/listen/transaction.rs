@@ -1,5 +1,6 @@
 //! One session's current mail transaction: carries the machine's questions to policy and spool, and streams the content in.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use super::{Reception, Rules};
 use crate::event::{Event, Named};
 use crate::mail::{
     Address, BodyType, DsnRequest, EnhancedCode, Forward, HeaderScan, Message, Protocol, QueueId, Recipient, Reply, Request,
-    ReversePath, Service, Timestamp, TlsInfo, TraceField,
+    ReversePath, Service, Submitted, Timestamp, TlsInfo, TraceField,
 };
 use crate::policy::Client;
 use crate::smtp::server::{Answer, ForwardPath, Question};
@@ -67,7 +68,19 @@ impl Envelope {
 struct Incoming {
     draft: Option<Draft>,
     header: HeaderScan,
+    /// Completes what our own users submit.
+    submitted: Option<Submitted>,
     failure: Option<Reply>,
+}
+
+impl Incoming {
+    async fn write(&mut self, octets: &[u8]) {
+        let Some(draft) = &mut self.draft else { return };
+        if let Err(error) = draft.write(octets).await {
+            self.failure = Some(spool_reply(&error));
+            self.draft = None;
+        }
+    }
 }
 
 impl<'a> Transaction<'a> {
@@ -182,8 +195,19 @@ impl<'a> Transaction<'a> {
         let mut draft = self.reception.spool.begin().map_err(|error| spool_reply(&error))?;
         let trace = self.trace_field(&draft);
         draft.write(trace.as_bytes()).await.map_err(|error| spool_reply(&error))?;
-        self.content = Some(Incoming { draft: Some(draft), header: HeaderScan::new(HEADER_SIZE_MAX), failure: None });
+        let submitted = self.submitted(&draft);
+        self.content = Some(Incoming { draft: Some(draft), header: HeaderScan::new(HEADER_SIZE_MAX), submitted, failure: None });
         Ok(())
+    }
+
+    /// Only submission changes what was written, and only as far as RFC 6409 section 8 goes.
+    fn submitted(&self, draft: &Draft) -> Option<Submitted> {
+        let login = self.client.login.as_ref().filter(|_| self.client.service == Service::Submission)?;
+        let from = match &self.envelope.reverse_path {
+            ReversePath::Address(address) => address,
+            ReversePath::Null => login,
+        };
+        Some(Submitted::new(from, &self.rules.config.hostname, draft.id(), self.reception.system.clock.now()))
     }
 
     fn trace_field(&self, draft: &Draft) -> String {
@@ -209,10 +233,14 @@ impl<'a> Transaction<'a> {
     pub(super) async fn body(&mut self, chunk: &[u8]) {
         let Some(content) = &mut self.content else { return };
         content.header.receive(chunk);
+        let chunk = match &mut content.submitted {
+            Some(submitted) => submitted.receive(chunk),
+            None => Cow::Borrowed(chunk),
+        };
         let Some(draft) = &mut content.draft else { return };
         let failure = match self.load.add(chunk.len() as u64) {
             Err(refusal) => Some(self.overloaded(refusal)),
-            Ok(()) => draft.write(chunk).await.err().map(|error| spool_reply(&error)),
+            Ok(()) => draft.write(&chunk).await.err().map(|error| spool_reply(&error)),
         };
         if failure.is_some()
             && let Some(content) = &mut self.content
@@ -241,10 +269,13 @@ impl<'a> Transaction<'a> {
     }
 
     async fn keep(&mut self) -> Result<Message, Reply> {
-        let Some(content) = self.content.take() else {
+        let Some(mut content) = self.content.take() else {
             return Err(Reply::new(451, EnhancedCode(4, 3, 0), "No message to keep"));
         };
-        self.rules.policy.message(&content.header)?;
+        self.rules.policy.message(&self.client, &content.header)?;
+        if let Some(submitted) = content.submitted.take() {
+            content.write(&submitted.finish()).await;
+        }
         let draft = match (content.draft, content.failure) {
             (Some(draft), None) => draft,
             (_, failure) => {

@@ -99,6 +99,23 @@ impl HeaderScan {
         self.complete
     }
 
+    /// Whether the header block is longer than the bound: its end wasn't seen.
+    pub fn is_cut(&self) -> bool {
+        self.header.len() == self.size_max
+    }
+
+    /// Whether all of it is fields.
+    pub fn is_sound(&self) -> bool {
+        let mut rest = &self.header[..];
+        while !rest.is_empty() {
+            if fields(rest).next().is_none() {
+                return false;
+            }
+            rest = &rest[field_end(rest)..];
+        }
+        true
+    }
+
     /// How many fields have this name.
     pub fn count(&self, name: &str) -> usize {
         fields(&self.header).filter(|field| field.is(name)).count()

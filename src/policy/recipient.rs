@@ -235,9 +235,9 @@ mod tests {
         assert_eq!(refused.to_string(), "552 5.3.4 Message too big: the limit is 1000 bytes");
         let mut scan = HeaderScan::new(1000);
         scan.receive(b"Received: a\r\nreceived: b\r\n");
-        assert_eq!(policy.message(&scan), Ok(()));
+        assert_eq!(policy.message(&client, &scan), Ok(()));
         scan.receive(b"Received: c\r\n\r\n");
-        let refused = policy.message(&scan).unwrap_err();
+        let refused = policy.message(&client, &scan).unwrap_err();
         assert_eq!(refused.to_string(), "554 5.4.6 Mail loop: 3 Received fields, the limit is 2");
     }
 

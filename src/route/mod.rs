@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{Config, HostPort, LmtpAddress, MailStore};
+use crate::config::{Config, HostPort, LmtpAddress, MailStore, RemoteTls};
 use crate::directory::{Directory, Mailbox, Resolution};
 use crate::mail::{Address, Cause, Destination, Diagnosis, EnhancedCode, Outcome};
 use crate::system::{Endpoint, System};
@@ -48,7 +48,7 @@ pub struct Router {
     directory: Arc<Directory>,
     system: System,
     /// The hosts of each configured route by its destination's name, and that name by the route's number.
-    routes: BTreeMap<String, Vec<HostPort>>,
+    routes: BTreeMap<String, (Vec<HostPort>, RemoteTls)>,
     route_names: Vec<String>,
 }
 
@@ -56,8 +56,12 @@ impl Router {
     /// A router for a configuration; a changed one needs a new router.
     pub fn new(config: Arc<Config>, directory: Arc<Directory>, system: System) -> Self {
         let route_names: Vec<String> = config.routes.iter().map(|route| route_name(&route.hosts)).collect();
-        let hosts = config.routes.iter().map(|route| route.hosts.clone());
-        let routes = route_names.iter().cloned().zip(hosts).collect();
+        let mut routes = BTreeMap::<String, (Vec<HostPort>, RemoteTls)>::new();
+        for (name, route) in route_names.iter().zip(&config.routes) {
+            // Two routes to the same hosts are one destination, and the stricter of them counts.
+            let (_, tls) = routes.entry(name.clone()).or_insert_with(|| (route.hosts.clone(), route.tls));
+            *tls = (*tls).max(route.tls);
+        }
         Self { config, directory, system, routes, route_names }
     }
 
@@ -77,7 +81,7 @@ impl Router {
         match destination {
             Destination::Mx(domain) => self.mx_hosts(domain).await,
             Destination::Route(name) => match self.routes.get(name) {
-                Some(hosts) => self.route_hosts(hosts).await,
+                Some((hosts, _)) => self.route_hosts(hosts).await,
                 None => Err(misconfigured(format!("the route to {name} is no longer configured"))),
             },
             Destination::Lmtp(address) => {
@@ -86,6 +90,15 @@ impl Router {
                 Ok(vec![Host { name: address.clone(), endpoint }])
             }
             Destination::Local(domain) => Err(misconfigured(format!("the mailboxes of {domain} are not reached over a host"))),
+        }
+    }
+
+    /// How connections to a destination are encrypted. An LMTP server is part of this site and has no TLS.
+    pub fn tls(&self, destination: &Destination) -> RemoteTls {
+        match destination {
+            Destination::Mx(_) => self.config.remote.tls,
+            Destination::Route(name) => self.routes.get(name).map_or(self.config.remote.tls, |(_, tls)| *tls),
+            Destination::Lmtp(_) | Destination::Local(_) => RemoteTls::None,
         }
     }
 

@@ -27,7 +27,9 @@ pub use disk::{Disk, DiskFile, DiskLock, DiskSyncer, OpenMode, Origin, SystemDis
 pub use dns::{Dns, DnsError, MxRecord, SystemDns};
 pub use entropy::{Entropy, SystemEntropy};
 pub use net::{BoxStream, Endpoint, Listener, Net, Stream, SystemNet};
-pub use tls::{PairFiles, ServerFiles, SystemTls, Tls, TlsError, TlsServer};
+pub use tls::{
+    CertificateFacts, Established, PairSource, SelfSigned, ServerFiles, SystemTls, Tls, TlsClient, TlsError, TlsServer,
+};
 pub use unix::UnixDoor;
 pub use user::{OwnUser, own_user};
 pub use watch::FolderWatch;

@@ -15,3 +15,4 @@ mod spool_tools;
 mod start;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;

@@ -207,3 +207,84 @@ fn at_the_mx_a_login_is_allowed_and_lets_relay() {
         server.empty().await;
     });
 }
+
+#[test]
+fn what_is_missing_in_the_header_is_added_and_bcc_goes_at_submission_only() {
+    story(async {
+        let server = setup().start().await;
+        let content = b"Subject: x\r\nBcc: ann@example.test,\r\n bob@example.test\r\nTo: y\r\n\r\nBcc: stays\r\n";
+        let mut client = ida(&server).await;
+        let id = queue_id(&client.transaction("ida+x@example.test", &["ann@example.test"], content).await.unwrap());
+        server.empty().await;
+        let mail = server.mailbox("ann").remove(0);
+        let date = server.now().rfc5322();
+        let expected = format!(
+            "Subject: x\r\nTo: y\r\nDate: {date}\r\nMessage-ID: <{id}@mail.example.test>\r\nFrom: <ida+x@example.test>\r\n\r\nBcc: stays\r\n"
+        );
+        assert_eq!(String::from_utf8_lossy(below_our_fields(&mail)), expected);
+
+        // Bigger than what is taken at a time, and nothing missing: not an octet changes.
+        let line = "The quick brown fox jumps over the lazy dog, again and again and again.\r\n";
+        let whole = format!("From: ida@example.test\r\nDate: d\r\nMessage-ID: <m>\r\n\r\n{}", line.repeat(5000));
+        queue_id(&client.transaction("", &["bob@example.test"], whole.as_bytes()).await.unwrap());
+        server.empty().await;
+        assert!(below_our_fields(&server.mailbox("bob")[0]) == whole.as_bytes());
+
+        server.reload(|config| config.listeners[0].service = Service::Mx).await.unwrap();
+        for client in [&mut ida(&server).await, &mut server.client(STRANGER).await] {
+            queue_id(&client.transaction("ida@example.test", &["sue@example.test"], content).await.unwrap());
+        }
+        server.empty().await;
+        assert!(server.mailbox("sue").iter().all(|mail| below_our_fields(mail) == content));
+    });
+}
+
+#[test]
+fn from_and_sender_belong_to_the_login_too() {
+    let long = format!("X: {}\r\nFrom: ann@example.test\r\n", "x\r\n ".repeat(90_000));
+    let cases = [
+        ("From: Ida <ida@example.test>\r\n", "250"),
+        ("From: \"ann@example.test\" <IDA+x@example.test>\r\n", "250"),
+        ("From: ida@example.test\r\nSender: ida+tag@example.test\r\n", "250"),
+        ("From: info@example.test, Ida <ida@example.test>\r\n", "250"),
+        ("Subject: no From\r\n", "250"),
+        (
+            "From: Ann <ann@example.test>\r\n",
+            "553 5.7.1 <ann@example.test>: this From address does not belong to ida@example.test",
+        ),
+        ("From: ida@example.test, ann@example.test\r\n", "553 5.7.1"),
+        ("From: ida@example.test\r\nSender: ann@example.test\r\n", "553 5.7.1"),
+        ("From : ann@example.test\r\n", "553 5.7.1"),
+        ("fRoM: <@ida:ann@example.test>\r\n", "553 5.7.1"),
+        ("From: ida@example.test\r\nFrom: ida@example.test\r\n", "554 5.6.0"),
+        ("From: ida@example.test <\r\n", "554 5.6.0"),
+        ("From:\r\n", "554 5.6.0"),
+        ("From: nobody:;\r\n", "554 5.6.0"),
+        (&long, "552 5.3.4"),
+    ];
+    story(async move {
+        let lend = |config: &mut Config| {
+            let info = Address::parse("info@example.test").unwrap();
+            config.senders = vec![Sender { login: None, addresses: vec![AddressPattern::Exact(info)] }];
+        };
+        let server = setup().config(lend).start().await;
+        for service in [Service::Submission, Service::Mx] {
+            server.reload(move |config| config.listeners[0].service = service).await.unwrap();
+            let mut client = ida(&server).await;
+            for (header, code) in &cases {
+                let content = format!("{header}\r\nbody\r\n");
+                let replies = client.transaction("ida@example.test", &["ann@example.test"], content.as_bytes()).await.unwrap();
+                let reply = replies.last().unwrap();
+                assert!(reply.starts_with(code), "{:.99}: {reply}", header);
+            }
+            // A line that is no field hides no From behind it.
+            let content = b"Subject: x\r\nno field\r\nFrom: ann@example.test\r\n\r\nbody\r\n";
+            let replies = client.transaction("ida@example.test", &["bob@example.test"], content).await.unwrap();
+            let code = if service == Service::Mx { "554 5.6.0" } else { "250" };
+            assert!(replies.last().unwrap().starts_with(code), "{replies:?}");
+        }
+        server.empty().await;
+        let mail = server.mails("bob").remove(0);
+        assert!(mail.contains("From: <ida@example.test>\r\n\r\nno field\r\nFrom: ann@example.test\r\n\r\nbody"), "{mail}");
+    });
+}

@@ -8,6 +8,7 @@ use std::time::Duration;
 mod fitting;
 mod maildir;
 mod remote;
+mod tls;
 
 use super::*;
 use crate::config;
@@ -18,6 +19,7 @@ use crate::system::{Clock, Disk, DiskFile, Endpoint, Listener, Net, OpenMode, Sy
 /// Hosts by destination, Maildirs by local part below a folder.
 struct Fixed {
     hosts: Mutex<BTreeMap<Destination, Vec<Host>>>,
+    tls: Mutex<BTreeMap<Destination, RemoteTls>>,
     folder: PathBuf,
 }
 
@@ -26,6 +28,11 @@ impl Routes for Fixed {
         let hosts = self.hosts.lock().unwrap().get(destination).cloned();
         let missing = || Outcome::Failed(Diagnosis::new(EnhancedCode(5, 1, 2), Cause::Dns, "no such domain"));
         Box::pin(async move { hosts.ok_or_else(missing) })
+    }
+
+    fn tls(&self, destination: &Destination) -> RemoteTls {
+        let tls = self.tls.lock().unwrap().get(destination).copied();
+        tls.unwrap_or(RemoteTls::Opportunistic)
     }
 
     fn maildir(&self, address: &Address) -> Result<PathBuf, Outcome> {
@@ -41,6 +48,7 @@ struct Scene {
     deliverer: Arc<Deliverer>,
     routes: Arc<Fixed>,
     folder: tempfile::TempDir,
+    events: Events,
 }
 
 fn address(text: &str) -> Address {
@@ -62,7 +70,7 @@ fn settings() -> Config {
             compression: config::Compression::None,
         },
         listeners: Vec::new(),
-        tls: config::Tls { pair: None },
+        tls: config::Tls { pair: None, more: Vec::new(), reload_interval: Duration::from_secs(60), client_ca: None },
         auth: config::Auth {
             users: "users".into(),
             require_tls: true,
@@ -84,6 +92,8 @@ fn settings() -> Config {
             connect_timeout: Duration::from_secs(30),
             reply_timeout: Duration::from_secs(300),
             special_addresses: config::SpecialAddresses::Allow,
+            tls: config::RemoteTls::Opportunistic,
+            tls_ca: None,
         },
         queue: config::Queue { paused: false, attempts: 10, active: 100 },
         retry: config::Retry {
@@ -107,12 +117,17 @@ fn scene() -> Scene {
 }
 
 fn scene_on(system: impl FnOnce(&World) -> System) -> Scene {
+    scene_of(settings(), system)
+}
+
+fn scene_of(config: Config, system: impl FnOnce(&World) -> System) -> Scene {
     let world = World::new(7);
     let folder = tempfile::tempdir().unwrap();
-    let routes = Arc::new(Fixed { hosts: Mutex::default(), folder: folder.path().join("mail/us.test") });
-    let system = system(&world);
-    let deliverer = Arc::new(Deliverer::new(Arc::new(settings()), routes.clone(), system));
-    Scene { world, deliverer, routes, folder }
+    let folder_of_mail = folder.path().join("mail/us.test");
+    let routes = Arc::new(Fixed { hosts: Mutex::default(), tls: Mutex::default(), folder: folder_of_mail });
+    let (system, events) = (system(&world), Events::recording());
+    let deliverer = Arc::new(Deliverer::new(Arc::new(config), routes.clone(), system, events.clone()));
+    Scene { world, deliverer, routes, folder, events }
 }
 
 fn mx() -> Destination {

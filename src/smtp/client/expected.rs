@@ -8,6 +8,7 @@ pub(super) enum Expected {
     Greeting,
     Ehlo,
     Helo,
+    StartTls,
     Reset,
     Command(Command),
     /// To a chunk that isn't the last.
@@ -27,6 +28,7 @@ impl Expected {
             Self::Ehlo if lmtp => "while waiting for the reply to LHLO",
             Self::Ehlo => "while waiting for the reply to EHLO",
             Self::Helo => "while waiting for the reply to HELO",
+            Self::StartTls => "while waiting for the reply to STARTTLS",
             Self::Reset => "while waiting for the reply to RSET",
             Self::Command(Command::Mail) => "while waiting for the reply to MAIL",
             Self::Command(Command::Recipient(_)) => "while waiting for the reply to RCPT",

@@ -17,6 +17,8 @@ pub struct Extensions {
     pub smtputf8: bool,
     /// DSN (RFC 3461).
     pub dsn: bool,
+    /// STARTTLS (RFC 3207).
+    pub starttls: bool,
     /// REQUIRETLS (RFC 8689); in clear text it counts for nothing.
     pub require_tls: bool,
     /// MT-PRIORITY (RFC 6710).
@@ -57,6 +59,7 @@ impl Extensions {
                 "BINARYMIME" => extensions.binary_mime = true,
                 "SMTPUTF8" => extensions.smtputf8 = true,
                 "DSN" => extensions.dsn = true,
+                "STARTTLS" => extensions.starttls = true,
                 "REQUIRETLS" => extensions.require_tls = encrypted,
                 "MT-PRIORITY" => extensions.mt_priority = true,
                 "DELIVERBY" => {
@@ -113,6 +116,7 @@ mod tests {
             binary_mime: true,
             smtputf8: true,
             dsn: true,
+            starttls: true,
             require_tls: true,
             mt_priority: true,
             deliver_by: Some(120),
@@ -120,7 +124,7 @@ mod tests {
             size_max: Some(1000),
             limits: Limits { recipients: Some(50), recipient_domains: Some(1), transactions: Some(20) },
         };
-        let lines = "mx.test\nPIPELINING\nSIZE 1000\n8BITMIME\nCHUNKING\nBINARYMIME\nHELP\nSMTPUTF8\nDSN\nREQUIRETLS\n\
+        let lines = "mx.test\nPIPELINING\nSIZE 1000\n8BITMIME\nCHUNKING\nBINARYMIME\nHELP\nSMTPUTF8\nDSN\nSTARTTLS\nREQUIRETLS\n\
                      MT-PRIORITY MIXER\nDELIVERBY 120\nLIMITS RCPTMAX=50 MAILMAX=20 RCPTDOMAINMAX=1 X=3";
         assert_eq!(parse(lines), all);
         assert_eq!(parse(&lines.to_lowercase()), all);

@@ -17,7 +17,7 @@ mod transaction;
 
 pub use extensions::{Extensions, Limits};
 pub use session::Session;
-pub use step::{Settings, Step};
+pub use step::{Settings, StartTls, Step};
 pub use transaction::Transaction;
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The client session: greeting, hello, any number of transactions, quit. State: the phase, the replies awaited, the bytes to send.
 
+mod hello;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -22,6 +24,8 @@ const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
 enum Phase {
     Greeting,
     Hello,
+    /// The TLS handshake, which is the driver's.
+    Securing,
     Ready,
     /// MAIL, RCPT, DATA and their replies.
     Envelope,
@@ -57,6 +61,12 @@ pub struct Session {
     transactions: u32,
     unanswered: Vec<bool>,
     deadline: Option<Duration>,
+    /// The session is encrypted, and whether we know with whom.
+    verified: Option<bool>,
+    /// Why it isn't, though the server had offered it.
+    declined: Option<String>,
+    /// It came to its end for want of TLS.
+    insecure: bool,
 }
 
 impl Session {
@@ -79,12 +89,19 @@ impl Session {
             transactions: 0,
             unanswered: Vec::new(),
             deadline,
+            verified: None,
+            declined: None,
+            insecure: false,
         }
     }
 
     /// Bytes from the peer.
     pub fn receive(&mut self, now: Duration, mut bytes: &[u8]) {
         while self.phase != Phase::Closed {
+            if self.phase == Phase::Securing && (!bytes.is_empty() || self.parser.is_inside()) {
+                // It was said in the clear, perhaps by somebody in between, and must not count as said under TLS.
+                return self.lost_step("it said more behind its reply to STARTTLS");
+            }
             match self.parser.next(&mut bytes) {
                 None => break,
                 Some(Ok(reply)) => self.replied(now, &reply),
@@ -202,6 +219,7 @@ impl Session {
         match self.phase {
             Phase::Closed => Step::Closed,
             Phase::Ready => Step::Ready,
+            Phase::Securing => Step::StartTls,
             Phase::Content if self.sending.is_waiting() && !self.expected.is_empty() => Step::NeedInput,
             Phase::Content => Step::NeedContent,
             Phase::Greeting | Phase::Hello | Phase::Envelope | Phase::Final | Phase::Quitting => Step::NeedInput,
@@ -253,37 +271,13 @@ impl Session {
         }
         self.heard = true;
         match expected {
-            Expected::Greeting | Expected::Ehlo | Expected::Helo => self.hello_replied(now, expected, reply),
+            Expected::Greeting | Expected::Ehlo | Expected::Helo | Expected::StartTls => self.hello_replied(now, expected, reply),
             Expected::Reset | Expected::Nothing => self.advance(now),
             Expected::Command(command) => self.command_replied(now, command, reply),
             Expected::Chunk => self.chunk_replied(now, reply),
             Expected::Final(recipient) => self.content_replied(now, recipient, reply),
             Expected::Quit => self.end(diagnosis(reply), true),
         }
-    }
-
-    fn hello_replied(&mut self, now: Duration, expected: Expected, reply: &Reply) {
-        let next = match (expected, self.settings.lmtp) {
-            (Expected::Greeting, false) if reply.is_positive() => ("EHLO", Expected::Ehlo),
-            (Expected::Greeting, true) if reply.is_positive() => ("LHLO", Expected::Ehlo),
-            (Expected::Ehlo, false) if reply.code / 100 == 5 => ("HELO", Expected::Helo),
-            (Expected::Ehlo | Expected::Helo, _) if reply.is_positive() => {
-                if expected == Expected::Ehlo {
-                    self.extensions = Extensions::parse(reply, self.settings.encrypted);
-                }
-                (self.phase, self.deadline) = (Phase::Ready, None);
-                return;
-            }
-            _ => {
-                self.end(diagnosis(reply), true);
-                self.out.extend_from_slice(b"QUIT\r\n");
-                return;
-            }
-        };
-        self.phase = Phase::Hello;
-        self.out.extend_from_slice(format!("{} {}\r\n", next.0, self.settings.hello).as_bytes());
-        self.expected.push_back(next.1);
-        self.wait(now, self.settings.reply_timeout);
     }
 
     fn command_replied(&mut self, now: Duration, command: Command, reply: &Reply) {
@@ -443,9 +437,10 @@ impl Session {
     /// The end of the connection. `said`: the server itself ended it with a reply, so it doesn't have what it was asked about.
     fn end(&mut self, diagnosis: Diagnosis, said: bool) {
         self.out.clear();
+        self.insecure |= self.expected.front() == Some(&Expected::StartTls);
         match self.phase {
             Phase::Closed => return,
-            Phase::Greeting | Phase::Hello => self.results.push_back(Step::Refused(diagnosis)),
+            Phase::Greeting | Phase::Hello | Phase::Securing => self.results.push_back(Step::Refused(diagnosis)),
             Phase::Ready | Phase::Quitting => {}
             Phase::Envelope | Phase::Content | Phase::Final => {
                 if let Some(mut progress) = self.progress.take() {

@@ -11,10 +11,21 @@ pub struct Settings {
     pub hello: Domain,
     /// Speak LMTP.
     pub lmtp: bool,
-    /// The connection is TLS, and the server has shown that it is the one we mean.
-    pub encrypted: bool,
+    /// Whether to go over to TLS.
+    pub starttls: StartTls,
     /// For one reply, or for one piece of content to go out; the final dot's reply gets twice this.
     pub reply_timeout: Duration,
+}
+
+/// Whether a session goes over to TLS before anything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartTls {
+    /// It doesn't.
+    Never,
+    /// If the server offers it, and goes on in the clear if the server then says no.
+    IfOffered,
+    /// Or it ends.
+    Always,
 }
 
 /// What the driver is to do.
@@ -27,6 +38,8 @@ pub enum Step {
     /// Give a piece of content, or its end. After its end it may be asked for again, from the start: the server didn't take all recipients
     /// at once.
     NeedContent,
+    /// Make the TLS handshake, then call `secured` or `unsecured`.
+    StartTls,
     /// A transaction may begin, or `quit`.
     Ready,
     /// The transaction is over: an outcome for each recipient, in their order. `next_hop` is left empty.

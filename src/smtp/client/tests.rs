@@ -11,7 +11,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const EHLO: &str = "250-peer.test\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250 8BITMIME\r\n";
 
 fn settings(lmtp: bool) -> Settings {
-    Settings { hello: Domain::parse("us.test").unwrap(), lmtp, encrypted: false, reply_timeout: SECOND * 10 }
+    Settings { hello: Domain::parse("us.test").unwrap(), lmtp, starttls: StartTls::Never, reply_timeout: SECOND * 10 }
 }
 
 fn to(count: usize) -> Transaction {
@@ -671,6 +671,7 @@ fn converse(bytes: &[u8], size: usize, lmtp: bool, recipients: usize) -> Vec<Vec
                 session.content(now, &[b'x'; 100]);
                 session.content_end(now);
             }
+            Step::StartTls => session.secured(now, false),
             Step::Ready if begun < 3 => {
                 begun += 1;
                 session.begin(now, to(recipients));
@@ -739,4 +740,98 @@ proptest! {
     fn arbitrary_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..300), size in 1..100usize, lmtp in any::<bool>()) {
         converse(&bytes, size, lmtp, 2);
     }
+}
+
+fn secure(starttls: StartTls) -> Session {
+    let mut session = Session::new(Duration::ZERO, Settings { starttls, ..settings(false) });
+    say(&mut session, "220 peer.test\r\n");
+    assert_eq!(sent(&mut session), "EHLO us.test\r\n");
+    session
+}
+
+const SECURE_EHLO: &str = "250-peer.test\r\n250-REQUIRETLS\r\n250 STARTTLS\r\n";
+
+fn refused(session: &mut Session) -> String {
+    match session.next() {
+        Step::Refused(found) => format!("{} {}", found.status, found.text),
+        step => panic!("{step:?}"),
+    }
+}
+
+#[test]
+fn with_starttls_everything_is_said_again_and_what_was_said_before_is_forgotten() {
+    for (verified, offered) in [(false, false), (true, true)] {
+        let mut session = secure(StartTls::IfOffered);
+        say(&mut session, "250-peer.test\r\n250-SIZE 10\r\n250-REQUIRETLS\r\n250 STARTTLS\r\n");
+        assert_eq!(sent(&mut session), "STARTTLS\r\n");
+        say(&mut session, "220 Go\r\n");
+        assert!(matches!(session.next(), Step::StartTls));
+        session.secured(Duration::ZERO, verified);
+        assert_eq!(sent(&mut session), "EHLO us.test\r\n");
+        say(&mut session, SECURE_EHLO);
+        assert!(matches!(session.next(), Step::Ready));
+        let extensions = session.extensions();
+        assert_eq!((extensions.size, extensions.require_tls), (false, offered));
+    }
+}
+
+#[test]
+fn what_comes_behind_the_reply_to_starttls_ends_the_session() {
+    for injected in ["220 Go\r\n250 peer.test\r\n", "220 Go\r\n2"] {
+        let mut session = secure(StartTls::Always);
+        say(&mut session, SECURE_EHLO);
+        sent(&mut session);
+        say(&mut session, injected);
+        assert!(refused(&mut session).contains("said more behind its reply to STARTTLS"));
+        assert!(matches!(session.next(), Step::Closed));
+    }
+}
+
+#[test]
+fn without_starttls_a_session_goes_on_only_where_it_may() {
+    let mut session = secure(StartTls::IfOffered);
+    say(&mut session, "250 peer.test\r\n");
+    assert!(matches!(session.next(), Step::Ready));
+    let mut session = secure(StartTls::Never);
+    say(&mut session, SECURE_EHLO);
+    assert!(matches!(session.next(), Step::Ready));
+    let mut session = secure(StartTls::Always);
+    say(&mut session, "250 peer.test\r\n");
+    assert_eq!(sent(&mut session), "QUIT\r\n");
+    assert_eq!(refused(&mut session), "4.7.4 the server doesn't offer STARTTLS, and TLS is required");
+    // A server that only knows HELO is no exception.
+    let mut session = secure(StartTls::Always);
+    say(&mut session, "502 What\r\n");
+    assert_eq!(sent(&mut session), "HELO us.test\r\n");
+    say(&mut session, "250 peer.test\r\n");
+    assert_eq!(sent(&mut session), "QUIT\r\n");
+    assert!(refused(&mut session).starts_with("4.7.4"));
+}
+
+#[test]
+fn a_server_that_declines_starttls_is_left_where_it_matters() {
+    let mut session = secure(StartTls::IfOffered);
+    say(&mut session, SECURE_EHLO);
+    sent(&mut session);
+    say(&mut session, "454 4.7.0 Not now\r\n");
+    assert!(matches!(session.next(), Step::Ready));
+    assert_eq!(session.declined(), Some("the server answered STARTTLS with 454 4.7.0 Not now"));
+    let mut session = secure(StartTls::Always);
+    say(&mut session, SECURE_EHLO);
+    sent(&mut session);
+    say(&mut session, "454 4.7.0 Not now\r\n");
+    assert_eq!(sent(&mut session), "QUIT\r\n");
+    assert_eq!(refused(&mut session), "4.7.4 the server answered STARTTLS with 454 4.7.0 Not now");
+}
+
+#[test]
+fn a_handshake_that_fails_is_told() {
+    let mut session = secure(StartTls::IfOffered);
+    say(&mut session, SECURE_EHLO);
+    sent(&mut session);
+    say(&mut session, "220 Go\r\n");
+    assert!(matches!(session.next(), Step::StartTls));
+    session.unsecured(Duration::ZERO, "no");
+    assert_eq!(refused(&mut session), "4.7.5 TLS can't be established: no");
+    assert!(matches!(session.next(), Step::Closed));
 }

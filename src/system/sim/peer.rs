@@ -10,13 +10,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::{Act, Script, Stage};
-use crate::system::{BoxStream, Listener};
+use crate::system::{BoxStream, Listener, TlsServer};
 
 /// A message that a peer took.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taken {
     /// Which connection brought it, from 1 on.
     pub connection: u64,
+    /// Whether that was TLS.
+    pub encrypted: bool,
     /// MAIL's argument between the angle brackets.
     pub reverse_path: String,
     /// MAIL's parameters, as sent.
@@ -37,6 +39,7 @@ pub struct Peer {
 struct Shared {
     script: Mutex<Script>,
     records: Mutex<Records>,
+    tls: Option<Arc<dyn TlsServer>>,
 }
 
 #[derive(Default)]
@@ -49,8 +52,17 @@ struct Records {
 impl Peer {
     /// Serves connections from a listener, simulated or real.
     pub fn start(listener: Box<dyn Listener>, script: Script) -> Self {
+        Self::begin(listener, script, None)
+    }
+
+    /// The same, and goes over to TLS when it is asked to; what it says about that in EHLO is the script's.
+    pub fn start_with_tls(listener: Box<dyn Listener>, script: Script, tls: Arc<dyn TlsServer>) -> Self {
+        Self::begin(listener, script, Some(tls))
+    }
+
+    fn begin(listener: Box<dyn Listener>, script: Script, tls: Option<Arc<dyn TlsServer>>) -> Self {
         let address = listener.local_address();
-        let shared = Arc::new(Shared { script: Mutex::new(script), records: Mutex::default() });
+        let shared = Arc::new(Shared { script: Mutex::new(script), records: Mutex::default(), tls });
         let task = tokio::spawn(serve(listener, shared.clone()));
         Self { address, shared, task }
     }
@@ -108,8 +120,14 @@ async fn serve(listener: Box<dyn Listener>, shared: Arc<Shared>) {
             records.connections += 1;
             records.connections
         };
-        let mut connection =
-            Connection { stream, input: Vec::new(), shared: shared.clone(), number, envelope: Envelope::default() };
+        let mut connection = Connection {
+            stream,
+            encrypted: false,
+            input: Vec::new(),
+            shared: shared.clone(),
+            number,
+            envelope: Envelope::default(),
+        };
         connections.spawn(async move {
             // However it ends, it ends: the stream closes.
             let _ = connection.run().await;
@@ -128,6 +146,7 @@ struct Envelope {
 
 struct Connection {
     stream: BoxStream,
+    encrypted: bool,
     input: Vec<u8>,
     shared: Arc<Shared>,
     number: u64,
@@ -163,6 +182,7 @@ impl Connection {
                     self.envelope = Envelope::default();
                     self.act(&[Stage::Rset], "250 2.0.0 Ok").await?;
                 }
+                "STARTTLS" => self.secure().await?,
                 "QUIT" => {
                     self.act(&[Stage::Quit], "221 2.0.0 Bye").await?;
                     return Err(Over);
@@ -170,6 +190,16 @@ impl Connection {
                 _ => self.say("500 5.5.2 What?").await?,
             }
         }
+    }
+
+    async fn secure(&mut self) -> Result<(), Over> {
+        let Some(tls) = self.shared.tls.clone() else { return self.say("502 5.5.1 What?").await };
+        if self.act(&[Stage::StartTls], "220 2.0.0 Go").await? {
+            let plain = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
+            (self.stream, _) = tls.accept(plain).await?;
+            (self.encrypted, self.envelope) = (true, Envelope::default());
+        }
+        Ok(())
     }
 
     async fn ehlo(&mut self, name: &str) -> Result<(), Over> {
@@ -291,6 +321,7 @@ impl Connection {
     fn take(&self, envelope: &Envelope, recipients: Vec<String>, content: Vec<u8>) {
         lock(&self.shared.records).taken.push(Taken {
             connection: self.number,
+            encrypted: self.encrypted,
             reverse_path: envelope.reverse_path.clone().unwrap_or_default(),
             parameters: envelope.parameters.clone(),
             recipients,

@@ -11,6 +11,8 @@ pub enum Stage {
     Ehlo,
     /// HELO.
     Helo,
+    /// STARTTLS, of a server with TLS; behind a positive reply it makes the handshake.
+    StartTls,
     /// MAIL.
     Mail,
     /// RCPT with this address, as in the command; before `AnyRecipient`.

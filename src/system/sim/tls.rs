@@ -1,13 +1,15 @@
 //! Simulated TLS: a line each way instead of a handshake, and then the octets as they are. No random numbers, no clock.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::mail::{Domain, TlsInfo};
-use crate::system::tls::{SelfSigned, ServerFiles, Tls, TlsError, TlsServer};
+use crate::system::tls::{
+    CertificateFacts, Established, PairSource, SelfSigned, ServerFiles, Tls, TlsClient, TlsError, TlsServer,
+};
 use crate::system::{BoxFuture, BoxStream, Disk};
 
 /// What a simulated client says first.
@@ -29,10 +31,16 @@ impl SimTls {
 
 impl Tls for SimTls {
     fn server(&self, disk: &dyn Disk, files: &ServerFiles) -> Result<Arc<dyn TlsServer>, TlsError> {
-        for path in [&files.pair.certificate, &files.pair.key] {
-            disk.read(path, 1024).map_err(|error| TlsError::unreadable(path, &error))?;
+        for pair in &files.pairs {
+            if let PairSource::Files { certificate, .. } = pair {
+                disk.read(certificate, 1024).map_err(|error| TlsError::unreadable(certificate, &error))?;
+            }
         }
         Ok(Arc::new(Self))
+    }
+
+    fn client(&self, _: Arc<dyn Disk>, _: Option<PathBuf>) -> Arc<dyn TlsClient> {
+        Arc::new(Self)
     }
 
     fn self_signed(&self, hostname: &Domain) -> Result<SelfSigned, TlsError> {
@@ -53,6 +61,25 @@ impl TlsServer for SimTls {
             }
             stream.write_all(ANSWER.as_bytes()).await?;
             Ok((stream, Self::info()))
+        })
+    }
+
+    fn certificates(&self) -> Vec<CertificateFacts> {
+        Vec::new()
+    }
+}
+
+impl TlsClient for SimTls {
+    fn connect<'a>(&'a self, mut stream: BoxStream, _: &'a Domain) -> BoxFuture<'a, io::Result<(BoxStream, Established)>> {
+        Box::pin(async move {
+            stream.write_all(HELLO.as_bytes()).await?;
+            let mut answer = [0; ANSWER.len()];
+            stream.read_exact(&mut answer).await?;
+            if answer != ANSWER.as_bytes() {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "no simulated server hello"));
+            }
+            let TlsInfo { version, cipher, .. } = Self::info();
+            Ok((stream, Established { version, cipher, verified: Ok(()) }))
         })
     }
 }

@@ -1,5 +1,7 @@
 //! TLS as a seam: handshakes draw random numbers, so a simulation has its own. Owns the errors that name a file and a remedy.
 
+mod certificate;
+mod client;
 mod pem;
 mod self_signed;
 mod server;
@@ -12,7 +14,7 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, ring};
 
 use super::{BoxFuture, BoxStream, Disk};
-use crate::mail::{Domain, TlsInfo};
+use crate::mail::{Domain, Timestamp, TlsInfo};
 
 pub use pem::load_pair;
 pub use self_signed::SelfSigned;
@@ -22,26 +24,61 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// A certificate chain and its private key: PEM files, perhaps the same one twice.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PairFiles {
-    /// The chain, the server's own certificate first.
-    pub certificate: PathBuf,
-    /// The private key.
-    pub key: PathBuf,
+/// Where a certificate chain and its private key come from.
+#[derive(Clone, Debug)]
+pub enum PairSource {
+    /// PEM files, perhaps the same one twice.
+    Files {
+        /// The chain, the server's own certificate first.
+        certificate: PathBuf,
+        /// The private key.
+        key: PathBuf,
+    },
+    /// A pair that was just made.
+    Made {
+        /// What it is called.
+        path: PathBuf,
+        /// The pair.
+        pair: Arc<SelfSigned>,
+    },
+}
+
+impl PairSource {
+    /// What it is called: the certificate's file.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Files { certificate, .. } => certificate,
+            Self::Made { path, .. } => path,
+        }
+    }
 }
 
 /// What a server's side of TLS is made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ServerFiles {
-    /// The pair that is shown.
-    pub pair: PairFiles,
+    /// Pairs; which one a client sees goes by the name that it asks for, and is the first without one.
+    pub pairs: Vec<PairSource>,
+    /// PEM file: certificates of these authorities are taken from clients. None: clients aren't asked for one.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// What is known of a certificate in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// Where it came from.
+    pub path: String,
+    /// The hosts it is for.
+    pub names: Vec<String>,
+    /// Its last moment.
+    pub expires: Option<Timestamp>,
 }
 
 /// Makes sides of TLS.
 pub trait Tls: Send + Sync {
     /// Reads the files and makes the side that takes connections.
     fn server(&self, disk: &dyn Disk, files: &ServerFiles) -> Result<Arc<dyn TlsServer>, TlsError>;
+    /// Makes the side that makes connections. `authorities`: the PEM file of those that are believed; none: the system's.
+    fn client(&self, disk: Arc<dyn Disk>, authorities: Option<PathBuf>) -> Arc<dyn TlsClient>;
     /// Makes a certificate that vouches for itself, and its key.
     fn self_signed(&self, hostname: &Domain) -> Result<SelfSigned, TlsError>;
 }
@@ -50,6 +87,30 @@ pub trait Tls: Send + Sync {
 pub trait TlsServer: Send + Sync {
     /// Makes the handshake. The time-out is the caller's.
     fn accept(&self, stream: BoxStream) -> BoxFuture<'_, io::Result<(BoxStream, TlsInfo)>>;
+    /// The certificates that clients may see.
+    fn certificates(&self) -> Vec<CertificateFacts>;
+}
+
+/// The side that makes connections.
+pub trait TlsClient: Send + Sync {
+    /// Makes the handshake with a host, whatever certificate it shows. The time-out is the caller's.
+    fn connect<'a>(&'a self, stream: BoxStream, host: &'a Domain) -> BoxFuture<'a, io::Result<(BoxStream, Established)>>;
+}
+
+/// What a handshake with a server came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Established {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// The cipher suite by its IANA name.
+    pub cipher: &'static str,
+    /// Whether its certificate shows that it is the host that we mean; or why not.
+    pub verified: Result<(), String>,
+}
+
+/// Whether a file holds authorities.
+pub fn check_authorities(disk: &dyn Disk, path: &Path) -> Result<(), TlsError> {
+    server::roots(disk, path).map(drop)
 }
 
 /// TLS by rustls.
@@ -59,6 +120,10 @@ pub struct SystemTls;
 impl Tls for SystemTls {
     fn server(&self, disk: &dyn Disk, files: &ServerFiles) -> Result<Arc<dyn TlsServer>, TlsError> {
         Ok(Arc::new(server::Server::new(disk, files)?))
+    }
+
+    fn client(&self, disk: Arc<dyn Disk>, authorities: Option<PathBuf>) -> Arc<dyn TlsClient> {
+        Arc::new(client::Client::new(disk, authorities))
     }
 
     fn self_signed(&self, hostname: &Domain) -> Result<SelfSigned, TlsError> {

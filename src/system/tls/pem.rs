@@ -6,21 +6,32 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::super::Disk;
 use super::{TlsError, provider};
 
 /// Largest PEM file, octets: a long chain has a few dozen KiB.
-const PEM_SIZE_MAX: u64 = 1024 * 1024;
+pub(super) const SIZE_MAX: u64 = 1024 * 1024;
 
-/// Reads a certificate chain and its private key, and checks that they fit together. The result serves TLS 1.2 and 1.3 without
-/// client certificates.
+/// What the console takes HTTPS connections with: TLS 1.2 and 1.3 without client certificates.
 pub fn load_pair(disk: &dyn Disk, certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-    let chain = load_chain(disk, certificate)?;
-    let private = load_key(disk, key)?;
+    let pair = read_pair(disk, certificate, key)?;
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| TlsError::wrong(certificate, error.to_string(), "report this as a bug"))?;
-    builder.with_no_client_auth().with_single_cert(chain, private).map(Arc::new).map_err(|error| match error {
+    Ok(Arc::new(builder.with_no_client_auth().with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)))))
+}
+
+/// Reads a certificate chain and its private key, and checks that they fit together.
+pub(super) fn read_pair(disk: &dyn Disk, certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
+    let read = |path: &Path| disk.read(path, SIZE_MAX).map_err(|error| TlsError::unreadable(path, &error));
+    parse_pair(&read(certificate)?, certificate, &read(key)?, key)
+}
+
+/// The same of what was read already.
+pub(super) fn parse_pair(chain: &[u8], certificate: &Path, private: &[u8], key: &Path) -> Result<CertifiedKey, TlsError> {
+    let pair = CertifiedKey::from_der(parse_chain(chain, certificate)?, parse_key(private, key)?, &provider());
+    pair.map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
             let what = format!("does not belong to the certificate in {}", certificate.display());
             TlsError::wrong(key, what, "name the key that the certificate was made for")
@@ -31,10 +42,9 @@ pub fn load_pair(disk: &dyn Disk, certificate: &Path, key: &Path) -> Result<Arc<
     })
 }
 
-fn load_chain(disk: &dyn Disk, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn parse_chain(bytes: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     const REMEDY: &str = "it must hold certificates between -----BEGIN CERTIFICATE----- and -----END CERTIFICATE-----";
-    let bytes = disk.read(path, PEM_SIZE_MAX).map_err(|error| TlsError::unreadable(path, &error))?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
     let chain = chain.map_err(|error| TlsError::wrong(path, format!("is no PEM file: {error}"), REMEDY))?;
     if chain.is_empty() {
         return Err(TlsError::wrong(path, "has no certificate", REMEDY));
@@ -42,11 +52,10 @@ fn load_chain(disk: &dyn Disk, path: &Path) -> Result<Vec<CertificateDer<'static
     Ok(chain)
 }
 
-fn load_key(disk: &dyn Disk, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+fn parse_key(bytes: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     const REMEDY: &str =
         "it must hold one unencrypted private key between -----BEGIN PRIVATE KEY----- and -----END PRIVATE KEY-----";
-    let bytes = disk.read(path, PEM_SIZE_MAX).map_err(|error| TlsError::unreadable(path, &error))?;
-    PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
+    PrivateKeyDer::from_pem_slice(bytes).map_err(|error| match error {
         pem::Error::NoItemsFound => TlsError::wrong(path, "has no private key", REMEDY),
         // The error's own words may quote the file; a key belongs in no message.
         _ => TlsError::wrong(path, "is no PEM file", REMEDY),
