@@ -57,10 +57,15 @@ impl Envelope {
         Self { reverse_path, body, request: None, mail_at, recipients: Vec::new() }
     }
 
-    /// What was asked for, as it reads at the message's arrival.
-    fn request_at(&self, arrived: Timestamp) -> Option<Box<Request>> {
+    /// What the spool gets. What was asked for reads as it does at the message's arrival: time has passed since MAIL.
+    fn accept(&mut self, arrived: Timestamp) -> Accept {
         let elapsed = arrived.since(self.mail_at).as_secs();
-        self.request.as_ref().map(|request| Box::new(request.later(elapsed)))
+        let request = self.request.as_ref().map(|request| Box::new(request.later(elapsed)));
+        let released_at = request.as_ref().map_or(arrived, |request| request.released_at(arrived));
+        let recipient = |to: Forward| Recipient { dsn: to.dsn, ..Recipient::new(to.address, None, released_at) };
+        let recipients = std::mem::take(&mut self.recipients).into_iter().map(recipient).collect();
+        let (reverse_path, body) = (self.reverse_path.clone(), self.body);
+        Accept { arrived, reverse_path, body, request, recipients, updates: Vec::new() }
     }
 }
 
@@ -134,7 +139,11 @@ impl<'a> Transaction<'a> {
                 let recipients = Vec::new();
                 let mail_at = self.reception.system.clock.now();
                 let envelope = Envelope { reverse_path: path, body, request, mail_at, recipients };
-                self.sender(envelope, size).map_err(|reply| self.refused("sender", None, reply))
+                match self.sender(envelope, size) {
+                    Ok(None) => Ok(()),
+                    Ok(Some(words)) => return Answer::AcceptAs(words),
+                    Err(reply) => Err(self.refused("sender", None, reply)),
+                }
             }
             Question::Recipient { path, dsn } => self.recipient(path, dsn),
             Question::Login { mechanism, initial } => return self.login(mechanism, initial).await,
@@ -168,7 +177,8 @@ impl<'a> Transaction<'a> {
         reply
     }
 
-    fn sender(&mut self, envelope: Envelope, size: Option<u64>) -> Result<(), Reply> {
+    /// Opens a transaction; in the words given, if something in it isn't as asked.
+    fn sender(&mut self, envelope: Envelope, size: Option<u64>) -> Result<Option<Reply>, Reply> {
         self.content = None;
         self.load.clear();
         self.known.clear();
@@ -181,7 +191,13 @@ impl<'a> Transaction<'a> {
         if self.reception.spool.free() < self.rules.config.spool.min_free.saturating_add(wanted) {
             return Err(spool_reply(&SpoolError::Full));
         }
-        Ok(())
+        let Some(mut request) = self.envelope.request.take() else { return Ok(None) };
+        let asked = request.priority;
+        request.priority = asked.and_then(|asked| self.rules.policy.priority(&self.client, asked));
+        let lowered = asked != request.priority;
+        self.envelope.request = request.boxed();
+        // RFC 6710 section 4.1, with the code that is for it.
+        Ok(lowered.then(|| Reply::new(250, EnhancedCode(2, 3, 6), "Sender ok; the priority is 0")))
     }
 
     /// Tells that too much is coming in, and what the client is told.
@@ -307,25 +323,16 @@ impl<'a> Transaction<'a> {
             }
         };
         let arrived = self.reception.system.clock.now();
-        let recipients = std::mem::take(&mut self.envelope.recipients);
-        let accept = Accept {
-            arrived,
-            reverse_path: self.envelope.reverse_path.clone(),
-            body: self.envelope.body,
-            request: self.envelope.request_at(arrived),
-            recipients: recipients
-                .into_iter()
-                .map(|to| Recipient { dsn: to.dsn, ..Recipient::new(to.address, None, arrived) })
-                .collect(),
-            updates: Vec::new(),
-        };
-        draft.commit(accept).await.map_err(|error| spool_reply(&error))
+        draft.commit(self.envelope.accept(arrived)).await.map_err(|error| spool_reply(&error))
     }
 
     fn protocol(&self) -> Protocol {
+        let utf8 = self.envelope.request.as_ref().is_some_and(|request| request.smtputf8);
         match self.client.service {
+            Service::Lmtp if utf8 => Protocol::Utf8Lmtp,
             Service::Lmtp => Protocol::Lmtp,
             Service::Local => Protocol::Local,
+            _ if utf8 => Protocol::Utf8Smtp,
             _ if self.client.extended => Protocol::Esmtp,
             _ => Protocol::Smtp,
         }

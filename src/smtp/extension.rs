@@ -102,10 +102,10 @@ impl Parameters {
         binary: true,
         dsn: true,
         utf8: true,
-        deliver_by: false,
-        future_release: false,
-        priority: false,
-        require_tls: false,
+        deliver_by: true,
+        future_release: true,
+        priority: true,
+        require_tls: true,
         auth: true,
     };
 

@@ -33,7 +33,11 @@ impl Session {
             // A slip of the driver's. Never a 250 without a commit, never an acceptance that nobody meant.
             (Pending::Commit, Answer::Accept) => self.slipped(Stage::Ready),
             (Pending::Login, Answer::Challenge(challenge)) => self.challenge(&challenge),
-            (pending, Answer::Challenge(_)) => self.slipped(pending.before()),
+            (Pending::Sender(recipients), Answer::AcceptAs(reply)) => {
+                self.say_reply(&reply);
+                self.resume(Stage::Open(recipients));
+            }
+            (pending, Answer::AcceptAs(_) | Answer::Challenge(_)) => self.slipped(pending.before()),
             (pending, Answer::Committed(_) | Answer::Dropped(_)) => self.slipped(pending.before()),
             (pending, Answer::Accept) => self.accepted(pending),
         }

@@ -169,6 +169,8 @@ pub enum Question {
 pub enum Answer {
     /// Yes. Not an answer to [`Question::Commit`].
     Accept,
+    /// Yes, but not quite as it was asked, in these words. Only an answer to [`Question::Sender`].
+    AcceptAs(Reply),
     /// The exchange goes on with this challenge. Only an answer to [`Question::Login`] and [`Question::Response`], to which
     /// `Accept` means that the client is logged in.
     Challenge(Vec<u8>),
