@@ -74,7 +74,7 @@ pub(super) const SECTIONS: &[Section] = &[
                 "127.0.0.1:2525",
                 "where to listen; port 0 lets the system choose; for lmtp also \"unix:/run/posthouse/lmtp\"",
             ),
-            set("mode", Kind::Mode, "0660", "permissions of a Unix socket"),
+            set("mode", Kind::Mode, "0660", "permissions of a Unix socket; it belongs to the user that starts the server"),
             set(
                 "service",
                 Kind::Choice(&["mx", "submission", "lmtp"]),
@@ -87,6 +87,8 @@ pub(super) const SECTIONS: &[Section] = &[
                 "starttls",
                 "encryption: \"none\", \"starttls\" on the client's wish, or \"implicit\" from the first octet",
             ),
+            set("proxy", Kind::Networks, "[]", "load balancers: their connections begin with the PROXY protocol (1 or 2)"),
+            set("xclient", Kind::Networks, "[]", "go-betweens that may say who their clients are (XCLIENT)"),
         ],
     },
     Section {

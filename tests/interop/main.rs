@@ -6,6 +6,7 @@
 mod corpora;
 mod dovecot;
 mod lmtp;
+mod local;
 mod msmtp;
 mod neighbour;
 mod notices;
@@ -13,6 +14,8 @@ mod nsd;
 mod outside;
 mod postfix;
 mod smtplib;
+mod submission;
 #[path = "../support/mod.rs"]
 mod support;
 mod swaks;
+mod tls;
