@@ -11,6 +11,7 @@ mod notices;
 mod nsd;
 mod outside;
 mod postfix;
+mod scram;
 mod smtplib;
 #[path = "../support/mod.rs"]
 mod support;
