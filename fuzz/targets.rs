@@ -372,6 +372,8 @@ pub fn session(data: &[u8]) {
 /// Holds a session in which every question is answered with yes; returns what was said and the contents that got 250.
 fn hold(octets: &[u8], size: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
     let hostname = Domain::parse("mail.example.test").expect("a domain");
+    let is_lmtp = octets.windows(4).any(|word| word == b"LHLO");
+    let service = if is_lmtp { Service::Lmtp } else { Service::Mx };
     let settings = Settings {
         size_max: 1000,
         recipients_max: 3,
@@ -381,7 +383,7 @@ fn hold(octets: &[u8], size: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
         parameters: Parameters::ALL,
         hold_max: Duration::from_secs(86_400),
         starttls: true,
-        ..Settings::new(Service::Mx, hostname)
+        ..Settings::new(service, hostname)
     };
     let mut session = Session::new(Duration::ZERO, Arc::new(settings));
     session.set_wall_clock(Timestamp::from_millis(1_795_312_800_000));

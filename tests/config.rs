@@ -122,7 +122,7 @@ fn later_layers_win_and_every_value_tells_its_origin() {
     let limits = &config.limits;
     assert_eq!((limits.hops, limits.errors, limits.recipients, limits.connections), (10, 19, 20, 30));
     assert_eq!(config.hostname.as_str(), "env.example.test");
-    assert_eq!(config.listeners.iter().map(|l| l.address.port()).collect::<Vec<_>>(), [2600]);
+    assert_eq!(config.listeners.iter().map(|l| l.address.tcp().unwrap().port()).collect::<Vec<_>>(), [2600]);
     assert_eq!(config.relay.networks, ["192.0.2.0/24".parse().unwrap()]);
     assert!(config.queue.paused && config.admin.http.is_none());
     assert_eq!(config.retry.first.as_secs(), 90);
@@ -243,7 +243,7 @@ fn a_repeated_table_can_come_from_the_environment() {
     let text = "[{ address = \"127.0.0.1:2600\" }, { address = \"127.0.0.1:2601\" }]";
     let loaded = load_with(MINIMAL, &[("POSTHOUSE_LISTENER", text)]).unwrap();
     assert_eq!(loaded.config.listeners.len(), 2);
-    assert_eq!(loaded.config.listeners[1].address.port(), 2601);
+    assert_eq!(loaded.config.listeners[1].address.tcp().unwrap().port(), 2601);
 }
 
 #[test]

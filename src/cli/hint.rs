@@ -6,11 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::print::shell;
 use crate::config::Config;
 use crate::directory::{Directory, Resolution};
-use crate::mail::Address;
+use crate::mail::{Address, Service};
 
 /// A few lines, or nothing if there is no mailbox to write to. `program` is how this program was called, options included.
 pub(super) fn first_steps(config: &Config, directory: &Directory, users: &[Address], program: &str) -> Option<String> {
-    let server = reachable(config.listeners.first()?.address);
+    let server = reachable(config.listeners.iter().find(|listener| listener.service == Service::Mx)?.address.tcp()?);
     let (to, mailbox) = users.iter().find_map(|user| match directory.resolve(user) {
         Resolution::Mailbox(mailbox) => Some((user, mailbox)),
         _ => None,
@@ -63,7 +63,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut config = crate::control::testing::config();
         config.auth.users = folder.path().join("users");
-        config.listeners[0].address = "0.0.0.0:2525".parse().unwrap();
+        config.listeners[0].address = "0.0.0.0:2525".parse::<SocketAddr>().unwrap().into();
         (&SystemDisk as &dyn Disk).replace(&config.auth.users, b"").unwrap();
         let directory = Directory::load(&config, &SystemDisk).unwrap();
         assert_eq!(first_steps(&config, &directory, &[], "posthouse"), None);

@@ -194,7 +194,7 @@ async fn open_doors(
         let pages = web::Server::new(listener, system.clone(), admin)
             .map_err(|error| Failure::new(failure::CONFIG, format!("[admin]: {error}")))?;
         let service = if config.admin.tls.is_some() { "https" } else { "http" };
-        events.report(Event::Listening { address: pages.local_address(), service });
+        events.report(Event::Listening { address: pages.local_address().to_string(), service });
         tasks.spawn(pages.run());
     }
     Ok(Doors { tasks })

@@ -72,7 +72,8 @@ fn listener(table: &Table) -> Built<Listener> {
     let services = [Service::Mx, Service::Submission, Service::Lmtp].map(|service| (service.as_str(), service));
     let service = word(table, "service", &services)?;
     let modes = [("none", ListenerTls::None), ("starttls", ListenerTls::StartTls), ("implicit", ListenerTls::Implicit)];
-    Ok(Listener { address: table.read("address", values::socket)?, service, tls: word(table, "tls", &modes)? })
+    let (address, mode) = (table.read("address", values::listen)?, table.read("mode", values::mode)?);
+    Ok(Listener { address, mode, service, tls: word(table, "tls", &modes)? })
 }
 
 fn tls(settings: &Settings) -> Built<Tls> {

@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::load::Settings;
 use super::problem::{Problem, Wrong};
 use super::values::{self, SOCKET_PATH_SIZE_MAX, format_duration};
-use super::{Config, DomainPattern, KeyPair, ListenerTls};
+use super::{Config, DomainPattern, KeyPair, ListenAddress, ListenerTls};
 use crate::mail::{Domain, Service};
 
 /// Collects problems, but none about a key that already has one.
@@ -64,8 +64,18 @@ fn listeners(config: &Config, findings: &mut Findings<'_>) {
     for (index, listener) in config.listeners.iter().enumerate() {
         let key = format!("listener[{index}].address");
         // Of port 0 the system makes a different one each time.
-        if listener.address.port() != 0 && findings.settings.is_sound(&key) && !seen.insert(listener.address) {
-            findings.add(key, format!("{} is already listened on", listener.address), "remove one of the two listeners");
+        let chosen = listener.address.tcp().is_some_and(|address| address.port() == 0);
+        if !chosen && findings.settings.is_sound(&key) && !seen.insert(listener.address.clone()) {
+            findings.add(&key, format!("{} is already listened on", listener.address), "remove one of the two listeners");
+        }
+        match listener.address.tcp() {
+            Some(address) if listener.service == Service::Lmtp && address.port() == 25 => {
+                findings.add(key, "port 25 is for SMTP, never for LMTP (RFC 2033 section 5)", "choose another port");
+            }
+            None if listener.service != Service::Lmtp => {
+                findings.add(key, "only LMTP is served on a Unix socket", "set service = \"lmtp\", or an IP address with a port");
+            }
+            _ => {}
         }
     }
     for (index, listener) in config.listeners.iter().enumerate() {
@@ -75,7 +85,7 @@ fn listeners(config: &Config, findings: &mut Findings<'_>) {
             findings.add(format!("listener[{index}].tls"), what, "set it to \"starttls\" or \"implicit\"");
         }
     }
-    if let Some(http) = config.admin.http.filter(|http| seen.contains(http)) {
+    if let Some(http) = config.admin.http.filter(|http| seen.contains(&ListenAddress::Tcp(*http))) {
         findings.add("admin.http", format!("{http} is already a listener's address"), "choose another port");
     }
 }

@@ -19,10 +19,6 @@ pub(super) fn sample(commented_out: &[&str]) -> String {
     for section in SECTIONS {
         let mark = if commented_out.contains(&section.name) { "# " } else { "" };
         let lines: Vec<_> = section.settings.iter().filter_map(|setting| sample_line(mark, setting)).collect();
-        // What isn't built yet at all is only in the reference.
-        if section.settings.iter().all(|setting| setting.later.is_some()) {
-            continue;
-        }
         if !section.name.is_empty() {
             let head = if section.repeated { format!("{mark}[[{}]]", section.name) } else { format!("[{}]", section.name) };
             text.push_str(&format!("\n{head:COMMENT_COLUMN$} # {}\n", section.doc));
@@ -70,18 +66,9 @@ fn heading(section: &Section) -> String {
 }
 
 fn row(section: &Section, setting: &Setting) -> String {
-    let default = match (setting.default_toml(), setting.later.is_some()) {
-        (Some(default), _) => format!("`{default}`"),
-        (None, true) => "none".to_owned(),
-        (None, false) => "must be set".to_owned(),
-    };
+    let default = setting.default_toml().map_or_else(|| "must be set".to_owned(), |default| format!("`{default}`"));
     let mut meaning = capitalised(setting.doc);
     meaning.push('.');
-    if let Some(later) = setting.later {
-        let allowed: Vec<_> = later.allowed.iter().map(|word| format!("`\"{word}\"`")).collect();
-        let allowed = if allowed.is_empty() { String::new() } else { format!(" other than {}", allowed.join(", ")) };
-        meaning.push_str(&format!(" For now any value{allowed} is refused."));
-    }
     let key = section.key(setting.name);
     format!("| `{key}` | {} | {default} | {} |\n", setting.kind.describe(), meaning.replace('|', "\\|"))
 }

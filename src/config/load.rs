@@ -124,8 +124,10 @@ impl Settings {
             for setting in table.section.settings {
                 let key = table.key(setting.name);
                 let wrong = match table.entries.get(setting.name) {
-                    Some(entry) => check_value(setting, &entry.value).err().map(|wrong| wrong.at(&entry.origin, key.clone())),
-                    None if setting.default.is_some() || setting.later.is_some() => None,
+                    Some(entry) => {
+                        values::check(setting.kind, &entry.value).err().map(|wrong| wrong.at(&entry.origin, key.clone()))
+                    }
+                    None if setting.default.is_some() => None,
                     None => Some(missing(setting).at(&self.file, key.clone())),
                 };
                 let absent = wrong.is_some() || !table.entries.contains_key(setting.name);
@@ -192,15 +194,6 @@ impl Settings {
     }
 }
 
-fn check_value(setting: &Setting, value: &Value) -> Result<(), Wrong> {
-    values::check(setting.kind, value)?;
-    let Some(later) = setting.later else { return Ok(()) };
-    if value.as_str().is_some_and(|text| later.allowed.contains(&text)) {
-        return Ok(());
-    }
-    Err(Wrong::new(format!("{} is not possible yet", values::toml(value)), later.remedy))
-}
-
 fn missing(setting: &Setting) -> Wrong {
     let sample = setting.sample_toml().unwrap_or_default();
     Wrong::new("the setting is missing", format!("set it, like {} = {sample}", setting.name))
@@ -232,7 +225,8 @@ mod tests {
             Kind::Text | Kind::Path(_) => "\"other\"".to_owned(),
             Kind::Hostname | Kind::Domain(_) | Kind::Pattern => "\"other.test\"".to_owned(),
             Kind::Address(_) => "\"ann@example.test\"".to_owned(),
-            Kind::Socket(_) => "\"127.0.0.1:7777\"".to_owned(),
+            Kind::Mode => "\"0777\"".to_owned(),
+            Kind::Socket(_) | Kind::Listen => "\"127.0.0.1:7777\"".to_owned(),
             Kind::Choice(words) => format!("{:?}", words.iter().find(|word| **word != default).unwrap()),
             Kind::Template => "\"other/{user}\"".to_owned(),
             Kind::Lmtp => "\"127.0.0.1:2424\"".to_owned(),
@@ -262,7 +256,7 @@ mod tests {
         };
         let base = load_text(&sample);
         for section in SECTIONS {
-            for setting in section.settings.iter().filter(|setting| setting.later.is_none()) {
+            for setting in section.settings {
                 let head = if section.repeated { format!("\n[[{}]]", section.name) } else { format!("\n[{}]", section.name) };
                 let (before, table) = match section.name.is_empty() {
                     true => ("", sample.as_str()),

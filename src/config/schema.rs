@@ -2,7 +2,7 @@
 //! file, the reference page and `config show` all come from here, so they can't differ.
 
 pub(super) use super::nearest::nearest;
-pub(super) use super::setting::{Kind, Later, Section, Setting};
+pub(super) use super::setting::{Kind, Section, Setting};
 
 /// The section of this name; empty for the keys before the first table.
 pub(super) fn section(name: &str) -> Option<&'static Section> {
@@ -10,24 +10,17 @@ pub(super) fn section(name: &str) -> Option<&'static Section> {
 }
 
 const fn set(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Setting {
-    Setting { name, kind, default: Some(default), sample: None, doc, later: None }
+    Setting { name, kind, default: Some(default), sample: None, doc }
 }
 
 const fn must(name: &'static str, kind: Kind, sample: &'static str, doc: &'static str) -> Setting {
-    Setting { name, kind, default: None, sample: Some(sample), doc, later: None }
+    Setting { name, kind, default: None, sample: Some(sample), doc }
 }
 
 const fn sampled(mut setting: Setting, sample: &'static str) -> Setting {
     setting.sample = Some(sample);
     setting
 }
-
-const fn later(mut setting: Setting, allowed: &'static [&'static str], remedy: &'static str) -> Setting {
-    setting.later = Some(Later { allowed, remedy });
-    setting
-}
-
-const LATER_SERVICE: &str = "LMTP in reception is not built yet: set service = \"mx\" or \"submission\", or remove the listener";
 
 /// Every section, in the order of the sample file.
 pub(super) const SECTIONS: &[Section] = &[
@@ -75,11 +68,18 @@ pub(super) const SECTIONS: &[Section] = &[
         repeated: true,
         doc: "where mail comes in; at least one",
         settings: &[
-            must("address", Kind::Socket(false), "127.0.0.1:2525", "where to listen; port 0 lets the system choose"),
-            later(
-                set("service", Kind::Choice(&["mx", "submission", "lmtp"]), "mx", "what is spoken there"),
-                &["mx", "submission"],
-                LATER_SERVICE,
+            must(
+                "address",
+                Kind::Listen,
+                "127.0.0.1:2525",
+                "where to listen; port 0 lets the system choose; for lmtp also \"unix:/run/posthouse/lmtp\"",
+            ),
+            set("mode", Kind::Mode, "0660", "permissions of a Unix socket; it belongs to the user that starts the server"),
+            set(
+                "service",
+                Kind::Choice(&["mx", "submission", "lmtp"]),
+                "mx",
+                "what is spoken there: \"mx\", \"submission\" or \"lmtp\"",
             ),
             set(
                 "tls",

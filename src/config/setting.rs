@@ -1,4 +1,4 @@
-//! What a setting and a section of the configuration are: kinds of values, defaults, samples, and what isn't built yet.
+//! What a setting and a section of the configuration are: kinds of values, defaults and samples.
 
 /// What a setting's value must be.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,6 +31,10 @@ pub(super) enum Kind {
     Address(bool),
     /// IP address and port; with `true` it may be empty for none.
     Socket(bool),
+    /// Where to listen: IP address and port, or a Unix socket.
+    Listen,
+    /// Permissions of a file, in octal digits.
+    Mode,
     /// One of these words.
     Choice(&'static [&'static str]),
     /// A Maildir template, or empty.
@@ -78,6 +82,8 @@ impl Kind {
             Self::Address(true) => "mail address, or `\"\"`".to_owned(),
             Self::Socket(false) => "IP address and port".to_owned(),
             Self::Socket(true) => "IP address and port, or `\"\"`".to_owned(),
+            Self::Listen => "IP address and port, or `\"unix:/path\"`".to_owned(),
+            Self::Mode => "octal digits".to_owned(),
             Self::Choice(words) => words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", "),
             Self::Template => "path with `{user}`, or `\"\"`".to_owned(),
             Self::Lmtp => "`\"unix:/path\"` or IP address and port, or `\"\"`".to_owned(),
@@ -111,15 +117,6 @@ impl Kind {
     }
 }
 
-/// Values that mean something only in a later version.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Later {
-    /// The values that already work.
-    pub(super) allowed: &'static [&'static str],
-    /// What isn't built yet, and what to do.
-    pub(super) remedy: &'static str,
-}
-
 /// One setting.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Setting {
@@ -133,8 +130,6 @@ pub(super) struct Setting {
     pub(super) sample: Option<&'static str>,
     /// The meaning, in a line.
     pub(super) doc: &'static str,
-    /// What isn't built yet.
-    pub(super) later: Option<Later>,
 }
 
 impl Setting {

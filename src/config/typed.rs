@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::ListenAddress;
 use crate::mail::{Address, Domain, Service};
 
 /// Every setting. The names are those of the file.
@@ -84,7 +85,9 @@ pub enum Compression {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
     /// Where to listen.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
+    /// The permissions of a Unix socket.
+    pub mode: u32,
     /// What is spoken there.
     pub service: Service,
     /// How its sessions are encrypted.

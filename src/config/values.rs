@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::problem::Wrong;
 use super::schema::Kind;
-use super::{AddressPattern, DomainPattern, HostPort, LmtpAddress};
+use super::{AddressPattern, DomainPattern, HostPort, ListenAddress, LmtpAddress};
 use crate::mail::{Address, Domain};
 
 type Parsed<T> = Result<T, Wrong>;
@@ -40,6 +40,8 @@ pub(super) fn check(kind: Kind, value: &Value) -> Parsed<()> {
         Kind::Address(true) => optional(value, address).map(drop),
         Kind::Socket(false) => socket(value).map(drop),
         Kind::Socket(true) => optional(value, socket).map(drop),
+        Kind::Listen => listen(value).map(drop),
+        Kind::Mode => mode(value).map(drop),
         Kind::Choice(words) => choice(value, words).map(drop),
         Kind::Template => optional(value, template).map(drop),
         Kind::Lmtp => optional(value, lmtp).map(drop),
@@ -314,14 +316,38 @@ pub(super) fn template(value: &Value) -> Parsed<String> {
     Ok(template)
 }
 
+/// The path behind `unix:`, if the text begins so.
+fn unix_socket(value: &Value, text: &str, remedy: &str) -> Parsed<Option<PathBuf>> {
+    match text.strip_prefix("unix:") {
+        Some(path) if !path.is_empty() && path.len() <= SOCKET_PATH_SIZE_MAX && !path.contains('\0') => {
+            Ok(Some(PathBuf::from(path)))
+        }
+        Some(_) => Err(is_not(value, "a Unix socket's path of at most 107 bytes", remedy)),
+        None => Ok(None),
+    }
+}
+
+pub(super) fn listen(value: &Value) -> Parsed<ListenAddress> {
+    let remedy = "write it like \"127.0.0.1:2525\", \"0.0.0.0:25\", \"[::]:25\" or \"unix:/run/posthouse/lmtp\"";
+    let text = text(value)?;
+    match unix_socket(value, &text, remedy)? {
+        Some(path) => Ok(ListenAddress::Unix(path)),
+        None => text.parse().map(ListenAddress::Tcp).map_err(|_| is_not(value, "an IP address with a port", remedy)),
+    }
+}
+
+pub(super) fn mode(value: &Value) -> Parsed<u32> {
+    let text = text(value)?;
+    let digits = (3..=4).contains(&text.len()) && text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+    let bits = u32::from_str_radix(&text, 8).ok().filter(|bits| digits && *bits <= 0o777);
+    bits.ok_or_else(|| is_not(value, "a file's permissions", "write three octal digits, like \"0660\" or \"666\""))
+}
+
 pub(super) fn lmtp(value: &Value) -> Parsed<LmtpAddress> {
     let text = text(value)?;
     let remedy = "write it like \"unix:/run/dovecot/lmtp\" or \"127.0.0.1:2424\"";
-    match text.strip_prefix("unix:") {
-        Some(path) if !path.is_empty() && path.len() <= SOCKET_PATH_SIZE_MAX && !path.contains('\0') => {
-            Ok(LmtpAddress::Unix(PathBuf::from(path)))
-        }
-        Some(_) => Err(is_not(value, "a Unix socket's path of at most 107 bytes", remedy)),
+    match unix_socket(value, &text, remedy)? {
+        Some(path) => Ok(LmtpAddress::Unix(path)),
         None => text.parse().map(LmtpAddress::Tcp).map_err(|_| is_not(value, "an LMTP server's address", remedy)),
     }
 }

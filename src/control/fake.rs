@@ -155,7 +155,8 @@ pub(crate) fn config() -> Config {
             compression: Compression::None,
         },
         listeners: vec![Listener {
-            address: "127.0.0.1:2525".parse().unwrap(),
+            address: "127.0.0.1:2525".parse::<std::net::SocketAddr>().unwrap().into(),
+            mode: 0o660,
             service: crate::mail::Service::Mx,
             tls: crate::config::ListenerTls::None,
         }],

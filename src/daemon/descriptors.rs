@@ -21,16 +21,17 @@ pub struct Descriptors {
     pub warning: Option<&'static str>,
 }
 
-/// Raises the process's limit to what the configuration needs, as far as that is allowed.
+/// Raises the process's limit as far as that is allowed: beyond the hard limit only to what the configuration needs.
 pub fn raise_descriptors(config: &Config) -> Descriptors {
     let needs = Needs::new(config);
     let needed = needs.of(config.limits.connections as u64);
     let limit = getrlimit(Resource::Nofile);
     let (soft, hard) = (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX));
     let mut given = soft;
-    if soft < needed {
+    // All that there is, as a reload may ask for more.
+    if soft < needed.max(hard) {
         // Only root may go beyond the hard limit.
-        for (current, maximum) in [(needed, needed.max(hard)), (needed.min(hard), hard)] {
+        for (current, maximum) in [(needed.max(hard), needed.max(hard)), (hard, hard), (needed.min(hard), hard)] {
             let wanted = Rlimit { current: Some(current), maximum: limit.maximum.map(|_| maximum) };
             if setrlimit(Resource::Nofile, wanted).is_ok() {
                 given = current;

@@ -8,28 +8,34 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::config::Config;
+use crate::config::{Config, ListenAddress};
 use crate::event::{Event, Events};
 use crate::listen::{Reception, TakeUp};
-use crate::system::{Listener, System};
+use crate::system::{Endpoint, Listener, System};
 
 /// Bound listeners by the address in the configuration; port 0 there means another port here.
-pub(super) type Sockets = BTreeMap<SocketAddr, Box<dyn Listener>>;
+pub(super) type Sockets = BTreeMap<ListenAddress, Box<dyn Listener>>;
 
 /// An address that can't be bound.
 #[derive(Debug)]
 pub(super) struct BindError {
-    pub(super) address: SocketAddr,
+    pub(super) address: ListenAddress,
     pub(super) error: io::Error,
 }
 
 /// Binds those addresses of the configuration that `bound` doesn't have yet; all or none.
-pub(super) async fn bind(config: &Config, system: &System, bound: impl Fn(&SocketAddr) -> bool) -> Result<Sockets, BindError> {
+pub(super) async fn bind(config: &Config, system: &System, bound: impl Fn(&ListenAddress) -> bool) -> Result<Sockets, BindError> {
     let mut sockets = Sockets::new();
     for listener in config.listeners.iter().filter(|listener| !bound(&listener.address)) {
-        let address = listener.address;
-        let socket = system.net.listen(address).await.map_err(|error| BindError { address, error })?;
-        sockets.insert(address, socket);
+        let address = listener.address.clone();
+        let socket = match &address {
+            ListenAddress::Tcp(address) => system.net.listen(*address).await,
+            ListenAddress::Unix(path) => system.net.listen_unix(path, listener.mode).await,
+        };
+        match socket {
+            Ok(socket) => sockets.insert(address, socket),
+            Err(error) => return Err(BindError { address, error }),
+        };
     }
     Ok(sockets)
 }
@@ -38,14 +44,14 @@ pub(super) async fn bind(config: &Config, system: &System, bound: impl Fn(&Socke
 struct Running {
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
-    local: SocketAddr,
+    local: Endpoint,
 }
 
 /// The running listeners.
 pub(super) struct Listeners {
     reception: Reception,
     events: Events,
-    running: BTreeMap<SocketAddr, Running>,
+    running: BTreeMap<ListenAddress, Running>,
     /// Listeners that were stopped by a reload and still have open sessions.
     leaving: Vec<JoinHandle<()>>,
     /// Who looks after the drop folder.
@@ -62,24 +68,28 @@ impl Listeners {
         Self { reception, events, running: BTreeMap::new(), leaving: Vec::new(), take_up }
     }
 
-    pub(super) fn has(&self, address: &SocketAddr) -> bool {
+    pub(super) fn has(&self, address: &ListenAddress) -> bool {
         self.running.contains_key(address)
     }
 
-    /// The addresses as bound.
+    /// The TCP addresses as bound.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
-        self.running.values().map(|running| running.local).collect()
+        let tcp = |running: &Running| match running.local {
+            Endpoint::Tcp(address) => Some(address),
+            Endpoint::Unix(_) => None,
+        };
+        self.running.values().filter_map(tcp).collect()
     }
 
     /// An address whose accept loop has ended by itself, if there is one.
-    pub(super) fn broken(&self) -> Option<SocketAddr> {
-        self.running.values().find(|running| running.task.is_finished()).map(|running| running.local)
+    pub(super) fn broken(&self) -> Option<Endpoint> {
+        self.running.values().find(|running| running.task.is_finished()).map(|running| running.local.clone())
     }
 
     /// Starts new sockets, and stops what the configuration doesn't name any more.
     pub(super) fn replace(&mut self, config: &Config, sockets: Sockets) {
-        let wanted = |address: &SocketAddr| config.listeners.iter().any(|listener| listener.address == *address);
-        let old: Vec<SocketAddr> = self.running.keys().filter(|address| !wanted(address)).copied().collect();
+        let wanted = |address: &ListenAddress| config.listeners.iter().any(|listener| listener.address == *address);
+        let old: Vec<ListenAddress> = self.running.keys().filter(|address| !wanted(address)).cloned().collect();
         for address in old {
             if let Some(running) = self.running.remove(&address) {
                 running.stop.send_replace(true);
@@ -88,11 +98,11 @@ impl Listeners {
         }
         self.leaving.retain(|task| !task.is_finished());
         for (address, socket) in sockets {
-            let local = socket.local_address();
+            let local = socket.endpoint();
             let Some(listener) = config.listeners.iter().find(|listener| listener.address == address) else { continue };
-            self.events.report(Event::Listening { address: local, service: listener.service.as_str() });
+            self.events.report(Event::Listening { address: local.to_string(), service: listener.service.as_str() });
             let (stop, stopping) = watch::channel(false);
-            let task = tokio::spawn(self.reception.clone().serve(address, socket, stopping));
+            let task = tokio::spawn(self.reception.clone().serve(address.clone(), socket, stopping));
             self.running.insert(address, Running { stop, task, local });
         }
     }

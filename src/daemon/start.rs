@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use super::delivery::{Delivery, Inputs};
 use super::handle::{Handle, Inner, texts};
 use super::pauses::Pauses;
 use super::reception::{self, Listeners, Sockets};
-use crate::config::Config;
+use crate::config::{Config, ListenAddress};
 use crate::directory::Directory;
 use crate::event::{Event, Events};
 use crate::listen::{Gate, Reception, TakeUp};
@@ -40,7 +39,7 @@ pub enum StartError {
     /// Users or aliases are wrong: every problem.
     Directory(Vec<String>),
     /// A listener can't be bound.
-    Bind(SocketAddr, io::Error),
+    Bind(ListenAddress, io::Error),
     /// The spool can't be opened.
     Spool(SpoolError),
     /// A certificate or key can't be used.
@@ -56,6 +55,7 @@ impl fmt::Display for StartError {
             Self::Bind(address, error) => {
                 let remedy = match error.kind() {
                     io::ErrorKind::PermissionDenied => "start as root with `user` set, or choose a port above 1023",
+                    io::ErrorKind::NotFound => "make the socket's folder, or choose another path",
                     io::ErrorKind::AddrInUse => "stop what listens there, or choose another port",
                     _ => "choose an address of this machine",
                 };

@@ -67,7 +67,7 @@ events! {
     /// The server runs and takes mail on all its listeners.
     Started "started" INFO { version: &'static str, hostname: Domain, pid: u32 }
     /// A listener is bound.
-    Listening "listening" INFO { address: SocketAddr, service: &'static str }
+    Listening "listening" INFO { address: String, service: &'static str }
     /// The ports are bound and the server now runs as this system user.
     Became "became" INFO { user: String }
     /// Something is set or found in a way that an admin should know of; the server goes on.
@@ -92,7 +92,7 @@ events! {
     /// A client's connection ended.
     Disconnected "disconnected" DEBUG { client: SocketAddr, messages: u64, duration: Duration, reason: String }
     /// A connection could not be taken; others go on.
-    AcceptTrouble "accept-trouble" WARN { address: SocketAddr, reason: String }
+    AcceptTrouble "accept-trouble" WARN { address: String, reason: String }
     /// A TLS handshake with a client failed, and its connection ended.
     TlsFailed "tls-failed" INFO { client: SocketAddr, reason: String }
     /// A client was turned away, put off or cut off because a limit is reached; once a second for each limit.
@@ -214,7 +214,7 @@ events! {
 
 /// Every field, and what it means wherever it stands.
 pub const FIELDS: &[(&str, &str)] = &[
-    ("address", "our own address and port"),
+    ("address", "our own address and port, or `unix:` and the socket's path"),
     ("attempts", "attempts that have ended for this recipient, this one included; at `attempting`: those before"),
     ("available", "bytes free on the spool's disk"),
     ("bytes", "how many bytes"),

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::config::{self, Config, ListenerTls};
+use crate::config::{self, Config, ListenAddress, ListenerTls};
 use crate::event::{Event, Events};
 use crate::mail::{QueueId, Service, Timestamp};
 use crate::policy::Policy;
@@ -46,7 +46,7 @@ pub struct Rules {
     /// The share of connections and octets in flight that mx leaves to the other services.
     reserve: f64,
     /// By the listener's address in the configuration.
-    entrances: BTreeMap<SocketAddr, Entrance>,
+    entrances: BTreeMap<ListenAddress, Entrance>,
     /// What the session machine must know of the drop folder.
     local: Arc<Settings>,
 }
@@ -69,7 +69,7 @@ impl Rules {
             }),
             implicit_tls: listener.tls == ListenerTls::Implicit,
         };
-        let entrances = config.listeners.iter().map(|listener| (listener.address, entrance(listener))).collect();
+        let entrances = config.listeners.iter().map(|listener| (listener.address.clone(), entrance(listener))).collect();
         let local = Arc::new(settings(&config, Service::Local, ListenerTls::None));
         let reserve = if limits::has_reserve(&config) { config.limits.submission_reserve } else { 0.0 };
         Self { config, policy, reserve, entrances, local }
@@ -132,7 +132,7 @@ pub struct Reception {
 impl Reception {
     /// Accepts connections until `stop` says so, then waits for the open sessions to end; they get 421 at their next command.
     /// `configured` is the listener's address in the configuration, which says what each session is to be.
-    pub async fn serve(self, configured: SocketAddr, listener: Box<dyn Listener>, mut stop: watch::Receiver<bool>) {
+    pub async fn serve(self, configured: ListenAddress, listener: Box<dyn Listener>, mut stop: watch::Receiver<bool>) {
         let mut sessions = JoinSet::new();
         let stopping = stop.clone();
         loop {
@@ -142,10 +142,10 @@ impl Reception {
                 Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
-                        sessions.spawn(self.clone().session(configured, stream, peer, stopping.clone()));
+                        sessions.spawn(self.clone().session(configured.clone(), stream, peer, stopping.clone()));
                     }
                     Err(error) => {
-                        self.events.report(Event::AcceptTrouble { address: listener.local_address(), reason: error.to_string() });
+                        self.events.report(Event::AcceptTrouble { address: listener.endpoint().to_string(), reason: error.to_string() });
                         tokio::time::sleep(ACCEPT_RETRY).await;
                     }
                 },
@@ -170,14 +170,20 @@ impl Reception {
         space
     }
 
-    async fn session(self, configured: SocketAddr, stream: BoxStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
+    async fn session(self, configured: ListenAddress, stream: BoxStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
         let rules = self.rules.borrow().clone();
         // The rules may already be without a listener that is about to be stopped.
         let Some(entrance) = rules.entrances.get(&configured).cloned() else { return };
         let client = peer.ip().to_canonical();
         let limits = &rules.config.limits;
         let entered = self.gate.connections.enter(entrance.settings.service, limits, rules.reserve);
-        let entered = entered.and_then(|mut entered| entered.belongs_to(client, limits).map(|()| entered));
+        let entered = entered.and_then(|mut entered| {
+            // An LMTP client is a neighbour of ours, and brings everybody's mail.
+            if entrance.settings.service != Service::Lmtp {
+                entered.belongs_to(client, limits)?;
+            }
+            Ok(entered)
+        });
         match entered {
             Ok(_entered) => connection::drive(&self, &rules, entrance, stream, peer, stop).await,
             Err(refusal) => {

@@ -87,7 +87,9 @@ impl<'a> Transaction<'a> {
     pub(super) fn new(reception: &'a Reception, rules: &'a Arc<Rules>, service: Service, address: IpAddr) -> Self {
         let client = Client { service, address, helo: String::new(), extended: false, login: None, tls: None };
         let envelope = Envelope::new(Timestamp::ZERO);
-        let load = reception.gate.in_flight.session(service, Some(address), &rules.config.limits, rules.reserve);
+        // Behind an LMTP client are all those whose mail it delivers.
+        let bounded = (!matches!(service, Service::Lmtp | Service::Local)).then_some(address);
+        let load = reception.gate.in_flight.session(service, bounded, &rules.config.limits, rules.reserve);
         Self { reception, rules, client, login: None, envelope, known: BTreeSet::new(), content: None, load, messages: 0 }
     }
 
@@ -300,6 +302,7 @@ impl<'a> Transaction<'a> {
 
     fn protocol(&self) -> Protocol {
         match self.client.service {
+            Service::Lmtp => Protocol::Lmtp,
             Service::Local => Protocol::Local,
             _ if self.client.extended => Protocol::Esmtp,
             _ => Protocol::Smtp,

@@ -46,12 +46,13 @@ impl Policy {
     }
 
     /// Whether the client may relay without a login: `relay.networks`, and whoever has an account on this machine. An IPv4 client of an
-    /// IPv6 socket counts as what it is. At submission nobody is trusted for where he comes from.
+    /// IPv6 socket counts as what it is. At submission nobody is trusted for where he comes from, and
+    /// nothing is relayed by LMTP.
     pub fn is_trusted(&self, client: &Client) -> bool {
         match client.service {
             Service::Local => return true,
-            Service::Submission => return false,
-            Service::Mx | Service::Lmtp => {}
+            Service::Submission | Service::Lmtp => return false,
+            Service::Mx => {}
         }
         let address = client.address.to_canonical();
         self.config.relay.networks.iter().any(|network| network.contains(&address))

@@ -50,6 +50,10 @@ impl Policy {
             }
             return Err(if asks_for_routing(address) { relay_denied(address) } else { no_such_user(address) });
         }
+        // By LMTP mail is delivered here, and nowhere else: no relay, not even for relay.domains.
+        if client.service == Service::Lmtp {
+            return Err(relay_denied(address));
+        }
         // Who logged in may write to anybody.
         if self.is_trusted(client) || client.login.is_some() {
             return Ok(address.clone());
@@ -66,7 +70,8 @@ impl Policy {
         match address.domain().literal() {
             Some(ip) => {
                 let ip = ip.to_canonical();
-                self.config.listeners.iter().any(|listener| listener.address.ip().to_canonical() == ip)
+                let mut ours = self.config.listeners.iter().filter_map(|listener| listener.address.tcp());
+                ours.any(|address| address.ip().to_canonical() == ip)
             }
             None => address.domain() == &self.config.hostname,
         }

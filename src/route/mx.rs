@@ -86,7 +86,8 @@ impl Router {
     /// Whether a listener of ours has the address. One bound to all addresses doesn't tell which they are; the count of
     /// `Received:` fields ends loops that this doesn't see.
     fn is_own(&self, ip: &std::net::IpAddr) -> bool {
-        self.config.listeners.iter().any(|listener| listener.address.ip() == *ip && !ip.is_unspecified() && !ip.is_loopback())
+        let mut ours = self.config.listeners.iter().filter_map(|listener| listener.address.tcp());
+        ours.any(|address| address.ip() == *ip && !ip.is_unspecified() && !ip.is_loopback())
     }
 }
 

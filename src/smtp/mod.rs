@@ -7,5 +7,6 @@ pub mod client;
 pub mod command;
 pub mod data;
 pub mod extension;
+mod hidden;
 pub mod line;
 pub mod server;

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 use super::BoxFuture;
+use super::unix::UnixSocket;
 
 /// A connected byte stream.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -41,14 +42,20 @@ pub trait Net: Send + Sync {
     fn connect<'a>(&'a self, to: &'a Endpoint) -> BoxFuture<'a, io::Result<BoxStream>>;
     /// Binds a TCP listener; port 0 lets the system choose.
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>>;
+    /// Binds a Unix socket with these permissions. A socket file at which nothing answers is replaced.
+    fn listen_unix<'a>(&'a self, path: &'a Path, mode: u32) -> BoxFuture<'a, io::Result<Box<dyn Listener>>>;
 }
 
 /// A bound listener.
 pub trait Listener: Send + Sync {
-    /// The next connection and its peer.
+    /// The next connection and its peer. A client of a Unix socket is one of this machine: 127.0.0.1, port 0.
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, SocketAddr)>>;
     /// The address that it is bound to, the real port included.
     fn local_address(&self) -> SocketAddr;
+    /// The same for people: of a Unix socket, its path.
+    fn endpoint(&self) -> Endpoint {
+        Endpoint::Tcp(self.local_address())
+    }
 }
 
 /// The machine's network.
@@ -78,6 +85,30 @@ impl Net for SystemNet {
             let local = listener.local_addr()?;
             Ok(Box::new(SystemListener { listener, local }) as Box<dyn Listener>)
         })
+    }
+
+    fn listen_unix<'a>(&'a self, path: &'a Path, mode: u32) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+        Box::pin(async move { Ok(Box::new(UnixSocket::bind(path, mode).await?) as Box<dyn Listener>) })
+    }
+}
+
+/// What stands for a client of a Unix socket.
+const LOCAL_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+impl Listener for UnixSocket {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, SocketAddr)>> {
+        Box::pin(async move {
+            let (stream, _) = self.listener.accept().await?;
+            Ok((Box::new(stream) as BoxStream, LOCAL_PEER))
+        })
+    }
+
+    fn local_address(&self) -> SocketAddr {
+        LOCAL_PEER
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        Endpoint::Unix(self.path.clone())
     }
 }
 

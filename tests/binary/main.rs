@@ -11,6 +11,7 @@ mod load;
 mod powercut;
 mod sendmail;
 mod signals;
+mod smuggling;
 mod spool_tools;
 mod start;
 #[path = "../support/mod.rs"]

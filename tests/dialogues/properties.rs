@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use posthouse::mail::{QueueId, Service};
 use posthouse::smtp::extension::Parameters;
 use posthouse::smtp::server::Mechanism;
 
@@ -57,7 +58,12 @@ const PIECES: [&str; 44] = [
 
 /// What came of a dialogue: replies, messages, whether it was closed.
 fn hold(pieces: impl Iterator<Item = Vec<u8>>) -> (String, Vec<Received>, bool) {
+    hold_as(Service::Mx, pieces)
+}
+
+fn hold_as(service: Service, pieces: impl Iterator<Item = Vec<u8>>) -> (String, Vec<Received>, bool) {
     let mut settings = settings();
+    settings.service = service;
     settings.size_max = 200;
     settings.recipients_max = 3;
     settings.errors_max = 8;
@@ -104,6 +110,18 @@ proptest! {
                 || line == "250 AUTH PLAIN LOGIN" || line == "250 mail.example.test";
             let (code, rest) = line.split_at(3);
             prop_assert!(plain || rest[1..].starts_with(&format!("{}.", &code[..1])), "{}", line);
+        }
+    }
+
+    #[test]
+    fn by_lmtp_every_recipient_of_a_message_has_its_reply(octets in dialogue()) {
+        let octets = String::from_utf8(octets).unwrap().replace("EHLO", "LHLO").into_bytes();
+        let whole = hold_as(Service::Lmtp, std::iter::once(octets.clone()));
+        prop_assert_eq!(&whole, &hold_as(Service::Lmtp, octets.iter().map(|octet| vec![*octet])));
+        let (replies, messages, _) = whole;
+        for (at, message) in messages.iter().enumerate() {
+            let reply = format!("250 2.0.0 Ok: queued as {}", QueueId(at as u64 + 1));
+            prop_assert_eq!(replies.lines().filter(|line| *line == reply).count(), message.recipients.len());
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use posthouse::mail::{EnhancedCode, Reply};
+use posthouse::mail::{EnhancedCode, Reply, Service};
 use posthouse::smtp::extension::Parameters;
 use posthouse::smtp::server::{Mechanism, Settings};
 
@@ -115,6 +115,9 @@ impl Script {
             "mechanisms" => {
                 let names = value.split(' ').filter(|name| *name != "none");
                 self.settings.mechanisms = names.map(|name| Mechanism::parse(name.as_bytes())).collect::<Option<_>>()?;
+            }
+            "service" => {
+                self.settings.service = *[Service::Mx, Service::Submission, Service::Lmtp].iter().find(|s| s.as_str() == value)?
             }
             "offer" => self.settings.parameters = offer(value)?,
             "failed_logins_max" => self.settings.failed_logins_max = value.parse().ok()?,

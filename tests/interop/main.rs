@@ -5,6 +5,7 @@
 
 mod corpora;
 mod dovecot;
+mod lmtp;
 mod msmtp;
 mod neighbour;
 mod notices;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -36,6 +37,13 @@ impl Net for PoweredNet {
         Box::pin(async move {
             let listener = PoweredListener { listener: self.net.listen(address).await?, disk: self.disk.clone() };
             Ok(Box::new(listener) as Box<dyn Listener>)
+        })
+    }
+
+    fn listen_unix<'a>(&'a self, path: &'a Path, mode: u32) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+        Box::pin(async move {
+            let listener = Net::listen_unix(&self.net, path, mode).await?;
+            Ok(Box::new(PoweredListener { listener, disk: self.disk.clone() }) as Box<dyn Listener>)
         })
     }
 }

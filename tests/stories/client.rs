@@ -26,7 +26,12 @@ impl From<io::Error> for Gone {
 impl Client {
     /// Connects; says and reads nothing.
     pub(crate) async fn connect(net: &SimNet, from: IpAddr, to: SocketAddr) -> Result<Self, Gone> {
-        let stream = net.connect_from(from, &Endpoint::Tcp(to)).await?;
+        Self::connect_at(net, from, &Endpoint::Tcp(to)).await
+    }
+
+    /// The same to wherever somebody listens.
+    pub(crate) async fn connect_at(net: &SimNet, from: IpAddr, to: &Endpoint) -> Result<Self, Gone> {
+        let stream = net.connect_from(from, to).await?;
         Ok(Self { stream, input: Vec::new() })
     }
 

@@ -10,6 +10,7 @@
 mod bounds;
 mod client;
 mod gate;
+mod lmtp;
 mod local;
 mod notices;
 mod outages;

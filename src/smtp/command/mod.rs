@@ -24,6 +24,11 @@ pub enum Command {
         /// EHLO.
         extended: bool,
     },
+    /// LHLO: the EHLO of LMTP (RFC 2033 section 4.1).
+    Lhlo {
+        /// What the client calls itself: a domain or an address literal.
+        name: String,
+    },
     /// MAIL.
     Mail(Mail),
     /// RCPT.
@@ -182,6 +187,8 @@ impl Command {
             Ok(Self::Hello { name: parse_hello(argument, "EHLO hostname")?, extended: true })
         } else if is("HELO") {
             Ok(Self::Hello { name: parse_hello(argument, "HELO hostname")?, extended: false })
+        } else if is("LHLO") {
+            Ok(Self::Lhlo { name: parse_hello(argument, "LHLO hostname")? })
         } else if is("QUIT") {
             without_argument(argument, Self::Quit, "QUIT")
         } else if is("RSET") {
@@ -276,8 +283,8 @@ fn parse_auth(argument: Option<&[u8]>) -> Result<Command, CommandError> {
 }
 
 /// HELP's text: the commands, and what is offered beyond them.
-pub fn help(extensions: &[Extension]) -> String {
-    let mut text = String::from("Commands: HELO EHLO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT\nExtensions:");
+pub fn help(hello: &str, extensions: &[Extension]) -> String {
+    let mut text = format!("Commands: {hello} MAIL RCPT DATA RSET NOOP VRFY HELP QUIT\nExtensions:");
     for extension in extensions {
         text.push(' ');
         text.push_str(&extension.to_string());

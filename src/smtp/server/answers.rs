@@ -22,7 +22,7 @@ impl Session {
         match (pending, answer) {
             (pending, Answer::Refuse(reply)) => self.refused(pending, &reply),
             (Pending::Commit, Answer::Committed(id)) => {
-                self.say_reply(&Reply::new(250, crate::mail::EnhancedCode(2, 0, 0), format!("Ok: queued as {id}")));
+                self.say_to_each(&format!("250 2.0.0 Ok: queued as {id}"));
                 self.resume(Stage::Ready);
             }
             (Pending::Commit, Answer::Dropped(name)) => {
@@ -44,7 +44,7 @@ impl Session {
             Pending::Connect { early: true } => self.break_off(Bound::Early, replies::EARLY_TALKER),
             Pending::Connect { early: false } if self.stopping => self.close(replies::STOPPING),
             Pending::Connect { early: false } => {
-                self.say_reply(&Reply::plain(220, format!("{} ESMTP Posthouse", self.settings.hostname)));
+                self.say_reply(&Reply::plain(220, format!("{} {} Posthouse", self.settings.hostname, self.protocol())));
                 self.greeted();
                 self.resume(Stage::Strange);
             }
@@ -66,6 +66,7 @@ impl Session {
             Pending::Recipient(recipients) => {
                 self.say(replies::RECIPIENT_OK);
                 self.uncount_command();
+                self.recipients = recipients.accepted + 1;
                 self.resume(Stage::Open(Recipients { accepted: recipients.accepted + 1, ..recipients }));
             }
             Pending::Begin(_) => {
@@ -82,14 +83,15 @@ impl Session {
         if matches!(pending, Pending::Login) && reply.code >= 500 && self.count_failed_login() {
             return;
         }
-        if let Pending::BeginChunks { recipients, size, .. } = pending
+        if let Pending::BeginChunks { recipients, size, last } = pending
             && reply.code != 421
         {
             let refusal = Refusal { reply: reply.to_wire(), bad: false };
-            self.refuse_chunk(size, Stage::Open(recipients), refusal);
+            self.refuse_chunk(size, last, Stage::Open(recipients), refusal);
             return;
         }
-        self.say_reply(reply);
+        let replies = if matches!(pending, Pending::Commit) { self.replies() } else { 1 };
+        self.output.extend_from_slice(&reply.to_wire().repeat(replies));
         if reply.code == 421 || matches!(pending, Pending::Connect { .. }) {
             return self.end();
         }

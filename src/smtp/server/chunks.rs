@@ -7,16 +7,26 @@ use super::state::{Chunk, Chunks, Pending, Phase, Recipients, Refusal, Stage};
 use super::{Question, Session, Settings, Step, replies};
 use crate::mail::{EnhancedCode, Reply};
 use crate::smtp::data::LineEnds;
+use crate::smtp::hidden::HiddenEnds;
 
 impl Chunks {
     fn new(now: Duration, settings: &Settings, binary: bool) -> Self {
         let line_ends = (!binary).then(LineEnds::new);
-        Self { line_ends, size: 0, due: now + settings.data_timeout }
+        Self { line_ends, hidden: HiddenEnds::default(), size: 0, due: now + settings.data_timeout }
     }
 
     /// Whether a CR or LF stood alone so far; with `last`, a CR that nothing follows does, too.
     fn has_bare_line_end(&self, last: bool) -> bool {
         self.line_ends.as_ref().is_some_and(|ends| ends.has_bare() || last && ends.is_open())
+    }
+
+    /// What is wrong with content that is complete. Binary content never leaves with dots: in it nothing is.
+    fn fault(&self) -> Option<&'static str> {
+        match (self.has_bare_line_end(true), self.line_ends.is_some() && self.hidden.found(true)) {
+            (true, _) => Some(replies::BARE_LINE_END),
+            (_, true) => Some(replies::HIDDEN_END),
+            _ => None,
+        }
     }
 }
 
@@ -32,6 +42,7 @@ impl Chunk {
             chunks.size += count as u64;
             if let Some(ends) = &mut chunks.line_ends {
                 ends.receive(octets);
+                chunks.hidden.receive(octets);
             }
             self.ready.extend_from_slice(octets);
         }
@@ -44,14 +55,14 @@ impl Session {
     pub(super) fn bdat(&mut self, stage: Stage, size: u64, last: bool) -> Option<Step> {
         let refusal = match stage {
             _ if !self.settings.parameters.binary => Refusal::bad(replies::NOT_OFFERED),
-            Stage::Strange => Refusal::bad(replies::HELLO_FIRST),
+            Stage::Strange => Refusal::bad(self.hello_first()),
             Stage::Ready => Refusal::bad(replies::MAIL_FIRST),
-            Stage::Open(Recipients { accepted: 0, refused: true, .. }) => Refusal::just(replies::NO_VALID_RECIPIENTS),
+            Stage::Open(Recipients { accepted: 0, refused: true, .. }) => Refusal::just(self.no_valid_recipients()),
             Stage::Open(Recipients { accepted: 0, refused: false, .. }) => Refusal::bad(replies::RECIPIENT_FIRST),
             Stage::Open(_) | Stage::Chunks if size > self.settings.size_max.saturating_sub(self.chunked()) => {
                 // The message is lost: its draft goes, and what follows of it is refused until there is another transaction.
                 self.drop_chunks();
-                return self.refuse_chunk(size, Stage::Ready, Refusal::just(replies::TOO_LARGE));
+                return self.refuse_chunk(size, last, Stage::Ready, Refusal::just(replies::TOO_LARGE));
             }
             Stage::Open(recipients) => return Some(self.ask(Pending::BeginChunks { recipients, size, last }, Question::Begin)),
             Stage::Chunks => {
@@ -59,7 +70,7 @@ impl Session {
                 return None;
             }
         };
-        self.refuse_chunk(size, stage, refusal)
+        self.refuse_chunk(size, last, stage, refusal)
     }
 
     /// Octets of content that came in chunks before.
@@ -74,8 +85,8 @@ impl Session {
     }
 
     /// Reads the chunk and drops it; then the reply.
-    pub(super) fn refuse_chunk(&mut self, size: u64, after: Stage, refusal: Refusal) -> Option<Step> {
-        let chunk = Chunk::new(self.now, &self.settings, size, false);
+    pub(super) fn refuse_chunk(&mut self, size: u64, last: bool, after: Stage, refusal: Refusal) -> Option<Step> {
+        let chunk = Chunk::new(self.now, &self.settings, size, last);
         self.phase = Phase::Chunk(Chunk { refusal: Some((refusal, after)), ..chunk });
         None
     }
@@ -114,18 +125,19 @@ impl Session {
             if last {
                 self.message_over();
             }
-            self.resume(stage);
             if !refusal.bad || !self.count_error() {
-                self.output.extend_from_slice(&refusal.reply);
+                let replies = if last { self.replies() } else { 1 };
+                self.output.extend_from_slice(&refusal.reply.repeat(replies));
+                self.resume(stage);
             }
             return None;
         }
         let Some(chunks) = &self.chunks else { return None };
-        if last && chunks.has_bare_line_end(true) {
+        if let Some(fault) = chunks.fault().filter(|_| last) {
             self.drop_chunks();
             self.message_over();
+            self.say_to_each(fault);
             self.resume(Stage::Ready);
-            self.say(replies::BARE_LINE_END);
             return None;
         }
         if last {

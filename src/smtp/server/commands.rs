@@ -44,6 +44,12 @@ impl Session {
             }
         };
         match command {
+            Command::Hello { .. } if self.is_lmtp() => self.bad(replies::LMTP_HERE),
+            Command::Lhlo { .. } if !self.is_lmtp() => self.wrong(CommandError::Unknown),
+            Command::Lhlo { name } => {
+                let pending = Pending::Hello { extended: true, before: stage };
+                return Some(self.ask(pending, Question::Hello { name, extended: true }));
+            }
             Command::Hello { name, extended } => {
                 return Some(self.ask(Pending::Hello { extended, before: stage }, Question::Hello { name, extended }));
             }
@@ -55,13 +61,15 @@ impl Session {
                 self.say(replies::OK);
                 if let Stage::Open(_) | Stage::Chunks = stage {
                     self.drop_chunks();
+                    self.recipients = 0;
                     self.phase = Phase::Command(Stage::Ready);
                 }
             }
             Command::Noop => self.say(replies::OK),
             Command::Vrfy => self.say(replies::NOT_VERIFIED),
             Command::Help => {
-                let text = help(&self.extensions());
+                let hello = if self.is_lmtp() { "LHLO" } else { "HELO EHLO" };
+                let text = help(hello, &self.extensions());
                 self.say_reply(&Reply::new(214, crate::mail::EnhancedCode(2, 0, 0), text));
             }
             Command::StartTls => self.starttls(stage),
@@ -74,7 +82,7 @@ impl Session {
     fn mail(&mut self, stage: Stage, mail: Mail) -> Option<Step> {
         let Mail { path, size, body, request } = mail;
         match stage {
-            Stage::Strange => self.bad(replies::HELLO_FIRST),
+            Stage::Strange => self.bad(self.hello_first()),
             Stage::Open(_) | Stage::Chunks => self.bad(replies::MAIL_NESTED),
             // No fault of the client's, so it doesn't count as one: this is what SIZE is for.
             Stage::Ready if size.is_some_and(|size| size > self.settings.size_max) => self.say(replies::TOO_LARGE),
@@ -102,7 +110,7 @@ impl Session {
         match stage {
             Stage::Chunks => self.bad(replies::CHUNKS_BEGUN),
             Stage::Open(recipients) if utf8 && !recipients.utf8 => self.wrong(CommandError::NotAscii),
-            Stage::Strange => self.bad(replies::HELLO_FIRST),
+            Stage::Strange => self.bad(self.hello_first()),
             Stage::Ready => self.bad(replies::MAIL_FIRST),
             Stage::Open(recipients) if recipients.accepted >= self.settings.recipients_max => {
                 self.say(replies::TOO_MANY_RECIPIENTS);
@@ -124,10 +132,10 @@ impl Session {
     /// message that is taken for commands; its first header field ends the session ([`CommandError::Foreign`]).
     fn data(&mut self, stage: Stage) -> Option<Step> {
         match stage {
-            Stage::Strange => self.bad(replies::HELLO_FIRST),
+            Stage::Strange => self.bad(self.hello_first()),
             Stage::Ready => self.bad(replies::MAIL_FIRST),
             Stage::Chunks => self.bad(replies::CHUNKS_BEGUN),
-            Stage::Open(Recipients { accepted: 0, refused: true, .. }) => self.say(replies::NO_VALID_RECIPIENTS),
+            Stage::Open(Recipients { accepted: 0, refused: true, .. }) => self.say(self.no_valid_recipients()),
             Stage::Open(Recipients { accepted: 0, refused: false, .. }) => self.bad(replies::RECIPIENT_FIRST),
             Stage::Open(Recipients { binary: true, .. }) => self.bad(replies::CHUNKS_NEEDED),
             Stage::Open(recipients) => return Some(self.ask(Pending::Begin(recipients), Question::Begin)),

@@ -5,11 +5,13 @@ use std::time::Duration;
 use super::state::{Content, Pending, Phase, Stage};
 use super::{Question, Session, Settings, Step, replies};
 use crate::smtp::data;
+use crate::smtp::hidden::HiddenEnds;
 
 impl Content {
     pub(super) fn new(now: Duration, settings: &Settings) -> Self {
         Self {
             receiver: data::Receiver::new(),
+            hidden: HiddenEnds::default(),
             size: 0,
             ready: Vec::new(),
             ended: false,
@@ -27,6 +29,7 @@ impl Content {
         self.ready.reserve(octets.len() + 2);
         let end = self.receiver.receive(octets, &mut self.ready);
         self.size += (self.ready.len() - before) as u64;
+        self.hidden.receive(&self.ready[before..]);
         if self.discarded {
             self.ready.clear();
         }
@@ -51,8 +54,9 @@ impl Session {
             self.lines.consume(used);
         }
         let bare_line_end = content.receiver.has_bare_line_end();
+        let hidden_end = content.hidden.found(content.ended);
         let too_large = content.size > self.settings.size_max;
-        if (bare_line_end || too_large) && !content.discarded {
+        if (bare_line_end || hidden_end || too_large) && !content.discarded {
             content.discarded = true;
             content.ready = Vec::new();
             return Some(Step::Discard);
@@ -64,8 +68,14 @@ impl Session {
             return Some(Step::NeedInput);
         }
         // Which of two faults is named must not depend on which piece showed it first.
-        if bare_line_end || too_large {
-            self.say(if bare_line_end { replies::BARE_LINE_END } else { replies::TOO_LARGE });
+        let fault = match (bare_line_end, hidden_end, too_large) {
+            (true, ..) => Some(replies::BARE_LINE_END),
+            (_, true, _) => Some(replies::HIDDEN_END),
+            (.., true) => Some(replies::TOO_LARGE),
+            _ => None,
+        };
+        if let Some(fault) = fault {
+            self.say_to_each(fault);
             self.message_over();
             self.resume(Stage::Ready);
             return None;

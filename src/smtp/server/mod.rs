@@ -14,6 +14,7 @@ mod bounds;
 mod chunks;
 mod commands;
 mod content;
+mod lmtp;
 mod replies;
 mod state;
 
@@ -192,6 +193,8 @@ pub struct Session {
     errors: u32,
     /// Commands since the last message, accepted recipients left out.
     commands: u32,
+    /// Recipients of the transaction that were accepted.
+    recipients: usize,
     /// When the command that is being waited for must be here.
     command_due: Duration,
     /// When the client must have introduced itself.
@@ -228,6 +231,7 @@ impl Session {
             output: Vec::new(),
             errors: 0,
             commands: 0,
+            recipients: 0,
             command_due: now,
             hello_due: now,
             transaction_due: now,
@@ -379,6 +383,9 @@ impl Session {
     /// Back to reading commands.
     fn resume(&mut self, stage: Stage) {
         self.command_due = self.now + self.settings.command_timeout;
+        if let Stage::Ready = stage {
+            self.recipients = 0;
+        }
         self.phase = Phase::Command(stage);
     }
 

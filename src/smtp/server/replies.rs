@@ -12,6 +12,8 @@ pub(super) const BYE: &str = "221 2.0.0 Bye";
 pub(super) const TLS_ALREADY: &str = "503 5.5.1 TLS is on already";
 pub(super) const TLS_IN_TRANSACTION: &str = "503 5.5.1 Not within a transaction; RSET ends it";
 pub(super) const HELLO_FIRST: &str = "503 5.5.1 Send HELO or EHLO first";
+pub(super) const LHLO_FIRST: &str = "503 5.5.1 Send LHLO first";
+pub(super) const LMTP_HERE: &str = "500 5.5.1 This is LMTP; send LHLO";
 pub(super) const MAIL_FIRST: &str = "503 5.5.1 Send MAIL first";
 pub(super) const MAIL_NESTED: &str = "503 5.5.1 A sender was already given; RSET starts again";
 pub(super) const RECIPIENT_FIRST: &str = "503 5.5.1 Send RCPT first";
@@ -23,6 +25,7 @@ pub(super) const HOLD_TOO_LONG: &str = "501 5.5.4 This server doesn't hold mail 
 pub(super) const TOO_MANY_RECIPIENTS: &str = "452 4.5.3 Too many recipients; send the rest in another transaction";
 pub(super) const TOO_LARGE: &str = "552 5.3.4 Message larger than this server takes";
 pub(super) const BARE_LINE_END: &str = "554 5.6.0 Bare CR or LF in the message; lines end with CR LF";
+pub(super) const HIDDEN_END: &str = "554 5.6.0 A line of NUL and a dot: some servers take it for the end of a message";
 pub(super) const LINE_MALFORMED: &str = "500 5.5.2 Bare CR or LF in a command; lines end with CR LF";
 pub(super) const LINE_TOO_LONG: &str = "500 5.5.2 Line too long";
 
@@ -63,6 +66,8 @@ mod tests {
             NOT_VERIFIED,
             BYE,
             HELLO_FIRST,
+            LHLO_FIRST,
+            LMTP_HERE,
             MAIL_FIRST,
             MAIL_NESTED,
             RECIPIENT_FIRST,
@@ -73,6 +78,7 @@ mod tests {
             TOO_MANY_RECIPIENTS,
             TOO_LARGE,
             BARE_LINE_END,
+            HIDDEN_END,
             LINE_MALFORMED,
             LINE_TOO_LONG,
             EARLY_TALKER,

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use super::Settings;
 use crate::smtp::data::{self, LineEnds};
+use crate::smtp::hidden::HiddenEnds;
 
 /// What the next octets from the client are.
 #[derive(Debug)]
@@ -93,6 +94,8 @@ pub(super) enum Pending {
 #[derive(Debug)]
 pub(super) struct Content {
     pub(super) receiver: data::Receiver,
+    /// Looks for what other servers may take for the end.
+    pub(super) hidden: HiddenEnds,
     /// Octets so far, dots taken out (RFC 1870 section 3).
     pub(super) size: u64,
     /// Content was found and not yet handed on.
@@ -114,6 +117,8 @@ pub(super) struct Content {
 pub(super) struct Chunks {
     /// Looks for bare CR and LF; none if any octets are right.
     pub(super) line_ends: Option<LineEnds>,
+    /// Looks for what other servers may take for the end.
+    pub(super) hidden: HiddenEnds,
     /// Octets so far.
     pub(super) size: u64,
     /// When the whole content must be here.

@@ -99,7 +99,7 @@ impl SimNet {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         state.listeners.insert(at.to_string(), sender);
-        Ok(Box::new(SimListener { receiver: tokio::sync::Mutex::new(receiver), local }))
+        Ok(Box::new(SimListener { receiver: tokio::sync::Mutex::new(receiver), local, at: at.clone() }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -125,11 +125,16 @@ impl Net for SimNet {
         let local = SocketAddr::new(address.ip(), port);
         Box::pin(async move { self.bind(&Endpoint::Tcp(local), local) })
     }
+
+    fn listen_unix<'a>(&'a self, path: &'a Path, _mode: u32) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+        Box::pin(async move { SimNet::listen_unix(self, path) })
+    }
 }
 
 struct SimListener {
     receiver: tokio::sync::Mutex<mpsc::Receiver<(SimStream, SocketAddr)>>,
     local: SocketAddr,
+    at: Endpoint,
 }
 
 impl Listener for SimListener {
@@ -143,6 +148,10 @@ impl Listener for SimListener {
 
     fn local_address(&self) -> SocketAddr {
         self.local
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        self.at.clone()
     }
 }
 

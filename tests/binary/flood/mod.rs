@@ -145,8 +145,7 @@ fn pour(client: &mut crate::support::client::Client, what: &[u8], size: usize) {
 
 #[test]
 fn ten_thousand_recipients_are_a_thousand_and_a_temporary_no() {
-    let (home, mut server) = server("");
-    home.fragment("users", "");
+    let (_home, mut server) = server("");
     let before = memory(&mut server);
     let polite = Polite::start(server.address());
     let mut client = server.client();
@@ -191,8 +190,7 @@ fn a_flood_of_commands_ends_the_sessions_that_send_it() {
 
 #[test]
 fn when_all_places_are_taken_the_next_hears_421_at_once() {
-    let (_home, mut server) = server("");
-    server.stop();
+    crowd::raise_descriptors();
     let home = Home::new("[limits]\nconnections = 100\nconnections_per_client = 1000\nconnections_per_network = 1000\n");
     let mut server = Server::start(&home);
     let crowd = Crowd::open(server.address(), 100, Visitor::Idle);
@@ -208,5 +206,22 @@ fn when_all_places_are_taken_the_next_hears_421_at_once() {
     while crate::support::client::Client::open(server.address()).is_err() {
         assert!(Instant::now() < deadline, "places don't come back");
     }
+    assert_sound(&mut server);
+}
+
+#[test]
+fn a_low_limit_of_descriptors_is_raised_at_start() {
+    crowd::raise_descriptors();
+    let home = Home::new("[limits]\nconnections_per_client = 1000\n");
+    let mut server = Server::launch_within(&home, |program| {
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", "ulimit -S -n 64; exec \"$0\" serve"]).arg(program);
+        shell
+    });
+    server.wait_until_listening();
+    let mut crowd = Crowd::open(server.address(), 300, Visitor::Idle);
+    assert_eq!(crowd.still_there(), 300);
+    server.client().send("sue@client.test", &["ann@example.test"], b"\r\nx\r\n").unwrap();
+    assert!(server.events("accept-trouble").is_empty());
     assert_sound(&mut server);
 }

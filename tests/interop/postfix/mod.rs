@@ -1,5 +1,6 @@
 //! Debian's Postfix with configuration, queue and data in a test's own folder; /etc/postfix is neither read nor changed.
 
+mod lmtp;
 mod offers;
 mod tests;
 
@@ -26,6 +27,7 @@ flush     unix n - n 1000? 0 flush
 proxymap  unix - - n - - proxymap
 smtp      unix - - n - - smtp
 relay     unix - - n - - smtp
+lmtp      unix - - n - - lmtp
 error     unix - - n - - error
 retry     unix - - n - - error
 anvil     unix - - n - 1 anvil
