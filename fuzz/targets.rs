@@ -412,7 +412,9 @@ fn hold(octets: &[u8], size: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
                         Answer::Refuse(Reply::new(535, EnhancedCode(5, 7, 8), "Authentication credentials invalid"))
                     }
                     Question::Login { .. } | Question::Response(_) => Answer::Accept,
-                    Question::Connect | Question::Hello { .. } | Question::Sender { .. } => Answer::Accept,
+                    Question::Connect | Question::Presented(_) | Question::Hello { .. } | Question::Sender { .. } => {
+                        Answer::Accept
+                    }
                 };
                 session.answer(Duration::ZERO, answer);
             }

@@ -72,8 +72,14 @@ fn listener(table: &Table) -> Built<Listener> {
     let services = [Service::Mx, Service::Submission, Service::Lmtp].map(|service| (service.as_str(), service));
     let service = word(table, "service", &services)?;
     let modes = [("none", ListenerTls::None), ("starttls", ListenerTls::StartTls), ("implicit", ListenerTls::Implicit)];
-    let (address, mode) = (table.read("address", values::listen)?, table.read("mode", values::mode)?);
-    Ok(Listener { address, mode, service, tls: word(table, "tls", &modes)? })
+    Ok(Listener {
+        address: table.read("address", values::listen)?,
+        mode: table.read("mode", values::mode)?,
+        service,
+        tls: word(table, "tls", &modes)?,
+        proxy: table.read("proxy", |value| values::list(value, values::network))?,
+        xclient: table.read("xclient", |value| values::list(value, values::network))?,
+    })
 }
 
 fn tls(settings: &Settings) -> Built<Tls> {

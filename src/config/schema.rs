@@ -87,6 +87,8 @@ pub(super) const SECTIONS: &[Section] = &[
                 "starttls",
                 "encryption: \"none\", \"starttls\" on the client's wish, or \"implicit\" from the first octet",
             ),
+            set("proxy", Kind::Networks, "[]", "load balancers: their connections begin with the PROXY protocol (1 or 2)"),
+            set("xclient", Kind::Networks, "[]", "go-betweens that may say who their clients are (XCLIENT)"),
         ],
     },
     Section {

@@ -92,6 +92,10 @@ pub struct Listener {
     pub service: Service,
     /// How its sessions are encrypted.
     pub tls: ListenerTls,
+    /// Connections from these networks begin with a PROXY header.
+    pub proxy: Vec<IpNet>,
+    /// Clients in these networks may say on whose behalf they come.
+    pub xclient: Vec<IpNet>,
 }
 
 /// How a listener's sessions are encrypted.

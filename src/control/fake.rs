@@ -159,6 +159,8 @@ pub(crate) fn config() -> Config {
             mode: 0o660,
             service: crate::mail::Service::Mx,
             tls: crate::config::ListenerTls::None,
+            proxy: Vec::new(),
+            xclient: Vec::new(),
         }],
         tls: Tls { pair: None, more: Vec::new(), reload_interval: Duration::from_secs(60), client_ca: None },
         auth: Auth {

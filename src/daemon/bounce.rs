@@ -1,7 +1,7 @@
 //! Notices and operator verbs: a notice and the states that it speaks of become durable together.
 
 use crate::event::{Event, NoticeKind};
-use crate::mail::{HeaderScan, Message, QueueId, Recipient, Request, Ret, ReversePath, Update};
+use crate::mail::{HeaderScan, Message, QueueId, Recipient, Ret, ReversePath, Update};
 use crate::notice::{self, Addressee, Context, Notice, Returned, Topic};
 use crate::queue::{Verb, expires_at};
 use crate::spool::{Accept, SpoolError};
@@ -72,7 +72,8 @@ impl Delivery {
     /// Tells the sender that these recipients still wait, and records `update` with it.
     pub(super) async fn tell_delay(&mut self, message: &Message, update: Update, late: &[u32]) -> bool {
         let context = self.context();
-        let late = notice::wanted(message, late.iter().copied(), Topic::Delay);
+        let topic = if update.deadline_told { Topic::Deadline } else { Topic::Delay };
+        let late = notice::wanted(message, late.iter().copied(), topic);
         let header = self.header(message.id).await;
         let expires = expires_at(message, &self.current.config.retry);
         let notice = notice::delay(&context, message, &late, expires, &header);
@@ -114,7 +115,7 @@ impl Delivery {
             arrived,
             reverse_path: ReversePath::Null,
             body: notice.body,
-            request: Request { smtputf8: !notice.to.local().is_ascii(), ..Request::default() }.boxed(),
+            request: notice.request,
             recipients: vec![Recipient::new(notice.to.clone(), None, arrived)],
             updates: vec![update],
         };
@@ -126,7 +127,8 @@ impl Delivery {
 
     /// What a bounce brings back: everything, if the sender wants that and it isn't long.
     async fn original(&self, message: &Message) -> Original {
-        let full = message.request.as_ref().is_some_and(|request| request.ret == Some(Ret::Full));
+        // What only goes over TLS doesn't come back in other notices than those that name it (RFC 8689 section 5).
+        let full = message.request.as_ref().is_some_and(|request| request.ret == Some(Ret::Full) && !request.require_tls);
         if full
             && message.size <= RETURN_SIZE_MAX
             && let Some(content) = self.whole(message.id).await

@@ -2,26 +2,45 @@
 //! or passed on to all for whom an address stands.
 
 use crate::event::NoticeKind;
-use crate::mail::{Destination, Message, Outcome, RecipientState, Update};
+use crate::mail::{DeliverByMode, Destination, Message, Outcome, Passed, RecipientState, Update};
 use crate::notice::{self, Success, Topic};
 
 use super::delivery::Delivery;
 
-/// What an attempt's outcomes give to confirm, and to whom it happened: nothing where the next hop has taken that over.
-pub(super) fn confirmable(outcomes: &[(u32, Outcome)], destination: &Destination) -> (Success, Vec<u32>) {
+/// What an attempt's outcomes give to confirm, to whom it happened, and what the next hop has taken over of that.
+pub(super) fn confirmable(outcomes: &[(u32, Outcome)], destination: &Destination) -> (Success, Vec<(u32, Passed)>) {
     let what = match destination {
         // An LMTP server is a mailbox store: what it has taken is delivered.
         Destination::Local(_) | Destination::Lmtp(_) => Success::Delivered,
         Destination::Route(_) | Destination::Mx(_) => Success::Relayed,
     };
-    let ours = |outcome: &Outcome| matches!(outcome, Outcome::Delivered(diagnosis) if !diagnosis.passed.dsn);
-    (what, outcomes.iter().filter(|(_, outcome)| ours(outcome)).map(|(index, _)| *index).collect())
+    let done = outcomes.iter().filter_map(|(index, outcome)| match outcome {
+        Outcome::Delivered(diagnosis) => Some((*index, diagnosis.passed)),
+        _ => None,
+    });
+    (what, done.collect())
+}
+
+/// Whether the sender is told of this recipient: of success where that is wanted and nobody else will speak of it, and of the next
+/// step of a message whose way is to be traced (RFC 2852 section 4.1): each with `T`, or the last that is known.
+fn is_told(message: &Message, index: u32, what: Success, passed: Passed) -> bool {
+    let wanted = |topic| !notice::wanted(message, [index], topic).is_empty();
+    let by = message.deadline().map(|(_, by)| by).filter(|_| what == Success::Relayed);
+    let traced = by.is_some_and(|by| by.trace || by.mode == DeliverByMode::Notify && !passed.deliver_by);
+    !passed.dsn && wanted(Topic::Success) || traced && wanted(Topic::Deadline)
 }
 
 impl Delivery {
     /// Confirms what of `done` happened and is wanted, and records those recipients' statuses with it. Returns the rest of the update.
-    pub(super) async fn confirm(&mut self, message: &Message, mut update: Update, what: Success, done: Vec<u32>) -> Update {
-        let told = notice::wanted(message, done, Topic::Success);
+    pub(super) async fn confirm(
+        &mut self,
+        message: &Message,
+        mut update: Update,
+        what: Success,
+        done: Vec<(u32, Passed)>,
+    ) -> Update {
+        let told = done.iter().filter(|(index, passed)| is_told(message, *index, what, *passed));
+        let told: Vec<u32> = told.map(|(index, _)| *index).collect();
         let is_told = |index: &u32, state| told.contains(index) && state == RecipientState::Delivered;
         let (ours, rest): (Vec<_>, Vec<_>) =
             std::mem::take(&mut update.statuses).into_iter().partition(|(index, status)| is_told(index, status.state));

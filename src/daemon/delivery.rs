@@ -226,7 +226,9 @@ impl Delivery {
             };
             let Some(last) = page.last() else { return };
             filter.after = Some(last.id);
-            for message in page.iter().filter(|message| !message.held && message.next_attempt() > latest) {
+            for message in
+                page.iter().filter(|message| !message.held && message.next_attempt() > latest.max(message.held_until()))
+            {
                 match self.spool.take(message.id).await {
                     Ok(Some(mut message)) => {
                         // Into the spool, too: what comes back from it would else still name the old time.
@@ -418,8 +420,9 @@ impl Delivery {
     }
 }
 
-/// Nobody is attempted later than `latest`.
+/// Nobody is attempted later than `latest`, except where the sender wants to wait longer.
 fn clamped(message: &Message, latest: Timestamp) -> Update {
+    let latest = latest.max(message.held_until());
     let mut update = Update::new(message.id);
     for (index, recipient) in (0u32..).zip(&message.recipients) {
         if recipient.is_open() && recipient.status.next_attempt > latest {

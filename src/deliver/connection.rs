@@ -169,10 +169,9 @@ impl Connection {
         let count = transaction.recipients.len();
         self.transactions += 1;
         self.session.begin(self.clock.monotonic(), transaction);
-        let mut sent = 0;
         loop {
             match self.run().await {
-                Event::NeedContent => self.feed(content, &mut sent).await,
+                Event::NeedContent => self.feed(content).await,
                 Event::Finished(outcomes) => return outcomes.into_iter().map(|outcome| self.sign(outcome)).collect(),
                 // A session finishes what it began before it says anything else.
                 Event::StartTls | Event::Ready | Event::Refused(_) | Event::Closed => {
@@ -246,18 +245,17 @@ impl Connection {
     }
 
     /// Gives the session the next piece of content; with the last one its end, so that both go out together.
-    async fn feed(&mut self, content: &dyn Content, sent: &mut u64) {
-        let piece = content.read_at(*sent, PIECE_SIZE).await.unwrap_or_default();
+    async fn feed(&mut self, content: &dyn Content) {
+        let (position, room) = self.session.content_wanted();
+        let size_max = PIECE_SIZE.min(usize::try_from(room).unwrap_or(usize::MAX));
+        let piece = content.read_at(position, size_max).await.unwrap_or_default();
         let now = self.clock.monotonic();
-        if piece.is_empty() && *sent < content.size() {
+        if piece.is_empty() && position < content.size() {
             return self.session.content_failed(now);
         }
-        *sent += piece.len() as u64;
         self.session.content(now, &piece);
-        if *sent >= content.size() {
+        if position + piece.len() as u64 >= content.size() {
             self.session.content_end(now);
-            // The session may ask for all of it again, for recipients that were too many this time.
-            *sent = 0;
         }
     }
 

@@ -93,6 +93,10 @@ events! {
     Disconnected "disconnected" DEBUG { client: SocketAddr, messages: u64, duration: Duration, reason: String }
     /// A connection could not be taken; others go on.
     AcceptTrouble "accept-trouble" WARN { address: String, reason: String }
+    /// A go-between that is trusted to do so said who its client is: the connection counts as that client's.
+    Presented "presented" DEBUG { client: IpAddr, by: IpAddr, means: &'static str, login: Option<Address> }
+    /// A connection from a network of `listener.proxy` didn't begin as the PROXY protocol has it, and was closed.
+    ProxyFailed "proxy-failed" WARN { client: SocketAddr, reason: String }
     /// A TLS handshake with a client failed, and its connection ended.
     TlsFailed "tls-failed" INFO { client: SocketAddr, reason: String }
     /// A client was turned away, put off or cut off because a limit is reached; once a second for each limit.
@@ -217,6 +221,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("address", "our own address and port, or `unix:` and the socket's path"),
     ("attempts", "attempts that have ended for this recipient, this one included; at `attempting`: those before"),
     ("available", "bytes free on the spool's disk"),
+    ("by", "the go-between's address"),
     ("bytes", "how many bytes"),
     ("cause", "where the result came from: `remote`, `connection`, `dns`, `local`, `expired` or `operator`"),
     ("cipher", "the cipher suite of an encrypted session"),
@@ -238,6 +243,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("kind", "`delay`, `bounce`, `double-bounce` or `success`"),
     ("limit", "the setting that was reached"),
     ("login", "the account that the client logged in to, or tried to"),
+    ("means", "how it was said: `PROXY` or `XCLIENT`"),
     ("mechanism", "how the client logged in, or tried to: the SASL mechanism"),
     ("messages", "how many messages"),
     ("min_free", "the setting `spool.min_free`, in bytes"),

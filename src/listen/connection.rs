@@ -15,7 +15,7 @@ use tokio::time::Sleep;
 
 use super::limits::Refusal;
 use super::transaction::Transaction;
-use super::{Entrance, Reception, Rules, stopped};
+use super::{Entrance, Reception, Rules, is_in, stopped};
 use crate::config::Limits;
 use crate::event::Event;
 use crate::mail::Service;
@@ -42,11 +42,14 @@ pub(super) async fn drive(
     peer: SocketAddr,
     stopping: watch::Receiver<bool>,
 ) {
-    let Entrance { settings, implicit_tls } = entrance;
+    let Entrance { settings, implicit_tls, xclient, .. } = entrance;
     let began = reception.system.clock.monotonic();
     reception.events.report(Event::Connected { client: peer, service: settings.service.as_str() });
     let mut session = Session::new(began, Arc::clone(&settings));
     session.set_wall_clock(reception.system.clock.now());
+    if is_in(&xclient, peer.ip()) {
+        session.trust();
+    }
     let mut transaction = Transaction::new(reception, rules, settings.service, peer.ip().to_canonical());
     let stopped = *stopping.borrow();
     if stopped {

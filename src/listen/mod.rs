@@ -8,6 +8,7 @@ mod in_flight;
 mod intake;
 mod limits;
 mod login;
+mod proxy;
 mod quiet;
 mod takeup;
 mod transaction;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -57,6 +59,10 @@ struct Entrance {
     settings: Arc<Settings>,
     /// Encrypted from the first octet.
     implicit_tls: bool,
+    /// From here connections begin with a PROXY header.
+    proxy: Arc<[IpNet]>,
+    /// From here clients may say XCLIENT.
+    xclient: Arc<[IpNet]>,
 }
 
 impl Rules {
@@ -68,6 +74,8 @@ impl Rules {
                 ..settings(&config, listener.service, listener.tls)
             }),
             implicit_tls: listener.tls == ListenerTls::Implicit,
+            proxy: listener.proxy.clone().into(),
+            xclient: listener.xclient.clone().into(),
         };
         let entrances = config.listeners.iter().map(|listener| (listener.address.clone(), entrance(listener))).collect();
         let local = Arc::new(settings(&config, Service::Local, ListenerTls::None));
@@ -170,16 +178,22 @@ impl Reception {
         space
     }
 
-    async fn session(self, configured: ListenAddress, stream: BoxStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
+    async fn session(self, configured: ListenAddress, mut stream: BoxStream, mut peer: SocketAddr, stop: watch::Receiver<bool>) {
         let rules = self.rules.borrow().clone();
         // The rules may already be without a listener that is about to be stopped.
         let Some(entrance) = rules.entrances.get(&configured).cloned() else { return };
-        let client = peer.ip().to_canonical();
         let limits = &rules.config.limits;
         let entered = self.gate.connections.enter(entrance.settings.service, limits, rules.reserve);
+        if entered.is_ok() && is_in(&entrance.proxy, peer.ip()) {
+            match self.behind_proxy(&mut stream, peer, limits.handshake_timeout).await {
+                Some(client) => peer = client,
+                None => return,
+            }
+        }
+        let client = peer.ip().to_canonical();
         let entered = entered.and_then(|mut entered| {
-            // An LMTP client is a neighbour of ours, and brings everybody's mail.
-            if entrance.settings.service != Service::Lmtp {
+            // An LMTP client is a neighbour of ours, and brings everybody's mail; a go-between is as many clients as it likes.
+            if entrance.settings.service != Service::Lmtp && !is_in(&entrance.xclient, client) {
                 entered.belongs_to(client, limits)?;
             }
             Ok(entered)
@@ -202,4 +216,10 @@ impl Reception {
 /// Waits for the stop. The guard that `wait_for` returns must not live on.
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Whether an address is in one of the networks. An IPv4 client of an IPv6 socket counts as what it is.
+fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
 }

@@ -2,9 +2,14 @@
 //! of the header are taken from the stream.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ppp::{v1, v2};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+use super::Reception;
+use crate::event::Event;
+use crate::system::BoxStream;
 
 /// Longest line of version 1, with its CR LF; octets.
 const LINE_SIZE_MAX: usize = 107;
@@ -13,8 +18,27 @@ const FIXED_SIZE: usize = 16;
 /// Octets of version 2 behind that: addresses, and whatever else a balancer tells.
 const REST_SIZE_MAX: usize = 4096;
 
+impl Reception {
+    /// Who is behind a load balancer: what its PROXY header says. None: there was none, and the connection is over.
+    pub(super) async fn behind_proxy(&self, stream: &mut BoxStream, peer: SocketAddr, wait: Duration) -> Option<SocketAddr> {
+        let timed_out = || Err("the PROXY header didn't come in time".to_owned());
+        match tokio::time::timeout(wait, read(stream)).await.unwrap_or_else(|_| timed_out()) {
+            Ok(None) => Some(peer),
+            Ok(Some(client)) => {
+                let (by, address) = (peer.ip().to_canonical(), client.ip().to_canonical());
+                self.events.report(Event::Presented { client: address, by, means: "PROXY", login: None });
+                Some(client)
+            }
+            Err(reason) => {
+                self.events.report(Event::ProxyFailed { client: peer, reason });
+                None
+            }
+        }
+    }
+}
+
 /// Reads a header. The client's address; none where the balancer speaks for itself or doesn't know. Errors: why it is none.
-pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAddr>, String> {
+async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAddr>, String> {
     let broken = |error: std::io::Error| format!("the connection ended within the PROXY header: {error}");
     // The shortest header there is, of either version, is longer than this.
     let mut header = vec![0; v2::PROTOCOL_PREFIX.len()];

@@ -15,7 +15,7 @@ use crate::mail::{
     ReversePath, Service, Submitted, Timestamp, TlsInfo, TraceField,
 };
 use crate::policy::Client;
-use crate::smtp::server::{Answer, ForwardPath, Question};
+use crate::smtp::server::{Answer, ForwardPath, Presented, Question};
 use crate::spool::{Accept, Draft, SpoolError};
 
 /// As much of a header block is looked at; octets.
@@ -57,10 +57,15 @@ impl Envelope {
         Self { reverse_path, body, request: None, mail_at, recipients: Vec::new() }
     }
 
-    /// What was asked for, as it reads at the message's arrival.
-    fn request_at(&self, arrived: Timestamp) -> Option<Box<Request>> {
+    /// What the spool gets. What was asked for reads as it does at the message's arrival: time has passed since MAIL.
+    fn accept(&mut self, arrived: Timestamp) -> Accept {
         let elapsed = arrived.since(self.mail_at).as_secs();
-        self.request.as_ref().map(|request| Box::new(request.later(elapsed)))
+        let request = self.request.as_ref().map(|request| Box::new(request.later(elapsed)));
+        let released_at = request.as_ref().map_or(arrived, |request| request.released_at(arrived));
+        let recipient = |to: Forward| Recipient { dsn: to.dsn, ..Recipient::new(to.address, None, released_at) };
+        let recipients = std::mem::take(&mut self.recipients).into_iter().map(recipient).collect();
+        let (reverse_path, body) = (self.reverse_path.clone(), self.body);
+        Accept { arrived, reverse_path, body, request, recipients, updates: Vec::new() }
     }
 }
 
@@ -100,6 +105,18 @@ impl<'a> Transaction<'a> {
         self.client = Client { service, address, helo: String::new(), extended: false, login: None, tls: Some(tls) };
     }
 
+    /// The client is another one's go-between, and that one's session begins here.
+    fn presented(&mut self, presented: Presented) {
+        let by = self.client.address;
+        let Presented { address, login, .. } = presented;
+        self.login = None;
+        self.client.address = address.unwrap_or(by);
+        self.client.login = login.unwrap_or(self.client.login.take());
+        (self.client.helo, self.client.extended) = (String::new(), false);
+        let (client, login) = (self.client.address, self.client.login.clone());
+        self.reception.events.report(Event::Presented { client, by, means: "XCLIENT", login });
+    }
+
     /// Messages accepted in this session.
     pub(super) fn messages(&self) -> u64 {
         self.messages
@@ -109,6 +126,10 @@ impl<'a> Transaction<'a> {
     pub(super) async fn answer(&mut self, question: Question) -> Answer {
         let answer = match question {
             Question::Connect => Ok(()),
+            Question::Presented(presented) => {
+                self.presented(presented);
+                Ok(())
+            }
             Question::Hello { name, extended } => {
                 self.client.helo = name;
                 self.client.extended = extended;
@@ -118,7 +139,11 @@ impl<'a> Transaction<'a> {
                 let recipients = Vec::new();
                 let mail_at = self.reception.system.clock.now();
                 let envelope = Envelope { reverse_path: path, body, request, mail_at, recipients };
-                self.sender(envelope, size).map_err(|reply| self.refused("sender", None, reply))
+                match self.sender(envelope, size) {
+                    Ok(None) => Ok(()),
+                    Ok(Some(words)) => return Answer::AcceptAs(words),
+                    Err(reply) => Err(self.refused("sender", None, reply)),
+                }
             }
             Question::Recipient { path, dsn } => self.recipient(path, dsn),
             Question::Login { mechanism, initial } => return self.login(mechanism, initial).await,
@@ -152,14 +177,27 @@ impl<'a> Transaction<'a> {
         reply
     }
 
-    fn sender(&mut self, envelope: Envelope, size: Option<u64>) -> Result<(), Reply> {
+    /// Opens a transaction; in the words given, if something in it isn't as asked.
+    fn sender(&mut self, envelope: Envelope, size: Option<u64>) -> Result<Option<Reply>, Reply> {
         self.content = None;
         self.load.clear();
         self.known.clear();
         self.envelope = envelope;
         self.rules.policy.sender(&self.client, &self.envelope.reverse_path, size)?;
         self.load.check(size.unwrap_or_default().max(1)).map_err(|refusal| self.overloaded(refusal))?;
-        self.reception.space().map_err(|error| spool_reply(&error))
+        self.reception.space().map_err(|error| spool_reply(&error))?;
+        // What is coming in already may still take its room, too (RFC 1870 section 6.1).
+        let wanted = size.unwrap_or_default().saturating_add(self.reception.gate.in_flight.octets());
+        if self.reception.spool.free() < self.rules.config.spool.min_free.saturating_add(wanted) {
+            return Err(spool_reply(&SpoolError::Full));
+        }
+        let Some(mut request) = self.envelope.request.take() else { return Ok(None) };
+        let asked = request.priority;
+        request.priority = asked.and_then(|asked| self.rules.policy.priority(&self.client, asked));
+        let lowered = asked != request.priority;
+        self.envelope.request = request.boxed();
+        // RFC 6710 section 4.1, with the code that is for it.
+        Ok(lowered.then(|| Reply::new(250, EnhancedCode(2, 3, 6), "Sender ok; the priority is 0")))
     }
 
     /// Tells that too much is coming in, and what the client is told.
@@ -285,25 +323,16 @@ impl<'a> Transaction<'a> {
             }
         };
         let arrived = self.reception.system.clock.now();
-        let recipients = std::mem::take(&mut self.envelope.recipients);
-        let accept = Accept {
-            arrived,
-            reverse_path: self.envelope.reverse_path.clone(),
-            body: self.envelope.body,
-            request: self.envelope.request_at(arrived),
-            recipients: recipients
-                .into_iter()
-                .map(|to| Recipient { dsn: to.dsn, ..Recipient::new(to.address, None, arrived) })
-                .collect(),
-            updates: Vec::new(),
-        };
-        draft.commit(accept).await.map_err(|error| spool_reply(&error))
+        draft.commit(self.envelope.accept(arrived)).await.map_err(|error| spool_reply(&error))
     }
 
     fn protocol(&self) -> Protocol {
+        let utf8 = self.envelope.request.as_ref().is_some_and(|request| request.smtputf8);
         match self.client.service {
+            Service::Lmtp if utf8 => Protocol::Utf8Lmtp,
             Service::Lmtp => Protocol::Lmtp,
             Service::Local => Protocol::Local,
+            _ if utf8 => Protocol::Utf8Smtp,
             _ if self.client.extended => Protocol::Esmtp,
             _ => Protocol::Smtp,
         }

@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Address, BodyType, Cause, DeliverBy, DsnRequest, EnhancedCode, Hold, Notify, Priority, QueueId, Request, ReversePath,
-    Timestamp,
+    Address, BodyType, Cause, DeliverBy, DsnRequest, EnhancedCode, Notify, Priority, QueueId, Request, ReversePath, Timestamp,
 };
 
 /// Everything about an accepted message except its content.
@@ -203,11 +202,13 @@ impl Message {
 
     /// When its delivery may begin: on arrival, or later if the sender asked for that.
     pub fn released_at(&self) -> Timestamp {
-        match self.request.as_ref().and_then(|request| request.hold) {
-            None => self.arrived,
-            Some(Hold::For(seconds)) => self.arrived.plus_seconds(seconds.into()),
-            Some(Hold::Until(time)) => time.max(self.arrived),
-        }
+        self.request.as_ref().map_or(self.arrived, |request| request.released_at(self.arrived))
+    }
+
+    /// The same where the sender asked for it; else no time, which has passed.
+    pub fn held_until(&self) -> Timestamp {
+        let hold = self.request.as_ref().filter(|request| request.hold.is_some());
+        hold.map_or(Timestamp::ZERO, |request| request.released_at(self.arrived))
     }
 
     /// What it is doing.

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::Timestamp;
+
 /// Longest ENVID: octets before their encoding (RFC 3461 section 4.4).
 const ENVELOPE_ID_SIZE_MAX: usize = 100;
 
@@ -62,6 +64,15 @@ impl Request {
     /// In a box; none if nothing was asked for.
     pub fn boxed(self) -> Option<Box<Self>> {
         (self != Self::default()).then(|| Box::new(self))
+    }
+
+    /// When delivery of a message may begin that arrived then: at once, or later if that is asked for.
+    pub fn released_at(&self, arrived: Timestamp) -> Timestamp {
+        match self.hold {
+            None => arrived,
+            Some(Hold::For(seconds)) => arrived.plus_seconds(seconds.into()),
+            Some(Hold::Until(time)) => time.max(arrived),
+        }
     }
 
     /// The same said `elapsed` seconds later: less of `DeliverBy::seconds` is left.
@@ -154,7 +165,7 @@ pub enum Hold {
     /// Seconds after the message's arrival.
     For(u32),
     /// A time; whole seconds.
-    Until(super::Timestamp),
+    Until(Timestamp),
 }
 
 /// How urgent: from -9 to 9, where 0 is ordinary mail.

@@ -17,6 +17,10 @@ pub enum Protocol {
     Esmtp,
     /// LHLO.
     Lmtp,
+    /// EHLO, and SMTPUTF8 in MAIL (RFC 6531 section 4.3).
+    Utf8Smtp,
+    /// LHLO, and SMTPUTF8 in MAIL.
+    Utf8Lmtp,
     /// The drop folder.
     Local,
 }
@@ -32,6 +36,12 @@ impl Protocol {
             (Self::Esmtp, true, true) => "ESMTPSA",
             (Self::Lmtp, false, _) => "LMTP",
             (Self::Lmtp, true, _) => "LMTPS",
+            (Self::Utf8Smtp, false, false) => "UTF8SMTP",
+            (Self::Utf8Smtp, true, false) => "UTF8SMTPS",
+            (Self::Utf8Smtp, false, true) => "UTF8SMTPA",
+            (Self::Utf8Smtp, true, true) => "UTF8SMTPSA",
+            (Self::Utf8Lmtp, false, _) => "UTF8LMTP",
+            (Self::Utf8Lmtp, true, _) => "UTF8LMTPS",
             (Self::Local, ..) => "local",
         }
     }
@@ -54,7 +64,8 @@ pub struct TraceField<'a> {
     pub logged_in: bool,
     /// The id it has here.
     pub id: QueueId,
-    /// The recipient, only when it is the only one: others must not learn of each other.
+    /// The recipient, only when it is the only one, because others must not learn of each other, and ASCII: an alias may lead where
+    /// the header has to be.
     pub recipient: Option<&'a Address>,
     /// When.
     pub at: Timestamp,
@@ -97,7 +108,7 @@ impl TraceField<'_> {
     fn end(&self, field: &mut String) {
         // Writing to memory can't fail.
         let _ = write!(field, "{}", self.id);
-        if let Some(recipient) = self.recipient {
+        if let Some(recipient) = self.recipient.filter(|recipient| recipient.is_ascii()) {
             let _ = write!(field, "\r\n\tfor <{recipient}>");
         }
         if let Some(tls) = self.tls {

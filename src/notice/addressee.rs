@@ -1,6 +1,6 @@
 //! Who is told, and about whom: the sender's wishes (NOTIFY of RFC 3461), and the postmaster where there is no sender. Owns nothing.
 
-use crate::mail::{Address, Message, ReversePath};
+use crate::mail::{Address, Message, Notify, ReversePath};
 
 /// Who is told that recipients failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub enum Topic {
     Failure,
     /// It takes long.
     Delay,
+    /// The time is over that the sender set for it; delivery goes on (RFC 2852).
+    Deadline,
     /// It has arrived.
     Success,
 }
@@ -39,7 +41,8 @@ pub fn wanted(message: &Message, recipients: impl IntoIterator<Item = u32>, topi
     let wants = |index: &u32| {
         let Some(recipient) = message.recipients.get(*index as usize) else { return false };
         match (topic, recipient.notify()) {
-            (Topic::Failure | Topic::Delay, None) => true,
+            (Topic::Failure | Topic::Delay | Topic::Deadline, None) => true,
+            (Topic::Deadline, Some(notify)) => notify != Notify::NEVER,
             (Topic::Success, None) => false,
             (Topic::Failure, Some(notify)) => notify.failure,
             (Topic::Delay, Some(notify)) => notify.delay,

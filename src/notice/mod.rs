@@ -13,7 +13,7 @@ mod words;
 use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue, Headers, MIME_VERSION_1_0};
 use lettre::message::{Body, MultiPart, SinglePart};
 
-use crate::mail::{Address, BodyType, Domain, Message, Timestamp};
+use crate::mail::{Address, BodyType, Domain, Message, Request, Timestamp};
 
 pub use addressee::{Addressee, Topic, addressee, wanted};
 use original::Original;
@@ -40,6 +40,8 @@ pub struct Notice {
     pub content: Vec<u8>,
     /// Whether it has octets above 127: only if it brings back a message that has.
     pub body: BodyType,
+    /// What whoever carries it must do: SMTPUTF8 for a sender beyond ASCII, REQUIRETLS as for the message (RFC 8689 section 5).
+    pub request: Option<Box<Request>>,
 }
 
 /// What a notice brings back of the message that it is about.
@@ -129,7 +131,12 @@ impl Report<'_> {
             .singlepart(part("text/plain; charset=utf-8", text_body(text::text(self))))
             .singlepart(part("message/delivery-status", seven_bit(status::status(self).into_bytes())))
             .singlepart(self.original_part());
-        Notice { to, content: report.formatted(), body }
+        let request = Request {
+            smtputf8: !to.is_ascii(),
+            require_tls: self.message.request.as_ref().is_some_and(|request| request.require_tls),
+            ..Request::default()
+        };
+        Notice { to, content: report.formatted(), body, request: request.boxed() }
     }
 
     fn set_header(&self, headers: &mut Headers, to: &Address) {
@@ -152,9 +159,14 @@ impl Report<'_> {
 
     /// The original, which may not be encoded (RFC 2046 section 5.2.1), or its header.
     fn original_part(&self) -> SinglePart {
-        let Some(whole) = self.original.whole else { return part("text/rfc822-headers", self.header_part()) };
+        // What RFC 6532 allows in a header needs other types (RFC 6533 section 5).
+        let global = self.message.is_utf8() && !self.original.header.is_ascii();
+        let Some(whole) = self.original.whole else {
+            let kind = if global { "message/global-headers" } else { "text/rfc822-headers" };
+            return part(kind, self.header_part());
+        };
         let encoding = if whole.is_ascii() { ContentTransferEncoding::SevenBit } else { ContentTransferEncoding::EightBit };
-        part("message/rfc822", Body::dangerous_pre_encoded(whole.to_vec(), encoding))
+        part(if global { "message/global" } else { "message/rfc822" }, Body::dangerous_pre_encoded(whole.to_vec(), encoding))
     }
 
     /// The original's header: as it is where that is plain text, else quoted-printable.

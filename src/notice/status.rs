@@ -18,6 +18,9 @@ pub(super) fn status(report: &Report<'_>) -> String {
     field(&mut out, "Reporting-MTA", &format!("dns; {}", report.context.hostname));
     field(&mut out, "X-Posthouse-Queue-Id", &report.message.id.to_string());
     field(&mut out, "Arrival-Date", &report.message.arrived.rfc5322());
+    if let Some((deadline, _)) = report.message.deadline() {
+        field(&mut out, "Deliver-By-Date", &deadline.rfc5322());
+    }
     for index in report.recipients {
         if let Some(recipient) = report.message.recipients.get(*index as usize) {
             out.push_str("\r\n");

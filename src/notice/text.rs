@@ -122,6 +122,7 @@ fn finding(report: &Report<'_>, status: &RecipientStatus) -> String {
         Some(Cause::Connection) => format!("No delivery came about{at}{colon}"),
         Some(Cause::Dns) => format!("Looking up the domain's mail servers failed{colon}"),
         Some(Cause::Local) => format!("Our own server could not deliver it{at}{colon}"),
+        Some(Cause::Expired) if status.attempts == 0 => "It could not be delivered in the time that was set for it.".to_owned(),
         Some(Cause::Expired) => {
             let waited = span(report.context.now.since(report.message.arrived));
             let last = if said { format!(" The last result{at} was:") } else { String::new() };

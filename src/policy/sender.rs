@@ -1,7 +1,7 @@
 //! MAIL FROM: who may send, and how much.
 
 use super::{Client, Policy};
-use crate::mail::{Address, EnhancedCode, Reply, ReversePath, Service};
+use crate::mail::{Address, EnhancedCode, Priority, Reply, ReversePath, Service};
 
 impl Policy {
     /// Whether mail from this reverse-path, with this declared size in octets, may come. The null reverse-path always may, from
@@ -19,6 +19,13 @@ impl Policy {
             return Err(Reply::new(552, EnhancedCode(5, 3, 4), format!("Message too big: the limit is {limit} bytes")));
         }
         Ok(())
+    }
+
+    /// The priority that a message gets for which this one is asked; none is that of ordinary mail. Strangers' mail can step back, but it
+    /// doesn't overtake others'.
+    pub fn priority(&self, client: &Client, asked: Priority) -> Option<Priority> {
+        let known = client.login.is_some() || self.is_trusted(client);
+        (known || asked < Priority::default()).then_some(asked)
     }
 
     /// Submission is for those who logged in (RFC 6409 section 4.3).

@@ -3,11 +3,25 @@
 use std::time::Duration;
 
 use crate::config::Retry;
-use crate::mail::{Message, Timestamp};
+use crate::mail::{DeliverByMode, Message, Timestamp};
 
-/// When what is still open of the message expires: `lifetime` after its arrival, `bounce_lifetime` for a null reverse-path.
+/// When what is still open of the message expires: `lifetime` after its delivery could begin, `bounce_lifetime` for a null
+/// reverse-path; or when the sender wants it back (RFC 2852).
 pub fn expires_at(message: &Message, retry: &Retry) -> Timestamp {
-    message.arrived.plus(if message.reverse_path.is_null() { retry.bounce_lifetime } else { retry.lifetime })
+    let lifetime = if message.reverse_path.is_null() { retry.bounce_lifetime } else { retry.lifetime };
+    let expires = message.released_at().plus(lifetime);
+    match message.deadline() {
+        Some((deadline, by)) if by.mode == DeliverByMode::Return => expires.min(deadline),
+        _ => expires,
+    }
+}
+
+/// When the sender has to be told that the message wasn't delivered in the time that he gave; `NEVER` if that isn't wanted, or done.
+pub(super) fn deadline_notice_at(message: &Message) -> Timestamp {
+    match message.deadline() {
+        Some((deadline, by)) if by.mode == DeliverByMode::Notify && !by.told && !message.reverse_path.is_null() => deadline,
+        _ => Timestamp::NEVER,
+    }
 }
 
 /// When the next delay notice is due; `NEVER` when all ages are done with, and for a null reverse-path: nobody is told.
@@ -16,12 +30,12 @@ pub(super) fn next_notice_at(message: &Message, retry: &Retry) -> Timestamp {
         return Timestamp::NEVER;
     }
     let age = retry.delay_notice.get(message.delays_noticed as usize);
-    age.map_or(Timestamp::NEVER, |age| message.arrived.plus(*age))
+    age.map_or(Timestamp::NEVER, |age| message.released_at().plus(*age)).min(deadline_notice_at(message))
 }
 
 /// How many of the configured ages the message has reached.
 pub(super) fn ages_reached(message: &Message, retry: &Retry, now: Timestamp) -> u32 {
-    let reached = |age: &&Duration| message.arrived.plus(**age) <= now;
+    let reached = |age: &&Duration| message.released_at().plus(**age) <= now;
     let waiting = retry.delay_notice.iter().skip(message.delays_noticed as usize);
     message.delays_noticed.saturating_add(u32::try_from(waiting.take_while(reached).count()).unwrap_or(u32::MAX))
 }
@@ -42,7 +56,7 @@ pub fn due_at(message: &Message, retry: &Retry) -> Timestamp {
 mod tests {
     use super::super::backoff::tests::retry;
     use super::*;
-    use crate::mail::{Address, BodyType, QueueId, Recipient, RecipientState, ReversePath};
+    use crate::mail::{Address, BodyType, DeliverBy, Hold, QueueId, Recipient, RecipientState, Request, ReversePath};
 
     fn message(reverse_path: &str) -> Message {
         let arrived = Timestamp::from_millis(1_000_000);
@@ -80,6 +94,33 @@ mod tests {
         let mut message = message("");
         message.recipients[0].status.next_attempt = Timestamp::NEVER;
         assert_eq!(due_at(&message, &retry), message.arrived.plus(retry.bounce_lifetime));
+    }
+
+    #[test]
+    fn a_deadline_is_an_expiry_or_a_notice() {
+        let retry = retry();
+        let mut message = message("s@x.test");
+        message.recipients[0].status.next_attempt = Timestamp::NEVER;
+        let by = DeliverBy { seconds: 60, mode: DeliverByMode::Return, trace: false, told: false };
+        message.request = Request { deliver_by: Some(by), ..Request::default() }.boxed();
+        let deadline = message.arrived.plus(Duration::from_secs(60));
+        assert_eq!((expires_at(&message, &retry), due_at(&message, &retry)), (deadline, deadline));
+        let by = DeliverBy { mode: DeliverByMode::Notify, ..by };
+        message.request = Request { deliver_by: Some(by), ..Request::default() }.boxed();
+        assert_eq!(expires_at(&message, &retry), message.arrived.plus(retry.lifetime));
+        assert_eq!(due_at(&message, &retry), deadline);
+        message.request = Request { deliver_by: Some(DeliverBy { told: true, ..by }), ..Request::default() }.boxed();
+        assert_eq!(due_at(&message, &retry), message.arrived.plus(retry.delay_notice[0]));
+    }
+
+    #[test]
+    fn all_times_count_from_the_end_of_a_hold() {
+        let retry = retry();
+        let mut message = message("s@x.test");
+        message.request = Request { hold: Some(Hold::For(1000)), ..Request::default() }.boxed();
+        let released = message.arrived.plus(Duration::from_secs(1000));
+        assert_eq!(expires_at(&message, &retry), released.plus(retry.lifetime));
+        assert_eq!(next_notice_at(&message, &retry), released.plus(retry.delay_notice[0]));
     }
 
     #[test]

@@ -96,8 +96,9 @@ impl Entry {
         }
     }
 
-    /// Nobody is attempted later than `latest`.
+    /// Nobody is attempted later than `latest`, except where the sender wants to wait longer.
     pub(super) fn clamp(&mut self, latest: Timestamp) {
+        let latest = latest.max(self.message.held_until());
         for recipient in self.message.recipients.iter_mut().filter(|r| r.is_open()) {
             recipient.status.next_attempt = recipient.status.next_attempt.min(latest);
         }
@@ -121,13 +122,15 @@ impl Entry {
         Some(Step::Expire { id: self.message.id, recipients, update })
     }
 
-    /// `ages_done` of the configured ages are reached. Several at once, after a stop: one notice.
-    pub(super) fn notify(&mut self, ages_done: u32) -> Option<Step> {
+    /// `ages_done` of the configured ages are reached, or the sender's deadline is over. Several at once: one notice.
+    pub(super) fn notify(&mut self, ages_done: u32, deadline_told: bool) -> Option<Step> {
         let recipients: Vec<u32> = self.open().collect();
-        if recipients.is_empty() || ages_done <= self.message.delays_noticed {
+        let aged = ages_done > self.message.delays_noticed;
+        if recipients.is_empty() || !aged && !deadline_told {
             return None;
         }
-        let update = Update { delays_noticed: Some(ages_done), ..Update::new(self.message.id) };
+        let delays_noticed = aged.then_some(ages_done);
+        let update = Update { delays_noticed, deadline_told, ..Update::new(self.message.id) };
         self.message.apply(&update);
         self.notices += 1;
         Some(Step::Notify { id: self.message.id, ages_done, recipients, update })

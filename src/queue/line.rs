@@ -1,15 +1,16 @@
-//! Lines: a first-in-first-out line of messages before each destination, and whose turn it is.
+//! Lines: a line of messages before each destination, first in, first out among equally urgent ones, and whose turn it is.
 //!
 //! Of the lines that may start an attempt, the one with the fewest in flight is served first, and among equals the one that
 //! has waited longest for its turn. So a destination that answers slowly holds what it has, and the others take turns with the
 //! rest. Keys are ordered, never hashed: the same history gives the same turns.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::health::{Down, Health, News};
 use crate::config::Retry;
-use crate::mail::{Destination, Diagnosis, QueueId, Timestamp};
+use crate::mail::{Destination, Diagnosis, Priority, QueueId, Timestamp};
 
 /// A line this long is never turned away from.
 const CROWD_MIN: usize = 64;
@@ -17,13 +18,12 @@ const CROWD_MIN: usize = 64;
 const AWAY_MIN: Duration = Duration::from_secs(1);
 const AWAY_MAX: Duration = Duration::from_secs(60);
 
+/// A message's place in a line: the more urgent first (RFC 6710), and among equals the one that came first.
+pub(super) type Place = (Reverse<Priority>, u64);
 /// Attempts at a time at a destination that was not reached yet: a black hole holds no more than these.
 const LIMIT_UNKNOWN: usize = 2;
 /// Attempts at a time once it was.
 const LIMIT_KNOWN: usize = 5;
-
-/// A message's place in a line.
-pub(super) type Place = u64;
 
 /// The messages that wait for one destination.
 #[derive(Debug)]
@@ -103,10 +103,10 @@ impl Lines {
         self.lines.iter().map(|(destination, line)| (destination, line.waiting.len(), line.in_flight))
     }
 
-    /// Puts a message at the end of a line.
-    pub(super) fn join(&mut self, now: Timestamp, destination: &Destination, id: QueueId) -> Place {
+    /// Puts a message at the end of a line, behind all that are as urgent.
+    pub(super) fn join(&mut self, now: Timestamp, destination: &Destination, id: QueueId, priority: Priority) -> Place {
         self.counter += 1;
-        let place = self.counter;
+        let place = (Reverse(priority), self.counter);
         if !self.lines.contains_key(destination) {
             self.lines.insert(destination.clone(), Line::new(now));
         }
@@ -302,12 +302,22 @@ mod tests {
 
     fn fill(lines: &mut Lines, destination: &Destination, ids: std::ops::Range<u64>) {
         for id in ids {
-            lines.join(Timestamp::ZERO, destination, QueueId(id));
+            lines.join(Timestamp::ZERO, destination, QueueId(id), Priority::default());
         }
     }
 
     fn take_all(lines: &mut Lines) -> Vec<(String, u64)> {
         std::iter::from_fn(|| lines.take()).map(|(destination, id)| (destination.to_string(), id.0)).collect()
+    }
+
+    #[test]
+    fn the_more_urgent_come_first_and_equals_in_their_order() {
+        let mut lines = Lines::new(100, 100);
+        for (id, priority) in [(1, 0), (2, -4), (3, 4), (4, 0), (5, 4)] {
+            lines.join(Timestamp::ZERO, &local("a.test"), QueueId(id), Priority::new(priority).unwrap());
+        }
+        let order: Vec<u64> = take_all(&mut lines).into_iter().map(|(_, id)| id).collect();
+        assert_eq!(order, [3, 5, 1, 4, 2]);
     }
 
     #[test]
@@ -365,7 +375,7 @@ mod tests {
     #[test]
     fn empty_lines_are_dropped_and_places_can_be_given_up() {
         let mut lines = Lines::new(10, 2);
-        let place = lines.join(Timestamp::ZERO, &mx("a.test"), QueueId(1));
+        let place = lines.join(Timestamp::ZERO, &mx("a.test"), QueueId(1), Priority::default());
         lines.leave(&mx("a.test"), place);
         assert!(lines.take().is_none());
         fill(&mut lines, &mx("a.test"), 2..3);

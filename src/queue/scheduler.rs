@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::backoff::wait_max;
-use super::due::{ages_reached, due_at, expires_at, next_notice_at};
+use super::due::{ages_reached, deadline_notice_at, due_at, expires_at, next_notice_at};
 use super::entry::{Entry, Part, Stage};
 use super::health::News;
 use super::line::Lines;
 use super::step::{Attempt, AttemptId, Step};
 use super::verdict::{Verdict, When, without_result};
 use crate::config::{self, Config};
-use crate::mail::{Destination, Domain, Message, Outcome, QueueId, Timestamp, Update};
+use crate::mail::{Destination, Domain, Message, Outcome, Priority, QueueId, Timestamp, Update};
 
 /// Recipients of one attempt at the most.
 const RECIPIENTS_MAX: usize = 1000;
@@ -316,7 +316,8 @@ impl Scheduler {
                 self.steps.extend(entry.expire());
             }
             if next_notice_at(&entry.message, retry) <= now {
-                self.steps.extend(entry.notify(ages_reached(&entry.message, retry, now)));
+                let deadline_over = deadline_notice_at(&entry.message) <= now;
+                self.steps.extend(entry.notify(ages_reached(&entry.message, retry, now), deadline_over));
             }
         }
         let Entry { message, parts, waiting, .. } = entry;
@@ -399,7 +400,9 @@ impl Scheduler {
     fn crowded_until(&mut self, now: Timestamp, entry: &mut Entry) -> Option<Timestamp> {
         let retry = &self.settings.retry;
         let other = next_notice_at(&entry.message, retry).min(expires_at(&entry.message, retry));
-        if entry.stays() || other <= now || due_at(&entry.message, retry) > now {
+        // What is urgent waits its turn here, and comes before the rest.
+        if entry.stays() || other <= now || entry.message.priority() > Priority::default() || due_at(&entry.message, retry) > now
+        {
             return None;
         }
         let room = self.room();
@@ -445,7 +448,7 @@ fn plan(
     part.update(message, paused);
     match (part.stage, part.ready_at <= now) {
         (Stage::Idle, true) => {
-            part.stage = Stage::Waiting(lines.join(now, destination, message.id));
+            part.stage = Stage::Waiting(lines.join(now, destination, message.id, message.priority()));
             *waiting += 1;
         }
         (Stage::Waiting(place), false) => {

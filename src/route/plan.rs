@@ -83,6 +83,7 @@ impl Router {
         if several && recipient.notify().is_some_and(|notify| notify.success) {
             plan.expanded.push(index);
         }
+        let now = now.max(message.held_until());
         for (address, route) in leaves {
             let new = u32::try_from(message.recipients.len() + plan.update.added.len()).unwrap_or(u32::MAX);
             let destination = match route {

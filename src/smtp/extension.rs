@@ -41,6 +41,8 @@ pub enum Extension {
     StartTls,
     /// RFC 4954, with the mechanisms that this session may use.
     Auth(Vec<Mechanism>),
+    /// Postfix's XCLIENT_README, for go-betweens that are trusted.
+    Xclient,
     /// RFC 5321 section 4.1.1.8: HELP is known.
     Help,
 }
@@ -67,6 +69,7 @@ impl fmt::Display for Extension {
             Self::FutureRelease(seconds, until) => write!(f, "FUTURERELEASE {seconds} {until}"),
             Self::Priority => f.write_str("MT-PRIORITY"),
             Self::RequireTls => f.write_str("REQUIRETLS"),
+            Self::Xclient => write!(f, "XCLIENT {}", super::command::ATTRIBUTES),
             Self::Help => f.write_str("HELP"),
         }
     }
@@ -99,10 +102,10 @@ impl Parameters {
         binary: true,
         dsn: true,
         utf8: true,
-        deliver_by: false,
-        future_release: false,
-        priority: false,
-        require_tls: false,
+        deliver_by: true,
+        future_release: true,
+        priority: true,
+        require_tls: true,
         auth: true,
     };
 

@@ -163,6 +163,11 @@ impl Spool {
         self.0.shared.space()
     }
 
+    /// Bytes free on the disk when it was last looked at, which is never long ago.
+    pub fn free(&self) -> u64 {
+        self.0.shared.free()
+    }
+
     /// Changes a message: in the spool's copy at once, in the log with the next batch. Nothing happens if there is no such message.
     pub fn update(&self, update: Update) {
         self.0.shared.update(update);

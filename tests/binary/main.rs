@@ -1,6 +1,7 @@
 //! The real binary, without foreign programs: killed and its power cut under load, its disk damaged, told to stop, told to read its configuration again, started wrongly.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
+mod between;
 mod commands;
 mod damage;
 mod flood;

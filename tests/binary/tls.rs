@@ -183,7 +183,7 @@ fn resident(server: &mut Server) -> u64 {
 fn idle_connections_cost_little() {
     const COUNT: usize = 400;
     let (home, pem) = home_with_pair();
-    home.fragment("limits", &format!("[limits]\nconnections_per_client = {}\n", COUNT * 4));
+    home.fragment("limits", &format!("[limits]\nconnections_per_client = {0}\nconnections_per_network = {0}\n", COUNT * 4));
     let mut server = Server::start(&home);
     let address = server.address();
     let plain = || {

@@ -124,6 +124,7 @@ impl Driver {
     fn answer(&mut self, question: Question) -> Answer {
         let name = match &question {
             Question::Connect => "connect",
+            Question::Presented(_) => "presented",
             Question::Hello { .. } => "hello",
             Question::Sender { .. } => "sender",
             Question::Recipient { .. } => "recipient",
@@ -138,7 +139,7 @@ impl Driver {
             return Answer::Refuse(reply.clone());
         }
         match question {
-            Question::Connect | Question::Hello { .. } => Answer::Accept,
+            Question::Connect | Question::Presented(_) | Question::Hello { .. } => Answer::Accept,
             Question::Sender { path, body, request, .. } => {
                 self.sender = path.to_string();
                 self.recipients.clear();

@@ -53,10 +53,9 @@ fn every_dialogue_goes_as_scripted() {
 
 impl Script {
     fn can_come_at_once(&self) -> bool {
-        !self
-            .actions
-            .iter()
-            .any(|(_, action)| matches!(action, Action::Early(_) | Action::Wait(_) | Action::Stop | Action::Secure))
+        !self.actions.iter().any(|(_, action)| {
+            matches!(action, Action::Early(_) | Action::Wait(_) | Action::Stop | Action::Secure | Action::Trust)
+        })
     }
 
     /// Index of the last action that sends.
@@ -138,6 +137,7 @@ impl Run {
                 self.driver.session.tick(self.driver.now);
                 self.driver.run();
             }
+            Action::Trust => self.driver.session.trust(),
             Action::Secure => {
                 self.flush()?;
                 self.driver.secure();

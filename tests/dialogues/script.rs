@@ -32,6 +32,7 @@ pub(crate) enum Action {
     /// The server stops.
     Stop,
     Secure,
+    Trust,
 }
 
 /// What can be looked at.
@@ -85,6 +86,7 @@ impl Script {
             "wait" => Action::Wait(seconds(rest)?),
             "stop" => Action::Stop,
             "tls" => Action::Secure,
+            "trust" => Action::Trust,
             "open" => return self.open(number, rest),
             "set" => return self.set(rest),
             "refuse" => return self.refuse(rest),
@@ -136,8 +138,9 @@ impl Script {
     fn refuse(&mut self, rest: &str) -> Option<()> {
         let mut words = rest.splitn(4, ' ');
         let question = words.next()?;
-        let question =
-            *["connect", "hello", "login", "sender", "recipient", "begin", "commit"].iter().find(|name| **name == question)?;
+        let question = *["connect", "presented", "hello", "login", "sender", "recipient", "begin", "commit"]
+            .iter()
+            .find(|name| **name == question)?;
         let reply = Reply::new(words.next()?.parse().ok()?, EnhancedCode::parse(words.next()?)?, words.next()?);
         self.refusals.push((question, reply));
         Some(())

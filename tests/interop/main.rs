@@ -17,3 +17,4 @@ mod smtplib;
 #[path = "../support/mod.rs"]
 mod support;
 mod swaks;
+mod tls;

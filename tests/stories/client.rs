@@ -115,6 +115,20 @@ impl Client {
         Ok(self.input.drain(..count).collect())
     }
 
+    /// One transaction with parameters behind the paths, content by DATA; every reply must be positive. The queue id's reply.
+    pub(crate) async fn ask(&mut self, mail: &str, rcpts: &[&str], content: &str) -> String {
+        let mut commands = vec![format!("MAIL FROM:{mail}")];
+        commands.extend(rcpts.iter().map(|rcpt| format!("RCPT TO:{rcpt}")));
+        for command in commands {
+            let reply = self.command(&command).await.unwrap();
+            assert!(reply.starts_with("250"), "{command}: {reply}");
+        }
+        assert!(self.command("DATA").await.unwrap().starts_with("354"));
+        let reply = self.content(content.as_bytes()).await.unwrap();
+        assert!(reply.starts_with("250"), "{reply}");
+        reply
+    }
+
     async fn line(&mut self) -> Result<String, Gone> {
         loop {
             if let Some(end) = self.input.windows(2).position(|pair| pair == b"\r\n") {

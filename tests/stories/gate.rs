@@ -126,6 +126,28 @@ fn mail_beyond_what_may_be_in_flight_is_put_off_and_taken_later() {
 }
 
 #[test]
+fn a_message_that_does_not_fit_on_the_disk_is_put_off_before_it_comes() {
+    story(async {
+        let server = Setup::new().start().await;
+        server.send("eve@far.test", &["ann@example.test"], "\r\none\r\n").await;
+        server.empty().await;
+        server.disk.set_capacity(Some(server.disk.used() + 4_000_000));
+        server.pass(MINUTE).await;
+        let mut client = server.client(from(1, 1)).await;
+        let reply = client.command("MAIL FROM:<eve@far.test> SIZE=3500000").await.unwrap();
+        assert!(reply.starts_with("452 4.3.1"), "{reply}");
+        // Nor does it fit beside what is already coming in, which has its turn.
+        let mut other = begin(&server, from(2, 1), 1_500_000).await;
+        let reply = client.command("MAIL FROM:<eve@far.test> SIZE=2000000").await.unwrap();
+        assert!(reply.starts_with("452 4.3.1"), "{reply}");
+        let reply = end(&mut other).await;
+        assert!(reply.starts_with("250 2.0.0"), "{reply}");
+        let reply = client.command("MAIL FROM:<eve@far.test> SIZE=10000").await.unwrap();
+        assert!(reply.starts_with("250 "), "{reply}");
+    });
+}
+
+#[test]
 fn envelopes_count_as_mail_in_flight() {
     story(async {
         let server = Setup::new().config(|c| c.limits.in_flight = 200_000).start().await;

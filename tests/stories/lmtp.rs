@@ -17,6 +17,8 @@ fn with_lmtp(config: &mut Config) {
         mode: 0o660,
         service: Service::Lmtp,
         tls: ListenerTls::None,
+        proxy: Vec::new(),
+        xclient: Vec::new(),
     });
 }
 

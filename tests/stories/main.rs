@@ -9,6 +9,7 @@
 
 mod bounds;
 mod client;
+mod extensions;
 mod gate;
 mod lmtp;
 mod local;

@@ -18,7 +18,7 @@ const WRONG: &str = "AUTH PLAIN AGlkYUBleGFtcGxlLnRlc3QAd3Jvbmc=";
 const NOBODY: &str = "AUTH PLAIN AGV2ZUBleGFtcGxlLnRlc3QAc2VjcmV0";
 
 /// ida has an account; the listener is for submission, without TLS.
-fn setup() -> Setup {
+pub(crate) fn setup() -> Setup {
     Setup::new().account("ida@example.test").config(|config| {
         config.auth.require_tls = false;
         config.listeners[0].service = Service::Submission;
@@ -27,7 +27,7 @@ fn setup() -> Setup {
 }
 
 /// A client that logged in as ida.
-async fn ida(server: &Server) -> Client {
+pub(crate) async fn ida(server: &Server) -> Client {
     let mut client = server.client(STRANGER).await;
     assert_eq!(client.command(RIGHT).await.unwrap(), "235 2.7.0 Authentication succeeded");
     client

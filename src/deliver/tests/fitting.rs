@@ -32,14 +32,23 @@ fn a_chunk_refused_ends_the_message_and_not_the_connection() {
         assert_eq!(scene.send(mx(), &["a@peer.test"], &b"x\r\n".repeat(1_000_000)).await, ["failed 5.3.4 mx1"]);
         assert_eq!(scene.send(mx(), &["a@peer.test"], b"x\r\n").await, ["delivered 2.0.0 mx1"]);
         assert_eq!((peer.connections(), peer.taken().len()), (1, 1));
-        // With the next chunk under way there is no other end.
         scene.routes.hosts.lock().unwrap().clear();
         let peer = scene
             .peer(&mx(), Script::offering(&["PIPELINING", "CHUNKING"]).once(Stage::Chunk, Act::say("451 4.3.0 later")))
             .await;
         assert_eq!(scene.send(mx(), &["a@peer.test"], &b"x\r\n".repeat(1_000_000)).await, ["deferred 4.3.0 mx1"]);
         assert_eq!(scene.send(mx(), &["a@peer.test"], b"x\r\n").await, ["delivered 2.0.0 mx1"]);
-        assert_eq!(peer.taken().len(), 1);
+        assert_eq!((peer.connections(), peer.taken().len()), (1, 1));
+        // One that offers what it doesn't know gets the content in the other way.
+        for stage in [Stage::End, Stage::Chunk] {
+            scene.routes.hosts.lock().unwrap().clear();
+            let script = Script::offering(&["PIPELINING", "8BITMIME", "CHUNKING"]).once(stage, Act::say("502 5.5.1 what?"));
+            let peer = scene.peer(&mx(), script).await;
+            let content = b".\r\nx\r\n".repeat(400_000);
+            assert_eq!(scene.send(mx(), &["a@peer.test"], &content).await, ["delivered 2.0.0 mx1"]);
+            assert!(peer.taken()[0].content == content);
+            assert!(peer.commands().iter().any(|line| line == "DATA"));
+        }
     });
 }
 

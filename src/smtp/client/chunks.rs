@@ -12,6 +12,8 @@ pub(super) struct Chunks {
     message: u64,
     /// Octets that its chunk under way lacks.
     chunk: u64,
+    /// BDAT commands so far.
+    begun: u32,
     /// BDAT with LAST is out.
     last: bool,
 }
@@ -19,29 +21,31 @@ pub(super) struct Chunks {
 impl Chunks {
     /// A message of `size` octets. A server without PIPELINING gets it in one chunk, since it would be waited for after each.
     pub(super) fn new(size: u64, pipelining: bool) -> Self {
-        Self { chunk_size: if pipelining { CHUNK_SIZE } else { u64::MAX }, message: size, chunk: 0, last: false }
+        Self { chunk_size: if pipelining { CHUNK_SIZE } else { u64::MAX }, message: size, chunk: 0, begun: 0, last: false }
     }
 
-    /// Appends a piece of content to `out`, with the commands that it needs. Returns how many chunks it completes; `None` if the message has
-    /// more octets than were announced.
-    pub(super) fn push(&mut self, mut piece: &[u8], out: &mut Vec<u8>) -> Option<usize> {
-        let mut completed = 0;
-        while !piece.is_empty() {
-            if self.message == 0 {
-                return None;
-            }
-            if self.chunk == 0 {
-                self.begin(out);
-            }
-            let size = piece.len().min(usize::try_from(self.chunk).unwrap_or(usize::MAX));
-            let (now, later) = piece.split_at(size);
-            out.extend_from_slice(now);
-            piece = later;
-            self.chunk -= size as u64;
-            self.message -= size as u64;
-            completed += usize::from(self.chunk == 0);
+    /// Appends a piece of content to `out`, with the command that it needs; at most `room` octets. False if the message has more octets than
+    /// were announced.
+    pub(super) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) -> bool {
+        if piece.is_empty() {
+            return true;
         }
-        Some(completed)
+        if self.chunk == 0 {
+            self.begin(out);
+        }
+        let size = piece.len() as u64;
+        if size > self.chunk {
+            return false;
+        }
+        out.extend_from_slice(piece);
+        self.chunk -= size;
+        self.message -= size;
+        true
+    }
+
+    /// How long a piece may be: until the end of its chunk.
+    pub(super) fn room(&self) -> u64 {
+        if self.chunk > 0 { self.chunk } else { self.message.min(self.chunk_size) }
     }
 
     /// The message is complete: a chunk of nothing if it is empty. False if octets are missing.
@@ -62,7 +66,13 @@ impl Chunks {
         self.chunk > 0
     }
 
+    /// Whether the first of several chunks is whole, and no other begun.
+    pub(super) fn is_behind_first(&self) -> bool {
+        self.begun == 1 && self.chunk == 0 && !self.last
+    }
+
     fn begin(&mut self, out: &mut Vec<u8>) {
+        self.begun += 1;
         self.chunk = self.message.min(self.chunk_size);
         self.last = self.chunk == self.message;
         let last = if self.last { " LAST" } else { "" };
@@ -84,27 +94,28 @@ mod tests {
             (2 * CHUNK_SIZE + 7, true, &[CHUNK_SIZE, CHUNK_SIZE, 7]),
             (2 * CHUNK_SIZE + 7, false, &[2 * CHUNK_SIZE + 7]),
         ] {
-            for piece in [65_536, 700_000, 3_000_000] {
-                let (mut chunks, mut out, mut completed) = (Chunks::new(size, pipelining), Vec::new(), 0);
-                let content = vec![b'.'; size as usize];
-                for piece in content.chunks(piece) {
+            for piece_max in [65_536, 700_000, 3_000_000] {
+                let (mut chunks, mut out, mut rest) = (Chunks::new(size, pipelining), Vec::new(), size);
+                while rest > 0 {
                     assert!(!chunks.is_complete());
-                    completed += chunks.push(piece, &mut out).unwrap();
+                    let piece = chunks.room().min(piece_max).min(rest);
+                    assert!(chunks.push(&vec![b'.'; piece as usize], &mut out));
+                    rest -= piece;
+                    assert_eq!(chunks.is_behind_first(), size - rest == CHUNK_SIZE && expected.len() > 1);
                 }
                 assert!(chunks.end(&mut out) && chunks.is_complete() && !chunks.is_inside());
-                assert_eq!(completed, if size == 0 { 0 } else { expected.len() });
                 let mut wire = Vec::new();
                 for (at, chunk) in expected.iter().enumerate() {
                     let last = if at + 1 == expected.len() { " LAST" } else { "" };
                     wire.extend_from_slice(format!("BDAT {chunk}{last}\r\n").as_bytes());
                     wire.resize(wire.len() + *chunk as usize, b'.');
                 }
-                assert!(out == wire, "{size} by {piece}");
-                assert_eq!(chunks.push(b"x", &mut out), None);
+                assert!(out == wire, "{size} by {piece_max}");
+                assert!(!chunks.push(b"x", &mut out));
             }
         }
         let mut chunks = Chunks::new(3, true);
-        assert_eq!(chunks.push(b"xy", &mut Vec::new()), Some(0));
+        assert!(chunks.push(b"xy", &mut Vec::new()));
         assert!(chunks.is_inside() && !chunks.end(&mut Vec::new()));
     }
 }

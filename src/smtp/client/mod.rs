@@ -10,6 +10,7 @@ mod expected;
 mod extensions;
 mod parameters;
 pub mod reply;
+mod sending;
 mod session;
 mod step;
 mod transaction;

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use crate::mail::{Cause, Diagnosis, EnhancedCode, Outcome, Reply};
 
-use super::chunks::Chunks;
-use super::content::Stuffing;
 use super::expected::Expected;
 use super::reply::Parser;
+use super::sending::{Progressed, Sending};
 use super::step::{Settings, Step};
 use super::transaction::{Command, Progress, diagnosis};
 use super::{Extensions, Transaction};
@@ -50,9 +49,8 @@ pub struct Session {
     /// Finished and Refused, behind `out`.
     results: VecDeque<Step>,
     progress: Option<Progress>,
-    /// The content's way with DATA, and with BDAT if there is that.
-    stuffing: Stuffing,
-    chunks: Option<Chunks>,
+    /// The content of this round, or of the last.
+    sending: Sending,
     /// The last transaction left something behind at the server.
     needs_reset: bool,
     /// The bytes with the final dot, or the last of the last chunk, were handed out.
@@ -84,8 +82,7 @@ impl Session {
             out: Vec::new(),
             results: VecDeque::new(),
             progress: None,
-            stuffing: Stuffing::new(),
-            chunks: None,
+            sending: Sending::data(),
             needs_reset: false,
             dot_sent: false,
             heard: false,
@@ -150,23 +147,23 @@ impl Session {
         self.start_round(now);
     }
 
-    /// A piece of content; only at `NeedContent`. Several may be given before the next `next`.
+    /// A piece of content as `content_wanted` says; only at `NeedContent`.
     pub fn content(&mut self, now: Duration, piece: &[u8]) {
         if self.phase != Phase::Content {
             return;
         }
         self.wait(now, self.settings.reply_timeout);
-        let Some(chunks) = &mut self.chunks else {
-            return self.stuffing.push(piece, &mut self.out);
-        };
-        let Some(completed) = chunks.push(piece, &mut self.out) else {
-            return self.content_failed(now);
-        };
-        let complete = chunks.is_complete();
-        self.expected.extend(std::iter::repeat_n(Expected::Chunk, completed - usize::from(complete)));
-        if complete {
-            self.await_final(now);
+        match self.sending.push(piece, &mut self.out) {
+            Progressed::Nothing => {}
+            Progressed::Chunk => self.expected.push_back(Expected::Chunk),
+            Progressed::All => self.await_final(now),
+            Progressed::TooMuch => self.content_failed(now),
         }
+    }
+
+    /// At `NeedContent`: where the next piece of content starts, and how long it may be.
+    pub fn content_wanted(&self) -> (u64, u64) {
+        (self.sending.position(), self.sending.room())
     }
 
     /// The content is complete; only at `NeedContent`.
@@ -174,13 +171,7 @@ impl Session {
         if self.phase != Phase::Content {
             return;
         }
-        let complete = match &mut self.chunks {
-            Some(chunks) => chunks.end(&mut self.out),
-            None => {
-                self.stuffing.end(&mut self.out);
-                true
-            }
-        };
+        let complete = self.sending.end(&mut self.out);
         if complete { self.await_final(now) } else { self.content_failed(now) }
     }
 
@@ -229,6 +220,7 @@ impl Session {
             Phase::Closed => Step::Closed,
             Phase::Ready => Step::Ready,
             Phase::Securing => Step::StartTls,
+            Phase::Content if self.sending.is_waiting() && !self.expected.is_empty() => Step::NeedInput,
             Phase::Content => Step::NeedContent,
             Phase::Greeting | Phase::Hello | Phase::Envelope | Phase::Final | Phase::Quitting => Step::NeedInput,
         }
@@ -306,7 +298,7 @@ impl Session {
     fn go_ahead(&mut self, now: Duration) {
         let Some(progress) = &mut self.progress else { return };
         if progress.has_accepted() {
-            self.begin_content(now, None);
+            self.begin_content(now, Sending::data());
         } else if progress.is_contradicted() || self.settings.lmtp {
             // Somebody might get an empty message for the dot, or no reply to it might come: leave without it.
             self.lost_step("it answered DATA with 354 although it had refused MAIL or every recipient");
@@ -318,8 +310,8 @@ impl Session {
         }
     }
 
-    fn begin_content(&mut self, now: Duration, chunks: Option<Chunks>) {
-        (self.phase, self.stuffing, self.chunks) = (Phase::Content, Stuffing::new(), chunks);
+    fn begin_content(&mut self, now: Duration, sending: Sending) {
+        (self.phase, self.sending) = (Phase::Content, sending);
         self.wait(now, self.settings.reply_timeout);
     }
 
@@ -330,9 +322,12 @@ impl Session {
         if reply.code / 100 == 3 {
             return self.lost_step(&format!("it answered BDAT with {}", reply.code));
         }
+        if self.gives_up_chunks(reply) {
+            return self.start_round(now);
+        }
         let Some(progress) = &mut self.progress else { return };
         progress.data_refused(reply);
-        if self.settings.lmtp || self.chunks.as_ref().is_some_and(Chunks::is_inside) {
+        if self.settings.lmtp || self.sending.is_inside_chunk() {
             // It would take the rest of the chunk for content, and in LMTP nobody knows how many replies are still to come.
             return self.end(diagnosis(reply), true);
         }
@@ -342,7 +337,19 @@ impl Session {
         self.advance(now);
     }
 
+    /// Whether the server, or something between us, doesn't know the BDAT that it offers: the round begins anew, with DATA.
+    fn gives_up_chunks(&mut self, reply: &Reply) -> bool {
+        let quiet = self.expected.is_empty() && !self.sending.is_inside_chunk();
+        let unknown = quiet && self.sending.is_chunks() && matches!(reply.code, 500 | 502 | 504);
+        let again = unknown && self.progress.as_mut().is_some_and(Progress::restart_round);
+        self.extensions.chunking &= !again;
+        again
+    }
+
     fn content_replied(&mut self, now: Duration, recipient: Option<usize>, reply: &Reply) {
+        if recipient.is_none() && self.gives_up_chunks(reply) {
+            return self.start_round(now);
+        }
         let Some(mut progress) = self.progress.take() else { return };
         progress.content_replied(recipient, reply);
         if !self.expected.is_empty() {
@@ -393,8 +400,8 @@ impl Session {
                 && let Some(command) = progress.next_command(!self.extensions.chunking || self.expected.is_empty())
             {
                 if self.extensions.chunking && command == Command::Data {
-                    let chunks = Chunks::new(progress.size(), self.extensions.pipelining);
-                    return self.begin_content(now, Some(chunks));
+                    let chunks = Sending::chunks(progress.size(), self.extensions.pipelining);
+                    return self.begin_content(now, chunks);
                 }
                 progress.write(command, &mut self.out);
                 self.expected.push_back(Expected::Command(command));
@@ -475,7 +482,7 @@ impl Session {
     fn moment(&self) -> &'static str {
         match (self.phase, self.expected.front()) {
             (Phase::Content, _) => "while sending the message",
-            (_, Some(expected)) => expected.moment(self.settings.lmtp, self.chunks.is_some()),
+            (_, Some(expected)) => expected.moment(self.settings.lmtp, self.sending.is_chunks()),
             (_, None) => "between transactions",
         }
     }

@@ -35,7 +35,8 @@ pub enum Step {
     Send(Vec<u8>),
     /// Read, until `deadline`.
     NeedInput,
-    /// Give a piece of content, or its end. After its end it may be asked for again, from the start: the server didn't take all recipients at once.
+    /// Give a piece of content, or its end. After its end it may be asked for again, from the start: the server didn't take all recipients
+    /// at once.
     NeedContent,
     /// Make the TLS handshake, then call `secured` or `unsecured`.
     StartTls,

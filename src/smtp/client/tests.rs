@@ -505,33 +505,45 @@ fn where_chunking_is_offered_the_content_goes_out_as_it_is() {
 }
 
 #[test]
-fn chunks_follow_each_other_without_waiting_and_a_refused_one_is_the_last() {
+fn chunks_follow_each_other_and_a_refused_one_is_the_last() {
     let piece = vec![b'x'; 1 << 20];
     let begun = || {
-        let transaction = Transaction { size: 5 << 19, ..to(1) };
+        let transaction = Transaction { size: 7 << 19, ..to(1) };
         let mut session = ready_for_chunks(CHUNKING, transaction, "250 Ok\r\n250 Ok\r\n");
         assert!(matches!(session.next(), Step::NeedContent));
+        assert_eq!(session.content_wanted(), (0, 1 << 20));
         session.content(SECOND, &piece);
         assert_eq!(sent(&mut session).len(), piece.len() + "BDAT 1048576\r\n".len());
-        assert!(matches!(session.next(), Step::NeedContent), "the next chunk doesn't wait");
+        assert!(matches!(session.next(), Step::NeedInput), "the second chunk waits for what is said to the first");
         session
     };
-    let mut session = begun();
-    session.content(SECOND * 2, &piece);
-    say(&mut session, "250 1048576 octets received\r\n");
-    session.content(SECOND * 3, &piece[..1 << 19]);
-    session.content_end(SECOND * 3);
+    let second = || {
+        let mut session = begun();
+        say(&mut session, "250 1048576 octets received\r\n");
+        assert!(matches!(session.next(), Step::NeedContent));
+        session.content(SECOND * 2, &piece);
+        sent(&mut session);
+        assert!(matches!(session.next(), Step::NeedContent), "the third doesn't wait");
+        assert_eq!(session.content_wanted(), (2 << 20, 1 << 20));
+        session
+    };
+    let mut session = second();
+    session.content(SECOND * 3, &piece);
+    assert_eq!(session.content_wanted(), (3 << 20, 1 << 19));
+    session.content(SECOND * 4, &piece[..1 << 19]);
+    session.content_end(SECOND * 4);
     assert!(sent(&mut session).contains("BDAT 524288 LAST\r\n"));
-    say(&mut session, "250 1048576 octets received\r\n250 2.0.0 Ok\r\n");
+    say(&mut session, "250 a\r\n250 b\r\n250 2.0.0 Ok\r\n");
     assert_eq!(finished(&mut session), ["delivered 2.0.0 Remote"]);
     // Refused between two chunks: nothing more is sent, and the connection serves on.
-    let mut session = begun();
-    say(&mut session, "552 5.3.4 Too big\r\n");
-    assert_eq!(finished(&mut session), ["failed 5.3.4 Remote"]);
-    session.begin(Duration::ZERO, to(1));
-    assert!(sent(&mut session).starts_with("RSET\r\nMAIL"));
+    for mut session in [begun(), second()] {
+        say(&mut session, "552 5.3.4 Too big\r\n");
+        assert_eq!(finished(&mut session), ["failed 5.3.4 Remote"]);
+        session.begin(Duration::ZERO, to(1));
+        assert!(sent(&mut session).starts_with("RSET\r\nMAIL"));
+    }
     // Refused with the next one complete on its way, which has a reply too.
-    let mut session = begun();
+    let mut session = second();
     session.content(SECOND, &piece);
     sent(&mut session);
     say(&mut session, "452 4.3.1 No room\r\n");
@@ -540,12 +552,38 @@ fn chunks_follow_each_other_without_waiting_and_a_refused_one_is_the_last() {
     assert_eq!(finished(&mut session), ["deferred 4.3.1 Remote"]);
     assert!(matches!(session.next(), Step::Ready));
     // Refused in the middle of the next one: there is no way to say that it ends.
-    let mut session = begun();
+    let mut session = second();
     session.content(SECOND, &piece[..1000]);
     sent(&mut session);
     say(&mut session, "552 5.3.4 Too big\r\n");
     assert_eq!(finished(&mut session), ["failed 5.3.4 Remote"]);
     assert!(matches!(session.next(), Step::Closed));
+}
+
+#[test]
+fn a_server_that_does_not_know_the_bdat_it_offers_gets_data() {
+    let chunk = vec![b'x'; 1 << 20];
+    for (size, code) in [(3, 500), (3 << 20, 502)] {
+        let mut session = ready_for_chunks(CHUNKING, Transaction { size, ..to(2) }, "250 Ok\r\n250 Ok\r\n550 No\r\n");
+        session.content(Duration::ZERO, if size == 3 { b"x\r\n" } else { &chunk });
+        sent(&mut session);
+        say(&mut session, &format!("{code} 5.5.1 What?\r\n"));
+        let again = sent(&mut session);
+        assert!(again.starts_with("RSET\r\nMAIL") && again.ends_with("RCPT TO:<r0@peer.test>\r\nDATA\r\n"), "{again}");
+        say(&mut session, "250 Ok\r\n250 Ok\r\n250 Ok\r\n354 Go\r\n");
+        assert_eq!(session.content_wanted().0, 0, "from the start");
+        assert_eq!(content(&mut session, "x\r\n"), "x\r\n.\r\n");
+        say(&mut session, "250 Ok\r\n");
+        assert_eq!(finished(&mut session), ["delivered 2.0.0 Remote", "failed 5.0.0 Remote"]);
+        session.begin(Duration::ZERO, to(1));
+        assert!(sent(&mut session).ends_with("DATA\r\n"), "and so does the next message");
+    }
+    // Binary content has no other way.
+    let binary = Transaction { body: BodyType::BinaryMime, size: 1, ..to(1) };
+    let mut session = ready_for_chunks("250-x\r\n250-BINARYMIME\r\n250 CHUNKING\r\n", binary, "250 Ok\r\n250 Ok\r\n");
+    content(&mut session, "x");
+    say(&mut session, "502 5.5.1 What?\r\n");
+    assert_eq!(finished(&mut session), ["failed 5.5.1 Remote"]);
 }
 
 #[test]
@@ -628,6 +666,8 @@ fn converse(bytes: &[u8], size: usize, lmtp: bool, recipients: usize) -> Vec<Vec
                 }
             },
             Step::NeedContent => {
+                let (position, room) = session.content_wanted();
+                assert_eq!((position, room.min(100)), (0, 100));
                 session.content(now, &[b'x'; 100]);
                 session.content_end(now);
             }

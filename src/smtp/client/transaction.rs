@@ -222,6 +222,18 @@ impl Progress {
         any
     }
 
+    /// Starts the round again from MAIL on, with those that were accepted, and with DATA. False if the content can't be sent so.
+    pub(super) fn restart_round(&mut self) -> bool {
+        if self.transaction.body == BodyType::BinaryMime {
+            return false;
+        }
+        for slot in self.slots.iter_mut().filter(|slot| matches!(slot, Slot::Accepted)) {
+            *slot = Slot::Waiting;
+        }
+        self.offered.chunking = false;
+        self.next_round(false)
+    }
+
     /// The session ends here. Recipients without a result are deferred, or in doubt where the server may have the message.
     pub(super) fn give_up(&mut self, diagnosis: &Diagnosis, unanswered: bool, in_doubt: bool) {
         for (slot, mark) in self.slots.iter_mut().zip(&mut self.unanswered) {

@@ -3,10 +3,14 @@
 
 mod parameters;
 mod path;
+mod xclient;
 
 use std::fmt;
 
 use self::parameters::{parse_mail, parse_rcpt};
+pub(super) use self::xclient::ATTRIBUTES;
+pub use self::xclient::Presented;
+use self::xclient::parse_xclient;
 use super::auth::{Mechanism, Secret};
 use super::extension::{Extension, Parameters};
 use crate::mail::{Address, AddressError, BodyType, Domain, DsnRequest, EnhancedCode, Reply, Request, ReversePath};
@@ -66,6 +70,8 @@ pub enum Command {
         /// The initial response, decoded; an empty one was sent as `=`.
         initial: Option<Secret>,
     },
+    /// XCLIENT, of Postfix's making.
+    Xclient(Presented),
     /// QUIT.
     Quit,
 }
@@ -197,6 +203,8 @@ impl Command {
             without_argument(argument, Self::StartTls, "STARTTLS")
         } else if is("AUTH") {
             parse_auth(argument)
+        } else if is("XCLIENT") {
+            parse_xclient(argument).map(Self::Xclient)
         } else if is("NOOP") {
             Ok(Self::Noop)
         } else if is("HELP") {

@@ -113,14 +113,14 @@ pub(super) fn parse_rcpt(argument: Option<&[u8]>, offered: Parameters) -> Result
 }
 
 /// The parameters, separated by spaces. More than one space between them is taken as one.
-fn split_parameters(parameters: &[u8]) -> impl Iterator<Item = Result<&str, CommandError>> {
+pub(super) fn split_parameters(parameters: &[u8]) -> impl Iterator<Item = Result<&str, CommandError>> {
     let words = parameters.split(|octet| *octet == b' ').filter(|word| !word.is_empty());
     words.map(|word| std::str::from_utf8(word).map_err(|_| CommandError::BadParameter))
 }
 
 /// `esmtp-param`: a keyword, and perhaps `=` and a value that is not empty. Only ORCPT may have more than ASCII in it (RFC 6533
 /// section 3), which its own parser sees to.
-fn parse_parameter(parameter: &str) -> Result<(&str, Option<&str>), CommandError> {
+pub(super) fn parse_parameter(parameter: &str) -> Result<(&str, Option<&str>), CommandError> {
     let (keyword, value) = match parameter.split_once('=') {
         Some((keyword, value)) => (keyword, Some(value)),
         None => (parameter, None),
@@ -135,7 +135,7 @@ fn parse_parameter(parameter: &str) -> Result<(&str, Option<&str>), CommandError
     Ok((keyword, value))
 }
 
-fn set_once<T>(place: &mut Option<T>, value: T) -> Result<(), CommandError> {
+pub(super) fn set_once<T>(place: &mut Option<T>, value: T) -> Result<(), CommandError> {
     if place.replace(value).is_some() { Err(CommandError::BadParameter) } else { Ok(()) }
 }
 

@@ -33,7 +33,11 @@ impl Session {
             // A slip of the driver's. Never a 250 without a commit, never an acceptance that nobody meant.
             (Pending::Commit, Answer::Accept) => self.slipped(Stage::Ready),
             (Pending::Login, Answer::Challenge(challenge)) => self.challenge(&challenge),
-            (pending, Answer::Challenge(_)) => self.slipped(pending.before()),
+            (Pending::Sender(recipients), Answer::AcceptAs(reply)) => {
+                self.say_reply(&reply);
+                self.resume(Stage::Open(recipients));
+            }
+            (pending, Answer::AcceptAs(_) | Answer::Challenge(_)) => self.slipped(pending.before()),
             (pending, Answer::Committed(_) | Answer::Dropped(_)) => self.slipped(pending.before()),
             (pending, Answer::Accept) => self.accepted(pending),
         }
@@ -53,6 +57,10 @@ impl Session {
                 self.drop_chunks();
                 self.greet(extended);
                 self.resume(Stage::Ready);
+            }
+            Pending::Presented { login, .. } => {
+                (self.extended, self.logged_in) = (false, login.unwrap_or(self.logged_in));
+                self.phase = Phase::Opening { early: false };
             }
             Pending::Login => {
                 self.logged_in = true;
@@ -116,7 +124,9 @@ impl Session {
             starttls: self.settings.starttls && self.tls.is_none(),
             mechanisms: self.mechanisms(),
         };
-        extension::offered(self.parameters(), announcement)
+        let mut offered = extension::offered(self.parameters(), announcement);
+        offered.extend(self.xclient.then_some(Extension::Xclient));
+        offered
     }
 
     /// The parameters that MAIL and RCPT may have, here and now.
@@ -153,7 +163,7 @@ impl Pending {
     fn before(&self) -> Stage {
         match self {
             Self::Connect { .. } => Stage::Strange,
-            Self::Hello { before, .. } => *before,
+            Self::Hello { before, .. } | Self::Presented { before, .. } => *before,
             Self::Sender(_) | Self::Login | Self::Commit => Stage::Ready,
             Self::Recipient(recipients) | Self::Begin(recipients) | Self::BeginChunks { recipients, .. } => {
                 Stage::Open(*recipients)

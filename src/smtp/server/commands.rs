@@ -3,7 +3,7 @@
 use super::state::{Pending, Phase, Recipients, Stage};
 use super::{Bound, Question, Session, Step, replies};
 use crate::mail::{BodyType, DsnRequest, Hold, Reply, Request};
-use crate::smtp::command::{Command, CommandError, ForwardPath, Mail, help};
+use crate::smtp::command::{Command, CommandError, ForwardPath, Mail, Presented, help};
 use crate::smtp::extension::Parameters;
 use crate::smtp::line::Line;
 
@@ -74,6 +74,7 @@ impl Session {
             }
             Command::StartTls => self.starttls(stage),
             Command::Auth { mechanism, initial } => return self.auth(stage, mechanism, initial),
+            Command::Xclient(presented) => return self.presented(stage, presented),
             Command::Quit => self.close(replies::BYE),
         }
         None
@@ -149,7 +150,7 @@ impl Session {
         match stage {
             _ if self.tls.is_some() => self.bad(replies::TLS_ALREADY),
             _ if !self.settings.starttls => self.bad(replies::NOT_OFFERED),
-            Stage::Open(_) | Stage::Chunks => self.bad(replies::TLS_IN_TRANSACTION),
+            Stage::Open(_) | Stage::Chunks => self.bad(replies::NOT_IN_TRANSACTION),
             // RFC 3207 doesn't ask for EHLO first, and there are clients that know what they want.
             Stage::Strange | Stage::Ready => {
                 self.say(replies::READY_FOR_TLS);
@@ -157,6 +158,19 @@ impl Session {
                 self.phase = Phase::Securing;
             }
         }
+    }
+
+    /// XCLIENT: the session begins again as that of another client, greeting included.
+    fn presented(&mut self, stage: Stage, presented: Presented) -> Option<Step> {
+        match stage {
+            _ if !self.xclient => self.bad(replies::NOT_OFFERED),
+            Stage::Open(_) | Stage::Chunks => self.bad(replies::NOT_IN_TRANSACTION),
+            before => {
+                let login = presented.login.as_ref().map(Option::is_some);
+                return Some(self.ask(Pending::Presented { login, before }, Question::Presented(presented)));
+            }
+        }
+        None
     }
 
     fn wrong(&mut self, error: CommandError) {

@@ -28,7 +28,7 @@ use crate::mail::{BodyType, Domain, DsnRequest, QueueId, Reply, Request, Reverse
 
 pub use self::bounds::Bound;
 pub use super::auth::{Mechanism, Secret};
-pub use super::command::ForwardPath;
+pub use super::command::{ForwardPath, Presented};
 
 /// Replies to pipelined commands are gathered up to this size; octets.
 const SEND_SIZE_MAX: usize = 16 * 1024;
@@ -122,6 +122,8 @@ pub enum Step {
 pub enum Question {
     /// May this client have a greeting?
     Connect,
+    /// XCLIENT: what a trusted go-between says about its client. Accepted, the session begins again with [`Question::Connect`].
+    Presented(Presented),
     /// HELO or EHLO.
     Hello {
         /// What the client calls itself: well-formed, but not verified.
@@ -167,6 +169,8 @@ pub enum Question {
 pub enum Answer {
     /// Yes. Not an answer to [`Question::Commit`].
     Accept,
+    /// Yes, but not quite as it was asked, in these words. Only an answer to [`Question::Sender`].
+    AcceptAs(Reply),
     /// The exchange goes on with this challenge. Only an answer to [`Question::Login`] and [`Question::Response`], to which
     /// `Accept` means that the client is logged in.
     Challenge(Vec<u8>),
@@ -208,6 +212,8 @@ pub struct Session {
     stopping: bool,
     /// How the session is encrypted.
     tls: Option<TlsInfo>,
+    /// XCLIENT is offered.
+    xclient: bool,
     /// The last greeting was EHLO.
     extended: bool,
     /// AUTH has succeeded.
@@ -239,6 +245,7 @@ impl Session {
             discard: false,
             stopping: false,
             tls: None,
+            xclient: false,
             extended: false,
             logged_in: false,
             failed_logins: 0,
@@ -250,6 +257,11 @@ impl Session {
     /// Tells what the wall clock shows now. Without it nothing is offered that speaks of dates (FUTURERELEASE).
     pub fn set_wall_clock(&mut self, time: Timestamp) {
         self.wall = Some((self.now, time));
+    }
+
+    /// Lets the client say on whose behalf it comes (XCLIENT).
+    pub fn trust(&mut self) {
+        self.xclient = true;
     }
 
     /// Tells that the connection is encrypted from here on: before the greeting, or as the answer to [`Step::StartTls`], which

@@ -10,7 +10,7 @@ pub(super) const NOT_VERIFIED: &str = "252 2.5.0 Not verified; send mail to it a
 pub(super) const BYE: &str = "221 2.0.0 Bye";
 
 pub(super) const TLS_ALREADY: &str = "503 5.5.1 TLS is on already";
-pub(super) const TLS_IN_TRANSACTION: &str = "503 5.5.1 Not within a transaction; RSET ends it";
+pub(super) const NOT_IN_TRANSACTION: &str = "503 5.5.1 Not within a transaction; RSET ends it";
 pub(super) const HELLO_FIRST: &str = "503 5.5.1 Send HELO or EHLO first";
 pub(super) const LHLO_FIRST: &str = "503 5.5.1 Send LHLO first";
 pub(super) const LMTP_HERE: &str = "500 5.5.1 This is LMTP; send LHLO";
@@ -62,7 +62,7 @@ mod tests {
             READY_FOR_TLS,
             NOT_OFFERED,
             TLS_ALREADY,
-            TLS_IN_TRANSACTION,
+            NOT_IN_TRANSACTION,
             NOT_VERIFIED,
             BYE,
             HELLO_FIRST,

@@ -76,6 +76,8 @@ pub(super) enum Pending {
     Connect { early: bool },
     /// A refused HELO or EHLO changes nothing (RFC 5321 section 4.1.4).
     Hello { extended: bool, before: Stage },
+    /// XCLIENT; `login`: whether the client is logged in, if that was said.
+    Presented { login: Option<bool>, before: Stage },
     /// AUTH, or a response in its exchange; only asked when `Ready`.
     Login,
     /// MAIL; only asked when `Ready`. With nobody in it, but what MAIL declared.
