@@ -51,6 +51,12 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: UserCommand,
     },
+    /// Prove that every extension works that the listeners announce: on loopback, beside the running server
+    Selfcheck {
+        /// One JSON document a line for each extension
+        #[arg(long)]
+        json: bool,
+    },
     /// Send mail as the classic `sendmail` does; also what the binary does when it is called by that name
     #[command(disable_help_flag = true, disable_version_flag = true)]
     Sendmail {

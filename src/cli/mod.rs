@@ -9,6 +9,7 @@ mod preview;
 mod print;
 mod progress;
 mod queue;
+mod selfcheck;
 mod sendmail;
 mod serve;
 mod settings;
@@ -73,6 +74,7 @@ fn execute(arguments: &Arguments, out: &mut Out<'_>) -> Result<(), Failure> {
         Some(Command::Queue { command }) => queue::queue(&context, command, out),
         Some(Command::Spool { command }) => spool::spool(&context, command, out),
         Some(Command::User { command }) => user::user(&context, command, out),
+        Some(Command::Selfcheck { json }) => selfcheck::selfcheck(&context, *json, out),
         Some(Command::Sendmail { words }) => sendmail::sendmail(arguments.config.as_deref(), words, out),
         Some(Command::Explain(explain)) => explain::explain(&context, explain, out),
     }

@@ -9,6 +9,7 @@ mod disk;
 mod dns;
 mod entropy;
 mod net;
+mod scratch;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod tls;
@@ -27,6 +28,7 @@ pub use disk::{Disk, DiskFile, DiskLock, DiskSyncer, OpenMode, Origin, SystemDis
 pub use dns::{Dns, DnsError, MxRecord, SystemDns};
 pub use entropy::{Entropy, SystemEntropy};
 pub use net::{BoxStream, Endpoint, Listener, Net, Stream, SystemNet};
+pub use scratch::Scratch;
 pub use tls::{
     CertificateFacts, Established, PairSource, SelfSigned, ServerFiles, SystemTls, Tls, TlsClient, TlsError, TlsServer,
 };

@@ -10,6 +10,7 @@ mod kill;
 mod letters;
 mod load;
 mod powercut;
+mod selfcheck;
 mod sendmail;
 mod signals;
 mod smuggling;

@@ -6,6 +6,7 @@
 mod corpora;
 mod dovecot;
 mod lmtp;
+mod local;
 mod msmtp;
 mod neighbour;
 mod notices;
@@ -14,6 +15,7 @@ mod outside;
 mod postfix;
 mod scram;
 mod smtplib;
+mod submission;
 #[path = "../support/mod.rs"]
 mod support;
 mod swaks;

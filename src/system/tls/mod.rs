@@ -3,6 +3,7 @@
 mod certificate;
 mod client;
 mod pem;
+mod probe;
 mod self_signed;
 mod server;
 
@@ -17,6 +18,7 @@ use super::{BoxFuture, BoxStream, Disk};
 use crate::mail::{Domain, Timestamp, TlsInfo};
 
 pub use pem::load_pair;
+pub use probe::{Probed, probe};
 pub use self_signed::SelfSigned;
 
 /// The one cryptography provider.

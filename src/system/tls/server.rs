@@ -19,7 +19,7 @@ use super::{CertificateFacts, PairSource, ServerFiles, TlsError, TlsServer, pem,
 use crate::mail::TlsInfo;
 
 /// The label of RFC 9266.
-const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
+pub(super) const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 
 /// A pair, ready for use.
 struct Pair {
