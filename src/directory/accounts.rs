@@ -169,3 +169,75 @@ fn passwords(password: &[u8]) -> Vec<Vec<u8>> {
     }
     forms
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::SystemEntropy;
+
+    /// The password is "secret".
+    const HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$vk+JgWgZGbXHtEqPQPhzXbD+QxxkJR5Fq2AXLhDyYaY";
+
+    fn accounts(text: &str) -> FileAccounts {
+        let users = Arc::new(Users::parse(text).unwrap());
+        FileAccounts::new(users, DecoySeed::new(&SystemEntropy), Workers::Inline, 1)
+    }
+
+    fn address(name: &str) -> Address {
+        Address::parse(name).unwrap()
+    }
+
+    fn run<T>(work: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
+    }
+
+    #[test]
+    fn somebody_elses_work_is_done_for_a_name_that_is_none() {
+        let accounts = accounts(&format!("# staff\n\nann@x.test:{HASH}\n# more\nbob@x.test:{HASH}\n"));
+        let all = [2, 4];
+        let stand_ins: Vec<_> = (0..40).map(|n| accounts.stand_in(&address(&format!("no{n}@x.test")), false).unwrap()).collect();
+        assert!(all.iter().all(|at| stand_ins.contains(at)) && stand_ins.iter().all(|at| all.contains(at)), "{stand_ins:?}");
+        assert_eq!(accounts.stand_in(&address("NO1@x.test"), false), Some(stand_ins[1]));
+        assert_eq!(accounts.stand_in(&address("no1@x.test"), true), None);
+        // The work ends as it would for the other, and is the stranger's all the same.
+        assert!(accounts.users.verify_at(Some(stand_ins[1]), b"secret"));
+        assert_eq!(run(accounts.check_password(&address("no1@x.test"), b"secret".to_vec())), Ok(None));
+        assert_eq!(run(accounts.check_password(&address("ANN@x.test"), b"secret".to_vec())), Ok(Some(address("ann@x.test"))));
+    }
+
+    #[test]
+    fn without_users_there_are_keys_and_work_but_no_account() {
+        let accounts = accounts("");
+        assert!(accounts.is_empty() && !accounts.has_scram());
+        assert_eq!(accounts.stand_in(&address("ann@x.test"), false), None);
+        assert_eq!(run(accounts.check_password(&address("ann@x.test"), Vec::new())), Ok(None));
+        let (account, keys) = run(accounts.scram_keys(&address("ann@x.test"))).unwrap();
+        assert!(account.is_none() && keys.salt.len() == 16);
+    }
+
+    #[test]
+    fn scram_is_for_all_or_for_nobody() {
+        let keys = ScramKeys::derive("secret", b"saltsalt").unwrap();
+        assert!(accounts(&format!("ann@x.test:{HASH} {keys}\n")).has_scram());
+        assert!(!accounts(&format!("ann@x.test:{HASH} {keys}\nbob@x.test:{HASH}\n")).has_scram());
+    }
+
+    #[test]
+    fn too_many_at_a_time_are_told_to_come_back() {
+        let accounts = accounts(&format!("ann@x.test:{HASH}\n"));
+        run(async {
+            let _place = Arc::clone(&accounts.places).acquire_owned().await.unwrap();
+            let ann = address("ann@x.test");
+            let mut waiting: Vec<_> = (0..WAITING_MAX).map(|_| accounts.check_password(&ann, b"secret".to_vec())).collect();
+            for check in &mut waiting {
+                let polled = std::future::poll_fn(|context| std::task::Poll::Ready(check.as_mut().poll(context))).await;
+                assert!(polled.is_pending());
+            }
+            assert_eq!(accounts.check_password(&ann, b"secret".to_vec()).await, Err(AccountsError::Busy));
+            waiting.pop();
+            let mut check = accounts.check_password(&ann, b"secret".to_vec());
+            let polled = std::future::poll_fn(|context| std::task::Poll::Ready(check.as_mut().poll(context))).await;
+            assert!(polled.is_pending(), "a place to wait has come back");
+        });
+    }
+}

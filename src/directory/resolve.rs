@@ -116,6 +116,12 @@ impl Directory {
                 }
             }
         }
+        let (with, all) = users.count_keys();
+        if (1..all).contains(&with) {
+            let what = format!("{} of {all} users have no SCRAM keys: SCRAM isn't offered to anybody", all - with);
+            let remedy = "give them a password again with `posthouse user passwd`";
+            self.warnings.push(Problem::new(path.display().to_string(), "", what, remedy));
+        }
         for domain in strangers {
             let what = format!("there are users of {domain}, which is not a local domain");
             self.warnings.push(Problem::new(

@@ -175,9 +175,16 @@ impl Users {
         }
     }
 
+    /// How many users have SCRAM keys, and how many there are.
+    pub(super) fn count_keys(&self) -> (usize, usize) {
+        let with = self.lines.iter().filter(|line| matches!(line, Line::User { keys: Some(_), .. })).count();
+        (with, self.by_user.len())
+    }
+
     /// Whether there are users, and all of them have SCRAM keys.
     pub(super) fn all_have_keys(&self) -> bool {
-        !self.by_user.is_empty() && !self.lines.iter().any(|line| matches!(line, Line::User { keys: None, .. }))
+        let (with, all) = self.count_keys();
+        all > 0 && with == all
     }
 
     pub(super) fn find(&self, address: &Address) -> Option<usize> {
@@ -365,8 +372,11 @@ mod tests {
         remove(&disk, &path, &bob).unwrap();
         assert!(matches!(remove(&disk, &path, &bob), Err(UsersError::Unknown(_))));
         assert!(matches!(passwd(&disk, &entropy, &path, &bob, "x"), Err(UsersError::Unknown(_))));
-        assert_eq!(list(&disk, &path).unwrap(), [ann]);
-        assert!(std::fs::read_to_string(&path).unwrap().starts_with("# staff\n\nAnn@example.test:$argon2id$"));
+        assert_eq!(list(&disk, &path).unwrap(), [ann.clone()]);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("# staff\n\nAnn@example.test:$argon2id$") && text.contains(" $scram-sha-256$i="), "{text}");
+        let keys = users.find(&ann).and_then(|at| users.keys_at(at)).unwrap();
+        assert_eq!(ScramKeys::derive("changed", &keys.salt).as_ref(), Some(keys));
     }
 
     #[test]
@@ -412,6 +422,9 @@ mod tests {
             let problems: Vec<_> = Users::parse(text).unwrap_err().iter().map(Problem::to_string).collect();
             assert_eq!(problems, [wanted]);
         }
+        let keys = ScramKeys::derive("secret", b"saltsalt").unwrap();
+        let problems = Users::parse(&format!("ann@x.test:{HASH} {keys}x")).unwrap_err();
+        assert_eq!(problems[0].what, "what stands behind the password hash of ann@x.test is no SCRAM-SHA-256 key");
         let twice = format!("ann@x.test:{HASH}\nANN@X.test:{HASH}\n");
         assert_eq!(Users::parse(&twice).unwrap_err()[0].what, "ANN@x.test stands twice");
         assert_eq!(Users::parse(&"x\n".repeat(1000)).unwrap_err().len(), PROBLEMS_MAX);

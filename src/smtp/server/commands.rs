@@ -150,9 +150,9 @@ impl Session {
         match stage {
             _ if self.tls.is_some() => self.bad(replies::TLS_ALREADY),
             _ if !self.settings.starttls => self.bad(replies::NOT_OFFERED),
-            Stage::Strange => self.bad(self.hello_first()),
             Stage::Open(_) | Stage::Chunks => self.bad(replies::NOT_IN_TRANSACTION),
-            Stage::Ready => {
+            // RFC 3207 doesn't ask for EHLO first, and there are clients that know what they want.
+            Stage::Strange | Stage::Ready => {
                 self.say(replies::READY_FOR_TLS);
                 self.lines.clear();
                 self.phase = Phase::Securing;
