@@ -34,8 +34,7 @@ fn stopped(home: &Home) -> Vec<String> {
         ids.push(reply.id().to_owned());
     }
     for id in &ids {
-        server.event("deferred", |event| field(event, "id") == id && field(event, "to") == "joe@example.org");
-        server.event("deferred", |event| field(event, "id") == id && field(event, "to") == "jim@example.net");
+        server.put_off(id);
     }
     assert!(run(home, &["queue", "hold", &ids[1]]).status.success());
     drop(client);

@@ -129,6 +129,12 @@ impl Server {
         self.process.output().lines().iter().filter_map(|line| parse(line)).collect()
     }
 
+    /// Waits until a message with one destination waits: its recipients were tried, or put off because the destination is down.
+    pub fn put_off(&self, id: &str) {
+        let state = |event: &Value| ["deferred", "postponed"].contains(&field(event, "event")) && field(event, "id") == id;
+        self.process.output().wait(&format!("{id} being put off"), PATIENCE, |line| parse(line).filter(state));
+    }
+
     /// Waits until a message, and every recipient of it, is delivered to somebody.
     pub fn delivered(&self, id: &str, to: &str) -> Value {
         self.event("delivered", |event| field(event, "id") == id && field(event, "to") == to)
