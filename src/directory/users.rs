@@ -372,7 +372,7 @@ mod tests {
         remove(&disk, &path, &bob).unwrap();
         assert!(matches!(remove(&disk, &path, &bob), Err(UsersError::Unknown(_))));
         assert!(matches!(passwd(&disk, &entropy, &path, &bob, "x"), Err(UsersError::Unknown(_))));
-        assert_eq!(list(&disk, &path).unwrap(), [ann.clone()]);
+        assert_eq!(list(&disk, &path).unwrap(), std::slice::from_ref(&ann));
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("# staff\n\nAnn@example.test:$argon2id$") && text.contains(" $scram-sha-256$i="), "{text}");
         let keys = users.find(&ann).and_then(|at| users.keys_at(at)).unwrap();
