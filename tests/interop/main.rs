@@ -13,6 +13,7 @@ mod notices;
 mod nsd;
 mod outside;
 mod postfix;
+mod proxy;
 mod scram;
 mod smtplib;
 mod submission;
