@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::support::home::Home;
 use crate::support::maildir;
-use crate::support::server::{Server, field, posthouse};
+use crate::support::server::{Server, field, posthouse, without_settings};
 
 /// Runs a command line with this on its standard input.
 fn fed(command: &mut Command, input: &[u8]) -> Output {
@@ -187,6 +187,7 @@ fn the_classic_names_are_the_same_program() {
             symlink(env!("CARGO_BIN_EXE_posthouse"), &link).unwrap();
         }
         let mut command = Command::new(&link);
+        without_settings(&mut command);
         let output = fed(command.current_dir(home.path()).arg("-C").arg(&config).args(arguments), input.as_bytes());
         assert_eq!(output.status.code(), Some(0), "{name}: {output:?}");
         String::from_utf8(output.stdout).unwrap()

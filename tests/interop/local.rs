@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::neighbour::{find, run};
 use crate::support::home::Home;
 use crate::support::maildir;
-use crate::support::server::{Server, field};
+use crate::support::server::{Server, field, without_settings};
 
 /// A home whose server ran once, and `sendmail` in it.
 fn prepared() -> Home {
@@ -36,6 +36,7 @@ fn git_send_email_sends_a_patch() {
     fs::create_dir(&folder).unwrap();
     let git = |arguments: &[&str]| {
         let mut command = Command::new(&git);
+        without_settings(&mut command);
         command.current_dir(&folder).env("HOME", &folder).env("GIT_CONFIG_NOSYSTEM", "1");
         run(command.args(["-c", "user.name=Sue Exämple", "-c", "user.email=sue@example.org"]).args(arguments))
     };
@@ -67,6 +68,7 @@ fn s_nail_sends_through_sendmail() {
     let Some(nail) = find("s-nail") else { return };
     let home = prepared();
     let mut command = Command::new(nail);
+    without_settings(&mut command);
     command.args(["-:/", "-S", "v15-compat", "-S", &format!("mta={}", home.at("sendmail").display())]);
     command.args(["-S", &format!("mta-arguments=-C {}", home.at("conf/posthouse.toml").display())]);
     command.args(["-r", "sue@example.org", "-s", "from s-nail", "-b", "bob@example.test", "ann@example.test"]);

@@ -25,9 +25,13 @@ pub fn posthouse(home: &Home) -> Command {
     command
 }
 
-/// Runs in the home, and without settings of the tests themselves: the binary would take them for its own.
+/// Runs in the home, and without settings of the tests themselves.
 fn at_home(command: &mut Command, home: &Home) {
-    command.current_dir(home.path());
+    without_settings(command.current_dir(home.path()));
+}
+
+/// Takes the tests' own settings out of a program's environment: the binary, which it may call, would take them for its own.
+pub fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("POSTHOUSE_") {
             command.env_remove(name);

@@ -59,6 +59,8 @@ struct Inode {
     pending: Vec<Change>,
     /// What a failed sync left behind: no later sync makes it certain.
     doubtful: Vec<Change>,
+    /// A sync of the whole disk lost what was pending: the file's own next sync says so too, as Linux does.
+    unreported: bool,
     allocated: u64,
 }
 
@@ -524,6 +526,16 @@ mod tests {
         let lengths: BTreeSet<u64> =
             (0..50).map(|seed| disk.crashed(seed).open(Path::new("a/f"), OpenMode::Read).unwrap().len().unwrap()).collect();
         assert_eq!(lengths, BTreeSet::from([0, 1]));
+    }
+
+    #[test]
+    fn what_a_sync_of_the_whole_disk_lost_is_told_by_each_files_own_sync_too() {
+        let (disk, file) = disk_with("a/f");
+        file.write_at(0, b"x").unwrap();
+        disk.fail_sync(0);
+        assert!(disk.syncer(Path::new("a")).unwrap().sync().is_err());
+        assert!(file.sync_data().is_err());
+        file.sync_data().unwrap();
     }
 
     #[test]

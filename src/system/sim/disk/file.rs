@@ -60,6 +60,7 @@ impl DiskSyncer for SimSyncer {
             let pending = std::mem::take(&mut inode.pending);
             if fails {
                 inode.doubtful.extend(pending);
+                inode.unreported = true;
             } else {
                 pending.into_iter().for_each(|change| change.apply(&mut inode.durable));
             }
@@ -112,9 +113,11 @@ impl DiskFile for SimFile {
         let on = world.count()?;
         let number = world.syncs;
         world.syncs += 1;
-        let fails = world.faults.fail_syncs.contains(&number);
+        let unreported = world.inodes[self.inode].unreported;
+        let fails = world.faults.fail_syncs.contains(&number) || unreported;
         if fails {
             let inode = Arc::make_mut(&mut world.inodes[self.inode]);
+            inode.unreported = false;
             let pending = std::mem::take(&mut inode.pending);
             inode.doubtful.extend(pending);
         }
