@@ -80,10 +80,12 @@ impl Lanes {
 
     fn lane(&self, device: u64) -> io::Result<mpsc::Sender<Job>> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lane) = lanes.get(&device) {
+        // One that a bug ended is begun anew.
+        if let Some(lane) = lanes.get(&device).filter(|lane| !lane.is_closed()) {
             return Ok(lane.clone());
         }
         if lanes.len() >= LANES_MAX
+            && !lanes.contains_key(&device)
             && let Some((_, last)) = lanes.last_key_value()
         {
             return Ok(last.clone());

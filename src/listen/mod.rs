@@ -108,10 +108,9 @@ pub fn settings(config: &Config, service: Service, tls: ListenerTls) -> Settings
     }
 }
 
-/// What a service takes of what is honoured: mail may be held for whoever submits it here, and for nobody else.
+/// What a service takes: mail may be held for whoever submits it here, and for nobody else.
 fn parameters(service: Service) -> Parameters {
-    let honoured = Parameters::HONOURED;
-    Parameters { future_release: honoured.future_release && service == Service::Submission, ..honoured }
+    Parameters { future_release: service == Service::Submission, ..Parameters::ALL }
 }
 
 /// What all sessions share.

@@ -75,6 +75,19 @@ impl fmt::Display for Extension {
     }
 }
 
+impl Extension {
+    /// The command that the extension brings, if it brings one.
+    pub fn command(&self) -> Option<&'static str> {
+        match self {
+            Self::Chunking => Some("BDAT"),
+            Self::StartTls => Some("STARTTLS"),
+            Self::Auth(_) => Some("AUTH"),
+            Self::Xclient => Some("XCLIENT"),
+            _ => None,
+        }
+    }
+}
+
 /// The parameters of MAIL and RCPT that a session knows, by the extensions that bring them. SIZE and BODY are always known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Parameters {
@@ -97,19 +110,7 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// What works from the session through the spool to the next hop: nothing else is ever offered.
-    pub const HONOURED: Parameters = Parameters {
-        binary: true,
-        dsn: true,
-        utf8: true,
-        deliver_by: true,
-        future_release: true,
-        priority: true,
-        require_tls: true,
-        auth: true,
-    };
-
-    /// Everything.
+    /// Everything: all of it works from the session through the spool to the next hop.
     pub const ALL: Parameters = Parameters {
         binary: true,
         dsn: true,

@@ -1,8 +1,9 @@
 //! Go-betweens in front of the real binary: the PROXY protocol and XCLIENT, from configured networks and from others.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 
+use crate::support::client::raw_reply;
 use crate::support::home::Home;
 use crate::support::maildir;
 use crate::support::server::{Server, field};
@@ -27,15 +28,7 @@ fn say(stream: &mut Stream, line: &str) -> String {
     if !line.is_empty() {
         stream.get_mut().write_all(format!("{line}\r\n").as_bytes()).unwrap();
     }
-    let mut reply = String::new();
-    loop {
-        let mut line = String::new();
-        assert_ne!(stream.read_line(&mut line).unwrap(), 0, "closed behind {reply:?}");
-        reply.push_str(&line);
-        if line.as_bytes().get(3) == Some(&b' ') {
-            return reply;
-        }
-    }
+    raw_reply(stream)
 }
 
 /// A mail to Ann from a session that was greeted; as it arrived, and the event of its acceptance.

@@ -11,6 +11,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
+use crate::support::client::raw_reply as reply;
 use crate::support::home::Home;
 use crate::support::server::{Server, field, run};
 
@@ -24,19 +25,6 @@ fn put_pair(certificate: &Path, key: &Path) -> String {
     std::fs::write(key, pair.serialize_pem()).unwrap();
     std::fs::write(certificate, made.pem()).unwrap();
     made.pem()
-}
-
-/// One reply, all its lines.
-fn reply(stream: &mut impl std::io::BufRead) -> String {
-    let mut reply = String::new();
-    loop {
-        let mut line = String::new();
-        assert_ne!(stream.read_line(&mut line).unwrap(), 0, "closed behind {reply:?}");
-        reply.push_str(&line);
-        if line.as_bytes().get(3) == Some(&b' ') {
-            return reply;
-        }
-    }
 }
 
 fn say(stream: &mut Secure, line: &str) -> String {

@@ -5,6 +5,19 @@ use std::net::{SocketAddr, TcpStream};
 
 use super::PATIENCE;
 
+/// A whole reply as it came, for those who look at every octet of it.
+pub fn raw_reply(stream: &mut impl BufRead) -> String {
+    let mut reply = String::new();
+    loop {
+        let mut line = String::new();
+        assert_ne!(stream.read_line(&mut line).unwrap(), 0, "closed behind {reply:?}");
+        reply.push_str(&line);
+        if line.as_bytes().get(3) == Some(&b' ') {
+            return reply;
+        }
+    }
+}
+
 /// A connection.
 pub struct Client {
     reader: BufReader<TcpStream>,

@@ -91,6 +91,8 @@ fn a_mailbox_that_cannot_be_written_defers_and_one_that_was_removed_comes_back()
 struct Full {
     operations: std::sync::atomic::AtomicU64,
     fail_at: std::sync::atomic::AtomicU64,
+    /// The next folder that is made meets a bug.
+    bug: std::sync::atomic::AtomicBool,
     /// Syncs of files, folders and the whole disk.
     syncs: std::sync::atomic::AtomicU64,
 }
@@ -125,6 +127,7 @@ impl Disk for FullDisk {
         Ok(Box::new(FullFile(self.0.clone(), SystemDisk.open(path, mode)?)))
     }
     fn create_dir_all(&self, path: &Path) -> std::io::Result<()> {
+        assert!(!self.0.bug.swap(false, std::sync::atomic::Ordering::Relaxed), "a bug");
         self.0.count().and_then(|()| SystemDisk.create_dir_all(path))
     }
     fn list(&self, path: &Path) -> std::io::Result<Vec<String>> {
@@ -221,6 +224,18 @@ fn whichever_disk_operation_fails_the_retry_delivers_exactly_once() {
         assert!(operations > 12, "{operations}");
         let operations = retry_after_each_failure(&["ann", "bob", "eve", "ida", "joe"], Arc::new(b"x\r\n".to_vec())).await;
         assert!(operations > 40, "{operations}");
+    });
+}
+
+#[test]
+fn a_bug_in_one_delivery_costs_no_other() {
+    run(async {
+        let full = Arc::new(Full::default());
+        full.reset(u64::MAX);
+        full.bug.store(true, std::sync::atomic::Ordering::Relaxed);
+        let scene = scene_on(|world| world.system(Arc::new(FullDisk(full.clone()))));
+        assert_eq!(scene.send(local(), &["ann@us.test"], b"x\r\n").await, ["deferred 4.3.0"]);
+        assert_eq!(scene.send(local(), &["ann@us.test"], b"x\r\n").await, ["delivered 2.0.0"]);
     });
 }
 

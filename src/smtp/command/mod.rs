@@ -292,7 +292,12 @@ fn parse_auth(argument: Option<&[u8]>) -> Result<Command, CommandError> {
 
 /// HELP's text: the commands, and what is offered beyond them.
 pub fn help(hello: &str, extensions: &[Extension]) -> String {
-    let mut text = format!("Commands: {hello} MAIL RCPT DATA RSET NOOP VRFY HELP QUIT\nExtensions:");
+    let mut text = format!("Commands: {hello} MAIL RCPT DATA RSET NOOP VRFY HELP QUIT");
+    for command in extensions.iter().filter_map(Extension::command) {
+        text.push(' ');
+        text.push_str(command);
+    }
+    text.push_str("\nExtensions:");
     for extension in extensions {
         text.push(' ');
         text.push_str(&extension.to_string());

@@ -55,7 +55,7 @@ impl Client {
 }
 
 /// Takes any certificate; the handshake still proves that the server has its key.
-fn connector() -> Result<TlsConnector, String> {
+pub(super) fn connector() -> Result<TlsConnector, String> {
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| error.to_string())?;
     let any = Arc::new(AnyCertificate(provider()));
