@@ -2,6 +2,7 @@
 //! how many attempts are under way to each destination.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -93,13 +94,12 @@ impl Connections {
 }
 
 impl Permit {
-    /// An idle connection to this endpoint, encrypted well enough, that still seems to live.
-    pub(super) fn reuse(&self, endpoint: &Endpoint, tls: RemoteTls) -> Option<Connection> {
+    /// An idle connection to this endpoint from one of these addresses, encrypted well enough, that still seems to live.
+    pub(super) fn reuse(&self, endpoint: &Endpoint, tls: RemoteTls, sources: &[IpAddr]) -> Option<Connection> {
         loop {
-            let mut connection = self
-                .connections
-                .state()
-                .take(&self.destination, |idle| idle.connection.endpoint() == endpoint && idle.connection.serves(tls))?;
+            let mut connection = self.connections.state().take(&self.destination, |Idle { connection, .. }| {
+                connection.endpoint() == endpoint && connection.serves(tls) && connection.comes_from(sources)
+            })?;
             if connection.is_quiet() {
                 return Some(connection);
             }

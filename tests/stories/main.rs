@@ -22,5 +22,6 @@ mod retrying;
 mod routing;
 mod running;
 mod submission;
+mod ways;
 mod wishes;
 mod world;
