@@ -15,6 +15,7 @@ mod lmtp;
 mod local;
 mod notices;
 mod outages;
+mod patience;
 mod reception;
 mod relaying;
 mod remote;

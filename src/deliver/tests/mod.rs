@@ -91,6 +91,7 @@ fn settings() -> Config {
             concurrency: 3,
             connect_timeout: Duration::from_secs(30),
             reply_timeout: Duration::from_secs(300),
+            stage_timeouts: Default::default(),
             special_addresses: config::SpecialAddresses::Allow,
             tls: config::RemoteTls::Opportunistic,
             tls_ca: None,

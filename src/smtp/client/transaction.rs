@@ -240,7 +240,10 @@ impl Progress {
             let doubtful = in_doubt && matches!(slot, Slot::Accepted);
             if matches!(slot, Slot::Waiting | Slot::Asked | Slot::Accepted) {
                 *mark = unanswered;
-                let diagnosis = diagnosis.clone();
+                let mut diagnosis = diagnosis.clone();
+                if doubtful {
+                    diagnosis.text.push_str("; the server may have the message: possible duplicate");
+                }
                 *slot = Slot::Done(if doubtful { Outcome::InDoubt(diagnosis) } else { Outcome::Deferred(diagnosis) });
             }
         }
