@@ -221,6 +221,8 @@ fn retry(table: &Table) -> Built<Retry> {
         lifetime: table.read("lifetime", values::period)?,
         bounce_lifetime: table.read("bounce_lifetime", values::period)?,
         delay_notice: table.read("delay_notice", values::periods)?,
+        hint_min: table.read("hint_min", values::duration)?,
+        hint_max: table.read("hint_max", values::duration)?,
     })
 }
 

@@ -290,6 +290,8 @@ pub(super) const SECTIONS: &[Section] = &[
             set("lifetime", Kind::Period, "5d", "then the recipient bounces"),
             set("bounce_lifetime", Kind::Period, "1d", "the same for notices"),
             set("delay_notice", Kind::Periods, "[\"4h\"]", "ages at which the sender is told; [] for never"),
+            set("hint_min", Kind::Duration, "30s", "a wait that the other server asks for (\"try again in…\") is at least this"),
+            set("hint_max", Kind::Duration, "4h", "and at most this; \"0s\" ignores such hints"),
         ],
     },
     Section {

@@ -374,6 +374,10 @@ pub struct Retry {
     pub bounce_lifetime: Duration,
     /// Ages at which the sender is told of a delay, ascending.
     pub delay_notice: Vec<Duration>,
+    /// A wait that the remote asks for is at least this.
+    pub hint_min: Duration,
+    /// And at most this; zero: what it asks for doesn't count.
+    pub hint_max: Duration,
 }
 
 /// `[dns]`

@@ -11,6 +11,7 @@ mod bounds;
 mod client;
 mod extensions;
 mod gate;
+mod hints;
 mod lmtp;
 mod local;
 mod notices;

@@ -105,6 +105,8 @@ fn settings() -> Config {
             lifetime: Duration::from_secs(86400),
             bounce_lifetime: Duration::from_secs(86400),
             delay_notice: Vec::new(),
+            hint_min: Duration::ZERO,
+            hint_max: Duration::ZERO,
         },
         dns: config::Dns { servers: Vec::new(), timeout: Duration::from_secs(5) },
         sendmail: config::Sendmail { drop: None, waiting: 10, domain: None },

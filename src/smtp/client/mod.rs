@@ -8,6 +8,7 @@ mod chunks;
 mod content;
 mod expected;
 mod extensions;
+mod hint;
 mod parameters;
 pub mod reply;
 mod sending;
