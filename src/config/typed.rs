@@ -1,12 +1,12 @@
 //! The configuration as the server uses it: parsed, checked, with units.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Family, ListenAddress, Route};
+use super::{ListenAddress, Remote, Route};
 use crate::mail::{Address, Domain, Service};
 
 /// Every setting. The names are those of the file.
@@ -304,38 +304,6 @@ pub enum RemoteTls {
     Verify,
 }
 
-/// `[remote]`
-#[derive(Clone, Debug, PartialEq)]
-pub struct Remote {
-    /// The port MX hosts are called on.
-    pub port: u16,
-    /// Connections to one destination at the most.
-    pub concurrency: usize,
-    /// For one connection to come about.
-    pub connect_timeout: Duration,
-    /// For one reply; the final dot's gets twice this.
-    pub reply_timeout: Duration,
-    /// Whether MX hosts with loopback, private or our own addresses may be called.
-    pub special_addresses: SpecialAddresses,
-    /// How connections to MX hosts are encrypted.
-    pub tls: RemoteTls,
-    /// The authorities of other servers' certificates; none: the system's.
-    pub tls_ca: Option<PathBuf>,
-    /// Which addresses of a host are called, and which first.
-    pub family: Family,
-    /// Our own addresses that MX hosts are called from; empty: the system chooses.
-    pub sources: Vec<IpAddr>,
-}
-
-/// What is done with MX hosts that resolve to special or own addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SpecialAddresses {
-    /// They are left out.
-    Refuse,
-    /// They are called.
-    Allow,
-}
-
 /// `[queue]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Queue {
@@ -364,6 +332,10 @@ pub struct Retry {
     pub bounce_lifetime: Duration,
     /// Ages at which the sender is told of a delay, ascending.
     pub delay_notice: Vec<Duration>,
+    /// A wait that the remote asks for is at least this.
+    pub hint_min: Duration,
+    /// And at most this; zero: what it asks for doesn't count.
+    pub hint_max: Duration,
 }
 
 /// `[dns]`

@@ -11,6 +11,7 @@ mod current;
 mod delivery;
 mod descriptors;
 mod handle;
+mod lookups;
 mod orders;
 mod pauses;
 mod privileges;

@@ -56,6 +56,8 @@ pub(super) struct Connection {
     endpoint: Endpoint,
     source: Option<IpAddr>,
     next_hop: String,
+    /// Its host's name was one that nobody could have put in our way.
+    certain: bool,
     /// How many transactions it has carried.
     transactions: u32,
 }
@@ -111,6 +113,7 @@ impl Connection {
             endpoint: host.endpoint.clone(),
             source: *source,
             next_hop,
+            certain: call.certain,
             transactions: 0,
         };
         let diagnosis = loop {
@@ -151,6 +154,11 @@ impl Connection {
             verified => self.session.secured(now, verified.is_ok() && call.certain),
         }
         (self.stream, self.secured) = (stream, Some(established));
+    }
+
+    /// Whether it was called by a name that nobody could have put in our way.
+    pub(super) fn is_certain(&self) -> bool {
+        self.certain
     }
 
     /// How it is encrypted; none: it isn't.

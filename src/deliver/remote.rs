@@ -4,13 +4,13 @@
 use std::net::IpAddr;
 
 use super::connection::{Call, Connection, Unopened};
-use super::connections::Permit;
+use super::connections::{Permit, Wanted};
 use super::fitting::{self, Fitted, Unfit};
 use super::{Attempt, Deliverer, Host, Way};
-use crate::config::RemoteTls;
+use crate::config::{Remote, RemoteTls};
 use crate::event::Event;
 use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Forward, Outcome};
-use crate::smtp::client::{Settings, StartTls, Transaction};
+use crate::smtp::client::{Settings, StartTls, Timeouts, Transaction};
 use crate::system::{Endpoint, Established};
 
 /// Hosts tried in one attempt; a domain with more has the others tried another time.
@@ -58,7 +58,7 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Vec<(u3
         deliverer,
         attempt,
         way: deliverer.routes.way(&attempt.destination, &attempt.reverse_path),
-        permit: deliverer.connections.permit(&attempt.destination),
+        permit: deliverer.connections.permit(&attempt.site),
         outcomes: vec![None; attempt.recipients.len()],
         misses: Vec::new(),
         unfit: None,
@@ -75,7 +75,9 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Vec<(u3
 impl Run<'_> {
     async fn try_host(&mut self, host: &Host) {
         let tls = self.level(host);
-        if let Some(connection) = self.permit.reuse(&host.endpoint, tls, &self.way.sources)
+        let certain = self.is_certain(host);
+        let wanted = Wanted { endpoint: &host.endpoint, tls, sources: &self.way.sources, certain };
+        if let Some(connection) = self.permit.reuse(&wanted)
             && self.transact(connection).await == Carried::Done
         {
             return;
@@ -152,12 +154,6 @@ impl Run<'_> {
 
     fn call(&self, host: &Host, tls: RemoteTls, starttls: StartTls) -> Call<'_> {
         let Deliverer { config, system, tls: client, .. } = self.deliverer;
-        // Whoever can forge an answer of the DNS can name a host of his own, certificate included. A name that was configured,
-        // or is the recipients' own domain, is beyond that (RFC 8689 section 4.2.1).
-        let certain = match &self.attempt.destination {
-            Destination::Mx(domain) => domain.as_str() == host.name,
-            _ => true,
-        };
         Call {
             system,
             tls: &**client,
@@ -165,12 +161,21 @@ impl Run<'_> {
                 hello: config.hostname.clone(),
                 lmtp: matches!(self.attempt.destination, Destination::Lmtp(_)),
                 starttls,
-                reply_timeout: config.remote.reply_timeout,
+                timeouts: timeouts(&config.remote),
             },
             connect_timeout: config.remote.connect_timeout,
             source: self.source(host),
             verify: tls == RemoteTls::Verify,
-            certain,
+            certain: self.is_certain(host),
+        }
+    }
+
+    /// Whoever can forge an answer of the DNS can name a host of his own, certificate included. A name that was configured,
+    /// or is the recipients' own domain, is beyond that (RFC 8689 section 4.2.1).
+    fn is_certain(&self, host: &Host) -> bool {
+        match &self.attempt.destination {
+            Destination::Mx(domain) => domain.as_str() == host.name,
+            _ => true,
         }
     }
 
@@ -253,5 +258,19 @@ impl Run<'_> {
         };
         let outcomes = self.attempt.recipients.iter().zip(self.outcomes);
         outcomes.map(|((index, _), outcome)| (*index, outcome.unwrap_or_else(|| rest.clone()))).collect()
+    }
+}
+
+/// How long each stage of a session may take, as configured.
+fn timeouts(remote: &Remote) -> Timeouts {
+    let (stages, usual) = (&remote.stage_timeouts, Timeouts::of(remote.reply_timeout));
+    Timeouts {
+        greeting: stages.greeting.unwrap_or(usual.greeting),
+        mail: stages.mail.unwrap_or(usual.mail),
+        recipient: stages.recipient.unwrap_or(usual.recipient),
+        data: stages.data.unwrap_or(usual.data),
+        block: stages.block.unwrap_or(usual.block),
+        end: stages.end.unwrap_or(usual.end),
+        reply: usual.reply,
     }
 }

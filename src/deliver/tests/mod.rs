@@ -12,7 +12,7 @@ mod tls;
 
 use super::*;
 use crate::config::{self, RemoteTls};
-use crate::mail::{Cause, Diagnosis, Domain, EnhancedCode, Timestamp};
+use crate::mail::{Cause, Diagnosis, Domain, EnhancedCode, Site, Timestamp};
 use crate::system::sim::{Act, Fault, Peer, Script, Stage, World, run};
 use crate::system::{Clock, Disk, DiskFile, Endpoint, Listener, Net, OpenMode, SystemClock, SystemDisk, SystemNet, Workers};
 
@@ -95,6 +95,7 @@ fn settings() -> Config {
             concurrency: 3,
             connect_timeout: Duration::from_secs(30),
             reply_timeout: Duration::from_secs(300),
+            stage_timeouts: Default::default(),
             special_addresses: config::SpecialAddresses::Allow,
             tls: config::RemoteTls::Opportunistic,
             tls_ca: None,
@@ -110,6 +111,8 @@ fn settings() -> Config {
             lifetime: Duration::from_secs(86400),
             bounce_lifetime: Duration::from_secs(86400),
             delay_notice: Vec::new(),
+            hint_min: Duration::ZERO,
+            hint_max: Duration::ZERO,
         },
         dns: config::Dns { servers: Vec::new(), timeout: Duration::from_secs(5) },
         sendmail: config::Sendmail { drop: None, waiting: 10, domain: None },
@@ -193,6 +196,7 @@ fn attempt(id: u64, destination: Destination, recipients: &[&str]) -> Attempt {
         reverse_path: ReversePath::Address(address("ann@us.test")),
         body: BodyType::SevenBit,
         request: None,
+        site: Site::Own(destination.clone()),
         destination,
         recipients: (0..).zip(recipients.iter().map(|text| address(text).into())).collect(),
         arrived: World::new(7).clock.now(),
