@@ -3,6 +3,7 @@
 use super::Notice;
 use super::load::{Settings, Table};
 use super::problem::{Problem, Wrong};
+use super::remote::{Remote, SpecialAddresses, StageTimeouts};
 use super::typed::*;
 use super::values;
 use crate::mail::Service;
@@ -182,6 +183,18 @@ fn remote_tls(table: &Table) -> Built<RemoteTls> {
     word(table, "tls", &words)
 }
 
+fn stage_timeouts(table: &Table) -> Built<StageTimeouts> {
+    let read = |name| table.read(name, |value| values::optional(value, values::period));
+    Ok(StageTimeouts {
+        greeting: read("greeting_timeout")?,
+        mail: read("mail_timeout")?,
+        recipient: read("recipient_timeout")?,
+        data: read("data_timeout")?,
+        block: read("block_timeout")?,
+        end: read("final_timeout")?,
+    })
+}
+
 fn remote(table: &Table) -> Built<Remote> {
     let special = [("refuse", SpecialAddresses::Refuse), ("allow", SpecialAddresses::Allow)];
     Ok(Remote {
@@ -189,6 +202,7 @@ fn remote(table: &Table) -> Built<Remote> {
         concurrency: count(table, "concurrency")?,
         connect_timeout: table.read("connect_timeout", values::period)?,
         reply_timeout: table.read("reply_timeout", values::period)?,
+        stage_timeouts: stage_timeouts(table)?,
         special_addresses: word(table, "special_addresses", &special)?,
         tls: remote_tls(table)?,
         tls_ca: table.read("tls_ca", |value| values::optional(value, values::path))?,
@@ -209,6 +223,8 @@ fn retry(table: &Table) -> Built<Retry> {
         lifetime: table.read("lifetime", values::period)?,
         bounce_lifetime: table.read("bounce_lifetime", values::period)?,
         delay_notice: table.read("delay_notice", values::periods)?,
+        hint_min: table.read("hint_min", values::duration)?,
+        hint_max: table.read("hint_max", values::duration)?,
     })
 }
 

@@ -41,6 +41,11 @@ pub(super) fn together(config: &Config, settings: &Settings) -> Vec<Problem> {
         let what = format!("{} is shorter than retry.first, {}", format_duration(retry.max), format_duration(retry.first));
         findings.add("retry.max", what, "make it at least as long");
     }
+    if retry.hint_max < retry.hint_min && !retry.hint_max.is_zero() {
+        let what =
+            format!("{} is shorter than retry.hint_min, {}", format_duration(retry.hint_max), format_duration(retry.hint_min));
+        findings.add("retry.hint_max", what, "make it at least as long, or \"0s\" to ignore hints");
+    }
     pair("tls", "certificate", "key", &mut findings);
     admin(config, &mut findings);
     findings.problems

@@ -237,6 +237,22 @@ pub(super) const SECTIONS: &[Section] = &[
             set("concurrency", Kind::Count, "20", "connections to one destination at the most"),
             set("connect_timeout", Kind::Period, "30s", "for one connection"),
             set("reply_timeout", Kind::Period, "5m", "for one reply; the final dot's gets twice this (RFC 5321 4.5.3.2)"),
+            set("greeting_timeout", Kind::PeriodOrNone, "", "for the greeting; \"\" for `reply_timeout`"),
+            set("mail_timeout", Kind::PeriodOrNone, "", "for the reply to MAIL; \"\" for `reply_timeout`"),
+            set("recipient_timeout", Kind::PeriodOrNone, "", "for each reply to RCPT; \"\" for `reply_timeout`"),
+            set(
+                "data_timeout",
+                Kind::PeriodOrNone,
+                "",
+                "for the reply to DATA; \"\" for two fifths of `reply_timeout`: 2m of 5m",
+            ),
+            set("block_timeout", Kind::PeriodOrNone, "", "to send 64 KiB; \"\" for three fifths of `reply_timeout`: 3m of 5m"),
+            set(
+                "final_timeout",
+                Kind::PeriodOrNone,
+                "",
+                "for the reply to the final dot; \"\" for twice `reply_timeout`: too short a time means duplicates",
+            ),
             set(
                 "tls",
                 Kind::Choice(&["none", "opportunistic", "require", "verify"]),
@@ -274,6 +290,8 @@ pub(super) const SECTIONS: &[Section] = &[
             set("lifetime", Kind::Period, "5d", "then the recipient bounces"),
             set("bounce_lifetime", Kind::Period, "1d", "the same for notices"),
             set("delay_notice", Kind::Periods, "[\"4h\"]", "ages at which the sender is told; [] for never"),
+            set("hint_min", Kind::Duration, "30s", "a wait that the other server asks for (\"try again in…\") is at least this"),
+            set("hint_max", Kind::Duration, "4h", "and at most this; \"0s\" ignores such hints"),
         ],
     },
     Section {

@@ -17,6 +17,8 @@ pub(super) enum Kind {
     Duration,
     /// `"5m"`; more than zero.
     Period,
+    /// The same, or empty for one that follows from another setting.
+    PeriodOrNone,
     /// `"50MiB"` or a number of bytes; more than zero.
     Size,
     /// Any text.
@@ -71,6 +73,7 @@ impl Kind {
             Self::Number(min, _) => format!("number, at least {min}"),
             Self::Duration => "duration".to_owned(),
             Self::Period => "duration, more than zero".to_owned(),
+            Self::PeriodOrNone => "duration, more than zero, or `\"\"`".to_owned(),
             Self::Size => "size".to_owned(),
             Self::Text => "text".to_owned(),
             Self::Path(false) => "path".to_owned(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{ListenAddress, Notice};
+use super::{ListenAddress, Notice, Remote};
 use crate::mail::{Address, Domain, Service};
 
 /// Every setting. The names are those of the file.
@@ -348,34 +348,6 @@ pub struct HostPort {
     pub port: Option<u16>,
 }
 
-/// `[remote]`
-#[derive(Clone, Debug, PartialEq)]
-pub struct Remote {
-    /// The port MX hosts are called on.
-    pub port: u16,
-    /// Connections to one destination at the most.
-    pub concurrency: usize,
-    /// For one connection to come about.
-    pub connect_timeout: Duration,
-    /// For one reply; the final dot's gets twice this.
-    pub reply_timeout: Duration,
-    /// Whether MX hosts with loopback, private or our own addresses may be called.
-    pub special_addresses: SpecialAddresses,
-    /// How connections to MX hosts are encrypted.
-    pub tls: RemoteTls,
-    /// The authorities of other servers' certificates; none: the system's.
-    pub tls_ca: Option<PathBuf>,
-}
-
-/// What is done with MX hosts that resolve to special or own addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SpecialAddresses {
-    /// They are left out.
-    Refuse,
-    /// They are called.
-    Allow,
-}
-
 /// `[queue]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Queue {
@@ -404,6 +376,10 @@ pub struct Retry {
     pub bounce_lifetime: Duration,
     /// Ages at which the sender is told of a delay, ascending.
     pub delay_notice: Vec<Duration>,
+    /// A wait that the remote asks for is at least this.
+    pub hint_min: Duration,
+    /// And at most this; zero: what it asks for doesn't count.
+    pub hint_max: Duration,
 }
 
 /// `[dns]`

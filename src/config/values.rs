@@ -29,6 +29,7 @@ pub(super) fn check(kind: Kind, value: &Value) -> Parsed<()> {
         Kind::Number(min, max) => number(value, min, max).map(drop),
         Kind::Duration => duration(value).map(drop),
         Kind::Period => period(value).map(drop),
+        Kind::PeriodOrNone => optional(value, period).map(drop),
         Kind::Size => size(value).map(drop),
         Kind::Text => text(value).map(drop),
         Kind::Path(false) => path(value).map(drop),

@@ -189,6 +189,7 @@ pub(crate) fn config() -> Config {
             concurrency: 20,
             connect_timeout: minute,
             reply_timeout: minute,
+            stage_timeouts: Default::default(),
             special_addresses: SpecialAddresses::Refuse,
             tls: RemoteTls::Opportunistic,
             tls_ca: None,

@@ -152,6 +152,8 @@ pub(crate) mod tests {
             lifetime: Duration::from_secs(432_000),
             bounce_lifetime: Duration::from_secs(86_400),
             delay_notice: Vec::new(),
+            hint_min: Duration::ZERO,
+            hint_max: Duration::ZERO,
         }
     }
 

@@ -5,10 +5,10 @@ use super::connection::{Call, Connection, Unopened};
 use super::connections::Permit;
 use super::fitting::{self, Fitted, Unfit};
 use super::{Attempt, Deliverer, Host};
-use crate::config::RemoteTls;
+use crate::config::{Remote, RemoteTls};
 use crate::event::Event;
 use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Forward, Outcome};
-use crate::smtp::client::{Settings, StartTls, Transaction};
+use crate::smtp::client::{Settings, StartTls, Timeouts, Transaction};
 use crate::system::Established;
 
 /// Hosts tried in one attempt; a domain with more has the others tried another time.
@@ -148,7 +148,7 @@ impl Run<'_> {
                 hello: config.hostname.clone(),
                 lmtp: matches!(self.attempt.destination, Destination::Lmtp(_)),
                 starttls,
-                reply_timeout: config.remote.reply_timeout,
+                timeouts: timeouts(&config.remote),
             },
             connect_timeout: config.remote.connect_timeout,
             verify: tls == RemoteTls::Verify,
@@ -235,5 +235,19 @@ impl Run<'_> {
         };
         let outcomes = self.attempt.recipients.iter().zip(self.outcomes);
         outcomes.map(|((index, _), outcome)| (*index, outcome.unwrap_or_else(|| rest.clone()))).collect()
+    }
+}
+
+/// How long each stage of a session may take, as configured.
+fn timeouts(remote: &Remote) -> Timeouts {
+    let (stages, usual) = (&remote.stage_timeouts, Timeouts::of(remote.reply_timeout));
+    Timeouts {
+        greeting: stages.greeting.unwrap_or(usual.greeting),
+        mail: stages.mail.unwrap_or(usual.mail),
+        recipient: stages.recipient.unwrap_or(usual.recipient),
+        data: stages.data.unwrap_or(usual.data),
+        block: stages.block.unwrap_or(usual.block),
+        end: stages.end.unwrap_or(usual.end),
+        reply: usual.reply,
     }
 }

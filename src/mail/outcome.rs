@@ -1,6 +1,7 @@
 //! How one attempt ended for one recipient, with class, code, source and the remote's whole words.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +61,9 @@ pub struct Diagnosis {
     /// Duties towards the sender that the next hop took over with the message.
     #[serde(skip)]
     pub passed: Passed,
+    /// How long the remote wants us to wait before the next attempt.
+    #[serde(skip)]
+    pub wait: Option<Duration>,
 }
 
 /// What the sender asked for and the next hop, having the extension, now sees to itself.
@@ -74,7 +78,7 @@ pub struct Passed {
 impl Diagnosis {
     /// A finding that isn't a remote's reply.
     pub fn new(status: EnhancedCode, cause: Cause, text: impl Into<String>) -> Self {
-        Self { status, cause, text: text.into(), next_hop: String::new(), passed: Passed::default() }
+        Self { status, cause, text: text.into(), next_hop: String::new(), passed: Passed::default(), wait: None }
     }
 
     /// A remote's reply; if it has no enhanced code, `X.0.0` of its class stands for it.
@@ -85,7 +89,14 @@ impl Diagnosis {
             _ => 4,
         };
         let status = reply.enhanced.filter(|code| code.0 == class).unwrap_or(EnhancedCode(class, 0, 0));
-        Self { status, cause: Cause::Remote, text: reply.to_string(), next_hop: next_hop.to_owned(), passed: Passed::default() }
+        Self {
+            status,
+            cause: Cause::Remote,
+            text: reply.to_string(),
+            next_hop: next_hop.to_owned(),
+            passed: Passed::default(),
+            wait: None,
+        }
     }
 
     /// The same, said of a next hop.

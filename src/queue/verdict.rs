@@ -1,6 +1,6 @@
 //! What outcomes mean for recipients: delivered, to be tried again at a time, or bounced.
 
-use super::backoff::backoff;
+use super::backoff::{backoff, hinted};
 use crate::config::Retry;
 use crate::mail::{
     Cause, Diagnosis, EnhancedCode, Message, Outcome, QueueId, RecipientState, RecipientStatus, Timestamp, Update,
@@ -32,7 +32,7 @@ impl Verdict {
             Outcome::Deferred(diagnosis) | Outcome::InDoubt(diagnosis) => (RecipientState::Deferred, diagnosis),
             Outcome::Failed(diagnosis) => (RecipientState::Bounced, diagnosis),
         };
-        let Diagnosis { status: code, cause, text, next_hop, passed: _ } = diagnosis;
+        let Diagnosis { status: code, cause, text, next_hop, passed: _, wait } = diagnosis;
         status.state = state;
         status.last_status = Some(code);
         status.last_cause = Some(cause);
@@ -42,7 +42,9 @@ impl Verdict {
             if when.expires <= when.now {
                 status = expired(&status);
             } else {
-                status.next_attempt = when.now.plus(backoff(when.retry, status.attempts, in_doubt, when.random));
+                let usual = backoff(when.retry, status.attempts, in_doubt, when.random);
+                let wait = wait.filter(|_| !in_doubt).and_then(|wait| hinted(when.retry, status.attempts, wait, when.random));
+                status.next_attempt = when.now.plus(wait.unwrap_or(usual));
             }
         }
         if status.state == RecipientState::Bounced {

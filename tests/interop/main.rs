@@ -5,6 +5,7 @@
 
 mod corpora;
 mod dovecot;
+mod external;
 mod lmtp;
 mod local;
 mod msmtp;

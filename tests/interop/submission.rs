@@ -341,26 +341,43 @@ fn openssl_finds_tls_1_2_and_1_3_and_nothing_older() {
     }
 }
 
-#[test]
-fn lettre_logs_in_where_the_admin_allows_it_without_tls() {
+/// lettre sends with every password mechanism that it shares with us, and is told of a wrong password.
+fn lettre(submission: &mut Submission, port: u16, tls: &lettre::transport::smtp::client::Tls, protocol: &str) {
     use lettre::transport::smtp::authentication::{Credentials, Mechanism};
     use lettre::{SmtpTransport, Transport as _};
-    let submission = Submission::start_with("require_tls = false\n", "none");
-    let mut seen = 0;
     for (mechanism, name) in [(Mechanism::Plain, "PLAIN"), (Mechanism::Login, "LOGIN")] {
         let message = lettre::Message::builder().from(USER.parse().unwrap()).to("ann@example.test".parse().unwrap());
         let message = message.subject(name).body("Gr\u{fc}\u{df}e\n.\nend\n".to_owned()).unwrap();
         let transport = |password: &str| {
-            let builder = SmtpTransport::builder_dangerous("127.0.0.1").port(submission.starttls);
+            let builder = SmtpTransport::builder_dangerous("127.0.0.1").port(port).tls(tls.clone());
             builder.credentials(Credentials::new(USER.to_owned(), password.to_owned())).authentication(vec![mechanism]).build()
         };
         let refused = transport("wrong").send(&message).unwrap_err();
         assert_eq!(refused.status().map(|code| code.to_string()).as_deref(), Some("535"), "{refused}");
         transport(PASSWORD).send(&message).unwrap();
-        let accepted = submission.server.accepted(seen);
-        assert_eq!((field(&accepted, "login"), field(&accepted, "protocol")), (USER, "ESMTPA"));
+        let accepted = submission.server.accepted(submission.seen);
+        assert_eq!((field(&accepted, "login"), field(&accepted, "protocol")), (USER, protocol));
         submission.server.finished(field(&accepted, "id"));
-        seen += 1;
-        assert_eq!(maildir::files(&submission.home.maildir("ann")).len(), seen);
+        submission.seen += 1;
+        assert_eq!(maildir::files(&submission.home.maildir("ann")).len(), submission.seen);
     }
+}
+
+#[test]
+fn lettre_logs_in_in_both_modes() {
+    use lettre::transport::smtp::client::{Tls, TlsParameters};
+    let mut submission = Submission::start();
+    // The certificate is the self-signed one of the first start.
+    let parameters = TlsParameters::builder("mail.example.test".to_owned()).dangerous_accept_invalid_certs(true);
+    let parameters = parameters.dangerous_accept_invalid_hostnames(true).build().unwrap();
+    let (starttls, implicit) = (submission.starttls, submission.implicit);
+    lettre(&mut submission, starttls, &Tls::Required(parameters.clone()), "ESMTPSA");
+    lettre(&mut submission, implicit, &Tls::Wrapper(parameters), "ESMTPSA");
+}
+
+#[test]
+fn lettre_logs_in_where_the_admin_allows_it_without_tls() {
+    let mut submission = Submission::start_with("require_tls = false\n", "none");
+    let port = submission.starttls;
+    lettre(&mut submission, port, &lettre::transport::smtp::client::Tls::None, "ESMTPA");
 }

@@ -1,6 +1,12 @@
 //! A reply that is awaited, and what to call the wait for it. Owns nothing.
 
+use std::time::Duration;
+
+use super::Timeouts;
 use super::transaction::Command;
+
+/// How long a reply to QUIT is worth waiting for.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A reply that is awaited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +27,19 @@ pub(super) enum Expected {
 }
 
 impl Expected {
+    /// How long it may take to come.
+    pub(super) fn time(self, timeouts: &Timeouts) -> Duration {
+        match self {
+            Self::Greeting => timeouts.greeting,
+            Self::Command(Command::Mail) => timeouts.mail,
+            Self::Command(Command::Recipient(_)) => timeouts.recipient,
+            Self::Command(Command::Data) => timeouts.data,
+            Self::Final(_) => timeouts.end,
+            Self::Ehlo | Self::Helo | Self::StartTls | Self::Reset | Self::Chunk | Self::Nothing => timeouts.reply,
+            Self::Quit => timeouts.reply.min(QUIT_TIMEOUT),
+        }
+    }
+
     /// For people: what the session does until it comes.
     pub(super) fn moment(self, lmtp: bool, chunks: bool) -> &'static str {
         match self {

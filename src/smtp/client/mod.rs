@@ -8,16 +8,19 @@ mod chunks;
 mod content;
 mod expected;
 mod extensions;
+mod hint;
 mod parameters;
 pub mod reply;
 mod sending;
 mod session;
 mod step;
+mod timeouts;
 mod transaction;
 
 pub use extensions::{Extensions, Limits};
 pub use session::Session;
 pub use step::{Settings, StartTls, Step};
+pub use timeouts::Timeouts;
 pub use transaction::Transaction;
 
 #[cfg(test)]

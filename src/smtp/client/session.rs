@@ -17,8 +17,6 @@ use super::{Extensions, Transaction};
 /// Most commands under way at a time. Their replies fit into any socket's buffers, so that a server that doesn't read while it
 /// writes, and we, who do the same, never wait for each other (RFC 2920 section 3.1).
 const PIPELINE_MAX: usize = 100;
-/// How long a reply to QUIT is worth waiting for.
-const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -72,7 +70,7 @@ pub struct Session {
 impl Session {
     /// A connection that was just made.
     pub fn new(now: Duration, settings: Settings) -> Self {
-        let deadline = Some(now + settings.reply_timeout);
+        let deadline = Some(now + settings.timeouts.greeting);
         Self {
             settings,
             phase: Phase::Greeting,
@@ -152,10 +150,13 @@ impl Session {
         if self.phase != Phase::Content {
             return;
         }
-        self.wait(now, self.settings.reply_timeout);
+        self.deadline = Some(now + self.settings.timeouts.block);
         match self.sending.push(piece, &mut self.out) {
             Progressed::Nothing => {}
-            Progressed::Chunk => self.expected.push_back(Expected::Chunk),
+            Progressed::Chunk => {
+                self.expected.push_back(Expected::Chunk);
+                self.wait(now);
+            }
             Progressed::All => self.await_final(now),
             Progressed::TooMuch => self.content_failed(now),
         }
@@ -184,7 +185,7 @@ impl Session {
             }
             _ => self.expected.push_back(Expected::Final(None)),
         }
-        self.wait(now, self.settings.reply_timeout * 2);
+        self.wait(now);
     }
 
     /// Our own reading of the content failed: the transaction must not end as if it were whole, so the connection has to.
@@ -202,7 +203,7 @@ impl Session {
             self.phase = Phase::Quitting;
             self.out.extend_from_slice(b"QUIT\r\n");
             self.expected.push_back(Expected::Quit);
-            self.wait(now, QUIT_TIMEOUT.min(self.settings.reply_timeout));
+            self.wait(now);
         }
     }
 
@@ -266,9 +267,7 @@ impl Session {
         let Some(expected) = self.expected.pop_front() else {
             return self.unexpected(reply);
         };
-        if !self.expected.is_empty() {
-            self.wait(now, self.settings.reply_timeout);
-        }
+        self.wait(now);
         self.heard = true;
         match expected {
             Expected::Greeting | Expected::Ehlo | Expected::Helo | Expected::StartTls => self.hello_replied(now, expected, reply),
@@ -306,13 +305,13 @@ impl Session {
             // RFC 2920 section 3.1: the dot alone ends the transaction of a server that didn't notice that it has no recipients.
             self.out.extend_from_slice(b".\r\n");
             self.expected.push_back(Expected::Nothing);
-            self.wait(now, self.settings.reply_timeout);
+            self.wait(now);
         }
     }
 
     fn begin_content(&mut self, now: Duration, sending: Sending) {
         (self.phase, self.sending) = (Phase::Content, sending);
-        self.wait(now, self.settings.reply_timeout);
+        self.deadline = Some(now + self.settings.timeouts.block);
     }
 
     fn chunk_replied(&mut self, now: Duration, reply: &Reply) {
@@ -355,7 +354,7 @@ impl Session {
         if !self.expected.is_empty() {
             self.progress = Some(progress);
             // Each LMTP reply means that a mailbox is done; the next one gets the time of a final dot again.
-            return self.wait(now, self.settings.reply_timeout * 2);
+            return self.wait(now);
         }
         self.needs_reset = false;
         self.end_round(now, progress, reply.is_positive());
@@ -383,7 +382,7 @@ impl Session {
             self.expected.push_back(Expected::Reset);
         }
         self.needs_reset = true;
-        self.wait(now, self.settings.reply_timeout);
+        self.wait(now);
         self.advance(now);
     }
 
@@ -408,7 +407,7 @@ impl Session {
             }
         }
         if !self.expected.is_empty() {
-            return self.wait(now, self.settings.reply_timeout);
+            return self.wait(now);
         }
         if let Some(progress) = self.progress.take() {
             self.end_round(now, progress, false);
@@ -474,8 +473,11 @@ impl Session {
         !self.out.is_empty()
     }
 
-    fn wait(&mut self, now: Duration, time: Duration) {
-        self.deadline = Some(now + time);
+    /// From now on the time runs for the next reply, if one is awaited.
+    fn wait(&mut self, now: Duration) {
+        if let Some(expected) = self.expected.front() {
+            self.deadline = Some(now + expected.time(&self.settings.timeouts));
+        }
     }
 
     /// Where the session stands, for people.

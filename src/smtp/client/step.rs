@@ -1,7 +1,6 @@
 //! What a driver gives a session at the start, and what it gets from it. Owns nothing.
 
-use std::time::Duration;
-
+use super::Timeouts;
 use crate::mail::{Diagnosis, Domain, Outcome};
 
 /// What a session needs to know from the start.
@@ -13,8 +12,8 @@ pub struct Settings {
     pub lmtp: bool,
     /// Whether to go over to TLS.
     pub starttls: StartTls,
-    /// For one reply, or for one piece of content to go out; the final dot's reply gets twice this.
-    pub reply_timeout: Duration,
+    /// How long each stage may take.
+    pub timeouts: Timeouts,
 }
 
 /// Whether a session goes over to TLS before anything else.

@@ -11,7 +11,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const EHLO: &str = "250-peer.test\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250 8BITMIME\r\n";
 
 fn settings(lmtp: bool) -> Settings {
-    Settings { hello: Domain::parse("us.test").unwrap(), lmtp, starttls: StartTls::Never, reply_timeout: SECOND * 10 }
+    Settings { hello: Domain::parse("us.test").unwrap(), lmtp, starttls: StartTls::Never, timeouts: Timeouts::of(SECOND * 10) }
 }
 
 fn to(count: usize) -> Transaction {
@@ -241,6 +241,32 @@ fn a_dot_that_never_went_out_leaves_no_doubt() {
 }
 
 #[test]
+fn each_stage_has_its_own_time() {
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    let mut settings = settings(false);
+    settings.timeouts = Timeouts::of(minutes(5));
+    let rfc =
+        |greeting, mail, recipient, data, block, end| Timeouts { greeting, mail, recipient, data, block, end, reply: minutes(5) };
+    assert_eq!(settings.timeouts, rfc(minutes(5), minutes(5), minutes(5), minutes(2), minutes(3), minutes(10)));
+    settings.timeouts = rfc(SECOND, SECOND * 2, SECOND * 3, SECOND * 4, SECOND * 5, SECOND * 6);
+    let mut session = Session::new(Duration::ZERO, settings);
+    let seconds = |session: &Session| session.deadline().unwrap().as_secs();
+    let mut waits = vec![seconds(&session)];
+    for reply in ["220 Hi", "250 peer.test", "250 Ok", "250 Ok", "354 Go"] {
+        say(&mut session, &format!("{reply}\r\n"));
+        sent(&mut session);
+        if matches!(session.next(), Step::Ready) {
+            session.begin(Duration::ZERO, to(1));
+            sent(&mut session);
+        }
+        waits.push(seconds(&session));
+    }
+    content(&mut session, "a\r\n");
+    waits.push(seconds(&session));
+    assert_eq!(waits, [1, 300, 2, 3, 4, 5, 6]);
+}
+
+#[test]
 fn time_outs_count_by_reply_and_double_for_the_final_dot() {
     let mut session = Session::new(SECOND, settings(false));
     assert_eq!(session.deadline(), Some(SECOND * 11));
@@ -260,7 +286,7 @@ fn time_outs_count_by_reply_and_double_for_the_final_dot() {
     assert_eq!(session.deadline(), Some(SECOND * 15));
     session.receive(SECOND * 7, b"0 a\r\n354 Go\r\n");
     session.content(SECOND * 8, b"a\r\n");
-    assert_eq!(session.deadline(), Some(SECOND * 18));
+    assert_eq!(session.deadline(), Some(SECOND * 14));
     session.content_end(SECOND * 9);
     assert_eq!(session.deadline(), Some(SECOND * 29));
     sent(&mut session);

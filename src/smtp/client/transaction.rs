@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::mail::{BodyType, Cause, Diagnosis, Domain, EnhancedCode, Forward, Outcome, Passed, Reply, Request, ReversePath};
 
-use super::{Extensions, parameters};
+use super::{Extensions, hint, parameters};
 
 /// Most octets of a peer's words that a diagnosis keeps: a thousand recipients may each get a reply of their own.
 const TEXT_SIZE_MAX: usize = 2048;
@@ -240,7 +240,10 @@ impl Progress {
             let doubtful = in_doubt && matches!(slot, Slot::Accepted);
             if matches!(slot, Slot::Waiting | Slot::Asked | Slot::Accepted) {
                 *mark = unanswered;
-                let diagnosis = diagnosis.clone();
+                let mut diagnosis = diagnosis.clone();
+                if doubtful {
+                    diagnosis.text.push_str("; the server may have the message: possible duplicate");
+                }
                 *slot = Slot::Done(if doubtful { Outcome::InDoubt(diagnosis) } else { Outcome::Deferred(diagnosis) });
             }
         }
@@ -285,9 +288,9 @@ fn is_too_many(reply: &Reply) -> bool {
     matches!(reply.code, 452 | 552) && reply.enhanced.is_none_or(|code| (code.1, code.2) == (5, 3))
 }
 
-/// A reply as a diagnosis, its text bounded.
+/// A reply as a diagnosis, its text bounded, with the wait that it asks for.
 pub(super) fn diagnosis(reply: &Reply) -> Diagnosis {
-    let mut diagnosis = Diagnosis::from_reply(reply, "");
+    let mut diagnosis = Diagnosis { wait: hint::wait(reply), ..Diagnosis::from_reply(reply, "") };
     if diagnosis.text.len() > TEXT_SIZE_MAX {
         diagnosis.text.truncate(diagnosis.text.floor_char_boundary(TEXT_SIZE_MAX));
         diagnosis.text.push('…');

@@ -67,7 +67,7 @@ impl Session {
             StartTls::IfOffered | StartTls::Always if self.extensions.starttls => {
                 self.out.extend_from_slice(b"STARTTLS\r\n");
                 self.expected.push_back(Expected::StartTls);
-                self.wait(now, self.settings.reply_timeout);
+                self.wait(now);
             }
             StartTls::Never | StartTls::IfOffered => self.be_ready(),
             StartTls::Always => self.without_tls("the server doesn't offer STARTTLS, and TLS is required".to_owned()),
@@ -93,6 +93,6 @@ impl Session {
         self.phase = Phase::Hello;
         self.out.extend_from_slice(format!("{command} {}\r\n", self.settings.hello).as_bytes());
         self.expected.push_back(expected);
-        self.wait(now, self.settings.reply_timeout);
+        self.wait(now);
     }
 }
