@@ -314,8 +314,8 @@ fn texts_of_notices_are_checked_with_file_part_and_remedy() {
         said,
         [
             format!("{}: it is not UTF-8; save it in that encoding", at("fr.toml").display()),
-            format!("{file}: many: {{number}} stands for nothing; here it knows {{count}}"),
             format!("{file}: manny: no notice has such a part; remove it; docs/notices.md lists them all"),
+            format!("{file}: many: {{number}} stands for nothing; here it knows {{count}}"),
         ]
     );
     drop(folder);
