@@ -12,6 +12,7 @@ mod delivery;
 mod descriptors;
 mod handle;
 mod languages;
+mod lookups;
 mod orders;
 mod pauses;
 mod privileges;
