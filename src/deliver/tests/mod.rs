@@ -103,6 +103,7 @@ fn settings() -> Config {
             sources: Vec::new(),
         },
         queue: config::Queue { paused: false, attempts: 10, active: 100 },
+        notice: config::Notice::sample(),
         retry: config::Retry {
             first: Duration::from_secs(300),
             factor: 2.0,
