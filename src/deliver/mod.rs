@@ -9,6 +9,7 @@ mod fitting;
 mod lane;
 mod mailbox;
 mod maildir;
+mod passwords;
 mod remote;
 
 use std::path::PathBuf;
@@ -76,6 +77,7 @@ pub struct Deliverer {
     events: Events,
     tls: Arc<dyn TlsClient>,
     connections: Arc<Connections>,
+    passwords: passwords::Passwords,
     mailboxes: Arc<mailbox::Mailboxes>,
     lanes: lane::Lanes,
 }
@@ -87,7 +89,7 @@ impl Deliverer {
         let connections = Connections::new(config.remote.concurrency, system.clock.clone());
         let mailboxes = Arc::new(mailbox::Mailboxes::new(&config.hostname, &system));
         let lanes = lane::Lanes::new(mailboxes.clone(), system.workers);
-        Self { config, routes, system, events, tls, connections, mailboxes, lanes }
+        Self { config, routes, system, events, tls, connections, passwords: passwords::Passwords::default(), mailboxes, lanes }
     }
 
     /// Tries once. One outcome for each recipient, in their order.
