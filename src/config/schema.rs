@@ -219,13 +219,33 @@ pub(super) const SECTIONS: &[Section] = &[
         doc: "before MX look-up; the first that matches counts",
         settings: &[
             must("domain", Kind::Pattern, "partner.test", "\"partner.test\", \"*.partner.test\" or \"*\""),
-            must("hosts", Kind::Hosts, "[\"127.0.0.1:2526\"]", "tried in order"),
+            set("sender", Kind::SenderPattern, "*", "only mail from this address, or all of a domain; \"<>\": notices"),
+            sampled(
+                set("hosts", Kind::Hosts, "[]", "tried in order; [] for the MX hosts of the recipient's domain"),
+                "[\"127.0.0.1:2526\"]",
+            ),
+            set(
+                "protocol",
+                Kind::Choice(&["smtp", "lmtp"]),
+                "smtp",
+                "what is spoken there; for lmtp name the port, or \"unix:/run/dovecot/lmtp\"",
+            ),
             set(
                 "tls",
                 Kind::Choice(&["none", "opportunistic", "require", "verify"]),
                 "opportunistic",
-                "encryption to these hosts; see `remote.tls`",
+                "encryption to these hosts; see `remote.tls`, which MX hosts get at the least",
             ),
+            set("implicit_tls", Kind::Boolean, "false", "TLS from the first octet, as on port 465"),
+            set("login", Kind::Text, "", "log in as (SCRAM-SHA-256, PLAIN or LOGIN); \"\" for not at all"),
+            set("password_file", Kind::Path(true), "", "its first line is the login's password"),
+            set(
+                "family",
+                Kind::Choice(&["", "any", "ipv4-first", "ipv6-first", "ipv4", "ipv6"]),
+                "",
+                "which addresses of a host are called; \"\": as `remote.family` says",
+            ),
+            set("sources", Kind::Addresses, "[]", "our own addresses that these hosts are called from; []: `remote.sources`"),
         ],
     },
     Section {
@@ -261,6 +281,18 @@ pub(super) const SECTIONS: &[Section] = &[
             ),
             set("tls_ca", Kind::Path(true), "", "PEM file: authorities of other servers' certificates; \"\" for the system's"),
             set(
+                "family",
+                Kind::Choice(&["any", "ipv4-first", "ipv6-first", "ipv4", "ipv6"]),
+                "any",
+                "which addresses of a host are called: both families in turn, one first, or one alone",
+            ),
+            set(
+                "sources",
+                Kind::Addresses,
+                "[]",
+                "our own addresses that MX hosts are called from, in turn; []: the system's choice",
+            ),
+            set(
                 "special_addresses",
                 Kind::Choice(&["refuse", "allow"]),
                 "refuse",
@@ -292,6 +324,21 @@ pub(super) const SECTIONS: &[Section] = &[
             set("delay_notice", Kind::Periods, "[\"4h\"]", "ages at which the sender is told; [] for never"),
             set("hint_min", Kind::Duration, "30s", "a wait that the other server asks for (\"try again in…\") is at least this"),
             set("hint_max", Kind::Duration, "4h", "and at most this; \"0s\" ignores such hints"),
+        ],
+    },
+    Section {
+        name: "notice",
+        repeated: false,
+        doc: "what senders are told about mail that is late or can't be delivered; docs/notices.md",
+        settings: &[
+            set(
+                "language",
+                Kind::Text,
+                "en",
+                "where the message names none that there is: \"de\", \"en\", \"es\", \"fr\", \"ja\", \"pt\", or one of your own",
+            ),
+            set("templates", Kind::Path(true), "", "folder of texts of your own, a file a language: \"en.toml\"; \"\" for none"),
+            set("delay_over", Kind::Boolean, "false", "who was told of a delay is also told when it is over"),
         ],
     },
     Section {

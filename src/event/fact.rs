@@ -290,6 +290,8 @@ pub enum NoticeKind {
     DoubleBounce,
     /// Delivered, or passed on to where nobody confirms it; the sender asked to be told.
     Success,
+    /// Delivered or passed on, after the sender was told of a delay.
+    DelayOver,
 }
 
 impl NoticeKind {
@@ -300,6 +302,7 @@ impl NoticeKind {
             Self::Bounce => "bounce",
             Self::DoubleBounce => "double-bounce",
             Self::Success => "success",
+            Self::DelayOver => "delay-over",
         }
     }
 }
