@@ -25,5 +25,6 @@ mod routing;
 mod running;
 mod sites;
 mod submission;
+mod ways;
 mod wishes;
 mod world;
