@@ -57,13 +57,13 @@ impl Router {
     pub(super) async fn route_hosts(&self, hosts: &[HostPort]) -> Result<Vec<Host>, Outcome> {
         let mut found = Vec::new();
         let mut trouble = None;
-        for HostPort { host, port } in hosts {
+        for (preference, HostPort { host, port }) in (0..).zip(hosts) {
             let lookup = self.addresses(host).await;
             if lookup.addresses.is_empty() {
                 let none = || format!("the configured host {host} has no address");
                 trouble = trouble.or(Some(lookup.trouble.unwrap_or_else(none)));
             }
-            found.extend(to_hosts(host, lookup.addresses, port.unwrap_or(self.config.remote.port)));
+            found.extend(to_hosts(host, preference, lookup.addresses, port.unwrap_or(self.config.remote.port)));
             if found.len() >= ADDRESSES_MAX {
                 break;
             }
@@ -85,6 +85,10 @@ impl Router {
     }
 }
 
-pub(super) fn to_hosts(host: &Domain, addresses: Vec<IpAddr>, port: u16) -> impl Iterator<Item = Host> {
-    addresses.into_iter().map(move |ip| Host { name: host.to_string(), endpoint: Endpoint::Tcp(SocketAddr::new(ip, port)) })
+pub(super) fn to_hosts(host: &Domain, preference: u16, addresses: Vec<IpAddr>, port: u16) -> impl Iterator<Item = Host> {
+    addresses.into_iter().map(move |ip| Host {
+        name: host.to_string(),
+        preference,
+        endpoint: Endpoint::Tcp(SocketAddr::new(ip, port)),
+    })
 }
