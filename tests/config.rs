@@ -294,6 +294,34 @@ fn missing_and_broken_users_and_aliases_are_told_at_once() {
 }
 
 #[test]
+fn texts_of_notices_are_checked_with_file_part_and_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let check = |language: &str| {
+        let text = format!("{MINIMAL}[notice]\nlanguage = {language:?}\ntemplates = {:?}\n", folder.path());
+        let config = load_with(&text, &[]).unwrap().config;
+        let problems = posthouse::daemon::check_notices(&config, &SystemDisk).err().unwrap_or_default();
+        problems.iter().map(Problem::to_string).collect::<Vec<_>>()
+    };
+    std::fs::write(at("de.toml"), "many = \"{count} Leute\"\n").unwrap();
+    assert_eq!(check("de-CH"), [""; 0]);
+    assert_eq!(check("it").len(), 1);
+    std::fs::write(at("de.toml"), "many = \"{number} Leute\"\nmanny = 7\n").unwrap();
+    std::fs::write(at("fr.toml"), [0xe9]).unwrap();
+    let said = check("de");
+    let file = at("de.toml").display().to_string();
+    assert_eq!(
+        said,
+        [
+            format!("{}: it is not UTF-8; save it in that encoding", at("fr.toml").display()),
+            format!("{file}: manny: no notice has such a part; remove it; docs/notices.md lists them all"),
+            format!("{file}: many: {{number}} stands for nothing; here it knows {{count}}"),
+        ]
+    );
+    drop(folder);
+}
+
+#[test]
 fn a_configuration_as_benchmarks_write_it_loads_with_its_empty_users_file() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().display();

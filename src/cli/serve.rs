@@ -203,7 +203,7 @@ async fn open_doors(
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let status = match &error {
-            StartError::Directory(_) | StartError::Tls(_) => failure::CONFIG,
+            StartError::Files(_) | StartError::Tls(_) => failure::CONFIG,
             StartError::Bind(_, error) if error.kind() == io::ErrorKind::PermissionDenied => failure::NO_PERMISSION,
             StartError::Bind(_, error) if error.kind() == io::ErrorKind::AddrNotAvailable => failure::CONFIG,
             StartError::Bind(..) => failure::CANT_CREATE,

@@ -58,7 +58,7 @@ pub(super) fn check(context: &Context<'_>, json: bool, out: &mut Out<'_>) -> Res
     }
 }
 
-/// The files that the configuration names: certificates, users, aliases. Errors: every problem.
+/// The files that the configuration names: certificates, users, aliases, texts of notices. Errors: every problem.
 pub(super) fn files(loaded: &Loaded) -> Result<Directory, Vec<Problem>> {
     let reception = daemon::check_certificates(&loaded.config, &SystemDisk, &SystemTls).map_err(|error| pem_problem(&error));
     match (reception, files_of_reload(loaded)) {
@@ -88,6 +88,7 @@ pub(super) fn files_of_reload(loaded: &Loaded) -> Result<Directory, Vec<Problem>
     {
         problems.push(pem_problem(&error));
     }
+    problems.extend(daemon::check_notices(config, &SystemDisk).err().unwrap_or_default());
     match Directory::load(config, &SystemDisk) {
         Ok(directory) if problems.is_empty() => Ok(directory),
         Ok(_) => Err(problems),

@@ -1,5 +1,6 @@
 //! Builds the typed configuration out of checked values.
 
+use super::Notice;
 use super::load::{Settings, Table};
 use super::problem::{Problem, Wrong};
 use super::remote::{Remote, SpecialAddresses, StageTimeouts};
@@ -29,6 +30,7 @@ pub(super) fn config(settings: &Settings) -> Built<Config> {
         remote: remote(section(settings, "remote")?)?,
         queue: queue(section(settings, "queue")?)?,
         retry: retry(section(settings, "retry")?)?,
+        notice: notice(section(settings, "notice")?)?,
         dns: dns(section(settings, "dns")?)?,
         sendmail: sendmail(section(settings, "sendmail")?)?,
         admin: admin(section(settings, "admin")?)?,
@@ -223,6 +225,14 @@ fn retry(table: &Table) -> Built<Retry> {
         delay_notice: table.read("delay_notice", values::periods)?,
         hint_min: table.read("hint_min", values::duration)?,
         hint_max: table.read("hint_max", values::duration)?,
+    })
+}
+
+fn notice(table: &Table) -> Built<Notice> {
+    Ok(Notice {
+        language: table.read("language", values::text)?,
+        templates: table.read("templates", |value| values::optional(value, values::path))?,
+        delay_over: table.read("delay_over", values::boolean)?,
     })
 }
 

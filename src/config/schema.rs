@@ -295,6 +295,21 @@ pub(super) const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        name: "notice",
+        repeated: false,
+        doc: "what senders are told about mail that is late or can't be delivered; docs/notices.md",
+        settings: &[
+            set(
+                "language",
+                Kind::Text,
+                "en",
+                "where the message names none that there is: \"de\", \"en\", \"es\", \"fr\", \"ja\", \"pt\", or one of your own",
+            ),
+            set("templates", Kind::Path(true), "", "folder of texts of your own, a file a language: \"en.toml\"; \"\" for none"),
+            set("delay_over", Kind::Boolean, "false", "who was told of a delay is also told when it is over"),
+        ],
+    },
+    Section {
         name: "dns",
         repeated: false,
         doc: "who is asked for MX and addresses",

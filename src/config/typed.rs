@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{ListenAddress, Remote};
+use super::{ListenAddress, Notice, Remote};
 use crate::mail::{Address, Domain, Service};
 
 /// Every setting. The names are those of the file.
@@ -44,6 +44,8 @@ pub struct Config {
     pub queue: Queue,
     /// `[retry]`
     pub retry: Retry,
+    /// `[notice]`
+    pub notice: Notice,
     /// `[dns]`
     pub dns: Dns,
     /// `[sendmail]`

@@ -195,6 +195,7 @@ pub(crate) fn config() -> Config {
             tls_ca: None,
         },
         queue: Queue { paused: false, attempts: 10, active: 10 },
+        notice: Notice::sample(),
         retry: super::view::tests::retry(),
         dns: Dns { servers: Vec::new(), timeout: minute },
         sendmail: Sendmail { drop: None, waiting: 10, domain: None },

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::delivery::Delivery;
-use crate::mail::{Cause, Destination, Domain, Message, MessageState, QueueId, Update};
+use crate::mail::{Cause, Domain, Message, MessageState, QueueId, Update};
 use crate::spool::Filter;
 
 /// Messages in a page.
@@ -20,18 +20,15 @@ pub(super) struct Awakening {
 }
 
 impl Awakening {
-    /// The destination is back. What goes by a route or to an LMTP server isn't found by a domain: it comes at its own time.
-    pub(super) fn start(&mut self, destination: &Destination) {
-        if let Destination::Mx(domain) = destination
-            && self.domains.len() < DOMAINS_MAX
-        {
-            self.domains.insert(domain.clone(), None);
-        }
+    /// These domains' destination is back. What goes by a route or to an LMTP server isn't found by a domain: it comes at its own time.
+    pub(super) fn start(&mut self, domains: Vec<Domain>) {
+        let room = DOMAINS_MAX.saturating_sub(self.domains.len());
+        self.domains.extend(domains.into_iter().take(room).map(|domain| (domain, None)));
     }
 
-    /// It is down again.
-    pub(super) fn stop(&mut self, destination: &Destination) {
-        if let Destination::Mx(domain) = destination {
+    /// Theirs is down again.
+    pub(super) fn stop(&mut self, domains: &[Domain]) {
+        for domain in domains {
             self.domains.remove(domain);
         }
     }

@@ -1,5 +1,7 @@
 //! Notices and operator verbs: a notice and the states that it speaks of become durable together.
 
+use std::sync::Arc;
+
 use crate::event::{Event, NoticeKind};
 use crate::mail::{HeaderScan, Message, QueueId, Recipient, Ret, ReversePath, Update};
 use crate::notice::{self, Addressee, Context, Notice, Returned, Topic};
@@ -96,6 +98,7 @@ impl Delivery {
             postmaster: config.postmaster.clone(),
             now: self.system.clock.now(),
             seed: self.system.entropy.next_u64(),
+            languages: Arc::clone(&self.current.languages),
         }
     }
 

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use super::languages;
 use crate::config::Config;
 use crate::deliver::{Deliverer, Routes};
 use crate::directory::{DecoySeed, Directory, FileAccounts};
 use crate::event::Events;
 use crate::listen::Rules;
+use crate::notice::Languages;
 use crate::policy::Policy;
 use crate::policy::login::{Bounds, Logins, Throttle};
 use crate::route::Router;
@@ -18,6 +20,26 @@ pub(super) struct Current {
     pub(super) rules: Arc<Rules>,
     pub(super) router: Arc<Router>,
     pub(super) deliverer: Deliverer,
+    pub(super) languages: Arc<Languages>,
+}
+
+/// What a configuration's files say.
+pub(super) struct Files {
+    pub(super) directory: Arc<Directory>,
+    pub(super) languages: Arc<Languages>,
+}
+
+impl Files {
+    /// Reads users, aliases and the texts of notices. Errors: every problem.
+    pub(super) fn load(config: &Config, system: &System) -> Result<Self, Vec<String>> {
+        match (Directory::load(config, &*system.disk), languages::load(config, &*system.disk)) {
+            (Ok(directory), Ok(languages)) => Ok(Self { directory: Arc::new(directory), languages: Arc::new(languages) }),
+            (directory, languages) => {
+                let problems = [directory.err(), languages.err()].into_iter().flatten().flatten();
+                Err(problems.map(|problem| problem.to_string()).collect())
+            }
+        }
+    }
 }
 
 /// What outlives a reload.
@@ -48,13 +70,14 @@ impl Lasting {
 }
 
 impl Current {
-    pub(super) fn new(config: Arc<Config>, directory: Arc<Directory>, system: &System, lasting: &Lasting) -> Self {
+    pub(super) fn new(config: Arc<Config>, files: Files, system: &System, lasting: &Lasting) -> Self {
+        let Files { directory, languages } = files;
         let router = Arc::new(Router::new(Arc::clone(&config), Arc::clone(&directory), system.clone()));
         let deliverer =
             Deliverer::new(Arc::clone(&config), Arc::clone(&router) as Arc<dyn Routes>, system.clone(), lasting.events.clone());
         let logins = lasting.logins(&config, &directory, system);
         let policy = Policy::new(Arc::clone(&config), directory, logins);
         let rules = Arc::new(Rules::new(Arc::clone(&config), policy));
-        Self { config, rules, router, deliverer }
+        Self { config, rules, router, deliverer, languages }
     }
 }

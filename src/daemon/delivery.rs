@@ -13,6 +13,7 @@ use super::awaken::Awakening;
 use super::command::Command;
 use super::confirm::confirmable;
 use super::current::Current;
+use super::lookups::Lookups;
 use super::pauses::Pauses;
 use super::report;
 use crate::deliver;
@@ -54,6 +55,8 @@ pub(super) struct Delivery {
     clocks: (Timestamp, Duration),
     /// Destinations that are back, whose parked mail is being fetched.
     pub(super) awakening: Awakening,
+    /// Questions to the DNS under way.
+    lookups: Lookups,
 }
 
 /// The loop's inputs.
@@ -105,6 +108,7 @@ impl Delivery {
             spool_path,
             clocks,
             awakening: Awakening::default(),
+            lookups: Lookups::default(),
         }
     }
 
@@ -121,6 +125,7 @@ impl Delivery {
                     self.command(command).await;
                 }
                 Some(ended) = self.attempts.join_next_with_id(), if !self.attempts.is_empty() => self.ended(ended).await,
+                Some((domain, hosts)) = self.lookups.next() => self.scheduler.located(self.now(), domain, hosts),
                 Some((id, _)) = inputs.accepted.recv(), if self.scheduler.room() > 0 => {
                     self.admit_new(id);
                     self.admit_some(&mut inputs.accepted);
@@ -325,18 +330,23 @@ impl Delivery {
                 report::postponed(&self.events, id, destination, &update);
                 self.spool.update(update);
             }
-            Step::Down { destination, down: Down { until, failures, why } } => {
-                self.awakening.stop(&destination);
+            Step::Locate { domain } => self.lookups.start(domain, &self.current.router),
+            Step::Down { site, domains, down: Down { until, failures, why } } => {
+                self.awakening.stop(&domains);
                 self.events.report(Event::DestinationDown {
-                    destination,
+                    destination: site,
                     attempts: failures,
                     reply: why.text,
                     next_attempt: until,
                 });
             }
-            Step::Up { destination, down } => {
-                self.awakening.start(&destination);
-                self.events.report(Event::DestinationUp { destination, attempts: down.failures });
+            Step::Up { site, domains, down } => {
+                self.awakening.start(domains);
+                self.events.report(Event::DestinationUp { destination: site, attempts: down.failures });
+            }
+            Step::Moved { domain, site } => {
+                self.awakening.start(vec![domain.clone()]);
+                self.events.report(Event::DestinationMoved { domain, destination: site });
             }
             Step::Park { id, due } => self.park(id, due),
             Step::Done { id, arrived, recipients } => {
@@ -370,14 +380,15 @@ impl Delivery {
             attempts: attempts.map_or(0, |recipient| recipient.status.attempts),
         });
         let dsn = |index: u32| message.recipients.get(index as usize).and_then(|recipient| recipient.dsn.clone());
-        let Attempt { attempt, id, destination, recipients } = attempt;
+        let Attempt { attempt, id, destination, site, recipients } = attempt;
         let recipients =
             recipients.into_iter().map(|(index, address)| (index, Forward { address, dsn: dsn(index) })).collect::<Vec<_>>();
         let running = Running { attempt, id, destination: destination.clone() };
         let task = self.attempts.spawn(async move {
             match spool.content(id).await {
                 Ok(content) => {
-                    let attempt = deliver::Attempt { id, reverse_path, body, request, arrived, destination, recipients, content };
+                    let attempt =
+                        deliver::Attempt { id, reverse_path, body, request, arrived, destination, site, recipients, content };
                     current.deliverer.attempt(attempt).await
                 }
                 Err(error) => recipients.into_iter().map(|(index, _)| (index, unreadable(&error))).collect(),

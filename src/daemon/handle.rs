@@ -10,11 +10,10 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use super::certificates::Certificates;
 use super::command::{Changed, Command, Levels, Paused};
-use super::current::{Current, Lasting};
+use super::current::{Current, Files, Lasting};
 use super::reception::{self, Listeners};
 use super::start::Source;
 use crate::config::Config;
-use crate::directory::Directory;
 use crate::event::{Event, Events};
 use crate::listen::{Gate, Rules};
 use crate::mail::{Domain, QueueId};
@@ -162,7 +161,7 @@ impl Handle {
 
     async fn try_reload(&self) -> Result<(), Vec<String>> {
         let config = Arc::new((self.0.source)()?);
-        let directory = Directory::load(&config, &*self.0.system.disk).map_err(|problems| texts(&problems))?;
+        let files = Files::load(&config, &self.0.system)?;
         // One reload at a time, and none while listeners change.
         let mut listeners = self.0.listeners.lock().await;
         let sockets = reception::bind(&config, &self.0.system, |address| listeners.has(address))
@@ -172,7 +171,7 @@ impl Handle {
             let reason = format!("{key} was changed: that takes effect at the next start");
             self.0.events.report(Event::Warning { reason });
         }
-        let current = Arc::new(Current::new(Arc::clone(&config), Arc::new(directory), &self.0.system, &self.0.lasting));
+        let current = Arc::new(Current::new(Arc::clone(&config), files, &self.0.system, &self.0.lasting));
         self.0.certificates.renew(&config);
         self.0.rules.send_replace(Arc::clone(&current.rules));
         self.0.config.send_replace(Arc::clone(&config));
@@ -210,10 +209,6 @@ impl Handle {
         // An error means that the supervisor is gone, and the server with it.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     }
-}
-
-pub(super) fn texts(problems: &[impl ToString]) -> Vec<String> {
-    problems.iter().map(ToString::to_string).collect()
 }
 
 /// Settings that only a start can apply.

@@ -9,13 +9,12 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::certificates::Certificates;
-use super::current::{Current, Lasting};
+use super::current::{Current, Files, Lasting};
 use super::delivery::{Delivery, Inputs};
-use super::handle::{Handle, Inner, texts};
+use super::handle::{Handle, Inner};
 use super::pauses::Pauses;
 use super::reception::{self, Listeners, Sockets};
 use crate::config::{Config, ListenAddress};
-use crate::directory::Directory;
 use crate::event::{Event, Events};
 use crate::listen::{Gate, Reception, TakeUp};
 use crate::queue;
@@ -36,8 +35,8 @@ pub type Source = Arc<dyn Fn() -> Result<Config, Vec<String>> + Send + Sync>;
 /// Why the server can't start.
 #[derive(Debug)]
 pub enum StartError {
-    /// Users or aliases are wrong: every problem.
-    Directory(Vec<String>),
+    /// Users, aliases or the texts of notices are wrong: every problem.
+    Files(Vec<String>),
     /// A listener can't be bound.
     Bind(ListenAddress, io::Error),
     /// The spool can't be opened.
@@ -51,7 +50,7 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Directory(problems) => f.write_str(&problems.join("\n")),
+            Self::Files(problems) => f.write_str(&problems.join("\n")),
             Self::Bind(address, error) => {
                 let remedy = match error.kind() {
                     io::ErrorKind::PermissionDenied => "start as root with `user` set, or choose a port above 1023",
@@ -78,7 +77,7 @@ pub struct Bound {
     config: Arc<Config>,
     system: System,
     events: Events,
-    directory: Arc<Directory>,
+    files: Files,
     sockets: Sockets,
     certificates: Certificates,
     source: Source,
@@ -87,24 +86,14 @@ pub struct Bound {
 }
 
 impl Posthouse {
-    /// Reads users, aliases and certificates, and binds the listeners.
+    /// Reads users, aliases, texts of notices and certificates, and binds the listeners.
     pub async fn bind(config: Config, system: System, events: Events, source: Source) -> Result<Bound, StartError> {
         let config = Arc::new(config);
-        let directory = Directory::load(&config, &*system.disk).map_err(|problems| StartError::Directory(texts(&problems)))?;
+        let files = Files::load(&config, &system).map_err(StartError::Files)?;
         let certificates = Certificates::load(&config, &system, &events).map_err(StartError::Tls)?;
         let sockets = reception::bind(&config, &system, |_| false).await;
         let sockets = sockets.map_err(|failed| StartError::Bind(failed.address, failed.error))?;
-        Ok(Bound {
-            config,
-            system,
-            events,
-            directory: Arc::new(directory),
-            sockets,
-            certificates,
-            source,
-            watcher: None,
-            connections_max: usize::MAX,
-        })
+        Ok(Bound { config, system, events, files, sockets, certificates, source, watcher: None, connections_max: usize::MAX })
     }
 }
 
@@ -121,12 +110,12 @@ impl Bound {
 
     /// Opens the spool and starts everything.
     pub async fn start(self, index: Box<dyn IndexFactory>) -> Result<Handle, StartError> {
-        let Bound { config, system, events, directory, sockets, certificates, source, watcher, connections_max } = self;
+        let Bound { config, system, events, files, sockets, certificates, source, watcher, connections_max } = self;
         let watcher = watcher.unwrap_or_else(|| recovery_lines(&events, &system));
         let (spool, pauses) = open_spool(&config, &system, &events, index, watcher).await?;
         certificates.complete(&config).map_err(StartError::Tls)?;
         let lasting = Lasting::new(&system, &events);
-        let current = Arc::new(Current::new(Arc::clone(&config), directory, &system, &lasting));
+        let current = Arc::new(Current::new(Arc::clone(&config), files, &system, &lasting));
         let (accepted_in, accepted) = mpsc::channel(ACCEPTED_MAX);
         let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
         let (stop_in, stop) = watch::channel(false);

@@ -52,6 +52,8 @@ pub(super) struct Connection {
     buffer: Box<[u8]>,
     endpoint: Endpoint,
     next_hop: String,
+    /// Its host's name was one that nobody could have put in our way.
+    certain: bool,
     /// How many transactions it has carried.
     transactions: u32,
 }
@@ -103,6 +105,7 @@ impl Connection {
             buffer: vec![0; READ_SIZE].into_boxed_slice(),
             endpoint: host.endpoint.clone(),
             next_hop,
+            certain: call.certain,
             transactions: 0,
         };
         let diagnosis = loop {
@@ -143,6 +146,11 @@ impl Connection {
             verified => self.session.secured(now, verified.is_ok() && call.certain),
         }
         (self.stream, self.secured) = (stream, Some(established));
+    }
+
+    /// Whether it was called by a name that nobody could have put in our way.
+    pub(super) fn is_certain(&self) -> bool {
+        self.certain
     }
 
     /// How it is encrypted; none: it isn't.

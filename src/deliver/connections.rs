@@ -1,5 +1,5 @@
 //! Connections that wait for another message to the same host: ready sessions, bounded in number and idle time. State: those, and
-//! how many attempts are under way to each destination.
+//! how many attempts are under way to each site.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::connection::Connection;
 use crate::config::RemoteTls;
-use crate::mail::Destination;
+use crate::mail::Site;
 use crate::system::{Clock, Endpoint};
 
 /// How long a connection may wait: peers are not to be burdened with connections that probably nobody will use.
@@ -22,7 +22,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The idle connections of a server.
 pub(super) struct Connections {
     state: Mutex<State>,
-    /// Most connections to one destination, idle ones included.
+    /// Most connections to one site, idle ones included.
     concurrency: usize,
     clock: Arc<dyn Clock>,
 }
@@ -30,9 +30,9 @@ pub(super) struct Connections {
 #[derive(Default)]
 struct State {
     /// Oldest first.
-    idle: BTreeMap<Destination, Vec<Idle>>,
+    idle: BTreeMap<Site, Vec<Idle>>,
     idle_count: usize,
-    busy: BTreeMap<Destination, usize>,
+    busy: BTreeMap<Site, usize>,
     /// A task looks for connections whose time is over.
     swept: bool,
     closed: bool,
@@ -43,10 +43,10 @@ struct Idle {
     expires: Duration,
 }
 
-/// An attempt under way to a destination; it may have one connection.
+/// An attempt under way to a site; it may have one connection.
 pub(super) struct Permit {
     connections: Arc<Connections>,
-    destination: Destination,
+    site: Site,
 }
 
 impl Connections {
@@ -55,9 +55,9 @@ impl Connections {
     }
 
     /// Counts an attempt in, until the permit is dropped. It doesn't wait: how many attempts there may be is the scheduler's business.
-    pub(super) fn permit(self: &Arc<Self>, destination: &Destination) -> Permit {
-        *self.state().busy.entry(destination.clone()).or_default() += 1;
-        Permit { connections: self.clone(), destination: destination.clone() }
+    pub(super) fn permit(self: &Arc<Self>, site: &Site) -> Permit {
+        *self.state().busy.entry(site.clone()).or_default() += 1;
+        Permit { connections: self.clone(), site: site.clone() }
     }
 
     /// Closes all idle connections, and from now on those that would become idle.
@@ -93,13 +93,14 @@ impl Connections {
 }
 
 impl Permit {
-    /// An idle connection to this endpoint, encrypted well enough, that still seems to live.
-    pub(super) fn reuse(&self, endpoint: &Endpoint, tls: RemoteTls) -> Option<Connection> {
+    /// An idle connection to this endpoint, encrypted well enough, that still seems to live. `certain` must be what it was when the
+    /// connection was made: what one domain may take for its host, another may not.
+    pub(super) fn reuse(&self, endpoint: &Endpoint, tls: RemoteTls, certain: bool) -> Option<Connection> {
         loop {
-            let mut connection = self
-                .connections
-                .state()
-                .take(&self.destination, |idle| idle.connection.endpoint() == endpoint && idle.connection.serves(tls))?;
+            let mut connection = self.connections.state().take(&self.site, |idle| {
+                let connection = &idle.connection;
+                connection.endpoint() == endpoint && connection.serves(tls) && connection.is_certain() == certain
+            })?;
             if connection.is_quiet() {
                 return Some(connection);
             }
@@ -109,16 +110,16 @@ impl Permit {
     /// Whether a connection to this endpoint waits.
     pub(super) fn is_idle(&self, endpoint: &Endpoint) -> bool {
         let state = self.connections.state();
-        state.idle.get(&self.destination).is_some_and(|idle| idle.iter().any(|idle| idle.connection.endpoint() == endpoint))
+        state.idle.get(&self.site).is_some_and(|idle| idle.iter().any(|idle| idle.connection.endpoint() == endpoint))
     }
 
-    /// Before a new connection is made: with it there must not be too many to the destination, so an idle one elsewhere may have to go.
+    /// Before a new connection is made: with it there must not be too many to the site, so an idle one elsewhere may have to go.
     pub(super) fn make_room(&self) {
         let mut state = self.connections.state();
-        let busy = state.busy.get(&self.destination).copied().unwrap_or(0);
+        let busy = state.busy.get(&self.site).copied().unwrap_or(0);
         let idle_max = self.connections.concurrency.saturating_sub(busy);
-        while state.idle.get(&self.destination).is_some_and(|idle| idle.len() > idle_max) {
-            if let Some(oldest) = state.take(&self.destination, |_| true) {
+        while state.idle.get(&self.site).is_some_and(|idle| idle.len() > idle_max) {
+            if let Some(oldest) = state.take(&self.site, |_| true) {
                 leave(oldest);
             }
         }
@@ -127,14 +128,14 @@ impl Permit {
     /// Keeps a ready connection for the next attempt, or closes it if there are enough.
     pub(super) fn keep(&self, connection: Connection) {
         let mut state = self.connections.state();
-        let idle = state.idle.get(&self.destination).map_or(0, Vec::len);
-        let busy = state.busy.get(&self.destination).copied().unwrap_or(0);
+        let idle = state.idle.get(&self.site).map_or(0, Vec::len);
+        let busy = state.busy.get(&self.site).copied().unwrap_or(0);
         // This attempt still counts as busy, and its connection isn't counted as idle yet.
         if connection.is_used_up() || state.closed || state.idle_count >= IDLE_MAX || idle + busy > self.connections.concurrency {
             return leave(connection);
         }
         let expires = self.connections.clock.monotonic() + IDLE_TIME;
-        state.idle.entry(self.destination.clone()).or_default().push(Idle { connection, expires });
+        state.idle.entry(self.site.clone()).or_default().push(Idle { connection, expires });
         state.idle_count += 1;
         if !std::mem::replace(&mut state.swept, true) {
             tokio::spawn(self.connections.clone().sweep());
@@ -145,10 +146,10 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.connections.state();
-        if let Some(busy) = state.busy.get_mut(&self.destination) {
+        if let Some(busy) = state.busy.get_mut(&self.site) {
             *busy -= 1;
             if *busy == 0 {
-                state.busy.remove(&self.destination);
+                state.busy.remove(&self.site);
             }
         }
     }
@@ -156,11 +157,11 @@ impl Drop for Permit {
 
 impl State {
     /// Takes the first, that is oldest, connection that fits.
-    fn take(&mut self, destination: &Destination, fits: impl Fn(&Idle) -> bool) -> Option<Connection> {
-        let idle = self.idle.get_mut(destination)?;
+    fn take(&mut self, site: &Site, fits: impl Fn(&Idle) -> bool) -> Option<Connection> {
+        let idle = self.idle.get_mut(site)?;
         let taken = idle.remove(idle.iter().position(fits)?);
         if idle.is_empty() {
-            self.idle.remove(destination);
+            self.idle.remove(site);
         }
         self.idle_count -= 1;
         Some(taken.connection)

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, RemoteTls};
 use crate::event::Events;
-use crate::mail::{Address, BodyType, Destination, Forward, Outcome, QueueId, Request, ReversePath, Timestamp};
+use crate::mail::{Address, BodyType, Destination, Forward, Outcome, QueueId, Request, ReversePath, Site, Timestamp};
 use crate::route::{Host, Router};
 use crate::system::{BoxFuture, Content, System, TlsClient};
 
@@ -62,6 +62,8 @@ pub struct Attempt {
     pub arrived: Timestamp,
     /// Where it goes now.
     pub destination: Destination,
+    /// Whose connections it may use: several destinations may share them.
+    pub site: Site,
     /// Index in the message, and what RCPT says.
     pub recipients: Vec<(u32, Forward)>,
     /// Its bytes.

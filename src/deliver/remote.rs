@@ -62,7 +62,7 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Vec<(u3
     let mut run = Run {
         deliverer,
         attempt,
-        permit: deliverer.connections.permit(&attempt.destination),
+        permit: deliverer.connections.permit(&attempt.site),
         outcomes: vec![None; attempt.recipients.len()],
         misses: Vec::new(),
         unfit: None,
@@ -89,7 +89,7 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Vec<(u3
 impl Run<'_> {
     async fn try_host(&mut self, host: &Host) {
         let tls = self.level();
-        if let Some(connection) = self.permit.reuse(&host.endpoint, tls)
+        if let Some(connection) = self.permit.reuse(&host.endpoint, tls, self.is_certain(host))
             && self.transact(connection, host).await == Carried::Done
         {
             return;
@@ -176,12 +176,6 @@ impl Run<'_> {
 
     fn call(&self, host: &Host, tls: RemoteTls, starttls: StartTls) -> Call<'_> {
         let Deliverer { config, system, tls: client, .. } = self.deliverer;
-        // Whoever can forge an answer of the DNS can name a host of his own, certificate included. A name that was configured,
-        // or is the recipients' own domain, is beyond that (RFC 8689 section 4.2.1).
-        let certain = match &self.attempt.destination {
-            Destination::Mx(domain) => domain.as_str() == host.name,
-            _ => true,
-        };
         Call {
             system,
             tls: &**client,
@@ -193,7 +187,16 @@ impl Run<'_> {
             },
             connect_timeout: config.remote.connect_timeout,
             verify: tls == RemoteTls::Verify,
-            certain,
+            certain: self.is_certain(host),
+        }
+    }
+
+    /// Whoever can forge an answer of the DNS can name a host of his own, certificate included. A name that was configured,
+    /// or is the recipients' own domain, is beyond that (RFC 8689 section 4.2.1).
+    fn is_certain(&self, host: &Host) -> bool {
+        match &self.attempt.destination {
+            Destination::Mx(domain) => domain.as_str() == host.name,
+            _ => true,
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tracing::field::{DisplayValue, Value, display};
 
-use crate::mail::{Address, Cause, Destination, Domain, EnhancedCode, QueueId, ReversePath, Timestamp};
+use crate::mail::{Address, Cause, Destination, Domain, EnhancedCode, QueueId, ReversePath, Site, Timestamp};
 
 /// Recipients that one line names; `recipients` still counts them all.
 const NAMED_MAX: usize = 20;
@@ -152,9 +152,11 @@ events! {
         id: QueueId, destination: Destination, recipients: usize, reply: String, next_attempt: Timestamp
     }
     /// Several attempts in a row could not reach a destination: its mail waits, and one attempt at a time finds out when it is back.
-    DestinationDown "destination-down" WARN { destination: Destination, attempts: u32, reply: String, next_attempt: Timestamp }
+    DestinationDown "destination-down" WARN { destination: Site, attempts: u32, reply: String, next_attempt: Timestamp }
     /// A destination that was down was reached: the mail that waits for it is tried now.
-    DestinationUp "destination-up" INFO { destination: Destination, attempts: u32 }
+    DestinationUp "destination-up" INFO { destination: Site, attempts: u32 }
+    /// A domain's mail waited for a destination that is down, and the DNS now names other mail servers: it is tried there.
+    DestinationMoved "destination-moved" INFO { domain: Domain, destination: Site }
     /// An attempt failed for good.
     Failed "failed" INFO {
         id: QueueId, from: ReversePath, to: Address, destination: Destination, next_hop: String, status: EnhancedCode,
@@ -290,6 +292,8 @@ pub enum NoticeKind {
     DoubleBounce,
     /// Delivered, or passed on to where nobody confirms it; the sender asked to be told.
     Success,
+    /// Delivered or passed on, after the sender was told of a delay.
+    DelayOver,
 }
 
 impl NoticeKind {
@@ -300,6 +304,7 @@ impl NoticeKind {
             Self::Bounce => "bounce",
             Self::DoubleBounce => "double-bounce",
             Self::Success => "success",
+            Self::DelayOver => "delay-over",
         }
     }
 }
@@ -357,7 +362,7 @@ macro_rules! loggable {
     };
 }
 
-loggable!(display: Address, Destination, Domain, EnhancedCode, IpAddr, Named, QueueId, ReversePath, SocketAddr, Timestamp);
+loggable!(display: Address, Destination, Domain, EnhancedCode, IpAddr, Named, QueueId, ReversePath, Site, SocketAddr, Timestamp);
 loggable!(number: u32, u64, usize, &'static str);
 
 /// Nothing for an empty text: an unknown next hop is no field.

@@ -168,7 +168,8 @@ impl Default for Metrics {
     }
 }
 
-const NOTICES: [NoticeKind; 4] = [NoticeKind::Delay, NoticeKind::Bounce, NoticeKind::DoubleBounce, NoticeKind::Success];
+const NOTICES: [NoticeKind; 5] =
+    [NoticeKind::Delay, NoticeKind::Bounce, NoticeKind::DoubleBounce, NoticeKind::Success, NoticeKind::DelayOver];
 
 impl Gauges {
     fn new(r: &mut Registry) -> Self {

@@ -3,12 +3,19 @@
 //! Pure texts: the same inputs give the same octets. A notice goes out with the null reverse-path, and nobody is ever sent a
 //! notice about a notice; its failure goes to the postmaster once. Strangers' words (replies, original header) are cleaned and
 //! bounded before they get into one.
+//!
+//! A notice is written in the language of the original, if that is known, and in the characters that its recipient can be told in:
+//! ASCII throughout for an address in ASCII, with the encodings of RFC 6533 for addresses that aren't.
 
 mod addressee;
+mod languages;
 mod original;
+mod phrases;
 mod status;
 mod text;
 mod words;
+
+use std::sync::Arc;
 
 use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue, Headers, MIME_VERSION_1_0};
 use lettre::message::{Body, MultiPart, SinglePart};
@@ -16,7 +23,12 @@ use lettre::message::{Body, MultiPart, SinglePart};
 use crate::mail::{Address, BodyType, Domain, Message, Request, Timestamp};
 
 pub use addressee::{Addressee, Topic, addressee, wanted};
+pub use languages::Languages;
+pub use phrases::Flaw;
+
+use languages::Language;
 use original::Original;
+use phrases::Part;
 
 /// What all notices of a moment have in common.
 #[derive(Clone, Debug)]
@@ -29,6 +41,8 @@ pub struct Context {
     pub now: Timestamp,
     /// Random: nobody outside can guess the boundary between the parts.
     pub seed: u64,
+    /// What there is to write in.
+    pub languages: Arc<Languages>,
 }
 
 /// A notice, to be spooled with the null reverse-path and this one recipient.
@@ -38,7 +52,7 @@ pub struct Notice {
     pub to: Address,
     /// The whole content, CRLF line ends, no line longer than 998 octets.
     pub content: Vec<u8>,
-    /// Whether it has octets above 127: only if it brings back a message that has.
+    /// Whether it has octets above 127: only if it brings back a message that has, or its recipient's address has.
     pub body: BodyType,
     /// What whoever carries it must do: SMTPUTF8 for a sender beyond ASCII, REQUIRETLS as for the message (RFC 8689 section 5).
     pub request: Option<Box<Request>>,
@@ -77,21 +91,26 @@ pub fn bounce<'a>(context: &Context, message: &Message, failed: &[u32], original
         Addressee::Sender(to) => (to, Kind::Bounce),
         Addressee::Postmaster(to) => (to, Kind::DoubleBounce),
     };
-    Some(Report { context, message, recipients: failed, original: Original::read(original.into()), kind }.notice(to))
+    Some(Report::new(context, message, failed, original.into(), kind).notice(to))
 }
 
 /// The notice that these recipients (by index) still wait, and that it goes on until `expires`; `None` for a null reverse-path.
 pub fn delay(context: &Context, message: &Message, late: &[u32], expires: Timestamp, header: &[u8]) -> Option<Notice> {
     let to = message.reverse_path.address()?.clone();
-    let kind = Kind::Delay { expires };
-    Some(Report { context, message, recipients: late, original: Original::read(header.into()), kind }.notice(to))
+    Some(Report::new(context, message, late, header.into(), Kind::Delay { expires }).notice(to))
+}
+
+/// The notice that these recipients (by index), of whose delay the sender was told, have the message now, or the next server has;
+/// `None` for a null reverse-path.
+pub fn delay_over(context: &Context, message: &Message, done: &[u32], what: Success, header: &[u8]) -> Option<Notice> {
+    let to = message.reverse_path.address()?.clone();
+    Some(Report::new(context, message, done, header.into(), Kind::DelayOver(what)).notice(to))
 }
 
 /// The notice that all went well with these recipients (by index); `None` for a null reverse-path.
 pub fn success(context: &Context, message: &Message, done: &[u32], what: Success, header: &[u8]) -> Option<Notice> {
     let to = message.reverse_path.address()?.clone();
-    let kind = Kind::Success(what);
-    Some(Report { context, message, recipients: done, original: Original::read(header.into()), kind }.notice(to))
+    Some(Report::new(context, message, done, header.into(), Kind::Success(what)).notice(to))
 }
 
 /// What a notice is about.
@@ -100,6 +119,7 @@ enum Kind {
     Bounce,
     DoubleBounce,
     Delay { expires: Timestamp },
+    DelayOver(Success),
     Success(Success),
 }
 
@@ -110,9 +130,24 @@ struct Report<'a> {
     recipients: &'a [u32],
     original: Original<'a>,
     kind: Kind,
+    language: Language,
 }
 
-impl Report<'_> {
+impl<'a> Report<'a> {
+    fn new(context: &'a Context, message: &'a Message, recipients: &'a [u32], returned: Returned<'a>, kind: Kind) -> Self {
+        let original = Original::read(returned);
+        let language = match kind {
+            // That is for our own people.
+            Kind::DoubleBounce => context.languages.usual().clone(),
+            _ => context.languages.of(original.header),
+        };
+        Self { context, message, recipients, original, kind, language }
+    }
+
+    fn say(&self, part: Part, values: &[(&str, &str)]) -> String {
+        self.language.phrases.say(part, values)
+    }
+
     fn notice(&self, to: Address) -> Notice {
         let mut report = MultiPart::mixed().build();
         let headers = report.headers_mut();
@@ -120,19 +155,19 @@ impl Report<'_> {
         self.set_header(headers, &to);
         let boundary = format!("=_{:016x}_{}", self.context.seed, self.message.id);
         headers.set(content_type(&format!("multipart/report; report-type=delivery-status; boundary=\"{boundary}\"")));
-        let body = match self.original.whole {
-            Some(whole) if !whole.is_ascii() => BodyType::EightBitMime,
-            _ => BodyType::SevenBit,
-        };
+        // Only a recipient beyond ASCII needs, and then has, a way for everything else beyond it (RFC 6533 section 6).
+        let utf8 = !to.is_ascii();
+        let (status, original) = (self.status_part(utf8), self.original_part(utf8));
+        let is_eight_bit =
+            |part: &SinglePart| part.headers().get::<ContentTransferEncoding>() == Some(ContentTransferEncoding::EightBit);
+        let body = if is_eight_bit(&status) || is_eight_bit(&original) { BodyType::EightBitMime } else { BodyType::SevenBit };
         if body == BodyType::EightBitMime {
             headers.set(ContentTransferEncoding::EightBit);
         }
-        let report = report
-            .singlepart(part("text/plain; charset=utf-8", text_body(text::text(self))))
-            .singlepart(part("message/delivery-status", seven_bit(status::status(self).into_bytes())))
-            .singlepart(self.original_part());
+        let text = part("text/plain; charset=utf-8", text_body(text::text(self)));
+        let report = report.singlepart(text).singlepart(status).singlepart(original);
         let request = Request {
-            smtputf8: !to.is_ascii(),
+            smtputf8: utf8,
             require_tls: self.message.request.as_ref().is_some_and(|request| request.require_tls),
             ..Request::default()
         };
@@ -154,17 +189,32 @@ impl Report<'_> {
             raw(headers, "References", id.to_owned(), Some(id.to_owned()));
         }
         raw(headers, "Auto-Submitted", "auto-replied".to_owned(), None);
+        raw(headers, "Content-Language", self.language.tag.clone(), None);
         headers.set(MIME_VERSION_1_0);
     }
 
-    /// The original, which may not be encoded (RFC 2046 section 5.2.1), or its header.
-    fn original_part(&self) -> SinglePart {
-        // What RFC 6532 allows in a header needs other types (RFC 6533 section 5).
+    /// The part for machines (RFC 3464; beyond ASCII RFC 6533 section 4).
+    fn status_part(&self, utf8: bool) -> SinglePart {
+        let status = status::status(self, utf8);
+        let encoding = if status.is_ascii() { ContentTransferEncoding::SevenBit } else { ContentTransferEncoding::EightBit };
+        let kind = if utf8 { "message/global-delivery-status" } else { "message/delivery-status" };
+        part(kind, Body::dangerous_pre_encoded(status.into_bytes(), encoding))
+    }
+
+    /// The original, or its header. What RFC 6532 allows in a header needs types of its own (RFC 6533 section 5).
+    fn original_part(&self, utf8: bool) -> SinglePart {
         let global = self.message.is_utf8() && !self.original.header.is_ascii();
         let Some(whole) = self.original.whole else {
             let kind = if global { "message/global-headers" } else { "text/rfc822-headers" };
             return part(kind, self.header_part());
         };
+        // Those may be encoded (RFC 6532 section 3.7), message/rfc822 may not (RFC 2046 section 5.2.1).
+        if global && !utf8 {
+            let encoded = Body::new_with_encoding(whole.to_vec(), ContentTransferEncoding::Base64);
+            if let Ok(encoded) = encoded {
+                return part("message/global", encoded);
+            }
+        }
         let encoding = if whole.is_ascii() { ContentTransferEncoding::SevenBit } else { ContentTransferEncoding::EightBit };
         part(if global { "message/global" } else { "message/rfc822" }, Body::dangerous_pre_encoded(whole.to_vec(), encoding))
     }

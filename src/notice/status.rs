@@ -1,16 +1,17 @@
-//! The part for machines: message/delivery-status (RFC 3464).
+//! The part for machines: message/delivery-status (RFC 3464) in ASCII, or message/global-delivery-status (RFC 6533) beyond it.
 
 use std::net::IpAddr;
 
-use super::words::{ascii, field};
+use super::text::words_max;
+use super::words::{ascii, clean, field};
 use super::{Kind, Report, Success};
 use crate::mail::{Address, Cause, Domain, EnhancedCode, OriginalRecipient, Recipient};
 
-/// Characters of a remote's words at the most.
-const WORDS_MAX: usize = 1000;
+/// Characters of an address or a host at the most.
+const NAME_MAX: usize = 1000;
 
-/// The whole part, ASCII, CRLF line ends.
-pub(super) fn status(report: &Report<'_>) -> String {
+/// The whole part, CRLF line ends; ASCII, unless `utf8`.
+pub(super) fn status(report: &Report<'_>, utf8: bool) -> String {
     let mut out = String::new();
     if let Some(envid) = report.message.request.as_ref().and_then(|request| request.envid.as_ref()) {
         given(&mut out, "Original-Envelope-Id", envid.as_str());
@@ -24,29 +25,29 @@ pub(super) fn status(report: &Report<'_>) -> String {
     for index in report.recipients {
         if let Some(recipient) = report.message.recipients.get(*index as usize) {
             out.push_str("\r\n");
-            recipient_fields(&mut out, report, recipient);
+            recipient_fields(&mut out, report, recipient, utf8);
         }
     }
     out
 }
 
-fn recipient_fields(out: &mut String, report: &Report<'_>, recipient: &Recipient) {
+fn recipient_fields(out: &mut String, report: &Report<'_>, recipient: &Recipient, utf8: bool) {
     let status = &recipient.status;
     // As the sender named it; or, where an alias led here, as we know that it did.
     match (recipient.dsn.as_ref().and_then(|dsn| dsn.orcpt.as_ref()), &recipient.original) {
-        (Some(orcpt), _) if orcpt.kind() == "utf-8" => given(out, "Original-Recipient", &orcpt.to_wire()),
+        (Some(orcpt), _) if orcpt.kind() == "utf-8" && !utf8 => given(out, "Original-Recipient", &orcpt.to_wire()),
         (Some(orcpt), _) => given(out, "Original-Recipient", &format!("{}; {}", orcpt.kind(), orcpt.address())),
-        (None, Some(original)) => field(out, "Original-Recipient", &typed(original)),
+        (None, Some(original)) => field(out, "Original-Recipient", &typed(original, utf8)),
         (None, None) => {}
     }
-    field(out, "Final-Recipient", &typed(&recipient.address));
+    field(out, "Final-Recipient", &typed(&recipient.address, utf8));
     // The class follows the action, whatever the last words were (RFC 3464 section 2.3.4).
     let (action, class) = match report.kind {
         Kind::Delay { .. } => ("delayed", 4),
         Kind::Bounce | Kind::DoubleBounce => ("failed", 5),
-        Kind::Success(Success::Delivered) => ("delivered", 2),
-        Kind::Success(Success::Relayed) => ("relayed", 2),
-        Kind::Success(Success::Expanded) => ("expanded", 2),
+        Kind::Success(Success::Delivered) | Kind::DelayOver(Success::Delivered) => ("delivered", 2),
+        Kind::Success(Success::Relayed) | Kind::DelayOver(Success::Relayed) => ("relayed", 2),
+        Kind::Success(Success::Expanded) | Kind::DelayOver(Success::Expanded) => ("expanded", 2),
     };
     field(out, "Action", action);
     let EnhancedCode(_, subject, detail) = status.last_status.unwrap_or(EnhancedCode(4, 0, 0));
@@ -56,7 +57,8 @@ fn recipient_fields(out: &mut String, report: &Report<'_>, recipient: &Recipient
         field(out, "Remote-MTA", &format!("dns; {host}"));
     }
     if replied && !status.last_reply.is_empty() {
-        field(out, "Diagnostic-Code", &format!("smtp; {}", ascii(&status.last_reply, WORDS_MAX)));
+        let words = if utf8 { clean } else { ascii };
+        field(out, "Diagnostic-Code", &format!("smtp; {}", words(&status.last_reply, words_max(report))));
     }
     match report.kind {
         Kind::Delay { expires } => field(out, "Will-Retry-Until", &expires.rfc5322()),
@@ -68,17 +70,21 @@ fn recipient_fields(out: &mut String, report: &Report<'_>, recipient: &Recipient
     }
 }
 
-/// A field as the sender gave it: printable ASCII that no folding may change, short enough for a line.
+/// A field as the sender gave it: printable text that no folding may change, short enough for a line.
 fn given(out: &mut String, name: &str, value: &str) {
     out.push_str(&format!("{name}: {value}\r\n"));
 }
 
-/// An address behind its type; one beyond ASCII in the encoding for parts that aren't (RFC 6533 section 3).
-fn typed(address: &Address) -> String {
+/// An address behind its type; one beyond ASCII as it is, or in the encoding for parts that are ASCII (RFC 6533 section 3).
+fn typed(address: &Address, utf8: bool) -> String {
     let text = address.to_string();
-    match OriginalRecipient::new("utf-8", &text).filter(|_| !text.is_ascii()) {
+    if text.is_ascii() {
+        return format!("rfc822; {text}");
+    }
+    match OriginalRecipient::new("utf-8", &text) {
+        Some(_) if utf8 => format!("utf-8; {text}"),
         Some(encoded) => encoded.to_wire(),
-        None => format!("rfc822; {}", ascii(&text, WORDS_MAX)),
+        None => format!("rfc822; {}", ascii(&text, NAME_MAX)),
     }
 }
 

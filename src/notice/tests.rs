@@ -17,7 +17,7 @@ const HEADER: &[u8] = b"Received: from client.test ([192.0.2.7])\r\n\tby mail.ex
     Message-ID: <lunch.1@client.test>\r\n";
 
 fn address(text: &str) -> Address {
-    Address::parse(text).unwrap()
+    Address::parse_utf8(text).unwrap()
 }
 
 fn context() -> Context {
@@ -26,6 +26,7 @@ fn context() -> Context {
         postmaster: address("postmaster@example.test"),
         now: ARRIVED.plus(Duration::from_secs(4 * 3600)),
         seed: 0x0123_4567_89ab_cdef,
+        languages: Arc::new(Languages::new("en", []).unwrap()),
     }
 }
 
@@ -69,6 +70,10 @@ fn bounce_of(message: &Message, header: &[u8]) -> Notice {
 
 /// Checks what holds for every notice; gives the three parts back, decoded.
 fn parts(notice: &Notice) -> [String; 3] {
+    parts_of(notice, [("text", "plain"), ("message", "delivery-status"), ("text", "rfc822-headers")])
+}
+
+fn parts_of(notice: &Notice, kinds: [(&str, &str); 3]) -> [String; 3] {
     let content = &notice.content;
     assert!(content.ends_with(b"\r\n") && content.is_ascii());
     for line in content.split_inclusive(|b| *b == b'\n') {
@@ -76,7 +81,8 @@ fn parts(notice: &Notice) -> [String; 3] {
         assert!(line[..line.len() - 2].iter().all(|b| *b == b'\t' || (b' '..=b'~').contains(b)));
     }
     let parsed = MessageParser::default().parse(content.as_slice()).unwrap();
-    let names = ["From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "MIME-Version", "Content-Type"];
+    let names =
+        ["From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "Content-Language", "MIME-Version", "Content-Type"];
     for name in names {
         let count = parsed.headers_raw().filter(|(n, _)| n.eq_ignore_ascii_case(name)).count();
         assert_eq!(count, 1, "{name}");
@@ -89,7 +95,6 @@ fn parts(notice: &Notice) -> [String; 3] {
     assert_eq!(parsed.to().unwrap().first().unwrap().address().unwrap(), notice.to.to_string());
     assert_eq!(parsed.from().unwrap().first().unwrap().address(), Some("MAILER-DAEMON@mail.example.test"));
     assert_eq!(parsed.parts.len(), 4, "the whole and three parts");
-    let kinds = [("text", "plain"), ("message", "delivery-status"), ("text", "rfc822-headers")];
     std::array::from_fn(|n| {
         let part = &parsed.parts[n + 1];
         let kind = part.content_type().unwrap();
@@ -312,8 +317,164 @@ fn the_whole_message_goes_back_where_it_can_stand_in_a_notice() {
     }
 }
 
-fn check_golden(golden: &[u8], content: &[u8]) {
-    assert_eq!(String::from_utf8_lossy(content), String::from_utf8_lossy(golden), "change the file if it is meant");
+/// Every kind of notice about one recipient, or two.
+fn every_kind(message: &Message, recipients: &[u32], header: &[u8]) -> Vec<Notice> {
+    let context = context();
+    let expires = ARRIVED.plus(Duration::from_secs(5 * 86400));
+    let all = [Success::Delivered, Success::Relayed, Success::Expanded];
+    let mut notices = vec![bounce(&context, message, recipients, header), delay(&context, message, recipients, expires, header)];
+    notices.extend(all.map(|what| success(&context, message, recipients, what, header)));
+    notices.extend(all[..2].iter().map(|what| delay_over(&context, message, recipients, *what, header)));
+    notices.into_iter().map(Option::unwrap).collect()
+}
+
+#[test]
+fn every_language_says_everything() {
+    let words = "550 5.1.1 no such user";
+    let causes = [Cause::Remote, Cause::Connection, Cause::Dns, Cause::Local, Cause::Expired, Cause::Operator];
+    let mut recipients: Vec<_> =
+        causes.map(|cause| recipient("bob@example.org", RecipientState::Bounced, EnhancedCode(5, 1, 1), cause, words)).into();
+    recipients.push(Recipient::new(address("bob@example.org"), Some(address("team@example.test")), ARRIVED));
+    let message = message("ann@example.test", recipients);
+    for language in ["de", "en", "es", "fr", "ja", "pt"] {
+        for subject in ["", "Subject: Lunch on Friday?\r\n"] {
+            let header = format!("Content-Language: {language}\r\n{subject}");
+            let all: Vec<u32> = (0..7).collect();
+            for notice in
+                all.iter().map(|n| vec![*n]).chain([all.clone()]).flat_map(|n| every_kind(&message, &n, header.as_bytes()))
+            {
+                let [text, _, _] = parts(&notice);
+                let parsed = MessageParser::default().parse(&notice.content).unwrap();
+                assert_eq!(parsed.header_raw("Content-Language").unwrap().trim(), language);
+                let title = parsed.subject().unwrap();
+                assert!(title.contains("Lunch on Friday?") != subject.is_empty(), "{title}");
+                assert!(!text.contains(['{', '}']) && !title.contains(['{', '}', '\n']), "{title}\n{text}");
+                assert!(language == "en" || !text.contains("Your message"), "{text}");
+                assert!(text.contains("postmaster@example.test") && text.contains("mail.example.test"), "{text}");
+            }
+        }
+    }
+}
+
+/// In words that a person would write; the files are for those who speak the language to read.
+#[test]
+fn bounces_and_delays_read_as_the_golden_files_say_in_each_language() {
+    let full = recipient("bob@example.org", RecipientState::Bounced, EnhancedCode(5, 2, 2), Cause::Remote, "552 5.2.2 full");
+    let late =
+        recipient("eve@example.org", RecipientState::Deferred, EnhancedCode(4, 4, 7), Cause::Expired, "connection refused");
+    let message = message("ann@example.test", vec![full, late]);
+    for (language, golden) in [
+        ("de", include_str!("../../tests/golden/notice/texts.de.txt")),
+        ("es", include_str!("../../tests/golden/notice/texts.es.txt")),
+        ("fr", include_str!("../../tests/golden/notice/texts.fr.txt")),
+        ("ja", include_str!("../../tests/golden/notice/texts.ja.txt")),
+        ("pt", include_str!("../../tests/golden/notice/texts.pt.txt")),
+    ] {
+        let header = format!("Subject: Lunch\r\nContent-Language: {language}\r\n");
+        let written =
+            every_kind(&message, &[0], header.as_bytes()).into_iter().chain(every_kind(&message, &[0, 1], header.as_bytes()));
+        let text: String = written
+            .take(9)
+            .map(|notice| {
+                let title = MessageParser::default().parse(&notice.content).unwrap().subject().unwrap().to_owned();
+                format!("=== {title}\n\n{}\n", parts(&notice)[0].replace("\r\n", "\n"))
+            })
+            .collect();
+        check_golden(&format!("texts.{language}.txt"), golden.as_bytes(), text.as_bytes());
+    }
+}
+
+#[test]
+fn a_double_bounce_is_in_our_own_language() {
+    let lost = message("", vec![failed("ann@gone.test", "550 no")]);
+    let notice = bounce_of(&lost, b"Content-Language: de\r\n");
+    assert!(parts(&notice)[0].starts_with("A message that has no sender"));
+}
+
+#[test]
+fn the_longest_reply_stands_in_full_where_there_is_one() {
+    let lines: Vec<String> = (0..100).map(|n| format!("550-5.7.1 line {n} {}", "x y ".repeat(150))).collect();
+    let words = lines.join("\n");
+    let [text, status, _] = parts(&bounce_of(&message("ann@example.test", vec![failed("bob@example.org", &words)]), HEADER));
+    let flat = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.len() > 60_000 && flat(&text).contains(&flat(&words)));
+    assert!(flat(&status).contains(&flat(&words)));
+    assert!(text.contains("\r\n        550-5.7.1 line 7 x"), "lines stay lines");
+}
+
+/// A message that needed SMTPUTF8, to an address beyond ASCII.
+fn international(from: &str) -> Message {
+    let mut gruen = failed("grün@example.org", "550 5.1.1 <grün@example.org> kennt hier niemand");
+    gruen.original = Some(address("bäume@example.test"));
+    Message { request: Request { smtputf8: true, ..Request::default() }.boxed(), ..message(from, vec![gruen]) }
+}
+
+const INTERNATIONAL: &[u8] = "From: =?utf-8?q?x?= <ann@example.test>\r\nTo: <grün@example.org>\r\nSubject: Grüße\r\n".as_bytes();
+
+#[test]
+fn who_has_an_address_in_ascii_gets_all_of_it_in_ascii() {
+    let message = international("ann@example.test");
+    let [text, status, header] = parts_of(
+        &bounce_of(&message, INTERNATIONAL),
+        [("text", "plain"), ("message", "delivery-status"), ("message", "global-headers")],
+    );
+    assert!(text.contains("bäume@example.test"), "{text}");
+    assert_eq!(header.as_bytes(), INTERNATIONAL);
+    let groups = groups(&status);
+    assert_eq!(value(&groups[1], "Final-Recipient"), Some("utf-8;gr\\x{FC}n@example.org"));
+    assert_eq!(value(&groups[1], "Original-Recipient"), Some("utf-8;b\\x{E4}ume@example.test"));
+    assert_eq!(value(&groups[1], "Diagnostic-Code"), Some("smtp; 550 5.1.1 <gr?n@example.org> kennt hier niemand"));
+    let content = [INTERNATIONAL, "\r\nGrüße\r\n".as_bytes()].concat();
+    let notice = bounce(&context(), &message, &[0], Returned::Whole(&content)).unwrap();
+    assert_eq!((notice.content.is_ascii(), notice.body, notice.request.is_none()), (true, BodyType::SevenBit, true));
+    let raw = String::from_utf8(notice.content).unwrap();
+    assert!(raw.contains("Content-Type: message/global\r\nContent-Transfer-Encoding: base64\r\n"), "{raw}");
+}
+
+#[test]
+fn who_has_an_address_beyond_ascii_gets_it_as_it_is() {
+    let message = international("jörg@example.test");
+    let content = [INTERNATIONAL, "\r\nGrüße\r\n".as_bytes()].concat();
+    let notice = bounce(&context(), &message, &[0], Returned::Whole(&content)).unwrap();
+    assert_eq!(notice.body, BodyType::EightBitMime);
+    assert!(notice.request.as_ref().is_some_and(|request| request.smtputf8));
+    let raw = String::from_utf8(notice.content.clone()).unwrap();
+    for part in [
+        "To: <jörg@example.test>\r\n",
+        "Content-Type: message/global-delivery-status\r\nContent-Transfer-Encoding: 8bit\r\n",
+        "Original-Recipient: utf-8; bäume@example.test\r\nFinal-Recipient: utf-8; grün@example.org\r\n",
+        "Diagnostic-Code: smtp; 550 5.1.1 <grün@example.org> kennt hier niemand\r\n",
+        "Content-Type: message/global\r\nContent-Transfer-Encoding: 8bit\r\n\r\nFrom:",
+    ] {
+        assert!(raw.contains(part), "{part} is not in\n{raw}");
+    }
+    let asked = Recipient {
+        dsn: DsnRequest { orcpt: OriginalRecipient::new("utf-8", "grau@example.test").map(Some).unwrap(), notify: None }.boxed(),
+        ..failed("bob@example.org", "550 no")
+    };
+    let plain = Message { recipients: vec![asked], ..message };
+    let notice = bounce_of(&plain, HEADER);
+    let raw = String::from_utf8(notice.content).unwrap();
+    assert!(raw.contains("message/global-delivery-status\r\nContent-Transfer-Encoding: 7bit"), "{raw}");
+    assert!(raw.contains("Original-Recipient: utf-8; grau@example.test\r\nFinal-Recipient: rfc822; bob@example.org"), "{raw}");
+}
+
+#[test]
+fn the_documented_parts_are_those_that_there_are() {
+    let rows: String = phrases::tests::listing()
+        .into_iter()
+        .map(|(name, words, text)| format!("| `{name}` | {words} | {} |\n", text.replace('|', "\\|")))
+        .collect();
+    let docs = include_str!("../../docs/notices.md");
+    assert!(docs.contains(&rows), "docs/notices.md should have the rows\n{rows}");
+}
+
+fn check_golden(name: &str, golden: &[u8], content: &[u8]) {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/notice").join(name);
+        return std::fs::write(path, content).unwrap();
+    }
+    assert_eq!(String::from_utf8_lossy(content), String::from_utf8_lossy(golden), "UPDATE_GOLDEN=1 if it is meant");
 }
 
 #[test]
@@ -323,6 +484,7 @@ fn notices_read_as_the_golden_files_say() {
     let eve = recipient("eve@gone.test", RecipientState::Bounced, EnhancedCode(5, 1, 2), Cause::Dns, "no such domain: gone.test");
     let eve = Recipient { status: crate::mail::RecipientStatus { next_hop: String::new(), ..eve.status }, ..eve };
     check_golden(
+        "bounce.eml",
         include_bytes!("../../tests/golden/notice/bounce.eml"),
         &bounce_of(&message("ann@example.test", vec![bob, eve]), HEADER).content,
     );
@@ -331,11 +493,16 @@ fn notices_read_as_the_golden_files_say() {
     let late = message("ann@example.test", vec![later]);
     let expires = ARRIVED.plus(Duration::from_secs(5 * 86400));
     check_golden(
+        "delay.eml",
         include_bytes!("../../tests/golden/notice/delay.eml"),
         &delay(&context(), &late, &[0], expires, HEADER).unwrap().content,
     );
     let lost = message("", vec![failed("ann@gone.test", "554 5.7.1 no")]);
-    check_golden(include_bytes!("../../tests/golden/notice/double_bounce.eml"), &bounce_of(&lost, HEADER).content);
+    check_golden(
+        "double_bounce.eml",
+        include_bytes!("../../tests/golden/notice/double_bounce.eml"),
+        &bounce_of(&lost, HEADER).content,
+    );
 }
 
 proptest! {

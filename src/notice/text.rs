@@ -1,31 +1,32 @@
-//! The part for people: what happened to which message, what the other side said, what to do now.
+//! The part for people: what happened to which message, what the other side said, what to do now; in the sender's language.
 
 use std::time::Duration;
 
+use super::phrases::{Part, Phrases};
 use super::words::{clean, wrap};
 use super::{Kind, Report, Success};
-use crate::mail::{Cause, EnhancedCode, Recipient, RecipientStatus};
+use crate::mail::{Cause, EnhancedCode, Recipient, RecipientStatus, Timestamp};
 
 /// Recipients that are written about one by one; the part for machines has them all.
 const RECIPIENTS_MAX: usize = 50;
-/// Characters of a remote's words at the most.
-const WORDS_MAX: usize = 1000;
+/// Characters of remotes' words at the most, all together: more than the longest reply that is taken.
+const WORDS_MAX: usize = 70_000;
+/// So many of them each recipient has in any case.
+const WORDS_SHARE_MIN: usize = 1000;
 
-/// The notice's subject.
+/// The notice's subject: one line.
 pub(super) fn subject(report: &Report<'_>) -> String {
-    let original = &report.original.subject;
-    match (report.kind, original.is_empty()) {
-        (Kind::Bounce, true) => "Your message was not delivered".to_owned(),
-        (Kind::Bounce, false) => format!("Not delivered: {original}"),
-        (Kind::DoubleBounce, true) => "Mail without sender was not delivered".to_owned(),
-        (Kind::DoubleBounce, false) => format!("Not delivered, without sender: {original}"),
-        (Kind::Delay { .. }, true) => "Your message is delayed".to_owned(),
-        (Kind::Delay { .. }, false) => format!("Delayed: {original}"),
-        (Kind::Success(Success::Delivered), true) => "Your message was delivered".to_owned(),
-        (Kind::Success(Success::Delivered), false) => format!("Delivered: {original}"),
-        (Kind::Success(_), true) => "Your message was passed on".to_owned(),
-        (Kind::Success(_), false) => format!("Passed on: {original}"),
-    }
+    let (titled, untitled) = match report.kind {
+        Kind::Bounce => (Part::SubjectFailed, Part::SubjectFailedUntitled),
+        Kind::DoubleBounce => (Part::SubjectLost, Part::SubjectLostUntitled),
+        Kind::Delay { .. } => (Part::SubjectDelayed, Part::SubjectDelayedUntitled),
+        Kind::DelayOver(_) => (Part::SubjectDelayOver, Part::SubjectDelayOverUntitled),
+        Kind::Success(Success::Delivered) => (Part::SubjectDelivered, Part::SubjectDeliveredUntitled),
+        Kind::Success(_) => (Part::SubjectPassedOn, Part::SubjectPassedOnUntitled),
+    };
+    let original = report.original.subject.as_str();
+    let part = if original.is_empty() { untitled } else { titled };
+    clean(&report.say(part, &[("subject", original)]), 300)
 }
 
 /// The whole part, CRLF line ends, wrapped.
@@ -34,9 +35,9 @@ pub(super) fn text(report: &Report<'_>) -> String {
     wrap(&mut out, "", &opening(report));
     out.push_str("\r\n");
     if !report.original.subject.is_empty() {
-        wrap(&mut out, "    ", &format!("Subject: {}", report.original.subject));
+        wrap(&mut out, "    ", &report.say(Part::MessageSubject, &[("subject", &report.original.subject)]));
     }
-    wrap(&mut out, "    ", &format!("Arrived: {}", report.message.arrived.rfc5322()));
+    wrap(&mut out, "    ", &report.say(Part::MessageArrived, &[("time", &time(report, report.message.arrived))]));
     for recipient in recipients(report).take(RECIPIENTS_MAX) {
         out.push_str("\r\n");
         paragraph(&mut out, report, recipient);
@@ -44,7 +45,7 @@ pub(super) fn text(report: &Report<'_>) -> String {
     let further = recipients(report).count().saturating_sub(RECIPIENTS_MAX);
     if further > 0 {
         out.push_str("\r\n");
-        wrap(&mut out, "", &format!("{further} more recipients are listed in the second part of this notice."));
+        wrap(&mut out, "", &report.say(Part::MessageMore, &[("count", &further.to_string())]));
     }
     out.push_str("\r\n");
     wrap(&mut out, "", &closing(report));
@@ -55,132 +56,150 @@ fn recipients<'a>(report: &'a Report<'_>) -> impl Iterator<Item = &'a Recipient>
     report.recipients.iter().filter_map(|index| report.message.recipients.get(*index as usize))
 }
 
+/// Characters of a remote's words that each recipient may have.
+pub(super) fn words_max(report: &Report<'_>) -> usize {
+    (WORDS_MAX / report.recipients.len().max(1)).max(WORDS_SHARE_MIN)
+}
+
 /// What happened, to whom, and whether it is over.
 fn opening(report: &Report<'_>) -> String {
     let count = recipients(report).count();
     // The address that the sender wrote, where an alias led elsewhere: the only one that means something to people.
     let whom = match recipients(report).next() {
         Some(recipient) if count == 1 => recipient.original.as_ref().unwrap_or(&recipient.address).to_string(),
-        _ => format!("{count} recipients"),
+        _ => report.say(Part::Many, &[("count", &count.to_string())]),
     };
-    match report.kind {
-        Kind::Success(Success::Delivered) => format!("Your message was delivered to {whom}, as you wanted to know."),
-        Kind::Success(Success::Relayed) => format!(
-            "Your message to {whom} was passed on to a server that confirms no delivery. You hear from us no more, unless it comes back."
-        ),
-        Kind::Success(Success::Expanded) => format!(
-            "Your message to {whom} was passed on to all for whom that stands. You are told of none of them, unless it fails."
-        ),
-        Kind::Bounce => format!("Your message could not be delivered to {whom}. It will not be tried again."),
-        Kind::DoubleBounce => format!(
-            "A message that has no sender, most likely a notice itself, could not be delivered to {whom}. There is nobody else \
-             to tell, so you are told as postmaster. It will not be tried again."
-        ),
+    let part = match report.kind {
+        Kind::Bounce => Part::OpeningFailed,
+        Kind::DoubleBounce => Part::OpeningLost,
+        Kind::Success(Success::Delivered) => Part::OpeningDelivered,
+        Kind::Success(Success::Relayed) => Part::OpeningRelayed,
+        Kind::Success(Success::Expanded) => Part::OpeningExpanded,
+        Kind::DelayOver(Success::Delivered) => Part::OpeningDelayOver,
+        Kind::DelayOver(_) => Part::OpeningDelayOverRelayed,
         Kind::Delay { expires } => {
-            let now = report.context.now;
-            format!(
-                "Your message could not be delivered to {whom} yet. You need not do anything and should not send it again: it is \
-                 tried for {} more, until {}.",
-                span(expires.since(now)),
-                expires.rfc5322()
-            )
+            let span = span(report, expires.since(report.context.now));
+            let values = [("recipients", whom.as_str()), ("span", &span), ("time", &time(report, expires))];
+            return report.say(Part::OpeningDelayed, &values);
         }
-    }
+    };
+    report.say(part, &[("recipients", &whom)])
 }
 
 /// One recipient: where it went, what was said, what helps.
 fn paragraph(out: &mut String, report: &Report<'_>, recipient: &Recipient) {
     let status = &recipient.status;
-    let led_from = recipient.original.as_ref().map(|original| format!(" (written to {original})")).unwrap_or_default();
-    wrap(out, "", &format!("{}{led_from}", recipient.address));
-    let done = matches!(report.kind, Kind::Success(_));
-    if !done {
-        wrap(out, "    ", &finding(report, status));
-    } else if !status.next_hop.is_empty() && status.last_cause == Some(Cause::Remote) {
-        wrap(out, "    ", &format!("The server {} answered:", clean(&status.next_hop, 300)));
-    } else {
+    let address = recipient.address.to_string();
+    match &recipient.original {
+        None => wrap(out, "", &address),
+        Some(original) => {
+            let values = [("recipient", address.as_str()), ("original", &original.to_string())];
+            wrap(out, "", &report.say(Part::MessageRecipient, &values));
+        }
+    }
+    let done = matches!(report.kind, Kind::Success(_) | Kind::DelayOver(_));
+    if done && (status.next_hop.is_empty() || status.last_cause != Some(Cause::Remote)) {
         return;
     }
-    let words = clean(&status.last_reply, WORDS_MAX);
-    if !words.is_empty() {
-        wrap(out, "        ", &words);
+    wrap(out, "    ", &finding(report, status));
+    // A reply of several lines keeps them.
+    for line in status.last_reply.split('\n') {
+        let words = clean(line, words_max(report));
+        if !words.is_empty() {
+            wrap(out, "        ", &words);
+        }
     }
     if report.kind == Kind::Bounce {
-        wrap(out, "    ", advice(status));
+        wrap(out, "    ", &report.say(advice(status), &[]));
     }
 }
 
 /// What stood in the way, up to the words of whoever said so.
 fn finding(report: &Report<'_>, status: &RecipientStatus) -> String {
     let hop = clean(&status.next_hop, 300);
-    let said = !status.last_reply.is_empty();
-    let colon = if said { ":" } else { "." };
-    let at = if hop.is_empty() { String::new() } else { format!(" at {hop}") };
+    let at = |named: Part, unnamed: Part| report.say(if hop.is_empty() { unnamed } else { named }, &[("hop", &hop)]);
+    let last = |first: String| match status.last_reply.is_empty() {
+        true => first,
+        false => format!("{first} {}", at(Part::FindingLastAt, Part::FindingLast)),
+    };
     match status.last_cause {
-        Some(Cause::Remote) if hop.is_empty() => format!("The receiving server answered{colon}"),
-        Some(Cause::Remote) => format!("The server {hop} answered{colon}"),
-        Some(Cause::Connection) => format!("No delivery came about{at}{colon}"),
-        Some(Cause::Dns) => format!("Looking up the domain's mail servers failed{colon}"),
-        Some(Cause::Local) => format!("Our own server could not deliver it{at}{colon}"),
-        Some(Cause::Expired) if status.attempts == 0 => "It could not be delivered in the time that was set for it.".to_owned(),
+        Some(Cause::Remote) => at(Part::FindingAnsweredAt, Part::FindingAnswered),
+        Some(Cause::Connection) => at(Part::FindingConnectionAt, Part::FindingConnection),
+        Some(Cause::Dns) => report.say(Part::FindingDns, &[]),
+        Some(Cause::Local) => at(Part::FindingLocalAt, Part::FindingLocal),
+        Some(Cause::Expired) if status.attempts == 0 => report.say(Part::FindingExpiredUntried, &[]),
         Some(Cause::Expired) => {
-            let waited = span(report.context.now.since(report.message.arrived));
-            let last = if said { format!(" The last result{at} was:") } else { String::new() };
-            format!("Every attempt in {waited} failed.{last}")
+            let waited = span(report, report.context.now.since(report.message.arrived));
+            last(report.say(Part::FindingExpired, &[("span", &waited)]))
         }
-        Some(Cause::Operator) => {
-            let last = if said { format!(" The last result{at} was:") } else { String::new() };
-            format!("An administrator of this server ended the attempts.{last}")
-        }
-        None => "It has not been attempted yet.".to_owned(),
+        Some(Cause::Operator) => last(report.say(Part::FindingOperator, &[])),
+        None => report.say(Part::FindingUntried, &[]),
     }
 }
 
 /// What the sender can do about a failure.
-fn advice(status: &RecipientStatus) -> &'static str {
+fn advice(status: &RecipientStatus) -> Part {
     if status.last_cause == Some(Cause::Operator) {
-        return "Ask the postmaster if you want to know why.";
+        return Part::AdviceOperator;
     }
     let EnhancedCode(_, subject, detail) = status.last_status.unwrap_or(EnhancedCode(5, 0, 0));
     match (subject, detail) {
-        (1, 8) => "Your own address's domain was not accepted; ask the postmaster.",
-        (1, 7) => "Your own address was not accepted; check it in your mail program.",
-        (1, 10) => "This domain takes no mail. Ask the recipient for another address.",
-        (1, _) => "Check the address for mistakes, correct it and send the message again.",
-        (2, 2) => "The mailbox is full. Send the message again later, or reach the recipient in another way.",
-        (2, 3) | (3, 4) => "The message is too large. Send a smaller one, or share the attachment in another way.",
-        (2, _) => "The mailbox takes no mail now. Reach the recipient in another way.",
-        (4, 6) => "Mail to this address runs in a circle. Tell the postmaster.",
-        (4, 7) => "Send the message again later, or reach the recipient in another way.",
-        (4, 4) => "No server takes mail for this domain. Check the part behind the @ for mistakes.",
-        (6, _) => "The content was not accepted. Send it in another form.",
-        (7, _) => "The receiving side's rules forbid it. Reach the recipient in another way, or ask the postmaster.",
-        _ => "If the answer above doesn't help, reach the recipient in another way, or ask the postmaster.",
+        (1, 8) => Part::AdviceOwnDomain,
+        (1, 7) => Part::AdviceOwnAddress,
+        (1, 10) => Part::AdviceNoMail,
+        (1, _) => Part::AdviceAddress,
+        (2, 2) => Part::AdviceFull,
+        (2, 3) | (3, 4) => Part::AdviceLarge,
+        (2, _) => Part::AdviceMailbox,
+        (4, 6) => Part::AdviceCircle,
+        (4, 7) => Part::AdviceLater,
+        (4, 4) => Part::AdviceDomain,
+        (6, _) => Part::AdviceContent,
+        (7, _) => Part::AdviceRules,
+        _ => Part::AdviceOther,
     }
 }
 
 fn closing(report: &Report<'_>) -> String {
     let Report { context, message, .. } = report;
-    let help = match report.kind {
-        Kind::DoubleBounce => String::new(),
-        _ => format!("If you need help, forward this notice to {}. ", context.postmaster),
-    };
-    let below = if report.original.whole.is_some() { "message" } else { "message's header" };
-    format!(
-        "{help}This notice was written by the mail server {}, where the message had the queue id {}. The {below} follows below.",
-        context.hostname, message.id
-    )
+    let mut sentences = Vec::new();
+    if report.kind != Kind::DoubleBounce {
+        sentences.push(report.say(Part::ClosingHelp, &[("postmaster", &context.postmaster.to_string())]));
+    }
+    let values = [("hostname", context.hostname.as_str()), ("id", &message.id.to_string())];
+    sentences.push(report.say(Part::ClosingSignature, &values));
+    let below = if report.original.whole.is_some() { Part::ClosingMessage } else { Part::ClosingHeader };
+    sentences.push(report.say(below, &[]));
+    let spaced = |sentence: String| if sentence.ends_with('。') { sentence } else { sentence + " " };
+    sentences.into_iter().map(spaced).collect::<String>().trim_end().to_owned()
+}
+
+/// A time as people say it.
+fn time(report: &Report<'_>, time: Timestamp) -> String {
+    time_in(&report.language.phrases, time)
+}
+
+/// A time in a language, to the minute.
+pub(super) fn time_in(phrases: &Phrases, time: Timestamp) -> String {
+    let text = time.to_string();
+    let part = |from: usize, to: usize| text.get(from..to).unwrap_or("");
+    phrases.say(Part::Time, &[("year", part(0, 4)), ("month", part(5, 7)), ("day", part(8, 10)), ("clock", part(11, 16))])
 }
 
 /// A span of time as people say it.
-fn span(time: Duration) -> String {
-    let minutes = time.as_secs() / 60;
-    let (count, unit) = match minutes {
-        0..120 => (minutes, "minute"),
-        120..2880 => (minutes / 60, "hour"),
-        _ => (minutes / 1440, "day"),
-    };
-    if count == 1 { format!("1 {unit}") } else { format!("{count} {unit}s") }
+fn span(report: &Report<'_>, time: Duration) -> String {
+    let (part, count) = unit(time);
+    report.say(part, &[("count", &count.to_string())])
+}
+
+/// A span's unit, and how many of it; rounded down.
+fn unit(time: Duration) -> (Part, u64) {
+    match time.as_secs() / 60 {
+        1 => (Part::Minute, 1),
+        minutes @ 0..120 => (Part::Minutes, minutes),
+        minutes @ 120..2880 => (Part::Hours, minutes / 60),
+        minutes => (Part::Days, minutes / 1440),
+    }
 }
 
 #[cfg(test)]
@@ -189,7 +208,8 @@ mod tests {
 
     #[test]
     fn spans_are_rounded_down_to_a_unit_that_says_enough() {
-        let said = [0, 60, 7199, 7200, 172_799, 172_800, 432_000].map(|s| span(Duration::from_secs(s)));
-        assert_eq!(said, ["0 minutes", "1 minute", "119 minutes", "2 hours", "47 hours", "2 days", "5 days"]);
+        let said = [0, 60, 7199, 7200, 172_799, 172_800, 432_000].map(|s| unit(Duration::from_secs(s)));
+        let (minute, minutes, hours, days) = (Part::Minute, Part::Minutes, Part::Hours, Part::Days);
+        assert_eq!(said, [(minutes, 0), (minute, 1), (minutes, 119), (hours, 2), (hours, 47), (days, 2), (days, 5)]);
     }
 }

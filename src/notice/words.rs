@@ -35,13 +35,15 @@ pub(super) fn ascii(text: &str, count_max: usize) -> String {
     clean(text, count_max).chars().map(|c| if c.is_ascii() { c } else { '?' }).collect()
 }
 
-/// Appends a paragraph, wrapped, each line behind `indent` and ended by CRLF.
+/// Appends a paragraph, or one for each of its lines, wrapped, each line behind `indent` and ended by CRLF.
 pub(super) fn wrap(out: &mut String, indent: &str, text: &str) {
-    fill(out, indent, indent, text);
-    out.push_str("\r\n");
+    for line in text.split('\n') {
+        fill(out, indent, indent, line);
+        out.push_str("\r\n");
+    }
 }
 
-/// Appends a field of a machine-readable part: `name: value`, folded, ended by CRLF. The value is our own or cleaned ASCII.
+/// Appends a field of a machine-readable part: `name: value`, folded, ended by CRLF. The value is our own, or cleaned.
 pub(super) fn field(out: &mut String, name: &str, value: &str) {
     fill(out, &format!("{name}: "), "    ", value);
     out.push_str("\r\n");
@@ -51,35 +53,65 @@ fn fill(out: &mut String, first: &str, further: &str, text: &str) {
     out.push_str(first);
     let mut column = first.len();
     let mut fresh = true;
-    for word in text.split(' ').flat_map(pieces) {
-        let width = word.chars().count();
-        if !fresh && column + 1 + width > WIDTH {
-            out.push_str("\r\n");
-            out.push_str(further);
-            column = further.len();
-        } else if !fresh {
-            out.push(' ');
-            column += 1;
+    for (at, word) in text.split(' ').enumerate() {
+        for (piece_at, piece) in pieces(word).enumerate() {
+            let space = usize::from(at > 0 && piece_at == 0);
+            let width: usize = piece.chars().map(width).sum();
+            if !fresh && column + space + width > WIDTH {
+                out.push_str("\r\n");
+                out.push_str(further);
+                column = further.len();
+            } else if !fresh && space > 0 {
+                out.push(' ');
+                column += 1;
+            }
+            out.push_str(piece);
+            column += width;
+            fresh = false;
         }
-        out.push_str(word);
-        column += width;
-        fresh = false;
     }
 }
 
-/// A word in pieces of bounded length.
+/// What a word may be broken into: endless ones after a bounded length, and scripts that write without spaces before each wide
+/// character, except one that ends something.
 fn pieces(word: &str) -> impl Iterator<Item = &str> {
-    let mut rest = Some(word);
+    let mut rest = word;
+    let mut begun = false;
     std::iter::from_fn(move || {
-        let text = rest?;
-        match text.char_indices().nth(WORD_MAX) {
-            Some((at, _)) => {
-                rest = Some(&text[at..]);
-                Some(&text[..at])
-            }
-            None => rest.take(),
+        if rest.is_empty() && begun {
+            return None;
         }
+        begun = true;
+        let mut before = None;
+        let end = rest.char_indices().enumerate().find(|(count, (_, c))| {
+            let breaks = before.is_some_and(|before| may_break(before, *c));
+            before = Some(*c);
+            breaks || *count == WORD_MAX
+        });
+        let (piece, behind) = rest.split_at(end.map_or(rest.len(), |(_, (at, _))| at));
+        rest = behind;
+        Some(piece)
     })
+}
+
+/// Whether a line may end between two characters without a space between them.
+fn may_break(before: char, c: char) -> bool {
+    let ends = matches!(
+        c,
+        '、' | '。' | '，' | '．' | '：' | '；' | '！' | '？' | '）' | '」' | '』' | '】' | 'ー' | 'っ' | 'ッ' | '々'
+    );
+    let opens = matches!(before, '（' | '「' | '『' | '【');
+    (width(before) == 2 || width(c) == 2) && !ends && !opens
+}
+
+/// Columns that a character takes: two in scripts that write without spaces.
+fn width(c: char) -> usize {
+    if matches!(c, '\u{1100}'..='\u{115f}' | '\u{2e80}'..='\u{a4cf}' | '\u{ac00}'..='\u{d7a3}' | '\u{f900}'..='\u{faff}' | '\u{fe30}'..='\u{fe4f}' | '\u{ff00}'..='\u{ff60}' | '\u{ffe0}'..='\u{ffe6}' | '\u{20000}'..='\u{3fffd}')
+    {
+        2
+    } else {
+        1
+    }
 }
 
 /// Whether octets may go out as they are: ASCII, lines ended by CRLF and not too long, no other control character but tab.
@@ -121,6 +153,28 @@ mod tests {
         let mut out = String::new();
         field(&mut out, "Diagnostic-Code", &format!("smtp; {}", "x".repeat(5000)));
         assert!(out.trim_end().split("\r\n").skip(1).all(|line| line.starts_with("    ") && line.len() < 998), "{out}");
+    }
+
+    #[test]
+    fn japanese_is_wrapped_without_spaces_and_no_line_begins_with_a_full_stop() {
+        let sentence = "お送りになったメールは ann@example.test に配信できませんでした。";
+        let mut out = String::new();
+        wrap(&mut out, "  ", &sentence.repeat(8));
+        let lines: Vec<&str> = out.trim_end().split("\r\n  ").collect();
+        assert!(lines.len() > 5, "{out}");
+        for line in &lines {
+            let columns: usize = line.chars().map(width).sum();
+            assert!((50..=78).contains(&columns) || line == lines.last().unwrap(), "{columns}: {line}");
+            assert!(!line.starts_with('。'), "{out}");
+        }
+        assert_eq!(lines.concat().replace(' ', ""), sentence.repeat(8).replace(' ', ""));
+    }
+
+    #[test]
+    fn lines_of_a_text_stay_apart() {
+        let mut out = String::new();
+        wrap(&mut out, "> ", "a b\n\nc");
+        assert_eq!(out, "> a b\r\n> \r\n> c\r\n");
     }
 
     #[test]

@@ -7,14 +7,14 @@ use super::line::Place;
 use super::step::Step;
 use super::verdict::expire;
 use crate::config::Retry;
-use crate::mail::{Address, Destination, Domain, Message, Timestamp, Update};
+use crate::mail::{Address, Destination, Domain, Message, Site, Timestamp, Update};
 
 /// A message that the scheduler holds.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) message: Message,
     pub(super) parts: BTreeMap<Destination, Part>,
-    /// Parts that stand in a line.
+    /// Parts that are ready: they stand in a line, or wait to know in which.
     pub(super) waiting: usize,
     /// Parts with an attempt in flight.
     pub(super) attempts: usize,
@@ -42,12 +42,14 @@ pub(super) struct Part {
 }
 
 /// What a part is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Waits for a time.
     Idle,
-    /// Waits for its turn.
-    Waiting(Place),
+    /// Waits to know its site.
+    Unlocated,
+    /// Waits for its turn at a site.
+    Waiting(Site, Place),
     /// Is being attempted.
     InFlight,
 }

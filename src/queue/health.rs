@@ -1,21 +1,21 @@
-//! What the attempts at a destination say of it: whether it can be reached. State: the destinations that could not be, of late.
+//! What the attempts at a site say of it: whether it can be reached. State: the sites that could not be, of late.
 //!
-//! A destination that several attempts in a row could not reach is down. Its mail then waits without attempts of its own; when the
+//! A site that several attempts in a row could not reach is down. Its mail then waits without attempts of its own; when the
 //! time has come one attempt is made, the probe, and its result counts for all.
 
 use std::collections::BTreeMap;
 
 use super::backoff::backoff;
 use crate::config::Retry;
-use crate::mail::{Cause, Destination, Diagnosis, Outcome, Timestamp};
+use crate::mail::{Cause, Diagnosis, Outcome, Site, Timestamp};
 
-/// So many attempts in a row that didn't reach it make a destination down. Several may be in flight when it goes, so that this is
+/// So many attempts in a row that didn't reach it make a site down. Several may be in flight when it goes, so that this is
 /// no sign of a long outage yet.
 const FAILURES_MIN: u32 = 3;
-/// Destinations that are remembered; what can't be remembered counts as up.
+/// Sites that are remembered; what can't be remembered counts as up.
 const REMEMBERED_MAX: usize = 20_000;
 
-/// A destination that could not be reached.
+/// A site that could not be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Down {
     /// When the next attempt is made.
@@ -26,7 +26,7 @@ pub struct Down {
     pub why: Diagnosis,
 }
 
-/// What an attempt's end says of its destination.
+/// What an attempt's end says of its site.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum News {
     /// It was reached; whatever it said.
@@ -52,40 +52,33 @@ impl News {
     }
 }
 
-/// The destinations that failed of late.
+/// The sites that failed of late.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    failing: BTreeMap<Destination, Down>,
+    failing: BTreeMap<Site, Down>,
 }
 
 impl Health {
-    /// Whether the destination is down, and not to be tried now.
-    pub(super) fn down(&self, now: Timestamp, destination: &Destination) -> Option<&Down> {
-        self.failing.get(destination).filter(|down| down.failures >= FAILURES_MIN && down.until > now)
+    /// Whether the site is down, and not to be tried now.
+    pub(super) fn down(&self, now: Timestamp, site: &Site) -> Option<&Down> {
+        self.failing.get(site).filter(|down| down.failures >= FAILURES_MIN && down.until > now)
     }
 
-    /// Whether only one attempt at a time is of use: the destination was down, and nobody has reached it since.
-    pub(super) fn is_probed(&self, destination: &Destination) -> bool {
-        self.failing.get(destination).is_some_and(|down| down.failures >= FAILURES_MIN)
+    /// Whether only one attempt at a time is of use: the site was down, and nobody has reached it since.
+    pub(super) fn is_probed(&self, site: &Site) -> bool {
+        self.failing.get(site).is_some_and(|down| down.failures >= FAILURES_MIN)
     }
 
     /// An attempt didn't reach it. The state of things if that makes it down, or keeps it so.
-    pub(super) fn failed(
-        &mut self,
-        now: Timestamp,
-        destination: &Destination,
-        why: Diagnosis,
-        retry: &Retry,
-        random: f64,
-    ) -> Option<Down> {
-        if !self.failing.contains_key(destination) && self.failing.len() >= REMEMBERED_MAX {
+    pub(super) fn failed(&mut self, now: Timestamp, site: &Site, why: Diagnosis, retry: &Retry, random: f64) -> Option<Down> {
+        if !self.failing.contains_key(site) && self.failing.len() >= REMEMBERED_MAX {
             self.failing.retain(|_, down| down.until > now);
             if self.failing.len() >= REMEMBERED_MAX {
                 return None;
             }
         }
         let fresh = Down { until: now, failures: 0, why: why.clone() };
-        let down = self.failing.entry(destination.clone()).or_insert(fresh);
+        let down = self.failing.entry(site.clone()).or_insert(fresh);
         down.why = why;
         // Those that were in flight beside the one that made it down add nothing to what is known.
         if down.failures >= FAILURES_MIN && down.until > now {
@@ -97,13 +90,13 @@ impl Health {
     }
 
     /// It was reached. What was known if it was down.
-    pub(super) fn reached(&mut self, destination: &Destination) -> Option<Down> {
-        self.failing.remove(destination).filter(|down| down.failures >= FAILURES_MIN)
+    pub(super) fn reached(&mut self, site: &Site) -> Option<Down> {
+        self.failing.remove(site).filter(|down| down.failures >= FAILURES_MIN)
     }
 
     /// The next attempt is made at once.
-    pub(super) fn forgive(&mut self, destination: &Destination) {
-        self.failing.remove(destination);
+    pub(super) fn forgive(&mut self, site: &Site) {
+        self.failing.remove(site);
     }
 
     /// A clock that was set back: nothing is put off beyond `latest`.
@@ -116,10 +109,10 @@ impl Health {
 mod tests {
     use super::super::backoff::tests::retry;
     use super::*;
-    use crate::mail::{Domain, EnhancedCode};
+    use crate::mail::{Destination, Domain, EnhancedCode};
 
-    fn mx() -> Destination {
-        Destination::Mx(Domain::parse("a.test").unwrap())
+    fn mx() -> Site {
+        Site::Own(Destination::Mx(Domain::parse("a.test").unwrap()))
     }
 
     fn found(cause: Cause) -> Diagnosis {

@@ -1,7 +1,7 @@
-//! Lines: a line of messages before each destination, first in, first out among equally urgent ones, and whose turn it is.
+//! Lines: a line of messages before each site, first in, first out among equally urgent ones, and whose turn it is.
 //!
 //! Of the lines that may start an attempt, the one with the fewest in flight is served first, and among equals the one that
-//! has waited longest for its turn. So a destination that answers slowly holds what it has, and the others take turns with the
+//! has waited longest for its turn. So a site that answers slowly holds what it has, and the others take turns with the
 //! rest. Keys are ordered, never hashed: the same history gives the same turns.
 
 use std::cmp::Reverse;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::health::{Down, Health, News};
 use crate::config::Retry;
-use crate::mail::{Destination, Diagnosis, Priority, QueueId, Timestamp};
+use crate::mail::{Destination, Diagnosis, Priority, QueueId, Site, Timestamp};
 
 /// A line this long is never turned away from.
 const CROWD_MIN: usize = 64;
@@ -20,17 +20,24 @@ const AWAY_MAX: Duration = Duration::from_secs(60);
 
 /// A message's place in a line: the more urgent first (RFC 6710), and among equals the one that came first.
 pub(super) type Place = (Reverse<Priority>, u64);
-/// Attempts at a time at a destination that was not reached yet: a black hole holds no more than these.
+/// Attempts at a time at a site that was not reached yet: a black hole holds no more than these.
 const LIMIT_UNKNOWN: usize = 2;
 /// Attempts at a time once it was.
 const LIMIT_KNOWN: usize = 5;
 
-/// The messages that wait for one destination.
+/// Who waits: the recipients of a message that share a destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub(super) id: QueueId,
+    pub(super) destination: Destination,
+}
+
+/// Those who wait for one site.
 #[derive(Debug)]
 struct Line {
-    waiting: BTreeMap<Place, QueueId>,
+    waiting: BTreeMap<Place, Waiting>,
     in_flight: usize,
-    /// How many may be: grows while attempts reach the destination, shrinks when they don't.
+    /// How many may be: grows while attempts reach the site, shrinks when they don't.
     limit: usize,
     /// An attempt reached it since it was opened.
     known: bool,
@@ -45,25 +52,25 @@ struct Line {
     away_until: Timestamp,
 }
 
-/// Destinations of one kind, local or remote, share attempts and turns.
+/// Sites of one kind, local or remote, share attempts and turns.
 #[derive(Debug, Default)]
 struct Class {
-    turns: BTreeMap<(usize, u64), Destination>,
+    turns: BTreeMap<(usize, u64), Site>,
     in_flight: usize,
 }
 
 /// All lines.
 #[derive(Debug)]
 pub(super) struct Lines {
-    lines: BTreeMap<Destination, Line>,
+    lines: BTreeMap<Site, Line>,
     local: Class,
     remote: Class,
-    /// Whether a remote destination had the last turn.
+    /// Whether a remote site had the last turn.
     remote_last: bool,
     counter: u64,
     attempts_max: usize,
     concurrency: usize,
-    /// What is known of destinations beyond their mail.
+    /// What is known of sites beyond their mail.
     health: Health,
 }
 
@@ -87,9 +94,9 @@ impl Lines {
         self.concurrency = concurrency.max(1);
         // Routes may be others now.
         self.health = Health::default();
-        let destinations: Vec<Destination> = self.lines.keys().cloned().collect();
-        for destination in destinations {
-            self.turn(&destination);
+        let sites: Vec<Site> = self.lines.keys().cloned().collect();
+        for site in sites {
+            self.turn(&site);
         }
     }
 
@@ -98,96 +105,94 @@ impl Lines {
         self.local.in_flight + self.remote.in_flight
     }
 
-    /// Every destination with what waits for it and what is in flight, in order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Destination, usize, usize)> {
-        self.lines.iter().map(|(destination, line)| (destination, line.waiting.len(), line.in_flight))
+    /// Every site with what waits for it and what is in flight, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Site, usize, usize)> {
+        self.lines.iter().map(|(site, line)| (site, line.waiting.len(), line.in_flight))
     }
 
     /// Puts a message at the end of a line, behind all that are as urgent.
-    pub(super) fn join(&mut self, now: Timestamp, destination: &Destination, id: QueueId, priority: Priority) -> Place {
+    pub(super) fn join(&mut self, now: Timestamp, site: &Site, waiting: Waiting, priority: Priority) -> Place {
         self.counter += 1;
         let place = (Reverse(priority), self.counter);
-        if !self.lines.contains_key(destination) {
-            self.lines.insert(destination.clone(), Line::new(now));
+        if !self.lines.contains_key(site) {
+            self.lines.insert(site.clone(), Line::new(now));
         }
-        if let Some(line) = self.lines.get_mut(destination) {
-            line.waiting.insert(place, id);
+        if let Some(line) = self.lines.get_mut(site) {
+            line.waiting.insert(place, waiting);
             if line.turn.is_none() {
-                self.turn(destination);
+                self.turn(site);
             }
         }
         place
     }
 
     /// Takes a message out of a line.
-    pub(super) fn leave(&mut self, destination: &Destination, place: Place) {
-        if let Some(line) = self.lines.get_mut(destination) {
+    pub(super) fn leave(&mut self, site: &Site, place: Place) {
+        if let Some(line) = self.lines.get_mut(site) {
             line.waiting.remove(&place);
             if line.waiting.is_empty() {
-                self.turn(destination);
+                self.turn(site);
             }
         }
     }
 
     /// The next message to be attempted; counted as in flight from here on. Local and remote take turns.
-    pub(super) fn take(&mut self) -> Option<(Destination, QueueId)> {
+    pub(super) fn take(&mut self) -> Option<(Site, Waiting)> {
         if self.in_flight() >= self.attempts_max {
             return None;
         }
         let first = !self.remote_last;
         let remote = [first, !first].into_iter().find(|remote| self.may_start(*remote))?;
-        let destination = self.class(remote).turns.first_key_value()?.1.clone();
-        let line = self.lines.get_mut(&destination)?;
-        let (_, id) = line.waiting.pop_first()?;
+        let site = self.class(remote).turns.first_key_value()?.1.clone();
+        let line = self.lines.get_mut(&site)?;
+        let (_, waiting) = line.waiting.pop_first()?;
         line.in_flight += 1;
         self.class(remote).in_flight += 1;
         self.remote_last = remote;
-        self.turn(&destination);
-        Some((destination, id))
+        self.turn(&site);
+        Some((site, waiting))
     }
 
-    /// An attempt at the destination has ended.
-    pub(super) fn finish(&mut self, destination: &Destination, news: &News) {
-        if let Some(line) = self.lines.get_mut(destination) {
+    /// An attempt at the site has ended.
+    pub(super) fn finish(&mut self, site: &Site, news: &News) {
+        if let Some(line) = self.lines.get_mut(site) {
             line.in_flight = line.in_flight.saturating_sub(1);
             line.ended = line.ended.saturating_add(1);
             line.learn(news, self.concurrency);
-            let class = self.class(destination.is_remote());
+            let class = self.class(site.is_remote());
             class.in_flight = class.in_flight.saturating_sub(1);
-            self.turn(destination);
+            self.turn(site);
         }
     }
 
-    /// Whether the destination is down, and not to be tried now.
-    pub(super) fn down(&self, now: Timestamp, destination: &Destination) -> Option<&Down> {
-        self.health.down(now, destination)
+    /// Whether the site is down, and not to be tried now.
+    pub(super) fn down(&self, now: Timestamp, site: &Site) -> Option<&Down> {
+        self.health.down(now, site)
+    }
+
+    /// See `Health::is_probed`.
+    pub(super) fn is_probed(&self, site: &Site) -> bool {
+        self.health.is_probed(site)
     }
 
     /// See `Health::failed`.
-    pub(super) fn failed(
-        &mut self,
-        now: Timestamp,
-        destination: &Destination,
-        why: Diagnosis,
-        retry: &Retry,
-        random: f64,
-    ) -> Option<Down> {
-        let down = self.health.failed(now, destination, why, retry, random);
-        self.turn(destination);
+    pub(super) fn failed(&mut self, now: Timestamp, site: &Site, why: Diagnosis, retry: &Retry, random: f64) -> Option<Down> {
+        let down = self.health.failed(now, site, why, retry, random);
+        self.turn(site);
         down
     }
 
     /// See `Health::reached`.
-    pub(super) fn reached(&mut self, destination: &Destination) -> Option<Down> {
-        let down = self.health.reached(destination)?;
-        self.turn(destination);
+    pub(super) fn reached(&mut self, site: &Site) -> Option<Down> {
+        let down = self.health.reached(site)?;
+        self.turn(site);
         Some(down)
     }
 
-    /// Nothing is held against a destination.
-    pub(super) fn forgive(&mut self, destination: &Destination) {
-        self.health.forgive(destination);
-        self.turn(destination);
+    /// Nothing is held against a site.
+    pub(super) fn forgive(&mut self, site: &Site) {
+        self.health.forgive(site);
+        self.turn(site);
     }
 
     /// A clock that was set back: nothing is put off beyond `latest`.
@@ -195,28 +200,28 @@ impl Lines {
         self.health.clamp(latest);
     }
 
-    /// The messages that wait for a destination.
-    pub(super) fn waiting(&self, destination: &Destination) -> Vec<QueueId> {
-        self.lines.get(destination).map(|line| line.waiting.values().copied().collect()).unwrap_or_default()
+    /// The messages that wait for a site.
+    pub(super) fn waiting(&self, site: &Site) -> Vec<Waiting> {
+        self.lines.get(site).map(|line| line.waiting.values().cloned().collect()).unwrap_or_default()
     }
 
     /// When a message for a crowded line should come back, if it is crowded: longer than the `room` that is left for all
     /// others. Those who come back are spread over the time that the line needs at its pace.
-    pub(super) fn crowded(&self, now: Timestamp, destination: &Destination, room: usize) -> Option<Timestamp> {
-        let line = self.lines.get(destination).filter(|line| line.waiting.len() >= room.max(CROWD_MIN))?;
+    pub(super) fn crowded(&self, now: Timestamp, site: &Site, room: usize) -> Option<Timestamp> {
+        let line = self.lines.get(site).filter(|line| line.waiting.len() >= room.max(CROWD_MIN))?;
         let waiting = u32::try_from(line.waiting.len()).unwrap_or(u32::MAX);
         let needed = line.pace(now).saturating_mul(waiting).clamp(AWAY_MIN, AWAY_MAX);
         Some(now.plus(needed).max(line.away_until.min(now.plus(AWAY_MAX))))
     }
 
     /// Somebody was sent away from the line until `until`: the next one comes back a little later.
-    pub(super) fn sent_away(&mut self, now: Timestamp, destination: &Destination, until: Timestamp) {
-        if let Some(line) = self.lines.get_mut(destination) {
+    pub(super) fn sent_away(&mut self, now: Timestamp, site: &Site, until: Timestamp) {
+        if let Some(line) = self.lines.get_mut(site) {
             line.away_until = until.plus(line.pace(now));
         }
     }
 
-    /// Whether the first in turn of a class may start. A destination beyond its first attempt leaves room for others: it may
+    /// Whether the first in turn of a class may start. A site beyond its first attempt leaves room for others: it may
     /// have twice as many in flight as are still free.
     fn may_start(&self, remote: bool) -> bool {
         let class = if remote { &self.remote } else { &self.local };
@@ -232,21 +237,21 @@ impl Lines {
     }
 
     /// Brings a line's turn up to date after a change; a line without anything is dropped.
-    fn turn(&mut self, destination: &Destination) {
-        let Some(line) = self.lines.get_mut(destination) else { return };
-        let limit = if self.health.is_probed(destination) { 1 } else { line.limit.min(self.concurrency) };
-        let class = if destination.is_remote() { &mut self.remote } else { &mut self.local };
+    fn turn(&mut self, site: &Site) {
+        let Some(line) = self.lines.get_mut(site) else { return };
+        let limit = if self.health.is_probed(site) { 1 } else { line.limit.min(self.concurrency) };
+        let class = if site.is_remote() { &mut self.remote } else { &mut self.local };
         let old = line.turn.take();
         if let Some(turn) = old {
             class.turns.remove(&turn);
         }
         if line.waiting.is_empty() && line.in_flight == 0 {
-            self.lines.remove(destination);
-        } else if !line.waiting.is_empty() && (!destination.is_remote() || line.in_flight < limit) {
+            self.lines.remove(site);
+        } else if !line.waiting.is_empty() && (!site.is_remote() || line.in_flight < limit) {
             self.counter += 1;
             let turn = (line.in_flight, self.counter);
             line.turn = Some(turn);
-            class.turns.insert(turn, destination.clone());
+            class.turns.insert(turn, site.clone());
         }
     }
 }
@@ -292,29 +297,34 @@ mod tests {
     use super::*;
     use crate::mail::Domain;
 
-    fn mx(name: &str) -> Destination {
-        Destination::Mx(Domain::parse(name).unwrap())
+    fn mx(name: &str) -> Site {
+        Site::Own(Destination::Mx(Domain::parse(name).unwrap()))
     }
 
-    fn local(name: &str) -> Destination {
-        Destination::Local(Domain::parse(name).unwrap())
+    fn local(name: &str) -> Site {
+        Site::Own(Destination::Local(Domain::parse(name).unwrap()))
     }
 
-    fn fill(lines: &mut Lines, destination: &Destination, ids: std::ops::Range<u64>) {
+    fn waits(site: &Site, id: u64) -> Waiting {
+        let Site::Own(destination) = site else { panic!("{site}") };
+        Waiting { id: QueueId(id), destination: destination.clone() }
+    }
+
+    fn fill(lines: &mut Lines, site: &Site, ids: std::ops::Range<u64>) {
         for id in ids {
-            lines.join(Timestamp::ZERO, destination, QueueId(id), Priority::default());
+            lines.join(Timestamp::ZERO, site, waits(site, id), Priority::default());
         }
     }
 
     fn take_all(lines: &mut Lines) -> Vec<(String, u64)> {
-        std::iter::from_fn(|| lines.take()).map(|(destination, id)| (destination.to_string(), id.0)).collect()
+        std::iter::from_fn(|| lines.take()).map(|(site, waiting)| (site.to_string(), waiting.id.0)).collect()
     }
 
     #[test]
     fn the_more_urgent_come_first_and_equals_in_their_order() {
         let mut lines = Lines::new(100, 100);
         for (id, priority) in [(1, 0), (2, -4), (3, 4), (4, 0), (5, 4)] {
-            lines.join(Timestamp::ZERO, &local("a.test"), QueueId(id), Priority::new(priority).unwrap());
+            lines.join(Timestamp::ZERO, &local("a.test"), waits(&local("a.test"), id), Priority::new(priority).unwrap());
         }
         let order: Vec<u64> = take_all(&mut lines).into_iter().map(|(_, id)| id).collect();
         assert_eq!(order, [3, 5, 1, 4, 2]);
@@ -339,7 +349,7 @@ mod tests {
         assert_eq!(take_all(&mut lines).len(), LIMIT_UNKNOWN);
         lines.finish(&mx("slow.test"), &News::Reached);
         fill(&mut lines, &mx("new.test"), 50..51);
-        assert_eq!(lines.take().unwrap().1, QueueId(50));
+        assert_eq!(lines.take().unwrap().1.id, QueueId(50));
     }
 
     #[test]
@@ -351,7 +361,7 @@ mod tests {
         let taken = take_all(&mut lines).len();
         assert!((20..30).contains(&taken), "{taken} of 30");
         fill(&mut lines, &mx("quick.test"), 5000..5001);
-        assert_eq!(lines.take().unwrap().1, QueueId(5000));
+        assert_eq!(lines.take().unwrap().1.id, QueueId(5000));
         fill(&mut lines, &local("home.test"), 6000..6020);
         assert!(take_all(&mut lines).len() >= 5, "local mail has its share");
         assert!(lines.in_flight() <= 40);
@@ -364,10 +374,10 @@ mod tests {
         fill(&mut lines, &local("b.test"), 10..19);
         let mut remote = 0;
         for _ in 0..8 {
-            let (destination, _) = lines.take().unwrap();
+            let (site, _) = lines.take().unwrap();
             assert!(lines.take().is_none());
-            remote += usize::from(destination.is_remote());
-            lines.finish(&destination, &News::Reached);
+            remote += usize::from(site.is_remote());
+            lines.finish(&site, &News::Reached);
         }
         assert_eq!(remote, 4);
     }
@@ -375,7 +385,7 @@ mod tests {
     #[test]
     fn empty_lines_are_dropped_and_places_can_be_given_up() {
         let mut lines = Lines::new(10, 2);
-        let place = lines.join(Timestamp::ZERO, &mx("a.test"), QueueId(1), Priority::default());
+        let place = lines.join(Timestamp::ZERO, &mx("a.test"), waits(&mx("a.test"), 1), Priority::default());
         lines.leave(&mx("a.test"), place);
         assert!(lines.take().is_none());
         fill(&mut lines, &mx("a.test"), 2..3);

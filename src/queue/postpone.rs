@@ -6,34 +6,38 @@ use super::health::{Down, News};
 use super::scheduler::Scheduler;
 use super::step::Step;
 use crate::config::Retry;
-use crate::mail::{Destination, Message, QueueId, RecipientState, RecipientStatus, Timestamp, Update};
+use crate::mail::{Destination, Message, QueueId, RecipientState, RecipientStatus, Site, Timestamp, Update};
 
 impl Scheduler {
     /// Whoever has this message tried wants it tried now: nothing is held against its destinations.
     pub fn forgive(&mut self, destinations: impl IntoIterator<Item = Destination>) {
         for destination in destinations {
-            self.lines.forgive(&destination);
+            if let Some(site) = self.sites.at(self.clock, &destination) {
+                self.lines.forgive(&site);
+            }
         }
     }
 
-    /// An attempt at the destination has ended: what that means for those who wait for it.
-    pub(super) fn heard(&mut self, now: Timestamp, destination: &Destination, news: News, random: f64) {
-        self.lines.finish(destination, &news);
-        if !destination.is_remote() {
+    /// An attempt at the site has ended: what that means for those who wait for it.
+    pub(super) fn heard(&mut self, now: Timestamp, site: &Site, news: News, random: f64) {
+        self.lines.finish(site, &news);
+        if !site.is_remote() {
             return;
         }
         match news {
             News::Nothing => {}
             News::Reached => {
-                if let Some(down) = self.lines.reached(destination) {
-                    self.steps.push_back(Step::Up { destination: destination.clone(), down });
+                if let Some(down) = self.lines.reached(site) {
+                    let domains = self.sites.domains(site);
+                    self.steps.push_back(Step::Up { site: site.clone(), domains, down });
                 }
             }
             News::Unreached(why) => {
-                if let Some(down) = self.lines.failed(now, destination, why, &self.settings.retry, random) {
-                    self.steps.push_back(Step::Down { destination: destination.clone(), down });
-                    for id in self.lines.waiting(destination) {
-                        self.refresh(now, id);
+                if let Some(down) = self.lines.failed(now, site, why, &self.settings.retry, random) {
+                    let domains = self.sites.domains(site);
+                    self.steps.push_back(Step::Down { site: site.clone(), domains, down });
+                    for waiting in self.lines.waiting(site) {
+                        self.refresh(now, waiting.id);
                     }
                 }
             }
@@ -44,7 +48,8 @@ impl Scheduler {
     pub(super) fn postpone(&mut self, now: Timestamp, id: QueueId) {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.forgotten && !entry.message.held) else { return };
         for (destination, part) in &entry.parts {
-            let Some(down) = self.lines.down(now, destination) else { continue };
+            let Some(site) = self.sites.at(now, destination) else { continue };
+            let Some(down) = self.lines.down(now, &site) else { continue };
             let ready = part.ready_now(&entry.message, &self.paused_domains, now);
             let update = postponed(&entry.message, &ready, down, &self.settings.retry, now);
             if !update.statuses.is_empty() {

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use super::backoff::wait_max;
 use super::due::{ages_reached, deadline_notice_at, due_at, expires_at, next_notice_at};
-use super::entry::{Entry, Part, Stage};
+use super::entry::Entry;
 use super::health::News;
-use super::line::Lines;
+use super::line::{Lines, Waiting};
+use super::plan::Plan;
+use super::sites::Sites;
 use super::step::{Attempt, AttemptId, Step};
 use super::verdict::{Verdict, When, without_result};
 use crate::config::{self, Config};
-use crate::mail::{Destination, Domain, Message, Outcome, Priority, QueueId, Timestamp, Update};
+use crate::mail::{Destination, Domain, Message, Outcome, Priority, QueueId, Site, Timestamp, Update};
 
 /// Recipients of one attempt at the most.
 const RECIPIENTS_MAX: usize = 1000;
@@ -55,7 +57,8 @@ pub struct Scheduler {
     pub(super) settings: Settings,
     pub(super) entries: BTreeMap<QueueId, Entry>,
     pub(super) lines: Lines,
-    attempts: BTreeMap<AttemptId, (QueueId, Destination)>,
+    pub(super) sites: Sites,
+    attempts: BTreeMap<AttemptId, Flight>,
     attempt_last: u64,
     /// When each message wants attention though no attempt of it ends.
     alarms: BTreeSet<(Timestamp, QueueId)>,
@@ -65,7 +68,15 @@ pub struct Scheduler {
     paused: bool,
     pub(super) paused_domains: BTreeSet<Domain>,
     /// The latest `now`.
-    clock: Timestamp,
+    pub(super) clock: Timestamp,
+}
+
+/// An attempt under way.
+#[derive(Debug)]
+struct Flight {
+    id: QueueId,
+    destination: Destination,
+    site: Site,
 }
 
 impl Scheduler {
@@ -75,6 +86,7 @@ impl Scheduler {
             lines: Lines::new(settings.attempts_max, settings.concurrency),
             settings,
             entries: BTreeMap::new(),
+            sites: Sites::default(),
             attempts: BTreeMap::new(),
             attempt_last: 0,
             alarms: BTreeSet::new(),
@@ -116,8 +128,8 @@ impl Scheduler {
         self.attempts.len()
     }
 
-    /// Every destination with messages: how many wait for it, and how many attempts are in flight.
-    pub fn destinations(&self) -> impl Iterator<Item = (&Destination, usize, usize)> {
+    /// Every site with messages: how many wait for it, and how many attempts are in flight.
+    pub fn sites(&self) -> impl Iterator<Item = (&Site, usize, usize)> {
         self.lines.iter()
     }
 
@@ -182,9 +194,9 @@ impl Scheduler {
         jitter: &mut dyn FnMut() -> f64,
     ) -> Verdict {
         self.watch_clock(now);
-        let Some((id, destination)) = self.attempts.remove(&attempt) else { return Verdict::new(QueueId(0)) };
+        let Some(Flight { id, destination, site }) = self.attempts.remove(&attempt) else { return Verdict::new(QueueId(0)) };
         let random = jitter();
-        self.heard(now, &destination, News::of(&outcomes), random);
+        self.heard(now, &site, News::of(&outcomes), random);
         let mut verdict = Verdict::new(id);
         let Some(entry) = self.entries.get_mut(&id) else { return verdict };
         let Some(part) = entry.parts.get_mut(&destination) else { return verdict };
@@ -269,12 +281,14 @@ impl Scheduler {
     pub fn reconfigure(&mut self, now: Timestamp, settings: Settings) {
         self.lines.reconfigure(settings.attempts_max, settings.concurrency);
         self.settings = settings;
-        self.refresh_all(now);
+        self.clock = now;
+        self.sites = Sites::default();
+        self.scatter(None);
     }
 
     /// Starts the attempt whose turn it is.
     fn start(&mut self, now: Timestamp) -> Option<Step> {
-        let (destination, id) = self.lines.take()?;
+        let (site, Waiting { id, destination }) = self.lines.take()?;
         let attempt = AttemptId(self.attempt_last + 1);
         let entry = self.entries.get_mut(&id)?;
         let part = entry.parts.get_mut(&destination)?;
@@ -282,8 +296,8 @@ impl Scheduler {
         entry.waiting -= 1;
         entry.attempts += 1;
         self.attempt_last += 1;
-        self.attempts.insert(attempt, (id, destination.clone()));
-        Some(Step::Attempt(Attempt { attempt, id, destination, recipients }))
+        self.attempts.insert(attempt, Flight { id, destination: destination.clone(), site: site.clone() });
+        Some(Step::Attempt(Attempt { attempt, id, destination, site, recipients }))
     }
 
     /// A clock that was set back: whoever waits for a time planned before waits no longer than one backoff.
@@ -293,12 +307,13 @@ impl Scheduler {
             let latest = now.plus(wait_max(&self.settings.retry));
             self.entries.values_mut().for_each(|entry| entry.clamp(latest));
             self.lines.clamp(latest);
+            self.sites.clamp(now);
             self.refresh_all(now);
         }
         self.clock = now;
     }
 
-    fn refresh_all(&mut self, now: Timestamp) {
+    pub(super) fn refresh_all(&mut self, now: Timestamp) {
         let ids: Vec<QueueId> = self.entries.keys().copied().collect();
         for id in ids {
             self.refresh(now, id);
@@ -321,8 +336,9 @@ impl Scheduler {
             }
         }
         let Entry { message, parts, waiting, .. } = entry;
+        let mut plan = Plan::new(now, &mut self.lines, &mut self.sites, &mut self.steps, &self.paused_domains);
         for (destination, part) in parts.iter_mut() {
-            plan(&mut self.lines, &self.paused_domains, now, message, destination, part, waiting);
+            plan.part(message, destination, part, waiting);
         }
         parts.retain(|_, part| !part.is_empty());
         self.settle(id);
@@ -340,7 +356,8 @@ impl Scheduler {
         self.postpone(now, id);
         let Some(Entry { message, parts, waiting, .. }) = self.entries.get_mut(&id) else { return };
         if let Some(part) = parts.get_mut(destination) {
-            plan(&mut self.lines, &self.paused_domains, now, message, destination, part, waiting);
+            let mut plan = Plan::new(now, &mut self.lines, &mut self.sites, &mut self.steps, &self.paused_domains);
+            plan.part(message, destination, part, waiting);
             if part.is_empty() {
                 parts.remove(destination);
             }
@@ -410,12 +427,13 @@ impl Scheduler {
         for (destination, part) in &mut entry.parts {
             part.update(&entry.message, &self.paused_domains);
             if part.ready_at <= now {
-                let back = self.lines.crowded(now, destination, room)?;
-                until = until.max(Some((back, destination)));
+                let site = self.sites.at(now, destination)?;
+                let back = self.lines.crowded(now, &site, room)?;
+                until = until.max(Some((back, site)));
             }
         }
-        let (back, destination) = until?;
-        self.lines.sent_away(now, destination, back);
+        let (back, site) = until?;
+        self.lines.sent_away(now, &site, back);
         Some(back.min(other))
     }
 
@@ -424,38 +442,9 @@ impl Scheduler {
         let mut entry = self.entries.remove(&id)?;
         self.alarms.remove(&(entry.alarm, id));
         entry.alarm = Timestamp::NEVER;
-        for (destination, part) in &mut entry.parts {
-            if let Stage::Waiting(place) = part.stage {
-                self.lines.leave(destination, place);
-                part.stage = Stage::Idle;
-                entry.waiting -= 1;
-            }
+        for part in entry.parts.values_mut() {
+            part.step_out(&mut self.lines, &mut entry.waiting);
         }
         Some(entry)
-    }
-}
-
-/// Puts a part into its line if it is ready, out of it if not; keeps the count of waiting parts.
-fn plan(
-    lines: &mut Lines,
-    paused: &BTreeSet<Domain>,
-    now: Timestamp,
-    message: &Message,
-    destination: &Destination,
-    part: &mut Part,
-    waiting: &mut usize,
-) {
-    part.update(message, paused);
-    match (part.stage, part.ready_at <= now) {
-        (Stage::Idle, true) => {
-            part.stage = Stage::Waiting(lines.join(now, destination, message.id, message.priority()));
-            *waiting += 1;
-        }
-        (Stage::Waiting(place), false) => {
-            lines.leave(destination, place);
-            part.stage = Stage::Idle;
-            *waiting -= 1;
-        }
-        _ => {}
     }
 }

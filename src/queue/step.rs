@@ -1,7 +1,7 @@
 //! What the scheduler wants done: the steps that come out of it.
 
 use super::health::Down;
-use crate::mail::{Address, Destination, QueueId, Timestamp, Update};
+use crate::mail::{Address, Destination, Domain, QueueId, Site, Timestamp, Update};
 
 /// Names an attempt; never used twice by one scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +16,8 @@ pub struct Attempt {
     pub id: QueueId,
     /// Where to.
     pub destination: Destination,
+    /// Whose line it stood in: connections are shared within a site.
+    pub site: Site,
     /// Recipients by index, at most 1000.
     pub recipients: Vec<(u32, Address)>,
 }
@@ -54,19 +56,35 @@ pub enum Step {
         /// The scheduler's own copy has it already.
         update: Update,
     },
-    /// A destination can't be reached, again or for the first time: its mail waits until one attempt has reached it.
+    /// It isn't known where a domain's mail goes: ask for the names of its MX hosts, then call `Scheduler::located`.
+    Locate {
+        /// Which.
+        domain: Domain,
+    },
+    /// A site can't be reached, again or for the first time: its mail waits until one attempt has reached it.
     Down {
         /// Which.
-        destination: Destination,
+        site: Site,
+        /// The domains whose mail is known to go there.
+        domains: Vec<Domain>,
         /// What is known.
         down: Down,
     },
-    /// A destination that was down was reached: its mail needn't wait any longer.
+    /// A site that was down was reached: its mail needn't wait any longer.
     Up {
         /// Which.
-        destination: Destination,
+        site: Site,
+        /// The domains whose mail is known to go there.
+        domains: Vec<Domain>,
         /// What was known of it.
         down: Down,
+    },
+    /// A domain's mail was waiting for a site that is down, and goes elsewhere now: it needn't wait any longer.
+    Moved {
+        /// Which.
+        domain: Domain,
+        /// Where its mail goes now.
+        site: Site,
     },
     /// Nothing to do before `due`: the message has left the scheduler and waits in the spool's index.
     Park {

@@ -57,8 +57,18 @@ fn admit(scheduler: &mut Scheduler, now: Timestamp, message: &Message) {
     scheduler.admit(now, message.clone(), destinations(message));
 }
 
+/// The next step of one for whom every domain is a site by itself.
+fn next(scheduler: &mut Scheduler, now: Timestamp) -> Option<Step> {
+    loop {
+        match scheduler.next(now) {
+            Some(Step::Locate { domain }) => scheduler.located(now, domain, None),
+            step => return step,
+        }
+    }
+}
+
 fn attempt(scheduler: &mut Scheduler, now: Timestamp) -> Attempt {
-    match scheduler.next(now) {
+    match next(scheduler, now) {
         Some(Step::Attempt(attempt)) => attempt,
         other => panic!("no attempt but {other:?}"),
     }
@@ -76,7 +86,7 @@ fn unreached() -> Diagnosis {
 fn not_reached(scheduler: &mut Scheduler, now: Timestamp, attempt: &Attempt) -> Vec<Step> {
     let outcomes = indexes(attempt).into_iter().map(|index| (index, Outcome::Deferred(unreached()))).collect();
     scheduler.report(now, attempt.attempt, outcomes, &mut || 0.5);
-    std::iter::from_fn(|| scheduler.next(now)).filter(|step| !matches!(step, Step::Attempt(_))).collect()
+    std::iter::from_fn(|| next(scheduler, now)).filter(|step| !matches!(step, Step::Attempt(_))).collect()
 }
 
 fn all(attempt: &Attempt, outcome: fn(Diagnosis) -> Outcome, class: u8) -> Vec<(u32, Outcome)> {
@@ -94,16 +104,16 @@ fn indexes(attempt: &Attempt) -> Vec<u32> {
 #[test]
 fn delivered_mail_is_done() {
     let mut scheduler = Scheduler::new(settings());
-    assert_eq!(scheduler.next(START), None);
+    assert_eq!(next(&mut scheduler, START), None);
     admit(&mut scheduler, START, &message(1, "s@x.test", &["a@local.test", "b@local.test"]));
     let attempt = attempt(&mut scheduler, START);
     assert_eq!((attempt.id, indexes(&attempt)), (QueueId(1), vec![0, 1]), "one attempt for both");
-    assert_eq!(scheduler.next(START), None);
+    assert_eq!(next(&mut scheduler, START), None);
     let verdict = report(&mut scheduler, at(1), &attempt, Outcome::Delivered);
     assert!(verdict.failed.is_empty());
     assert!(verdict.update.statuses.iter().all(|(_, s)| s.state == RecipientState::Delivered));
-    assert!(is_done(scheduler.next(at(1))));
-    assert_eq!(scheduler.next(at(1)), None);
+    assert!(is_done(next(&mut scheduler, at(1))));
+    assert_eq!(next(&mut scheduler, at(1)), None);
     assert!(scheduler.is_empty() && scheduler.deadline().is_none());
 }
 
@@ -118,7 +128,7 @@ fn deferred_mail_is_parked_until_its_next_attempt() {
         let verdict = report(&mut scheduler, now, &attempt, Outcome::Deferred);
         message.apply(&verdict.update);
         let due = now.plus(Duration::from_secs(wait));
-        assert_eq!(scheduler.next(now), Some(Step::Park { id: QueueId(1), due }));
+        assert_eq!(next(&mut scheduler, now), Some(Step::Park { id: QueueId(1), due }));
         assert_eq!(due_at(&message, &settings().retry), due);
         now = due;
     }
@@ -143,9 +153,9 @@ fn each_recipient_has_its_own_result() {
     assert_eq!(states[1], (1, RecipientState::Bounced, START));
     assert_eq!(states[2], (2, RecipientState::Deferred, at(600)), "in doubt: twice the wait");
     assert_eq!(states[3], (3, RecipientState::Deferred, at(300)), "no result is a deferral");
-    assert_eq!(scheduler.next(START), None, "stays until the bounce is safe");
+    assert_eq!(next(&mut scheduler, START), None, "stays until the bounce is safe");
     scheduler.noticed(QueueId(1));
-    assert_eq!(scheduler.next(START), Some(Step::Park { id: QueueId(1), due: at(300) }));
+    assert_eq!(next(&mut scheduler, START), Some(Step::Park { id: QueueId(1), due: at(300) }));
     assert_eq!(scheduler.report(START, attempt.attempt, vec![], &mut || 0.5).update.statuses, vec![], "reported twice");
 }
 
@@ -156,14 +166,14 @@ fn a_recipient_becomes_ready_while_another_is_still_being_attempted() {
     let quick = attempt(&mut scheduler, START);
     let slow = attempt(&mut scheduler, START);
     report(&mut scheduler, START, &quick, Outcome::Deferred);
-    assert_eq!(scheduler.next(START), None);
+    assert_eq!(next(&mut scheduler, START), None);
     assert_eq!(scheduler.deadline(), Some(at(300)));
-    assert_eq!(scheduler.next(at(299)), None);
+    assert_eq!(next(&mut scheduler, at(299)), None);
     let again = attempt(&mut scheduler, at(300));
     assert_eq!(again.destination, quick.destination);
     report(&mut scheduler, at(301), &again, Outcome::Delivered);
     report(&mut scheduler, at(302), &slow, Outcome::Delivered);
-    assert!(is_done(scheduler.next(at(302))));
+    assert!(is_done(next(&mut scheduler, at(302))));
 }
 
 #[test]
@@ -174,9 +184,9 @@ fn a_long_list_of_recipients_goes_in_several_attempts_one_after_the_other() {
     admit(&mut scheduler, START, &message(1, "s@x.test", &to));
     let mut sizes = Vec::new();
     loop {
-        match scheduler.next(START) {
+        match next(&mut scheduler, START) {
             Some(Step::Attempt(attempt)) => {
-                assert_eq!(scheduler.next(START), None, "one at a time");
+                assert_eq!(next(&mut scheduler, START), None, "one at a time");
                 sizes.push(attempt.recipients.len());
                 report(&mut scheduler, START, &attempt, Outcome::Delivered);
             }
@@ -195,21 +205,21 @@ fn what_outlives_its_lifetime_expires_once() {
     let (one, two) = (attempt(&mut scheduler, START), attempt(&mut scheduler, START));
     report(&mut scheduler, START, &one, Outcome::Deferred);
     let expiry = START.plus(retry().lifetime);
-    let Some(Step::Expire { recipients, update, .. }) = scheduler.next(expiry) else { panic!("not expired") };
+    let Some(Step::Expire { recipients, update, .. }) = next(&mut scheduler, expiry) else { panic!("not expired") };
     assert_eq!(recipients, [0], "the other one is in flight");
     let status = &update.statuses[0].1;
     assert_eq!((status.state, status.last_status), (RecipientState::Bounced, Some(EnhancedCode(5, 4, 7))));
     assert_eq!(status.last_reply, "450 words");
     scheduler.noticed(QueueId(1));
-    assert_eq!(scheduler.next(expiry), None);
+    assert_eq!(next(&mut scheduler, expiry), None);
     let verdict = report(&mut scheduler, expiry, &two, Outcome::Deferred);
     assert_eq!(verdict.failed, [1]);
     assert_eq!(verdict.update.statuses[0].1.last_cause, Some(Cause::Expired));
     scheduler.noticed(QueueId(1));
-    assert!(is_done(scheduler.next(expiry)));
+    assert!(is_done(next(&mut scheduler, expiry)));
     let notice = message(2, "", &["a@one.test"]);
     admit(&mut scheduler, START.plus(retry().bounce_lifetime), &notice);
-    assert!(matches!(scheduler.next(START.plus(retry().bounce_lifetime)), Some(Step::Expire { .. })), "its own lifetime");
+    assert!(matches!(next(&mut scheduler, START.plus(retry().bounce_lifetime)), Some(Step::Expire { .. })), "its own lifetime");
 }
 
 #[test]
@@ -220,21 +230,21 @@ fn the_sender_is_told_of_a_delay_once_an_age_and_once_for_several_missed() {
     let mut late = message(1, "s@x.test", &["a@one.test"]);
     let now = at(30 * 3600);
     admit(&mut scheduler, now, &late);
-    let Some(Step::Notify { ages_done, recipients, update, .. }) = scheduler.next(now) else { panic!("no notice") };
+    let Some(Step::Notify { ages_done, recipients, update, .. }) = next(&mut scheduler, now) else { panic!("no notice") };
     assert_eq!((ages_done, recipients), (2, vec![0]));
     late.apply(&update);
     assert_eq!(late.delays_noticed, 2);
     let first = attempt(&mut scheduler, now);
     report(&mut scheduler, now, &first, Outcome::Deferred);
-    assert_eq!(scheduler.next(now), None);
+    assert_eq!(next(&mut scheduler, now), None);
     scheduler.noticed(QueueId(1));
-    assert!(matches!(scheduler.next(now), Some(Step::Park { .. })));
+    assert!(matches!(next(&mut scheduler, now), Some(Step::Park { .. })));
     late.reverse_path = ReversePath::Null;
     late.arrived = now;
     late.delays_noticed = 0;
     admit(&mut scheduler, now.plus(Duration::from_secs(5 * 3600)), &late);
     assert!(
-        matches!(scheduler.next(now.plus(Duration::from_secs(5 * 3600))), Some(Step::Attempt(_))),
+        matches!(next(&mut scheduler, now.plus(Duration::from_secs(5 * 3600))), Some(Step::Attempt(_))),
         "no notice about a notice"
     );
 }
@@ -248,9 +258,9 @@ fn held_mail_waits_and_an_outcome_during_the_hold_counts() {
     let hold = Verb::Hold.update(&held, &scheduler.in_flight(QueueId(1)), START).unwrap();
     assert!(scheduler.change(START, &hold));
     held.apply(&hold);
-    assert_eq!(scheduler.next(START), None, "the second attempt doesn't start");
+    assert_eq!(next(&mut scheduler, START), None, "the second attempt doesn't start");
     held.apply(&report(&mut scheduler, START, &flying, Outcome::Delivered).update);
-    assert_eq!(scheduler.next(START), Some(Step::Park { id: QueueId(1), due: Timestamp::NEVER }));
+    assert_eq!(next(&mut scheduler, START), Some(Step::Park { id: QueueId(1), due: Timestamp::NEVER }));
     assert!(!scheduler.change(START, &hold), "it has left");
     let release = Verb::Release.update(&held, &[], at(9)).unwrap();
     held.apply(&release);
@@ -278,9 +288,9 @@ fn removed_and_bounced_recipients_are_not_attempted_nor_changed_by_late_outcomes
     let flying = attempt(&mut scheduler, START);
     let remove = Verb::Remove.update(&removed, &[], START).unwrap();
     assert!(scheduler.change(START, &remove));
-    assert_eq!(scheduler.next(START), None);
+    assert_eq!(next(&mut scheduler, START), None);
     assert!(report(&mut scheduler, START, &flying, Outcome::Failed).update.statuses.is_empty());
-    assert!(is_done(scheduler.next(START)));
+    assert!(is_done(next(&mut scheduler, START)));
 }
 
 #[test]
@@ -290,7 +300,7 @@ fn a_forgotten_message_leaves_no_step_but_its_outcomes_do_count() {
     admit(&mut scheduler, START, &forgotten);
     let flying = attempt(&mut scheduler, START);
     assert!(scheduler.forget(QueueId(1)));
-    assert_eq!(scheduler.next(at(86400)), None);
+    assert_eq!(next(&mut scheduler, at(86400)), None);
     admit(&mut scheduler, START, &forgotten);
     assert_eq!(indexes(&attempt(&mut scheduler, START)), [1], "never two attempts for one recipient");
     assert!(scheduler.forget(QueueId(1)));
@@ -300,7 +310,7 @@ fn a_forgotten_message_leaves_no_step_but_its_outcomes_do_count() {
     assert_eq!(scheduler.len(), 1);
     admit(&mut scheduler, START, &message(2, "s@x.test", &["a@one.test"]));
     assert!(!scheduler.forget(QueueId(2)) && !scheduler.forget(QueueId(3)));
-    assert_eq!(scheduler.next(START), None);
+    assert_eq!(next(&mut scheduler, START), None);
 }
 
 #[test]
@@ -308,17 +318,21 @@ fn pauses_stop_attempts_only() {
     let mut scheduler = Scheduler::new(settings());
     scheduler.pause(START, None);
     admit(&mut scheduler, START, &message(1, "s@x.test", &["a@one.test", "b@local.test"]));
-    assert_eq!(scheduler.next(START), None);
-    assert!(matches!(scheduler.next(at(4 * 3600)), Some(Step::Notify { .. })));
+    assert_eq!(next(&mut scheduler, START), None);
+    assert!(matches!(next(&mut scheduler, at(4 * 3600)), Some(Step::Notify { .. })));
     scheduler.noticed(QueueId(1));
     let one = Domain::parse("one.test").unwrap();
     scheduler.resume(at(4 * 3600), None);
     scheduler.pause(at(4 * 3600), Some(one.clone()));
     let local = attempt(&mut scheduler, at(4 * 3600));
     assert_eq!(indexes(&local), [1]);
-    assert_eq!(scheduler.next(at(4 * 3600)), None);
+    assert_eq!(next(&mut scheduler, at(4 * 3600)), None);
     report(&mut scheduler, at(4 * 3600), &local, Outcome::Deferred);
-    assert_eq!(scheduler.next(at(4 * 3600)), Some(Step::Park { id: QueueId(1), due: at(4 * 3600 + 60) }), "looked at again");
+    assert_eq!(
+        next(&mut scheduler, at(4 * 3600)),
+        Some(Step::Park { id: QueueId(1), due: at(4 * 3600 + 60) }),
+        "looked at again"
+    );
     admit(&mut scheduler, START, &message(2, "s@x.test", &["a@one.test", "b@two.test"]));
     attempt(&mut scheduler, START);
     scheduler.resume(START, Some(one));
@@ -335,9 +349,9 @@ fn a_clock_set_back_makes_nobody_wait_longer_than_one_backoff() {
     let two = attempt(&mut scheduler, START);
     assert_eq!(scheduler.deadline(), Some(at(4 * 3600)), "the delay notice");
     let earlier = Timestamp::from_millis(START.as_millis() - 86_400_000);
-    assert_eq!(scheduler.next(earlier), None);
+    assert_eq!(next(&mut scheduler, earlier), None);
     report(&mut scheduler, earlier, &two, Outcome::Delivered);
-    let Some(Step::Park { due, .. }) = scheduler.next(earlier) else { panic!("not parked") };
+    let Some(Step::Park { due, .. }) = next(&mut scheduler, earlier) else { panic!("not parked") };
     assert!(due.since(earlier) <= wait_max(&settings().retry));
 }
 
@@ -350,10 +364,10 @@ fn new_settings_hold_at_once() {
     let first = attempt(&mut scheduler, START);
     report(&mut scheduler, START, &first, Outcome::Delivered);
     let attempts = |step: &Step| matches!(step, Step::Attempt(_));
-    let started = std::iter::from_fn(|| scheduler.next(START)).filter(attempts).count();
+    let started = std::iter::from_fn(|| next(&mut scheduler, START)).filter(attempts).count();
     assert_eq!(started, 3);
     scheduler.reconfigure(START, Settings { concurrency: 5, ..settings() });
-    assert_eq!(std::iter::from_fn(|| scheduler.next(START)).filter(attempts).count(), 2);
+    assert_eq!(std::iter::from_fn(|| next(&mut scheduler, START)).filter(attempts).count(), 2);
 }
 
 #[test]
@@ -362,7 +376,7 @@ fn mail_for_a_crowded_destination_is_sent_away_for_a_while_and_other_mail_is_not
     let mut parked = 0;
     for id in 1..=300 {
         admit(&mut scheduler, START, &message(id, "s@x.test", &["a@slow.test"]));
-        while let Some(step) = scheduler.next(START) {
+        while let Some(step) = next(&mut scheduler, START) {
             if let Step::Park { due, .. } = step {
                 assert!((START..=at(61)).contains(&due), "{due}");
                 parked += 1;
@@ -382,12 +396,12 @@ fn mail_for_a_destination_that_is_down_waits_without_attempts_until_a_probe_reac
         admit(&mut scheduler, START, &message(id, "s@x.test", &["a@dead.test"]));
     }
     let flying = [attempt(&mut scheduler, START), attempt(&mut scheduler, START)];
-    assert_eq!(scheduler.next(START), None, "two at a time, as it is unknown");
+    assert_eq!(next(&mut scheduler, START), None, "two at a time, as it is unknown");
     scheduler.report(START, flying[0].attempt, vec![(0, Outcome::Deferred(unreached()))], &mut || 0.5);
-    let next = std::iter::from_fn(|| scheduler.next(START)).find(|step| matches!(step, Step::Attempt(_)));
-    assert_eq!(next, None, "one failed: fewer at a time");
+    let more = std::iter::from_fn(|| next(&mut scheduler, START)).find(|step| matches!(step, Step::Attempt(_)));
+    assert_eq!(more, None, "one failed: fewer at a time");
     scheduler.report(START, flying[1].attempt, vec![(0, Outcome::Deferred(unreached()))], &mut || 0.5);
-    let third = std::iter::from_fn(|| scheduler.next(START)).find_map(|step| match step {
+    let third = std::iter::from_fn(|| next(&mut scheduler, START)).find_map(|step| match step {
         Step::Attempt(attempt) => Some(attempt),
         _ => None,
     });
@@ -407,7 +421,7 @@ fn mail_for_a_destination_that_is_down_waits_without_attempts_until_a_probe_reac
     }
     // New mail for it waits too, and as long as it has waited already.
     admit(&mut scheduler, at(299), &message(11, "s@x.test", &["b@dead.test", "c@quick.test"]));
-    let Some(Step::Postpone { update, .. }) = scheduler.next(at(299)) else { panic!("not postponed") };
+    let Some(Step::Postpone { update, .. }) = next(&mut scheduler, at(299)) else { panic!("not postponed") };
     assert_eq!(update.statuses.iter().map(|(index, s)| (*index, s.next_attempt)).collect::<Vec<_>>(), [(0, at(599))]);
     assert_eq!(attempt(&mut scheduler, at(299)).destination.to_string(), "mx:quick.test");
     // The time has come: one probe, and what it finds counts for all.
@@ -415,7 +429,7 @@ fn mail_for_a_destination_that_is_down_waits_without_attempts_until_a_probe_reac
         admit(&mut scheduler, at(300), &message(id, "s@x.test", &["a@dead.test"]));
     }
     let probe = attempt(&mut scheduler, at(300));
-    assert_eq!(scheduler.next(at(300)), None, "one at a time");
+    assert_eq!(next(&mut scheduler, at(300)), None, "one at a time");
     let steps = not_reached(&mut scheduler, at(330), &probe);
     assert!(matches!(&steps[0], Step::Down { down, .. } if down.until == at(930)), "{steps:?}");
     assert_eq!(steps.iter().filter(|step| matches!(step, Step::Postpone { .. })).count(), 9);
@@ -423,8 +437,8 @@ fn mail_for_a_destination_that_is_down_waits_without_attempts_until_a_probe_reac
     admit(&mut scheduler, at(930), &message(2, "s@x.test", &["a@dead.test"]));
     let probe = attempt(&mut scheduler, at(930));
     report(&mut scheduler, at(931), &probe, Outcome::Delivered);
-    assert!(matches!(scheduler.next(at(931)), Some(Step::Up { .. })));
-    assert!(std::iter::from_fn(|| scheduler.next(at(931))).any(|step| matches!(step, Step::Attempt(_))));
+    assert!(matches!(next(&mut scheduler, at(931)), Some(Step::Up { .. })));
+    assert!(std::iter::from_fn(|| next(&mut scheduler, at(931))).any(|step| matches!(step, Step::Attempt(_))));
 }
 
 #[test]
@@ -436,8 +450,8 @@ fn an_admins_word_counts_for_more_than_a_destination_that_was_down() {
         not_reached(&mut scheduler, START, &attempt);
     }
     admit(&mut scheduler, START, &message(4, "s@x.test", &["a@dead.test"]));
-    assert!(matches!(scheduler.next(START), Some(Step::Postpone { .. })));
-    while scheduler.next(START).is_some() {}
+    assert!(matches!(next(&mut scheduler, START), Some(Step::Postpone { .. })));
+    while next(&mut scheduler, START).is_some() {}
     let again = message(5, "s@x.test", &["a@dead.test"]);
     scheduler.forgive(destinations(&again).into_iter().map(|(_, destination)| destination));
     admit(&mut scheduler, START, &again);
@@ -453,19 +467,97 @@ fn a_destination_gets_more_at_a_time_the_more_it_takes() {
     let mut flying: std::collections::VecDeque<Attempt> = Default::default();
     let mut most = Vec::new();
     for _ in 0..250 {
-        while let Some(Step::Attempt(attempt)) = scheduler.next(START) {
+        while let Some(Step::Attempt(attempt)) = next(&mut scheduler, START) {
             flying.push_back(attempt);
         }
         most.push(flying.len());
         let ended = flying.pop_front().unwrap();
         report(&mut scheduler, START, &ended, Outcome::Delivered);
-        assert!(is_done_any(scheduler.next(START)));
+        assert!(is_done_any(next(&mut scheduler, START)));
     }
     assert_eq!((most[0], most[1], most[6], *most.iter().max().unwrap()), (2, 5, 6, 20));
 }
 
 fn is_done_any(step: Option<Step>) -> bool {
     matches!(step, Some(Step::Done { .. }))
+}
+
+/// The next step, where these domains have one host between them, `mx.p.test`, and the others each their own.
+fn shared(scheduler: &mut Scheduler, now: Timestamp, provider: &[&str]) -> Option<Step> {
+    loop {
+        match scheduler.next(now) {
+            Some(Step::Locate { domain }) => {
+                let host = if provider.contains(&domain.as_str()) { "mx.p.test".to_owned() } else { format!("mx.{domain}") };
+                scheduler.located(now, domain, Some(vec![Domain::parse(&host).unwrap()]));
+            }
+            step => return step,
+        }
+    }
+}
+
+#[test]
+fn domains_with_the_same_hosts_share_the_bound_and_the_memory_of_being_down() {
+    let provider = ["a.test", "b.test", "c.test"];
+    let mut scheduler = Scheduler::new(settings());
+    for (id, domain) in provider.iter().enumerate() {
+        admit(&mut scheduler, START, &message(id as u64, "s@x.test", &[&format!("u@{domain}")]));
+    }
+    let mut flying = Vec::new();
+    while let Some(step) = shared(&mut scheduler, START, &provider) {
+        let Step::Attempt(attempt) = step else { panic!("{step:?}") };
+        assert_eq!(attempt.site.to_string(), "hosts:mx.p.test");
+        flying.push(attempt);
+    }
+    assert_eq!(flying.len(), 2, "as many as at one unknown destination");
+    // Three failures, each of another domain's mail, make it down for all.
+    not_reached(&mut scheduler, START, &flying[0]);
+    scheduler.report(START, flying[1].attempt, vec![(0, Outcome::Deferred(unreached()))], &mut || 0.5);
+    let third = std::iter::from_fn(|| shared(&mut scheduler, START, &provider)).find_map(|step| match step {
+        Step::Attempt(attempt) => Some(attempt),
+        _ => None,
+    });
+    let steps = not_reached(&mut scheduler, START, &third.unwrap());
+    let Some(Step::Down { site, domains, .. }) = steps.first() else { panic!("{steps:?}") };
+    assert_eq!((site.to_string().as_str(), domains.len()), ("hosts:mx.p.test", 3));
+    admit(&mut scheduler, START, &message(9, "s@x.test", &["u@b.test"]));
+    assert!(matches!(shared(&mut scheduler, START, &provider), Some(Step::Postpone { .. })));
+}
+
+#[test]
+fn a_domain_whose_hosts_change_takes_its_waiting_mail_along() {
+    let mut scheduler = Scheduler::new(settings());
+    for id in 1..=6 {
+        admit(&mut scheduler, START, &message(id, "s@x.test", &[if id > 3 { "u@b.test" } else { "u@a.test" }]));
+    }
+    let both = ["a.test", "b.test"];
+    let stuck: Vec<Step> = std::iter::from_fn(|| shared(&mut scheduler, START, &both)).collect();
+    assert_eq!(stuck.len(), 2);
+    // Later mail for b asks again, and the old mail goes where it goes.
+    let later = at(400);
+    admit(&mut scheduler, later, &message(7, "s@x.test", &["u@b.test"]));
+    let moved: Vec<Step> = std::iter::from_fn(|| shared(&mut scheduler, later, &["a.test"])).collect();
+    let ids: Vec<u64> = moved
+        .iter()
+        .map(|step| match step {
+            Step::Attempt(attempt) if attempt.site.to_string() == "hosts:mx.b.test" => attempt.id.0,
+            step => panic!("{step:?}"),
+        })
+        .collect();
+    assert_eq!(ids, [4, 5]);
+}
+
+#[test]
+fn mail_put_off_for_a_dead_host_is_told_when_its_domain_moves_away() {
+    let mut scheduler = Scheduler::new(settings());
+    for id in 1..=3 {
+        admit(&mut scheduler, START, &message(id, "s@x.test", &["u@a.test"]));
+        let Some(Step::Attempt(attempt)) = shared(&mut scheduler, START, &["a.test"]) else { panic!("no attempt") };
+        not_reached(&mut scheduler, START, &attempt);
+    }
+    admit(&mut scheduler, at(400), &message(9, "s@x.test", &["u@a.test"]));
+    let steps: Vec<Step> = std::iter::from_fn(|| shared(&mut scheduler, at(400), &[])).collect();
+    assert!(matches!(&steps[0], Step::Moved { domain, .. } if domain.as_str() == "a.test"), "{steps:?}");
+    assert!(matches!(&steps[1], Step::Attempt(attempt) if attempt.id == QueueId(9)), "{steps:?}");
 }
 
 /// What a random history consists of.
@@ -479,6 +571,7 @@ enum Act {
     Pause(Option<usize>),
     Resume(Option<usize>),
     Bounds(usize, usize),
+    Dns,
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -492,6 +585,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => proptest::option::of(0usize..6).prop_map(Act::Pause),
         1 => proptest::option::of(0usize..6).prop_map(Act::Resume),
         1 => (1usize..9, 1usize..4).prop_map(|(attempts, concurrency)| Act::Bounds(attempts, concurrency)),
+        1 => Just(Act::Dns),
     ]
 }
 
@@ -506,6 +600,8 @@ struct World {
     flying: Vec<Attempt>,
     in_flight: BTreeSet<(QueueId, u32)>,
     bounds: (usize, usize),
+    /// How often the DNS changed.
+    changes: usize,
 }
 
 impl World {
@@ -513,7 +609,18 @@ impl World {
         let settings = Settings { attempts_max: 5, concurrency: 2, active_max: 10, retry: retry() };
         let bounds = (5, 2);
         let (spool, parked, flying, in_flight) = Default::default();
-        Self { scheduler: Scheduler::new(settings), now: START, next_id: 1, spool, parked, flying, in_flight, bounds }
+        Self { scheduler: Scheduler::new(settings), now: START, next_id: 1, spool, parked, flying, in_flight, bounds, changes: 0 }
+    }
+
+    /// Two domains share their hosts with others, and with which changes; the rest have no answer.
+    fn hosts(&self, domain: &Domain) -> Option<Vec<Domain>> {
+        let host = match domain.as_str() {
+            "one.test" => 0,
+            "two.test" => self.changes % 3,
+            "three.test" => self.changes % 2,
+            _ => return None,
+        };
+        Some(vec![Domain::parse(&format!("mx{host}.p.test")).unwrap()])
     }
 
     fn domain(n: usize) -> &'static str {
@@ -544,6 +651,7 @@ impl World {
                     Settings { attempts_max: *attempts_max, concurrency: *concurrency, active_max: 10, retry: retry() };
                 self.scheduler.reconfigure(self.now, settings);
             }
+            Act::Dns => self.changes += 1,
             Act::Report(..) | Act::Verb(..) => {}
         }
         self.steps();
@@ -634,7 +742,11 @@ impl World {
                     self.update(&update);
                 }
                 Step::Down { down, .. } => assert!(down.until > self.now),
-                Step::Up { .. } => {}
+                Step::Up { .. } | Step::Moved { .. } => {}
+                Step::Locate { domain } => {
+                    let hosts = self.hosts(&domain);
+                    self.scheduler.located(self.now, domain, hosts);
+                }
                 Step::Done { id, .. } => assert!(self.spool.remove(&id).unwrap().is_done()),
             }
         }
@@ -654,8 +766,8 @@ impl World {
         }
         self.flying.push(attempt.clone());
         assert!(self.flying.len() <= self.bounds.0);
-        let there = self.flying.iter().filter(|a| a.destination == attempt.destination).count();
-        assert!(there <= self.bounds.1 || !attempt.destination.is_remote());
+        let there = self.flying.iter().filter(|a| a.site == attempt.site).count();
+        assert!(there <= self.bounds.1 || !attempt.site.is_remote());
     }
 
     /// Lets everything run on with every attempt deferred or delivered: nobody may be left over.
@@ -680,7 +792,7 @@ impl World {
         }
         assert!(self.spool.is_empty(), "left over: {:?}", self.spool);
         assert!(self.scheduler.is_empty() && self.scheduler.attempts_in_flight() == 0);
-        assert_eq!(self.scheduler.destinations().count(), 0);
+        assert_eq!(self.scheduler.sites().count(), 0);
     }
 }
 

@@ -50,6 +50,12 @@ impl Router {
         Ok(found)
     }
 
+    /// The names of the hosts that take mail for a domain, as `mx_hosts` would look them up; none if there are none, or the DNS can't say.
+    pub async fn exchanges(&self, domain: &Domain) -> Option<Vec<Domain>> {
+        let candidates = self.candidates(domain, &mut Findings::default()).await.ok()?;
+        Some(candidates.into_iter().take(HOSTS_MAX).map(|(_, exchange)| exchange).collect())
+    }
+
     /// The names to look up, best first, equals in random order; the domain itself where it has no MX.
     async fn candidates(&self, domain: &Domain, findings: &mut Findings) -> Result<Vec<(u16, Domain)>, Outcome> {
         if domain.literal().is_some() {

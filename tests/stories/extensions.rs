@@ -148,7 +148,8 @@ fn addresses_beyond_ascii_go_all_the_way_and_come_back() {
             &notice,
             &[
                 "To: <jos\u{e9}@example.test>\r\n",
-                "Final-Recipient: utf-8;\\x{43F}\\x{440}@far.test\r\n",
+                "Content-Type: message/global-delivery-status\r\n",
+                "Final-Recipient: utf-8; \u{43f}\u{440}@far.test\r\n",
                 "Content-Type: message/global-headers\r\n",
             ],
         );

@@ -1,12 +1,22 @@
 //! Notices: bounces with what helps, double bounces to the postmaster, and never a notice about a notice.
 
+use std::path::Path;
+
+use mail_parser::MessageParser;
 use posthouse::event::{Event, NoticeKind};
 use posthouse::mail::Address;
+use posthouse::system::Disk;
 use posthouse::system::sim::{Act, Script, Stage};
 
 use crate::world::*;
 
 const CONTENT: &str = "From: Ann <ann@example.test>\r\nSubject: the plan\r\nX-Special: yes\r\n\r\nsecret words\r\n";
+
+/// The text of a notice for people, and its subject, decoded.
+fn read(notice: &[u8]) -> (String, String) {
+    let parsed = MessageParser::default().parse(notice).unwrap();
+    (parsed.subject().unwrap().to_owned(), parsed.body_text(0).unwrap().replace("\r\n", " "))
+}
 
 fn unknown() -> Script {
     Script::default().always(Stage::AnyRecipient, Act::say("550 5.1.1 no such user, try our web page"))
@@ -122,13 +132,12 @@ fn mail_to_a_mailbox_that_cannot_be_written_waits() {
 }
 
 fn write_file_where_the_mailbox_should_be(server: &Server) {
-    use posthouse::system::{Disk, OpenMode};
+    use posthouse::system::OpenMode;
     server.disk.create_dir_all("/mail/example.test".as_ref()).unwrap();
     server.disk.open("/mail/example.test/ann".as_ref(), OpenMode::CreateNew).unwrap();
 }
 
 fn make_room_for_the_mailbox(server: &Server) {
-    use posthouse::system::Disk;
     server.disk.unlink("/mail/example.test/ann".as_ref()).unwrap();
 }
 
@@ -146,4 +155,95 @@ fn a_nearly_full_disk_has_room_for_bounces() {
         assert!(replies.last().unwrap().starts_with("452 4.3.1"), "{replies:?}");
         assert_eq!((notified(&server), server.mailbox("ann").len()), (vec![NoticeKind::Bounce], 1));
     });
+}
+
+#[test]
+fn a_notice_is_in_the_language_of_the_original_or_else_in_the_configured_one() {
+    story(async {
+        let server = Setup::new().config(|config| config.notice.language = "fr".to_owned()).start().await;
+        let _far = server.domain("far.test", unknown()).await;
+        for (language, subject, text) in [
+            ("ja", "配信できませんでした: the plan", "お送りになったメールは eve@far.test に配信できませんでした。"),
+            ("pt-BR, en", "Não entregue: the plan", "Não foi possível entregar a sua mensagem a eve@far.test."),
+            ("tlh", "Non remis : the plan", "Votre message n'a pas pu être remis à eve@far.test."),
+        ] {
+            let content = format!("Content-Language: {language}\r\n{CONTENT}");
+            server.relay("ann@example.test", &["eve@far.test"], &content).await;
+            server.empty().await;
+            let notice = server.mailbox("ann").pop().unwrap();
+            let (title, said) = read(&notice);
+            assert!(title == subject && said.starts_with(text), "{title}: {said}");
+            assert!(said.contains("550 5.1.1 no such user, try our web page"), "{said}");
+            assert!(notice.is_ascii(), "any reader can show it");
+        }
+    });
+}
+
+#[test]
+fn an_operators_own_texts_are_used_and_changed_without_a_restart() {
+    story(async {
+        let setup = Setup::new().config(|config| config.notice.templates = Some("/conf/notices".into()));
+        let disk: &dyn Disk = &*setup.disk;
+        disk.create_dir_all("/conf/notices".as_ref()).unwrap();
+        let write = |name: &str, text: &str| disk.replace(&Path::new("/conf/notices").join(name), text.as_bytes()).unwrap();
+        let own = |text: &str| write("en.toml", &format!("[closing]\nhelp = \"{text}\""));
+        own("Call {postmaster} or 555.");
+        let server = setup.clone().start().await;
+        let _far = server.domain("far.test", unknown()).await;
+        let closing = async |expected: &str| {
+            server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+            server.empty().await;
+            let (_, said) = read(&server.mailbox("ann").pop().unwrap());
+            assert!(said.contains(expected), "{said}");
+        };
+        closing("Call postmaster@example.test or 555.").await;
+        own("Call {boss}.");
+        let problems = server.reload(|_| {}).await.unwrap_err();
+        let expected = "/conf/notices/en.toml: closing.help: {boss} stands for nothing; here it knows {postmaster}";
+        assert_eq!(problems, [expected]);
+        closing("Call postmaster@example.test or 555.").await;
+        own("Call nobody.");
+        write("README.txt", "not ours");
+        server.reload(|_| {}).await.unwrap();
+        closing("Call nobody.").await;
+        write("deutsch_1.toml", "");
+        write("nl.toml", "many = \"x\"");
+        let problems = server.reload(|config| config.notice.language = "it".to_owned()).await.unwrap_err();
+        assert!(problems[0].starts_with("/conf/notices/deutsch_1.toml: its name is no language"), "{problems:?}");
+        assert!(problems[1].starts_with("/conf/notices/nl.toml: time: it is missing"), "{problems:?}");
+        assert!(problems.last().unwrap().starts_with("notice.language: there are no texts in \"it\""), "{problems:?}");
+    });
+}
+
+#[test]
+fn who_was_told_of_a_delay_is_told_that_it_is_over_where_that_is_wanted() {
+    for wanted in [true, false] {
+        story(async {
+            let server = Setup::new().config(|config| config.notice.delay_over = wanted).start().await;
+            let busy = Script::default().always(Stage::AnyRecipient, Act::say("450 4.2.1 busy"));
+            let far = server.domain("far.test", busy).await;
+            let closed =
+                server.domain("closed.test", Script::default().always(Stage::AnyRecipient, Act::say("450 4.2.1 no"))).await;
+            server.relay("ann@example.test", &["eve@far.test", "joe@closed.test"], CONTENT).await;
+            server.event("a delay notice", |event| matches!(event, Event::Notified { .. }).then_some(())).await;
+            far.script(|script| *script = Script::default());
+            server.pass(5 * HOUR).await;
+            let over = if wanted { vec![NoticeKind::Delay, NoticeKind::DelayOver] } else { vec![NoticeKind::Delay] };
+            assert_eq!((far.taken().len(), notified(&server)), (1, over));
+            closed.script(|script| *script = unknown());
+            server.empty().await;
+            // What fails is no delay that is over; and what wasn't late isn't spoken of.
+            assert_eq!(notified(&server).len(), if wanted { 3 } else { 2 });
+            server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+            server.empty().await;
+            assert_eq!(notified(&server).len(), if wanted { 3 } else { 2 });
+            let over = server.mailbox("ann").into_iter().find(|notice| read(notice).0 == "No longer delayed: the plan");
+            assert_eq!(over.is_some(), wanted);
+            if let Some(notice) = over {
+                let text = String::from_utf8(notice).unwrap();
+                assert!(text.contains("Final-Recipient: rfc822; eve@far.test\r\nAction: relayed\r\nStatus: 2.0.0\r\n"), "{text}");
+                assert!(!text.contains("joe@closed.test"), "{text}");
+            }
+        });
+    }
 }

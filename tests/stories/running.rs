@@ -248,8 +248,9 @@ fn a_verb_on_an_unknown_id_says_so() {
 fn a_stop_lets_an_attempt_in_flight_come_to_its_end() {
     story(async {
         let server = Setup::new().start().await;
-        // The answer takes ten seconds, less than the grace.
-        server.world.dns.silent("far.test");
+        // The address takes ten seconds, less than the grace.
+        server.world.dns.mx("far.test", &[(10, "mx.far.test")]);
+        server.world.dns.silent("mx.far.test");
         server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
         server.pass(Duration::from_secs(1)).await;
         let begun = server.now();

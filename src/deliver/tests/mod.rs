@@ -12,7 +12,7 @@ mod tls;
 
 use super::*;
 use crate::config;
-use crate::mail::{Cause, Diagnosis, Domain, EnhancedCode, Timestamp};
+use crate::mail::{Cause, Diagnosis, Domain, EnhancedCode, Site, Timestamp};
 use crate::system::sim::{Act, Fault, Peer, Script, Stage, World, run};
 use crate::system::{Clock, Disk, DiskFile, Endpoint, Listener, Net, OpenMode, SystemClock, SystemDisk, SystemNet, Workers};
 
@@ -97,6 +97,7 @@ fn settings() -> Config {
             tls_ca: None,
         },
         queue: config::Queue { paused: false, attempts: 10, active: 100 },
+        notice: config::Notice::sample(),
         retry: config::Retry {
             first: Duration::from_secs(300),
             factor: 2.0,
@@ -191,6 +192,7 @@ fn attempt(id: u64, destination: Destination, recipients: &[&str]) -> Attempt {
         reverse_path: ReversePath::Address(address("ann@us.test")),
         body: BodyType::SevenBit,
         request: None,
+        site: Site::Own(destination.clone()),
         destination,
         recipients: (0..).zip(recipients.iter().map(|text| address(text).into())).collect(),
         arrived: World::new(7).clock.now(),
