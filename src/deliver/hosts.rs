@@ -274,7 +274,7 @@ mod tests {
         }
         assert_eq!(hosts.state().addresses.len(), KNOWN_MAX);
         assert_eq!(hosts.state().refusing_ipv6.len(), KNOWN_MAX);
-        hosts.served(MS * 3 + KNOWN_TIME, &endpoint, MS);
+        hosts.served(MS * 3 + KNOWN_TIME, &host("192.0.2.2:25").endpoint, MS);
         assert_eq!(hosts.state().addresses.len(), 1, "the old make room");
     }
 }
