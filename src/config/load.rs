@@ -231,6 +231,8 @@ mod tests {
             Kind::Template => "\"other/{user}\"".to_owned(),
             Kind::Lmtp => "\"127.0.0.1:2424\"".to_owned(),
             Kind::Login => "\"*\"".to_owned(),
+            Kind::SenderPattern => "\"<>\"".to_owned(),
+            Kind::Addresses => "[\"192.0.2.1\"]".to_owned(),
             Kind::AddressPatterns => "[\"*@other.test\"]".to_owned(),
             Kind::Networks => "[\"192.0.2.0/24\"]".to_owned(),
             Kind::Domains => "[\"other.test\"]".to_owned(),
@@ -281,6 +283,12 @@ mod tests {
                 } else if section.name == "tls" && ["certificate", "key"].contains(&setting.name) {
                     text =
                         sample.replace("\ncertificate = \"\"", "\ncertificate = \"c\"").replace("\nkey = \"\"", "\nkey = \"k\"");
+                }
+                if section.name == "route" && ["login", "password_file"].contains(&setting.name) {
+                    text = sample
+                        .replace("tls = \"opportunistic\"", "tls = \"verify\"")
+                        .replace("\nlogin = \"\"", "\nlogin = \"ann\"")
+                        .replace("\npassword_file = \"\"", "\npassword_file = \"p\"");
                 }
                 assert_ne!(load_text(&text), base, "{} changes nothing", section.key(setting.name));
             }

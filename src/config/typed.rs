@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{ListenAddress, Notice, Remote};
+use super::{ListenAddress, Notice, Remote, Route};
 use crate::mail::{Address, Domain, Service};
 
 /// Every setting. The names are those of the file.
@@ -293,17 +293,6 @@ pub struct Relay {
     pub domains: Vec<Domain>,
 }
 
-/// `[[route]]`
-#[derive(Clone, Debug, PartialEq)]
-pub struct Route {
-    /// Which domains.
-    pub domain: DomainPattern,
-    /// Tried in order.
-    pub hosts: Vec<HostPort>,
-    /// How its connections are encrypted.
-    pub tls: RemoteTls,
-}
-
 /// How connections to other servers are encrypted; each asks for more than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RemoteTls {
@@ -315,37 +304,6 @@ pub enum RemoteTls {
     Require,
     /// Always, with a certificate that is the host's.
     Verify,
-}
-
-/// `partner.test`, `*.partner.test` or `*`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DomainPattern {
-    /// Exactly this domain.
-    Exact(Domain),
-    /// Every domain below this one, not itself.
-    Below(Domain),
-    /// Every domain.
-    Any,
-}
-
-impl DomainPattern {
-    /// Whether the domain is meant.
-    pub fn matches(&self, domain: &Domain) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Exact(exact) => exact == domain,
-            Self::Below(parent) => domain.as_str().strip_suffix(parent.as_str()).is_some_and(|head| head.ends_with('.')),
-        }
-    }
-}
-
-/// A host to call: a name or an address, with a port or without.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostPort {
-    /// A host name, or an address literal for an IP address.
-    pub host: Domain,
-    /// The port; none: `remote.port`.
-    pub port: Option<u16>,
 }
 
 /// `[queue]`

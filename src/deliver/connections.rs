@@ -2,6 +2,7 @@
 //! how many attempts are under way to each site.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +42,17 @@ struct State {
 struct Idle {
     connection: Connection,
     expires: Duration,
+}
+
+/// What a connection must be to serve an attempt.
+pub(super) struct Wanted<'a> {
+    pub(super) endpoint: &'a Endpoint,
+    /// It is encrypted so well at the least.
+    pub(super) tls: RemoteTls,
+    /// It comes from one of these addresses of ours.
+    pub(super) sources: &'a [IpAddr],
+    /// What it was when the connection was made: what one domain may take for its host, another may not.
+    pub(super) certain: bool,
 }
 
 /// An attempt under way to a site; it may have one connection.
@@ -93,13 +105,14 @@ impl Connections {
 }
 
 impl Permit {
-    /// An idle connection to this endpoint, encrypted well enough, that still seems to live. `certain` must be what it was when the
-    /// connection was made: what one domain may take for its host, another may not.
-    pub(super) fn reuse(&self, endpoint: &Endpoint, tls: RemoteTls, certain: bool) -> Option<Connection> {
+    /// An idle connection that fits and still seems to live.
+    pub(super) fn reuse(&self, wanted: &Wanted<'_>) -> Option<Connection> {
         loop {
-            let mut connection = self.connections.state().take(&self.site, |idle| {
-                let connection = &idle.connection;
-                connection.endpoint() == endpoint && connection.serves(tls) && connection.is_certain() == certain
+            let mut connection = self.connections.state().take(&self.site, |Idle { connection, .. }| {
+                connection.endpoint() == wanted.endpoint
+                    && connection.serves(wanted.tls)
+                    && connection.comes_from(wanted.sources)
+                    && connection.is_certain() == wanted.certain
             })?;
             if connection.is_quiet() {
                 return Some(connection);

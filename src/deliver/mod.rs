@@ -16,31 +16,31 @@ mod remote;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{Config, RemoteTls};
+use crate::config::Config;
 use crate::event::Events;
 use crate::mail::{Address, BodyType, Destination, Forward, Outcome, QueueId, Request, ReversePath, Site, Timestamp};
-use crate::route::{Host, Router};
+use crate::route::{Host, Router, Way};
 use crate::system::{BoxFuture, Content, System, TlsClient};
 
 use connections::Connections;
 
 /// What an attempt asks about its destination.
 pub trait Routes: Send + Sync {
-    /// Hosts in the order in which they are to be tried; not empty. An outcome where there can't be any.
-    fn hosts<'a>(&'a self, destination: &'a Destination) -> BoxFuture<'a, Result<Vec<Host>, Outcome>>;
-    /// How connections to it are encrypted.
-    fn tls(&self, destination: &Destination) -> RemoteTls;
+    /// Hosts for this sender's mail in the order in which they are to be tried; not empty. An outcome where there can't be any.
+    fn hosts<'a>(&'a self, destination: &'a Destination, sender: &'a ReversePath) -> BoxFuture<'a, Result<Vec<Host>, Outcome>>;
+    /// How they are called.
+    fn way(&self, destination: &Destination, sender: &ReversePath) -> Way;
     /// The Maildir of a local address. An outcome where there is none.
     fn maildir(&self, address: &Address) -> Result<PathBuf, Outcome>;
 }
 
 impl Routes for Router {
-    fn hosts<'a>(&'a self, destination: &'a Destination) -> BoxFuture<'a, Result<Vec<Host>, Outcome>> {
-        Box::pin(self.hosts(destination))
+    fn hosts<'a>(&'a self, destination: &'a Destination, sender: &'a ReversePath) -> BoxFuture<'a, Result<Vec<Host>, Outcome>> {
+        Box::pin(self.hosts(destination, sender))
     }
 
-    fn tls(&self, destination: &Destination) -> RemoteTls {
-        self.tls(destination)
+    fn way(&self, destination: &Destination, sender: &ReversePath) -> Way {
+        self.way(destination, sender)
     }
 
     fn maildir(&self, address: &Address) -> Result<PathBuf, Outcome> {

@@ -1,18 +1,19 @@
 //! Delivery to other servers, by SMTP or LMTP: host after host until every recipient has the word of one. State: none beyond the
 //! attempt.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::connection::{Call, Connection, Unopened};
-use super::connections::Permit;
+use super::connections::{Permit, Wanted};
 use super::fitting::{self, Fitted, Unfit};
 use super::hosts::is_ipv6;
-use super::{Attempt, Deliverer, Host, ipv6};
+use super::{Attempt, Deliverer, Host, Way, ipv6};
 use crate::config::{Remote, RemoteTls};
 use crate::event::Event;
 use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Forward, Outcome};
 use crate::smtp::client::{Settings, StartTls, Timeouts, Transaction};
-use crate::system::Established;
+use crate::system::{Endpoint, Established};
 
 /// Hosts tried in one attempt; a domain with more has the others tried another time.
 const HOSTS_MAX: usize = 20;
@@ -35,6 +36,8 @@ enum Carried {
 struct Run<'a> {
     deliverer: &'a Deliverer,
     attempt: &'a Attempt,
+    /// How the hosts are called.
+    way: Way,
     permit: Permit,
     outcomes: Vec<Option<Outcome>>,
     /// Why hosts didn't serve, in the order of trying.
@@ -55,13 +58,14 @@ struct Run<'a> {
 /// result. A 4xx about a message or recipient isn't taken to the next host in the same attempt: it is the domain's word as much as
 /// the host's (greylisting, quota, load), and to ask all its hosts at once would only multiply what the domain wants less of.
 pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Vec<(u32, Outcome)> {
-    let hosts = match deliverer.routes.hosts(&attempt.destination).await {
+    let hosts = match deliverer.routes.hosts(&attempt.destination, &attempt.reverse_path).await {
         Ok(hosts) => hosts,
         Err(outcome) => return attempt.recipients.iter().map(|(index, _)| (*index, outcome.clone())).collect(),
     };
     let mut run = Run {
         deliverer,
         attempt,
+        way: deliverer.routes.way(&attempt.destination, &attempt.reverse_path),
         permit: deliverer.connections.permit(&attempt.site),
         outcomes: vec![None; attempt.recipients.len()],
         misses: Vec::new(),
@@ -88,8 +92,10 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Vec<(u3
 
 impl Run<'_> {
     async fn try_host(&mut self, host: &Host) {
-        let tls = self.level();
-        if let Some(connection) = self.permit.reuse(&host.endpoint, tls, self.is_certain(host))
+        let tls = self.level(host);
+        let certain = self.is_certain(host);
+        let wanted = Wanted { endpoint: &host.endpoint, tls, sources: &self.way.sources, certain };
+        if let Some(connection) = self.permit.reuse(&wanted)
             && self.transact(connection, host).await == Carried::Done
         {
             return;
@@ -140,10 +146,22 @@ impl Run<'_> {
         relayed && self.attempt.request.as_ref().is_some_and(|request| request.require_tls)
     }
 
-    /// How the connection has to be encrypted: as configured, and as the sender wants.
-    fn level(&self) -> RemoteTls {
-        let configured = self.deliverer.routes.tls(&self.attempt.destination);
-        if self.requires_tls() { configured.max(RemoteTls::Verify) } else { configured }
+    /// How the connection has to be encrypted: as configured, and as the sender wants. What goes through a Unix socket stays here.
+    fn level(&self, host: &Host) -> RemoteTls {
+        match &host.endpoint {
+            Endpoint::Unix(_) => RemoteTls::None,
+            Endpoint::Tcp(_) if self.requires_tls() => RemoteTls::Verify,
+            Endpoint::Tcp(_) => self.way.tls,
+        }
+    }
+
+    /// Which of our own addresses the host is called from; none: the system chooses.
+    fn source(&self, host: &Host) -> Option<IpAddr> {
+        let Endpoint::Tcp(to) = &host.endpoint else { return None };
+        let fitting: Vec<IpAddr> = self.way.sources.iter().filter(|source| source.is_ipv4() == to.is_ipv4()).copied().collect();
+        let chosen = self.deliverer.system.entropy.below(fitting.len().max(1) as u64);
+        // An address of the wrong family is better than one that isn't configured: calling from it fails, and says why.
+        fitting.get(usize::try_from(chosen).unwrap_or(0)).or(self.way.sources.first()).copied()
     }
 
     /// A connection as well encrypted as is asked for. Where that is only a wish, a handshake that fails is followed by one
@@ -186,6 +204,7 @@ impl Run<'_> {
                 timeouts: timeouts(&config.remote),
             },
             connect_timeout: config.remote.connect_timeout,
+            source: self.source(host),
             verify: tls == RemoteTls::Verify,
             certain: self.is_certain(host),
         }

@@ -118,6 +118,11 @@ impl Scheduler {
         self.entries.get(&id).map(|entry| &entry.message)
     }
 
+    /// Every message that it holds; not those that are only here for attempts in flight.
+    pub fn ids(&self) -> Vec<QueueId> {
+        self.entries.iter().filter(|(_, entry)| !entry.forgotten).map(|(id, _)| *id).collect()
+    }
+
     /// The recipients of a message whose attempt is under way.
     pub fn in_flight(&self, id: QueueId) -> Vec<u32> {
         self.entries.get(&id).map(|entry| entry.in_flight().collect()).unwrap_or_default()

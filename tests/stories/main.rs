@@ -26,5 +26,6 @@ mod routing;
 mod running;
 mod sites;
 mod submission;
+mod ways;
 mod wishes;
 mod world;
