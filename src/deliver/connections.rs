@@ -120,6 +120,12 @@ impl Permit {
         }
     }
 
+    /// Whether a connection to this endpoint waits.
+    pub(super) fn is_idle(&self, endpoint: &Endpoint) -> bool {
+        let state = self.connections.state();
+        state.idle.get(&self.site).is_some_and(|idle| idle.iter().any(|idle| idle.connection.endpoint() == endpoint))
+    }
+
     /// Before a new connection is made: with it there must not be too many to the site, so an idle one elsewhere may have to go.
     pub(super) fn make_room(&self) {
         let mut state = self.connections.state();

@@ -6,6 +6,8 @@ mod connection;
 mod connections;
 mod convert;
 mod fitting;
+mod hosts;
+mod ipv6;
 mod lane;
 mod mailbox;
 mod maildir;
@@ -69,7 +71,7 @@ pub struct Attempt {
     pub content: Arc<dyn Content>,
 }
 
-/// Carries attempts out. Cheap to share; its state is the idle connections and the mailbox folders known to exist.
+/// Carries attempts out. Cheap to share; its state is the idle connections, what is known of hosts, and the mailbox folders known to exist.
 pub struct Deliverer {
     config: Arc<Config>,
     routes: Arc<dyn Routes>,
@@ -78,6 +80,7 @@ pub struct Deliverer {
     tls: Arc<dyn TlsClient>,
     connections: Arc<Connections>,
     passwords: passwords::Passwords,
+    hosts: hosts::Hosts,
     mailboxes: Arc<mailbox::Mailboxes>,
     lanes: lane::Lanes,
 }
@@ -89,7 +92,18 @@ impl Deliverer {
         let connections = Connections::new(config.remote.concurrency, system.clock.clone());
         let mailboxes = Arc::new(mailbox::Mailboxes::new(&config.hostname, &system));
         let lanes = lane::Lanes::new(mailboxes.clone(), system.workers);
-        Self { config, routes, system, events, tls, connections, passwords: passwords::Passwords::default(), mailboxes, lanes }
+        Self {
+            config,
+            routes,
+            system,
+            events,
+            tls,
+            connections,
+            passwords: passwords::Passwords::default(),
+            hosts: hosts::Hosts::default(),
+            mailboxes,
+            lanes,
+        }
     }
 
     /// Tries once. One outcome for each recipient, in their order.

@@ -2,11 +2,13 @@
 //! attempt.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::connection::{Call, Connection, Unopened};
 use super::connections::{Permit, Wanted};
 use super::fitting::{self, Fitted, Unfit};
-use super::{Attempt, Deliverer, Host, Way};
+use super::hosts::is_ipv6;
+use super::{Attempt, Deliverer, Host, Way, ipv6};
 use crate::config::{Remote, RemoteTls};
 use crate::event::Event;
 use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Forward, Outcome};
@@ -42,6 +44,12 @@ struct Run<'a> {
     misses: Vec<Diagnosis>,
     /// Why the last host that would have served can't be given this message.
     unfit: Option<Diagnosis>,
+    /// What was said for our IPv6 address, by recipient: it counts only if nobody says anything over IPv4.
+    refused: Vec<Option<Outcome>>,
+    /// Such a thing was said: the hosts left are called over IPv4 only.
+    ipv4_only: bool,
+    /// There are such hosts.
+    ipv4_left: bool,
 }
 
 /// Tries the destination's hosts in their order.
@@ -62,8 +70,18 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Vec<(u3
         outcomes: vec![None; attempt.recipients.len()],
         misses: Vec::new(),
         unfit: None,
+        refused: vec![None; attempt.recipients.len()],
+        ipv4_only: false,
+        ipv4_left: false,
     };
-    for host in hosts.iter().take(HOSTS_MAX) {
+    let now = deliverer.system.clock.monotonic();
+    let idle = |host: &Host| run.permit.is_idle(&host.endpoint);
+    let hosts = deliverer.hosts.arrange(now, hosts, idle, &*deliverer.system.entropy);
+    for (place, host) in hosts.iter().enumerate().take(HOSTS_MAX) {
+        if run.ipv4_only && is_ipv6(host) {
+            continue;
+        }
+        run.ipv4_left = hosts[place + 1..].iter().any(|other| !is_ipv6(other));
         run.try_host(host).await;
         if run.outcomes.iter().all(Option::is_some) {
             break;
@@ -78,7 +96,7 @@ impl Run<'_> {
         let certain = self.is_certain(host);
         let wanted = Wanted { endpoint: &host.endpoint, tls, sources: &self.way.sources, certain };
         if let Some(connection) = self.permit.reuse(&wanted)
-            && self.transact(connection).await == Carried::Done
+            && self.transact(connection, host).await == Carried::Done
         {
             return;
         }
@@ -87,6 +105,10 @@ impl Run<'_> {
             let connection = match self.open(host, tls).await {
                 Ok(connection) => connection,
                 Err(Unopened { diagnosis, insecure }) => {
+                    if !insecure {
+                        self.deliverer.hosts.failed(self.now(), &host.endpoint);
+                    }
+                    self.is_for_ipv6(host, &diagnosis);
                     if insecure && self.requires_tls() {
                         // RFC 8689 section 4.2.1: the message doesn't wait for better times.
                         self.unfit = Some(Diagnosis { status: EnhancedCode(5, 7, 10), ..diagnosis });
@@ -96,10 +118,26 @@ impl Run<'_> {
                     return;
                 }
             };
-            if self.transact(connection).await != Carried::InPart {
+            if self.transact(connection, host).await != Carried::InPart {
                 return;
             }
         }
+    }
+
+    /// Whether this was said for our IPv6 address, and there is a way over IPv4: it is taken, and first of all for a while.
+    fn is_for_ipv6(&mut self, host: &Host, said: &Diagnosis) -> bool {
+        let refusal = is_ipv6(host) && self.ipv4_left && ipv6::is_refusal(said);
+        if refusal && !self.ipv4_only {
+            self.ipv4_only = true;
+            self.deliverer.hosts.refused_ipv6(self.now(), host);
+            let Diagnosis { next_hop, text: reply, .. } = said.clone();
+            self.deliverer.events.report(Event::Ipv6Refused { id: self.attempt.id, next_hop, reply });
+        }
+        refusal
+    }
+
+    fn now(&self) -> Duration {
+        self.deliverer.system.clock.monotonic()
     }
 
     /// Whether the sender wants TLS all the way.
@@ -135,6 +173,7 @@ impl Run<'_> {
             RemoteTls::Require | RemoteTls::Verify => StartTls::Always,
         };
         let login = self.login(host)?;
+        let called = self.now();
         let connection = match Connection::open(self.call(host, tls, starttls, login.clone()), host).await {
             Err(Unopened { diagnosis, insecure: true }) if tls == RemoteTls::Opportunistic && !self.way.implicit_tls => {
                 let Diagnosis { next_hop, text: reason, .. } = diagnosis;
@@ -143,6 +182,7 @@ impl Run<'_> {
             }
             opened => opened?,
         };
+        self.deliverer.hosts.served(self.now(), &host.endpoint, self.now().saturating_sub(called));
         let (id, next_hop) = (self.attempt.id, connection.next_hop().to_owned());
         if let Some(Established { version, cipher, verified }) = connection.secured() {
             let (tls, verified) = (*version, verified.is_ok());
@@ -225,7 +265,7 @@ impl Run<'_> {
     }
 
     /// Carries the message over for the recipients still without outcome.
-    async fn transact(&mut self, mut connection: Connection) -> Carried {
+    async fn transact(&mut self, mut connection: Connection, host: &Host) -> Carried {
         let Some(fitted) = self.fit(&mut connection).await else {
             self.permit.keep(connection);
             return Carried::Done;
@@ -246,11 +286,16 @@ impl Run<'_> {
         for (place, (index, outcome)) in open.into_iter().zip(outcomes).enumerate() {
             if connection.is_unanswered(place) {
                 miss = Some(outcome.diagnosis().clone());
+            } else if self.is_for_ipv6(host, outcome.diagnosis()) {
+                self.refused[index] = Some(outcome);
             } else {
                 self.outcomes[index] = Some(outcome);
             }
         }
         let ready = connection.is_ready();
+        if miss.as_ref().is_some_and(|miss| miss.cause == Cause::Connection) {
+            self.deliverer.hosts.failed(self.now(), &host.endpoint);
+        }
         let carried = if miss.is_some() && ready { Carried::InPart } else { Carried::Done };
         self.misses.extend(miss);
         if ready {
@@ -277,8 +322,14 @@ impl Run<'_> {
                 Outcome::Deferred(Diagnosis::new(EnhancedCode(4, 4, 4), Cause::Local, "there is no host to deliver to"))
             }
         };
-        let outcomes = self.attempt.recipients.iter().zip(self.outcomes);
-        outcomes.map(|((index, _), outcome)| (*index, outcome.unwrap_or_else(|| rest.clone()))).collect()
+        let outcomes = self.attempt.recipients.iter().zip(self.outcomes.into_iter().zip(self.refused));
+        let outcome = |outcome: Option<Outcome>, refused: Option<Outcome>| match (&rest, outcome) {
+            (_, Some(outcome)) => outcome,
+            // Another time it may go over IPv4.
+            (Outcome::Deferred(_), None) => rest.clone(),
+            (_, None) => refused.unwrap_or_else(|| rest.clone()),
+        };
+        outcomes.map(|((index, _), (said, refused))| (*index, outcome(said, refused))).collect()
     }
 }
 

@@ -231,6 +231,13 @@ impl Scheduler {
         }
     }
 
+    /// Keeps a message until one more notice about it is committed, which ends with `noticed`.
+    pub fn keep(&mut self, id: QueueId) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.notices += 1;
+        }
+    }
+
     /// Carries out a change that was made elsewhere, an operator's, on a message that is here; false if it isn't. Attempts in
     /// flight go on, and their outcomes count for recipients that are still open.
     pub fn change(&mut self, now: Timestamp, update: &Update) -> bool {

@@ -56,11 +56,11 @@ impl Router {
     pub(super) async fn route_hosts(&self, way: &Way) -> Result<Vec<Host>, Outcome> {
         let mut found = Vec::new();
         let mut trouble = None;
-        for host in &way.hosts {
+        for (preference, host) in (0..).zip(&way.hosts) {
             let HostPort { host, port } = match host {
                 RouteHost::Tcp(host) => host,
                 RouteHost::Unix(path) => {
-                    found.push(Host { name: host.to_string(), endpoint: Endpoint::Unix(path.clone()) });
+                    found.push(Host { name: host.to_string(), preference, endpoint: Endpoint::Unix(path.clone()) });
                     continue;
                 }
             };
@@ -72,7 +72,7 @@ impl Router {
                 };
                 trouble = trouble.or(Some(lookup.trouble.unwrap_or_else(none)));
             }
-            found.extend(to_hosts(host, lookup.addresses, port.unwrap_or(self.config.remote.port)));
+            found.extend(to_hosts(host, preference, lookup.addresses, port.unwrap_or(self.config.remote.port)));
             if found.len() >= ADDRESSES_MAX {
                 break;
             }
@@ -116,6 +116,10 @@ fn in_turn(first: Vec<IpAddr>, second: Vec<IpAddr>) -> Vec<IpAddr> {
     }
 }
 
-pub(super) fn to_hosts(host: &Domain, addresses: Vec<IpAddr>, port: u16) -> impl Iterator<Item = Host> {
-    addresses.into_iter().map(move |ip| Host { name: host.to_string(), endpoint: Endpoint::Tcp(SocketAddr::new(ip, port)) })
+pub(super) fn to_hosts(host: &Domain, preference: u16, addresses: Vec<IpAddr>, port: u16) -> impl Iterator<Item = Host> {
+    addresses.into_iter().map(move |ip| Host {
+        name: host.to_string(),
+        preference,
+        endpoint: Endpoint::Tcp(SocketAddr::new(ip, port)),
+    })
 }

@@ -40,6 +40,8 @@ pub enum Route {
 pub struct Host {
     /// Its name, for EHLO's answer, logs and notices; an address literal if it has none.
     pub name: String,
+    /// Lower is tried first; hosts with the same are equals.
+    pub preference: u16,
     /// Where it is called.
     pub endpoint: Endpoint,
 }
@@ -86,7 +88,7 @@ impl Router {
             Destination::Lmtp(address) => {
                 let endpoint = lmtp_endpoint(address)
                     .ok_or_else(|| misconfigured(format!("{address} is not the address of an LMTP server")))?;
-                Ok(vec![Host { name: address.clone(), endpoint }])
+                Ok(vec![Host { name: address.clone(), preference: 0, endpoint }])
             }
             Destination::Local(domain) => Err(misconfigured(format!("the mailboxes of {domain} are not reached over a host"))),
         }

@@ -24,7 +24,7 @@ impl Router {
     pub(super) async fn mx_hosts(&self, domain: &Domain, way: &Way) -> Result<Vec<Host>, Outcome> {
         let mut findings = Findings::default();
         let candidates = self.candidates(domain, &mut findings).await?;
-        let mut found: Vec<(u16, Host)> = Vec::new();
+        let mut found: Vec<Host> = Vec::new();
         for (preference, exchange) in candidates.iter().take(HOSTS_MAX) {
             let mut lookup = self.addresses(exchange, way).await;
             findings.trouble = findings.trouble.or(lookup.trouble);
@@ -33,15 +33,14 @@ impl Router {
                 if lookup.addresses.iter().any(|ip| self.is_own(ip)) {
                     // We are one of the mail servers: only better ones may get it from us (RFC 5321 section 5.1).
                     findings.ourselves = true;
-                    found.retain(|(better, _)| better < preference);
+                    found.retain(|better| better.preference < *preference);
                     break;
                 }
                 let before = lookup.addresses.len();
                 lookup.addresses.retain(|ip| !is_special(*ip));
                 findings.special |= lookup.addresses.len() < before;
             }
-            let hosts = to_hosts(exchange, lookup.addresses, self.config.remote.port);
-            found.extend(hosts.map(|host| (*preference, host)));
+            found.extend(to_hosts(exchange, *preference, lookup.addresses, self.config.remote.port));
             if found.len() >= ADDRESSES_MAX {
                 break;
             }
@@ -50,7 +49,7 @@ impl Router {
         if found.is_empty() {
             return Err(no_host(domain, findings));
         }
-        Ok(found.into_iter().map(|(_, host)| host).collect())
+        Ok(found)
     }
 
     /// The names of the hosts that take mail for a domain, as `mx_hosts` would look them up; none if there are none, or the DNS can't say.

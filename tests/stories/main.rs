@@ -12,6 +12,7 @@ mod client;
 mod extensions;
 mod gate;
 mod hints;
+mod hosts;
 mod lmtp;
 mod local;
 mod notices;

@@ -159,7 +159,8 @@ impl Scene {
     fn host(&self, destination: &Destination, endpoint: Endpoint) {
         let mut hosts = self.routes.hosts.lock().unwrap();
         let hosts = hosts.entry(destination.clone()).or_default();
-        hosts.push(Host { name: format!("mx{}.peer.test", hosts.len() + 1), endpoint });
+        let number = hosts.len() + 1;
+        hosts.push(Host { name: format!("mx{number}.peer.test"), preference: number as u16, endpoint });
     }
 
     async fn send(&self, destination: Destination, recipients: &[&str], content: &[u8]) -> Vec<String> {

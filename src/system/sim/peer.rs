@@ -303,7 +303,7 @@ impl Connection {
         let empty = if envelope.recipients.is_empty() { "554 5.5.1 no recipients" } else { "250 2.0.0 Ok: taken" };
         let act = lock(&self.shared.script).take(&Stage::End).unwrap_or(Act::Usual);
         let positive = match &act {
-            Act::Usual | Act::TakeAndClose => !envelope.recipients.is_empty(),
+            Act::Usual | Act::Slow(_) | Act::TakeAndClose => !envelope.recipients.is_empty(),
             Act::Say(text) | Act::SayAndClose(text) => text.starts_with('2'),
             Act::Close | Act::Stall => false,
         };
@@ -322,7 +322,7 @@ impl Connection {
                 script.take(&stage).or_else(|| script.take(&Stage::End)).unwrap_or(Act::Usual)
             };
             let positive = match &act {
-                Act::Usual | Act::TakeAndClose => true,
+                Act::Usual | Act::Slow(_) | Act::TakeAndClose => true,
                 Act::Say(text) | Act::SayAndClose(text) => text.starts_with('2'),
                 Act::Close | Act::Stall => false,
             };
@@ -356,8 +356,11 @@ impl Connection {
     }
 
     async fn perform(&mut self, act: Act, usual: &str) -> Result<bool, Over> {
+        if let Act::Slow(time) = act {
+            tokio::time::sleep(time).await;
+        }
         match act {
-            Act::Usual => {
+            Act::Usual | Act::Slow(_) => {
                 self.say(usual).await?;
                 Ok(matches!(usual.as_bytes().first(), Some(b'2' | b'3')))
             }
