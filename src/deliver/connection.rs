@@ -60,6 +60,7 @@ pub(super) struct Connection {
     next_hop: String,
     /// Its host's name was one that nobody could have put in our way.
     certain: bool,
+    opened: Duration,
     /// How many transactions it has carried.
     transactions: u32,
 }
@@ -116,6 +117,7 @@ impl Connection {
             source: *source,
             next_hop,
             certain: call.certain,
+            opened: system.clock.monotonic(),
             transactions: 0,
         };
         if call.implicit_tls {
@@ -220,6 +222,11 @@ impl Connection {
     /// Whether another transaction may begin.
     pub(super) fn is_ready(&mut self) -> bool {
         matches!(self.session.next(), Step::Ready)
+    }
+
+    /// How long it has been open.
+    pub(super) fn age(&self) -> Duration {
+        self.clock.monotonic().saturating_sub(self.opened)
     }
 
     /// See `Session::is_used_up`.
