@@ -1,6 +1,7 @@
 //! Builds the typed configuration out of checked values.
 
 use super::Notice;
+use super::destination::{DestinationRule, Outgoing, rate};
 use super::load::{Settings, Table};
 use super::problem::{Problem, Wrong};
 use super::remote::{Remote, SpecialAddresses, StageTimeouts};
@@ -28,6 +29,7 @@ pub(super) fn config(settings: &Settings) -> Built<Config> {
         relay: relay(section(settings, "relay")?)?,
         routes: settings.repeated("route").map(route).collect::<Built<_>>()?,
         remote: remote(section(settings, "remote")?)?,
+        destinations: settings.repeated("destination").map(destination).collect::<Built<_>>()?,
         queue: queue(section(settings, "queue")?)?,
         retry: retry(section(settings, "retry")?)?,
         notice: notice(section(settings, "notice")?)?,
@@ -171,6 +173,20 @@ fn relay(table: &Table) -> Built<Relay> {
 fn route(table: &Table) -> Built<Route> {
     let (domain, hosts) = (table.read("domain", values::pattern)?, table.read("hosts", values::hosts)?);
     Ok(Route { domain, hosts, tls: remote_tls(table)? })
+}
+
+fn destination(table: &Table) -> Built<DestinationRule> {
+    let rate = |name| table.read(name, |value| values::optional(value, rate));
+    Ok(DestinationRule {
+        domain: table.read("domain", values::pattern)?,
+        mx: table.read("mx", values::pattern)?,
+        shared: table.read("shared", values::boolean)?,
+        outgoing: Outgoing {
+            concurrency: table.read("outgoing_concurrency", values::count_or_none)?,
+            messages_rate: rate("outgoing_messages_rate")?,
+            connections_rate: rate("outgoing_connections_rate")?,
+        },
+    })
 }
 
 fn remote_tls(table: &Table) -> Built<RemoteTls> {

@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::load::Settings;
 use super::problem::{Problem, Wrong};
 use super::values::{self, SOCKET_PATH_SIZE_MAX, format_duration};
-use super::{Config, DomainPattern, KeyPair, ListenAddress, ListenerTls};
+use super::{Config, DomainPattern, KeyPair, ListenAddress, ListenerTls, Outgoing};
 use crate::mail::{Domain, Service};
 
 /// Collects problems, but none about a key that already has one.
@@ -36,6 +36,7 @@ pub(super) fn together(config: &Config, settings: &Settings) -> Vec<Problem> {
     domains(config, &mut findings);
     relay(config, &mut findings);
     routes(config, &mut findings);
+    destinations(config, &mut findings);
     let retry = &config.retry;
     if retry.max < retry.first {
         let what = format!("{} is shorter than retry.first, {}", format_duration(retry.max), format_duration(retry.first));
@@ -139,6 +140,20 @@ fn routes(config: &Config, findings: &mut Findings<'_>) {
         });
         if let Some((at, _)) = covering.into_iter().next() {
             findings.add(key, format!("never reached: route[{at}] matches first"), "remove one, or put this one before it");
+        }
+    }
+}
+
+fn destinations(config: &Config, findings: &mut Findings<'_>) {
+    for (index, rule) in config.destinations.iter().enumerate() {
+        if rule.outgoing == Outgoing::default() && !rule.shared {
+            let what = "this [[destination]] bounds nothing";
+            findings.add(format!("destination[{index}].outgoing_concurrency"), what, "set a bound, or remove the table");
+        }
+        let earlier = config.destinations[..index].iter();
+        if let Some(at) = earlier.into_iter().position(|at| covers(&at.domain, &rule.domain) && covers(&at.mx, &rule.mx)) {
+            let what = format!("never reached: destination[{at}] matches first");
+            findings.add(format!("destination[{index}].mx"), what, "remove one, or put this one before it");
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The configuration as the server uses it: parsed, checked, with units.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{ListenAddress, Notice, Remote};
+use super::{DestinationRule, ListenAddress, Notice, Remote};
 use crate::mail::{Address, Domain, Service};
 
 /// Every setting. The names are those of the file.
@@ -40,6 +41,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// `[remote]`
     pub remote: Remote,
+    /// `[[destination]]`, in order.
+    pub destinations: Vec<DestinationRule>,
     /// `[queue]`
     pub queue: Queue,
     /// `[retry]`
@@ -335,6 +338,17 @@ impl DomainPattern {
             Self::Any => true,
             Self::Exact(exact) => exact == domain,
             Self::Below(parent) => domain.as_str().strip_suffix(parent.as_str()).is_some_and(|head| head.ends_with('.')),
+        }
+    }
+}
+
+/// As it is configured.
+impl fmt::Display for DomainPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(domain) => domain.fmt(f),
+            Self::Below(parent) => write!(f, "*.{parent}"),
+            Self::Any => f.write_str("*"),
         }
     }
 }

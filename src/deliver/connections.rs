@@ -7,15 +7,18 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use super::Host;
 use super::connection::Connection;
-use crate::config::RemoteTls;
-use crate::mail::Site;
-use crate::system::{Clock, Endpoint};
+use crate::config::{Outgoing, RemoteTls};
+use crate::mail::{Meter, Site, Timestamp};
+use crate::system::Clock;
 
 /// How long a connection may wait: peers are not to be burdened with connections that probably nobody will use.
 const IDLE_TIME: Duration = Duration::from_secs(10);
 /// Idle connections in all.
 const IDLE_MAX: usize = 200;
+/// Sites whose connections are counted; when there are more, that with the first name is forgotten.
+const METERS_MAX: usize = 20_000;
 /// Goodbyes said at a time when all are closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -33,6 +36,8 @@ struct State {
     idle: BTreeMap<Site, Vec<Idle>>,
     idle_count: usize,
     busy: BTreeMap<Site, usize>,
+    /// When connections were made lately to sites where that is bounded.
+    meters: BTreeMap<Site, Meter>,
     /// A task looks for connections whose time is over.
     swept: bool,
     closed: bool,
@@ -47,6 +52,7 @@ struct Idle {
 pub(super) struct Permit {
     connections: Arc<Connections>,
     site: Site,
+    outgoing: Outgoing,
 }
 
 impl Connections {
@@ -55,9 +61,9 @@ impl Connections {
     }
 
     /// Counts an attempt in, until the permit is dropped. It doesn't wait: how many attempts there may be is the scheduler's business.
-    pub(super) fn permit(self: &Arc<Self>, site: &Site) -> Permit {
+    pub(super) fn permit(self: &Arc<Self>, site: &Site, outgoing: Outgoing) -> Permit {
         *self.state().busy.entry(site.clone()).or_default() += 1;
-        Permit { connections: self.clone(), site: site.clone() }
+        Permit { connections: self.clone(), site: site.clone(), outgoing }
     }
 
     /// Closes all idle connections, and from now on those that would become idle.
@@ -93,13 +99,13 @@ impl Connections {
 }
 
 impl Permit {
-    /// An idle connection to this endpoint, encrypted well enough, that still seems to live. `certain` must be what it was when the
+    /// An idle connection to this host, encrypted well enough, that still seems to live. `certain` must be what it was when the
     /// connection was made: what one domain may take for its host, another may not.
-    pub(super) fn reuse(&self, endpoint: &Endpoint, tls: RemoteTls, certain: bool) -> Option<Connection> {
+    pub(super) fn reuse(&self, host: &Host, tls: RemoteTls, certain: bool) -> Option<Connection> {
         loop {
             let mut connection = self.connections.state().take(&self.site, |idle| {
                 let connection = &idle.connection;
-                connection.endpoint() == endpoint && connection.serves(tls) && connection.is_certain() == certain
+                connection.is_to(host) && connection.serves(tls) && connection.is_certain() == certain
             })?;
             if connection.is_quiet() {
                 return Some(connection);
@@ -107,11 +113,33 @@ impl Permit {
         }
     }
 
+    /// Counts a new connection, if the site's rate allows it; else says when it will.
+    pub(super) fn may_connect(&self) -> Result<(), Timestamp> {
+        let Some(rate) = self.outgoing.connections_rate else { return Ok(()) };
+        let now = self.connections.clock.now();
+        let mut state = self.connections.state();
+        if state.meters.len() >= METERS_MAX && !state.meters.contains_key(&self.site) {
+            state.meters.pop_first();
+        }
+        let meter = state.meters.entry(self.site.clone()).or_default();
+        let next = meter.next(now, rate);
+        if next > now {
+            return Err(next);
+        }
+        meter.add(now, rate);
+        Ok(())
+    }
+
+    /// Connections to the site at the most.
+    fn concurrency(&self) -> usize {
+        self.outgoing.concurrency.unwrap_or(usize::MAX).min(self.connections.concurrency)
+    }
+
     /// Before a new connection is made: with it there must not be too many to the site, so an idle one elsewhere may have to go.
     pub(super) fn make_room(&self) {
         let mut state = self.connections.state();
         let busy = state.busy.get(&self.site).copied().unwrap_or(0);
-        let idle_max = self.connections.concurrency.saturating_sub(busy);
+        let idle_max = self.concurrency().saturating_sub(busy);
         while state.idle.get(&self.site).is_some_and(|idle| idle.len() > idle_max) {
             if let Some(oldest) = state.take(&self.site, |_| true) {
                 leave(oldest);
@@ -125,7 +153,7 @@ impl Permit {
         let idle = state.idle.get(&self.site).map_or(0, Vec::len);
         let busy = state.busy.get(&self.site).copied().unwrap_or(0);
         // This attempt still counts as busy, and its connection isn't counted as idle yet.
-        if connection.is_used_up() || state.closed || state.idle_count >= IDLE_MAX || idle + busy > self.connections.concurrency {
+        if connection.is_used_up() || state.closed || state.idle_count >= IDLE_MAX || idle + busy > self.concurrency() {
             return leave(connection);
         }
         let expires = self.connections.clock.monotonic() + IDLE_TIME;

@@ -4,10 +4,10 @@
 use super::connection::{Call, Connection, Unopened};
 use super::connections::Permit;
 use super::fitting::{self, Fitted, Unfit};
-use super::{Attempt, Deliverer, Host};
+use super::{Attempt, Attempted, Deliverer, Host};
 use crate::config::{Remote, RemoteTls};
 use crate::event::Event;
-use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Forward, Outcome};
+use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Forward, Outcome, Timestamp};
 use crate::smtp::client::{Settings, StartTls, Timeouts, Transaction};
 use crate::system::Established;
 
@@ -38,6 +38,8 @@ struct Run<'a> {
     misses: Vec<Diagnosis>,
     /// Why the last host that would have served can't be given this message.
     unfit: Option<Diagnosis>,
+    /// The site's rate allows no connection before this time.
+    connections_from: Option<Timestamp>,
 }
 
 /// Tries the destination's hosts in their order.
@@ -45,22 +47,25 @@ struct Run<'a> {
 /// The next host is tried when one can't be reached, doesn't greet us or loses the connection: for the recipients that it gave no
 /// result. A 4xx about a message or recipient isn't taken to the next host in the same attempt: it is the domain's word as much as
 /// the host's (greylisting, quota, load), and to ask all its hosts at once would only multiply what the domain wants less of.
-pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Vec<(u32, Outcome)> {
+pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Attempted {
     let hosts = match deliverer.routes.hosts(&attempt.destination).await {
         Ok(hosts) => hosts,
-        Err(outcome) => return attempt.recipients.iter().map(|(index, _)| (*index, outcome.clone())).collect(),
+        Err(outcome) => {
+            return attempt.recipients.iter().map(|(index, _)| (*index, outcome.clone())).collect::<Vec<_>>().into();
+        }
     };
     let mut run = Run {
         deliverer,
         attempt,
-        permit: deliverer.connections.permit(&attempt.site),
+        permit: deliverer.connections.permit(&attempt.site, attempt.outgoing),
         outcomes: vec![None; attempt.recipients.len()],
         misses: Vec::new(),
         unfit: None,
+        connections_from: None,
     };
     for host in hosts.iter().take(HOSTS_MAX) {
         run.try_host(host).await;
-        if run.outcomes.iter().all(Option::is_some) {
+        if run.connections_from.is_some() || run.outcomes.iter().all(Option::is_some) {
             break;
         }
     }
@@ -70,12 +75,16 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Vec<(u3
 impl Run<'_> {
     async fn try_host(&mut self, host: &Host) {
         let tls = self.level();
-        if let Some(connection) = self.permit.reuse(&host.endpoint, tls, self.is_certain(host))
+        if let Some(connection) = self.permit.reuse(host, tls, self.is_certain(host))
             && self.transact(connection).await == Carried::Done
         {
             return;
         }
         for _ in 0..SESSIONS_MAX {
+            if let Err(from) = self.permit.may_connect() {
+                self.connections_from = Some(from);
+                return;
+            }
             self.permit.make_room();
             let connection = match self.open(host, tls).await {
                 Ok(connection) => connection,
@@ -116,7 +125,9 @@ impl Run<'_> {
             RemoteTls::Require | RemoteTls::Verify => StartTls::Always,
         };
         let connection = match Connection::open(self.call(host, tls, starttls), host).await {
-            Err(Unopened { diagnosis, insecure: true }) if tls == RemoteTls::Opportunistic => {
+            Err(Unopened { diagnosis, insecure: true })
+                if tls == RemoteTls::Opportunistic && self.permit.may_connect().is_ok() =>
+            {
                 let Diagnosis { next_hop, text: reason, .. } = diagnosis;
                 self.deliverer.events.report(Event::TlsFallback { id: self.attempt.id, next_hop, reason });
                 return Connection::open(self.call(host, tls, StartTls::Never), host).await;
@@ -221,13 +232,16 @@ impl Run<'_> {
     /// Recipients that no host spoke about are deferred. They fail only if no host that serves can be given this message, or if every host
     /// of a foreign domain said 5xx before we could name them; a configured host that does so is this site's mistake, which an admin can
     /// mend.
-    fn finish(self) -> Vec<(u32, Outcome)> {
+    fn finish(self) -> Attempted {
+        let connections_from = self.connections_from;
+        // Nobody was asked about these: that is no attempt.
+        let unasked = connections_from.is_some() && self.misses.is_empty();
         let foreign = matches!(self.attempt.destination, Destination::Mx(_));
         let transient = self.misses.iter().rev().find(|miss| miss.status.0 != 5);
         let rest = match (transient, self.unfit.as_ref().or(self.misses.last())) {
             (Some(miss), _) => Outcome::Deferred(miss.clone()),
             (None, Some(unfit)) if self.unfit.is_some() => Outcome::Failed(unfit.clone()),
-            (None, Some(miss)) if foreign => Outcome::Failed(miss.clone()),
+            (None, Some(miss)) if foreign && connections_from.is_none() => Outcome::Failed(miss.clone()),
             (None, Some(miss)) => {
                 let status = EnhancedCode(4, miss.status.1, miss.status.2);
                 Outcome::Deferred(Diagnosis { status, ..miss.clone() })
@@ -237,7 +251,9 @@ impl Run<'_> {
             }
         };
         let outcomes = self.attempt.recipients.iter().zip(self.outcomes);
-        outcomes.map(|((index, _), outcome)| (*index, outcome.unwrap_or_else(|| rest.clone()))).collect()
+        let outcomes = outcomes.filter(|(_, outcome)| outcome.is_some() || !unasked);
+        let outcomes = outcomes.map(|((index, _), outcome)| (*index, outcome.unwrap_or_else(|| rest.clone()))).collect();
+        Attempted { outcomes, connections_from }
     }
 }
 

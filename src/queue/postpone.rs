@@ -18,9 +18,8 @@ impl Scheduler {
         }
     }
 
-    /// An attempt at the site has ended: what that means for those who wait for it.
+    /// What the end of an attempt says of the site means for those who wait for it.
     pub(super) fn heard(&mut self, now: Timestamp, site: &Site, news: News, random: f64) {
-        self.lines.finish(site, &news);
         if !site.is_remote() {
             return;
         }
