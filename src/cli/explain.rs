@@ -22,7 +22,8 @@ pub(super) fn explain(context: &Context<'_>, arguments: &arguments::Explain, out
             // The router indents a step below the one that led there.
             if arguments.json { out.json(&json!({ "step": number, "text": step })) } else { out.line(step) }
         };
-        for step in router.explain(&arguments.address).await {
+        let from = arguments.from.clone().unwrap_or(ReversePath::Null);
+        for step in router.explain(&from, &arguments.address).await {
             say(&step)?;
         }
         match &arguments.from {
@@ -30,7 +31,7 @@ pub(super) fn explain(context: &Context<'_>, arguments: &arguments::Explain, out
             Some(ReversePath::Null) => say("from <>: if it fails, the postmaster is told, and nobody else")?,
             Some(ReversePath::Address(sender)) => {
                 say(&format!("from {sender}: if it fails, a notice goes there:"))?;
-                for step in router.explain(sender).await {
+                for step in router.explain(&ReversePath::Null, sender).await {
                     say(&format!("  {step}"))?;
                 }
             }

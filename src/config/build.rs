@@ -7,6 +7,7 @@ use super::problem::{Problem, Wrong};
 use super::remote::{Remote, SpecialAddresses, StageTimeouts};
 use super::typed::*;
 use super::values;
+use super::{Family, Route, RouteLogin};
 use crate::mail::Service;
 
 type Built<T> = Result<T, Problem>;
@@ -171,8 +172,25 @@ fn relay(table: &Table) -> Built<Relay> {
 }
 
 fn route(table: &Table) -> Built<Route> {
-    let (domain, hosts) = (table.read("domain", values::pattern)?, table.read("hosts", values::hosts)?);
-    Ok(Route { domain, hosts, tls: remote_tls(table)? })
+    let name = table.read("login", values::text)?;
+    let password_file = table.read("password_file", |value| values::optional(value, values::path))?;
+    Ok(Route {
+        domain: table.read("domain", values::pattern)?,
+        sender: table.read("sender", values::sender_pattern)?,
+        hosts: table.read("hosts", |value| values::list(value, values::host))?,
+        lmtp: word(table, "protocol", &[("smtp", false), ("lmtp", true)])?,
+        tls: remote_tls(table)?,
+        implicit_tls: table.read("implicit_tls", values::boolean)?,
+        // One without the other is a problem of its own; see `check`.
+        login: password_file.filter(|_| !name.is_empty()).map(|password_file| RouteLogin { name, password_file }),
+        family: family(table)?,
+        sources: table.read("sources", |value| values::list(value, values::ip))?,
+    })
+}
+
+fn family(table: &Table) -> Built<Option<Family>> {
+    let words = [Family::Any, Family::Ipv4First, Family::Ipv6First, Family::Ipv4, Family::Ipv6].map(|it| (it.as_str(), Some(it)));
+    word(table, "family", &[&[("", None)][..], &words].concat())
 }
 
 fn destination(table: &Table) -> Built<DestinationRule> {
@@ -222,6 +240,8 @@ fn remote(table: &Table) -> Built<Remote> {
         special_addresses: word(table, "special_addresses", &special)?,
         tls: remote_tls(table)?,
         tls_ca: table.read("tls_ca", |value| values::optional(value, values::path))?,
+        family: family(table)?.unwrap_or(Family::Any),
+        sources: table.read("sources", |value| values::list(value, values::ip))?,
     })
 }
 

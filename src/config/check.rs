@@ -9,7 +9,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::load::Settings;
 use super::problem::{Problem, Wrong};
 use super::values::{self, SOCKET_PATH_SIZE_MAX, format_duration};
-use super::{Config, DomainPattern, KeyPair, ListenAddress, ListenerTls, Outgoing};
+use super::{
+    Config, DomainPattern, HostPort, KeyPair, ListenAddress, ListenerTls, Outgoing, RemoteTls, Route, RouteHost, RouteLogin,
+};
 use crate::mail::{Domain, Service};
 
 /// Collects problems, but none about a key that already has one.
@@ -136,10 +138,63 @@ fn routes(config: &Config, findings: &mut Findings<'_>) {
         }
         let earlier = config.routes[..index].iter().enumerate();
         let covering = earlier.filter(|(at, earlier)| {
-            findings.settings.is_sound(&format!("route[{at}].domain")) && covers(&earlier.domain, &route.domain)
+            let sound = |key: &str| findings.settings.is_sound(&format!("route[{at}].{key}"));
+            sound("domain") && sound("sender") && earlier.domain.covers(&route.domain) && earlier.sender.covers(&route.sender)
         });
         if let Some((at, _)) = covering.into_iter().next() {
             findings.add(key, format!("never reached: route[{at}] matches first"), "remove one, or put this one before it");
+        }
+        route_hosts(index, route, findings);
+    }
+    route_logins(config, findings);
+}
+
+/// What is spoken to a route's hosts, and how it is encrypted.
+fn route_hosts(index: usize, route: &Route, findings: &mut Findings<'_>) {
+    let key = |name: &str| format!("route[{index}].{name}");
+    if route.lmtp && route.hosts.is_empty() {
+        findings.add(key("hosts"), "LMTP isn't spoken with MX hosts", "name the LMTP server, like [\"unix:/run/dovecot/lmtp\"]");
+    }
+    for host in &route.hosts {
+        match host {
+            RouteHost::Unix(_) if !route.lmtp => {
+                findings.add(key("hosts"), format!("{host}: only LMTP is spoken over a Unix socket"), "set protocol = \"lmtp\"");
+            }
+            RouteHost::Tcp(HostPort { port: None, .. }) if route.lmtp => {
+                findings.add(key("hosts"), format!("{host}: LMTP has no port of its own"), "name it, like \"127.0.0.1:24\"");
+            }
+            RouteHost::Tcp(HostPort { port: Some(25), .. }) if route.lmtp => {
+                let what = format!("{host}: port 25 is for SMTP, never for LMTP (RFC 2033 section 5)");
+                findings.add(key("hosts"), what, "choose another port");
+            }
+            _ => {}
+        }
+    }
+    if route.implicit_tls && (route.hosts.is_empty() || route.tls == RemoteTls::None) {
+        let what = if route.hosts.is_empty() { "MX hosts don't speak TLS from the first octet" } else { "tls is \"none\"" };
+        findings.add(key("implicit_tls"), what, "set it to false, or name hosts and set tls to \"require\" or \"verify\"");
+    }
+}
+
+/// A password goes nowhere but to the hosts that it is meant for, and never over the network in the clear.
+fn route_logins(config: &Config, findings: &mut Findings<'_>) {
+    for (table, route) in findings.settings.repeated("route").zip(&config.routes) {
+        let set = |name: &str| table.read(name, values::text).is_ok_and(|text| !text.is_empty());
+        match (set("login"), set("password_file")) {
+            (true, false) => findings.add(table.key("password_file"), "the login has no password", "name the file that has it"),
+            (false, true) => findings.add(table.key("login"), "the password has no login", "name it, or remove password_file"),
+            (false, false) => continue,
+            (true, true) if route.hosts.is_empty() => {
+                findings.add(table.key("login"), "nobody logs in at MX hosts", "name the hosts, or remove login");
+            }
+            (true, true) if route.tls == RemoteTls::None && !route.hosts.iter().all(RouteHost::is_here) => {
+                findings.add(table.key("tls"), "the password would go over the network in the clear", "set it to \"verify\"");
+            }
+            (true, true) if route.tls == RemoteTls::Opportunistic => {
+                let remedy = "set it to \"verify\", or to \"require\" where the host has no certificate that can be checked";
+                findings.add(table.key("tls"), "the password could go over a connection that isn't encrypted", remedy);
+            }
+            (true, true) => {}
         }
     }
 }
@@ -194,15 +249,29 @@ fn admin(config: &Config, findings: &mut Findings<'_>) {
     }
 }
 
-/// Checks the files that the configuration names and that no other module reads at start: the console's certificate and key.
+/// Checks the files that the configuration names and that no other module reads at start: the console's certificate and key, and
+/// the passwords of routes.
 pub fn check_files(config: &Config) -> Vec<Problem> {
-    let Some(KeyPair { certificate, key }) = &config.admin.tls else { return Vec::new() };
     let mut problems = Vec::new();
+    for login in config.routes.iter().filter_map(|route| route.login.as_ref()) {
+        problems.extend(check_password(&login.password_file));
+    }
+    let Some(KeyPair { certificate, key }) = &config.admin.tls else { return problems };
     problems.extend(check_pem(certificate, "certificate", |bytes| {
         CertificateDer::pem_slice_iter(bytes).next().is_some_and(|first| first.is_ok())
     }));
     problems.extend(check_pem(key, "private key", |bytes| PrivateKeyDer::from_pem_slice(bytes).is_ok()));
     problems
+}
+
+fn check_password(path: &Path) -> Option<Problem> {
+    match std::fs::read(path) {
+        Err(error) => Some(Problem::unreadable(path, &error, "correct route.password_file, or remove it and route.login")),
+        Ok(bytes) => {
+            let what = RouteLogin::password(&bytes).err()?;
+            Some(Problem::new(path.display().to_string(), "", what, "put the password there, in the first line"))
+        }
+    }
 }
 
 fn check_pem(path: &Path, what: &str, is_right: impl Fn(&[u8]) -> bool) -> Option<Problem> {

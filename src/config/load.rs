@@ -220,6 +220,8 @@ mod tests {
             Kind::Count | Kind::CountOrNone | Kind::Port | Kind::Prefix(_) => "7".to_owned(),
             Kind::Number(min, _) => format!("{:?}", min + 0.75),
             Kind::Duration | Kind::Period if default == "5m" => "\"6m\"".to_owned(),
+            // Beside which others must be longer.
+            Kind::Duration if default == "30s" => "\"31s\"".to_owned(),
             Kind::Duration | Kind::Period | Kind::PeriodOrNone => "\"9h\"".to_owned(),
             Kind::RateOrNone => "\"7/9h\"".to_owned(),
             Kind::Size => "\"77KiB\"".to_owned(),
@@ -232,6 +234,8 @@ mod tests {
             Kind::Template => "\"other/{user}\"".to_owned(),
             Kind::Lmtp => "\"127.0.0.1:2424\"".to_owned(),
             Kind::Login => "\"*\"".to_owned(),
+            Kind::SenderPattern => "\"<>\"".to_owned(),
+            Kind::Addresses => "[\"192.0.2.1\"]".to_owned(),
             Kind::AddressPatterns => "[\"*@other.test\"]".to_owned(),
             Kind::Networks => "[\"192.0.2.0/24\"]".to_owned(),
             Kind::Domains => "[\"other.test\"]".to_owned(),
@@ -282,6 +286,12 @@ mod tests {
                 } else if section.name == "tls" && ["certificate", "key"].contains(&setting.name) {
                     text =
                         sample.replace("\ncertificate = \"\"", "\ncertificate = \"c\"").replace("\nkey = \"\"", "\nkey = \"k\"");
+                }
+                if section.name == "route" && ["login", "password_file"].contains(&setting.name) {
+                    text = sample
+                        .replace("tls = \"opportunistic\"", "tls = \"verify\"")
+                        .replace("\nlogin = \"\"", "\nlogin = \"ann\"")
+                        .replace("\npassword_file = \"\"", "\npassword_file = \"p\"");
                 }
                 assert_ne!(load_text(&text), base, "{} changes nothing", section.key(setting.name));
             }

@@ -1,9 +1,10 @@
 //! `[remote]`: how other servers are called. Owns nothing but values.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::RemoteTls;
+use super::{Family, RemoteTls};
 
 /// `[remote]`
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +25,10 @@ pub struct Remote {
     pub tls: RemoteTls,
     /// The authorities of other servers' certificates; none: the system's.
     pub tls_ca: Option<PathBuf>,
+    /// Which addresses of a host are called, and which first.
+    pub family: Family,
+    /// Our own addresses that MX hosts are called from; empty: the system chooses.
+    pub sources: Vec<IpAddr>,
 }
 
 /// What is done with MX hosts that resolve to special or own addresses.

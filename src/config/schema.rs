@@ -219,13 +219,33 @@ pub(super) const SECTIONS: &[Section] = &[
         doc: "before MX look-up; the first that matches counts",
         settings: &[
             must("domain", Kind::Pattern, "partner.test", "\"partner.test\", \"*.partner.test\" or \"*\""),
-            must("hosts", Kind::Hosts, "[\"127.0.0.1:2526\"]", "tried in order"),
+            set("sender", Kind::SenderPattern, "*", "only mail from this address, or all of a domain; \"<>\": notices"),
+            sampled(
+                set("hosts", Kind::Hosts, "[]", "tried in order; [] for the MX hosts of the recipient's domain"),
+                "[\"127.0.0.1:2526\"]",
+            ),
+            set(
+                "protocol",
+                Kind::Choice(&["smtp", "lmtp"]),
+                "smtp",
+                "what is spoken there; for lmtp name the port, or \"unix:/run/dovecot/lmtp\"",
+            ),
             set(
                 "tls",
                 Kind::Choice(&["none", "opportunistic", "require", "verify"]),
                 "opportunistic",
-                "encryption to these hosts; see `remote.tls`",
+                "encryption to these hosts; see `remote.tls`, which MX hosts get at the least",
             ),
+            set("implicit_tls", Kind::Boolean, "false", "TLS from the first octet, as on port 465"),
+            set("login", Kind::Text, "", "log in as (SCRAM-SHA-256, PLAIN or LOGIN); \"\" for not at all"),
+            set("password_file", Kind::Path(true), "", "its first line is the login's password"),
+            set(
+                "family",
+                Kind::Choice(&["", "any", "ipv4-first", "ipv6-first", "ipv4", "ipv6"]),
+                "",
+                "which addresses of a host are called; \"\": as `remote.family` says",
+            ),
+            set("sources", Kind::Addresses, "[]", "our own addresses that these hosts are called from; []: `remote.sources`"),
         ],
     },
     Section {
@@ -260,6 +280,18 @@ pub(super) const SECTIONS: &[Section] = &[
                 "encryption to MX hosts: \"none\"; where it can be had; always; always, with a certificate that is the host's",
             ),
             set("tls_ca", Kind::Path(true), "", "PEM file: authorities of other servers' certificates; \"\" for the system's"),
+            set(
+                "family",
+                Kind::Choice(&["any", "ipv4-first", "ipv6-first", "ipv4", "ipv6"]),
+                "any",
+                "which addresses of a host are called: both families in turn, one first, or one alone",
+            ),
+            set(
+                "sources",
+                Kind::Addresses,
+                "[]",
+                "our own addresses that MX hosts are called from, in turn; []: the system's choice",
+            ),
             set(
                 "special_addresses",
                 Kind::Choice(&["refuse", "allow"]),

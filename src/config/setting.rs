@@ -49,6 +49,8 @@ pub(super) enum Kind {
     Lmtp,
     /// `partner.test`, `*.partner.test` or `*`.
     Pattern,
+    /// `*`, `<>`, a mail address, or all of a domain.
+    SenderPattern,
     /// A mail address, or `*` for all.
     Login,
     /// A list of addresses, or all of a domain, at least one.
@@ -57,8 +59,10 @@ pub(super) enum Kind {
     Networks,
     /// A list of domains.
     Domains,
-    /// A list of hosts, at least one.
+    /// A list of hosts.
     Hosts,
+    /// A list of IP addresses.
+    Addresses,
     /// A list of name servers.
     Servers,
     /// A list of ascending periods.
@@ -97,11 +101,13 @@ impl Kind {
             Self::Template => "path with `{user}`, or `\"\"`".to_owned(),
             Self::Lmtp => "`\"unix:/path\"` or IP address and port, or `\"\"`".to_owned(),
             Self::Pattern => "`\"partner.test\"`, `\"*.partner.test\"` or `\"*\"`".to_owned(),
+            Self::SenderPattern => "`\"ann@example.test\"`, `\"*@example.test\"`, `\"<>\"` or `\"*\"`".to_owned(),
             Self::Login => "mail address, or `\"*\"`".to_owned(),
             Self::AddressPatterns => "list of `\"info@example.test\"` or `\"*@example.test\"`, at least one".to_owned(),
             Self::Networks => "list of networks".to_owned(),
             Self::Domains => "list of domains".to_owned(),
-            Self::Hosts => "list of hosts, with a port or without, at least one".to_owned(),
+            Self::Hosts => "list of hosts, with a port or without; or `\"unix:/path\"`".to_owned(),
+            Self::Addresses => "list of IP addresses".to_owned(),
             Self::Servers => "list of IP addresses, with a port or without".to_owned(),
             Self::Periods => "list of durations, ascending".to_owned(),
         }
@@ -121,6 +127,7 @@ impl Kind {
                 | Self::Networks
                 | Self::Domains
                 | Self::Hosts
+                | Self::Addresses
                 | Self::Servers
                 | Self::Periods
         )

@@ -1,13 +1,12 @@
 //! The configuration as the server uses it: parsed, checked, with units.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{DestinationRule, ListenAddress, Notice, Remote};
+use super::{DestinationRule, ListenAddress, Notice, Remote, Route};
 use crate::mail::{Address, Domain, Service};
 
 /// Every setting. The names are those of the file.
@@ -296,17 +295,6 @@ pub struct Relay {
     pub domains: Vec<Domain>,
 }
 
-/// `[[route]]`
-#[derive(Clone, Debug, PartialEq)]
-pub struct Route {
-    /// Which domains.
-    pub domain: DomainPattern,
-    /// Tried in order.
-    pub hosts: Vec<HostPort>,
-    /// How its connections are encrypted.
-    pub tls: RemoteTls,
-}
-
 /// How connections to other servers are encrypted; each asks for more than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RemoteTls {
@@ -318,48 +306,6 @@ pub enum RemoteTls {
     Require,
     /// Always, with a certificate that is the host's.
     Verify,
-}
-
-/// `partner.test`, `*.partner.test` or `*`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DomainPattern {
-    /// Exactly this domain.
-    Exact(Domain),
-    /// Every domain below this one, not itself.
-    Below(Domain),
-    /// Every domain.
-    Any,
-}
-
-impl DomainPattern {
-    /// Whether the domain is meant.
-    pub fn matches(&self, domain: &Domain) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Exact(exact) => exact == domain,
-            Self::Below(parent) => domain.as_str().strip_suffix(parent.as_str()).is_some_and(|head| head.ends_with('.')),
-        }
-    }
-}
-
-/// As it is configured.
-impl fmt::Display for DomainPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(domain) => domain.fmt(f),
-            Self::Below(parent) => write!(f, "*.{parent}"),
-            Self::Any => f.write_str("*"),
-        }
-    }
-}
-
-/// A host to call: a name or an address, with a port or without.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostPort {
-    /// A host name, or an address literal for an IP address.
-    pub host: Domain,
-    /// The port; none: `remote.port`.
-    pub port: Option<u16>,
 }
 
 /// `[queue]`

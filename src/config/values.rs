@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::destination::rate;
 use super::problem::Wrong;
 use super::schema::Kind;
-use super::{AddressPattern, DomainPattern, HostPort, ListenAddress, LmtpAddress};
+use super::{AddressPattern, DomainPattern, HostPort, ListenAddress, LmtpAddress, RouteHost, SenderPattern};
 use crate::mail::{Address, Domain};
 
 pub(super) type Parsed<T> = Result<T, Wrong>;
@@ -50,11 +50,13 @@ pub(super) fn check(kind: Kind, value: &Value) -> Parsed<()> {
         Kind::Template => optional(value, template).map(drop),
         Kind::Lmtp => optional(value, lmtp).map(drop),
         Kind::Pattern => pattern(value).map(drop),
+        Kind::SenderPattern => sender_pattern(value).map(drop),
         Kind::Login => login(value).map(drop),
         Kind::AddressPatterns => address_patterns(value).map(drop),
         Kind::Networks => list(value, network).map(drop),
         Kind::Domains => list(value, domain).map(drop),
-        Kind::Hosts => hosts(value).map(drop),
+        Kind::Hosts => list(value, host).map(drop),
+        Kind::Addresses => list(value, ip).map(drop),
         Kind::Servers => list(value, server).map(drop),
         Kind::Periods => periods(value).map(drop),
     }
@@ -379,6 +381,14 @@ pub(super) fn pattern(value: &Value) -> Parsed<DomainPattern> {
     }
 }
 
+pub(super) fn sender_pattern(value: &Value) -> Parsed<SenderPattern> {
+    match text(value)?.as_str() {
+        "*" => Ok(SenderPattern::Any),
+        "<>" => Ok(SenderPattern::Null),
+        _ => address_pattern(value).map(SenderPattern::Address),
+    }
+}
+
 /// An address, or none for `*`.
 pub(super) fn login(value: &Value) -> Parsed<Option<Address>> {
     if text(value)? == "*" { Ok(None) } else { address(value).map(Some) }
@@ -412,20 +422,18 @@ pub(super) fn network(value: &Value) -> Parsed<IpNet> {
         .map_err(|_| is_not(value, "a network", "write it like \"192.0.2.0/24\", \"2001:db8::/32\" or \"192.0.2.7\""))
 }
 
-pub(super) fn hosts(value: &Value) -> Parsed<Vec<HostPort>> {
-    let hosts = list(value, host)?;
-    if hosts.is_empty() {
-        return Err(Wrong::new("the list is empty", "name at least one host, like [\"relay.example.test:25\"]"));
+/// `relay.test`, `relay.test:587`, `192.0.2.1:25`, `[2001:db8::1]:25`, `[IPv6:2001:db8::1]`, `unix:/run/lmtp`.
+pub(super) fn host(value: &Value) -> Parsed<RouteHost> {
+    let text = text(value)?;
+    let remedy = "write it like \"relay.example.test\", \"relay.example.test:587\" or \"[2001:db8::1]:25\"";
+    match unix_socket(value, &text, remedy)? {
+        Some(path) => Ok(RouteHost::Unix(path)),
+        None => parse_host(&text).map(RouteHost::Tcp).ok_or_else(|| is_not(value, "a host", remedy)),
     }
-    Ok(hosts)
 }
 
-/// `relay.test`, `relay.test:587`, `192.0.2.1:25`, `[2001:db8::1]:25`, `[IPv6:2001:db8::1]`.
-fn host(value: &Value) -> Parsed<HostPort> {
-    let text = text(value)?;
-    parse_host(&text).ok_or_else(|| {
-        is_not(value, "a host", "write it like \"relay.example.test\", \"relay.example.test:587\" or \"[2001:db8::1]:25\"")
-    })
+pub(super) fn ip(value: &Value) -> Parsed<IpAddr> {
+    text(value)?.parse().map_err(|_| is_not(value, "an IP address", "write it like \"192.0.2.7\" or \"2001:db8::7\""))
 }
 
 fn parse_host(text: &str) -> Option<HostPort> {
@@ -526,11 +534,12 @@ mod tests {
         fn no_text_makes_the_parsers_panic(text in "\\PC{0,40}") {
             let value = Value::from(text);
             for kind in [Kind::Duration, Kind::Size, Kind::Hostname, Kind::Address(true), Kind::Socket(true), Kind::Template,
-                Kind::Lmtp, Kind::Pattern, Kind::Login, Kind::RateOrNone] {
+                Kind::Lmtp, Kind::Pattern, Kind::SenderPattern, Kind::Login, Kind::RateOrNone] {
                 let _ = check(kind, &value);
             }
             let list = Value::from(vec![value]);
-            for kind in [Kind::AddressPatterns, Kind::Networks, Kind::Domains, Kind::Hosts, Kind::Servers, Kind::Periods] {
+            for kind in [Kind::AddressPatterns, Kind::Networks, Kind::Domains, Kind::Hosts, Kind::Addresses, Kind::Servers,
+                Kind::Periods] {
                 let _ = check(kind, &list);
             }
         }

@@ -63,7 +63,7 @@ impl Client {
     /// Connects. `NotRunning` if nothing answers there.
     pub async fn connect(net: &dyn Net, socket: &Path) -> Result<Self> {
         let endpoint = Endpoint::Unix(socket.to_owned());
-        let connected = tokio::time::timeout(CONNECT_MAX, net.connect(&endpoint)).await.map_err(io::Error::from);
+        let connected = tokio::time::timeout(CONNECT_MAX, net.connect(&endpoint, None)).await.map_err(io::Error::from);
         match connected.and_then(|connected| connected) {
             Ok(stream) => Ok(Self { stream: BufReader::new(stream) }),
             Err(error) => Err(match error.kind() {

@@ -194,6 +194,8 @@ pub(crate) fn config() -> Config {
             special_addresses: SpecialAddresses::Refuse,
             tls: RemoteTls::Opportunistic,
             tls_ca: None,
+            family: Family::Any,
+            sources: Vec::new(),
         },
         queue: Queue { paused: false, attempts: 10, active: 10 },
         notice: Notice::sample(),

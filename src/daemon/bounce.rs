@@ -1,68 +1,48 @@
-//! Notices and operator verbs: a notice and the states that it speaks of become durable together.
-
-use std::sync::Arc;
-
-use crate::event::{Event, NoticeKind};
-use crate::mail::{HeaderScan, Message, QueueId, Recipient, Ret, ReversePath, Update};
-use crate::notice::{self, Addressee, Context, Notice, Returned, Topic};
-use crate::queue::{Verb, expires_at};
-use crate::spool::{Accept, SpoolError};
+//! Failures and delays: who is told of them, and an operator's verbs. Owns nothing.
 
 use super::delivery::Delivery;
-
-/// As much of the original's header is read for a notice; octets.
-const HEADER_SIZE_MAX: usize = 64 * 1024;
-/// Longer messages don't go back whole, whatever the sender asked for; octets.
-const RETURN_SIZE_MAX: u64 = 100 * 1024;
-/// Octets read at a time.
-const CHUNK_SIZE: usize = 16 * 1024;
-
-/// What was read of the message that a bounce is about.
-struct Original {
-    octets: Vec<u8>,
-    whole: bool,
-}
-
-impl Original {
-    fn returned(&self) -> Returned<'_> {
-        if self.whole { Returned::Whole(&self.octets) } else { Returned::Header(&self.octets) }
-    }
-}
+use super::notices::{Order, Saying};
+use crate::event::{Event, NoticeKind};
+use crate::mail::{Message, QueueId, Update};
+use crate::notice::{self, Addressee, Topic};
+use crate::queue::{Verb, expires_at};
+use crate::spool::SpoolError;
 
 impl Delivery {
-    /// Tells whom it concerns that these recipients failed, and records `update` with it. If that can't be stored the message
-    /// rests and the failure is found again later, but what else `update` says is recorded: then this is false.
-    pub(super) async fn bounce(&mut self, message: &Message, update: Update, failed: &[u32]) -> bool {
-        let done = self.try_bounce(message, update.clone(), failed).await;
-        if let Err(error) = &done {
-            self.trouble(Some(message.id), "bounce", error);
-            let mut rest = update;
-            rest.statuses.retain(|(index, _)| !failed.contains(index));
-            self.spool.update(rest);
-            self.rest(message.id);
+    /// Has those told whom it concerns that these recipients failed; their part of `update` becomes durable with the notice. What
+    /// else it says is recorded at once, so that it can't come behind what happens to those recipients next.
+    pub(super) async fn bounce(&mut self, message: &Message, mut update: Update, failed: &[u32]) {
+        let (ours, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut update.statuses).into_iter().partition(|(index, _)| failed.contains(index));
+        update.statuses = rest;
+        if update != Update::new(message.id) {
+            self.spool.update(update);
         }
-        done.is_ok()
+        match self.failure(message, Update { statuses: ours, ..Update::new(message.id) }, failed) {
+            Ok(order) => self.order(order).await,
+            Err(update) => {
+                self.spool.update(update);
+                self.scheduler.noticed(message.id);
+            }
+        }
     }
 
-    async fn try_bounce(&mut self, message: &Message, update: Update, failed: &[u32]) -> Result<(), SpoolError> {
-        let context = self.context();
+    /// The notice that these recipients failed; the update back if nobody is to be told.
+    fn failure(&self, message: &Message, update: Update, failed: &[u32]) -> Result<Order, Update> {
         let told = notice::wanted(message, failed.iter().copied(), Topic::Failure);
         if told.is_empty() {
             self.unnotified(message, failed, "the sender asked not to be told");
-            self.spool.update(update);
-            return Ok(());
+            return Err(update);
         }
-        let original = self.original(message).await;
-        let Some(notice) = notice::bounce(&context, message, &told, original.returned()) else {
-            self.unnotified(message, &told, "a notice that not even the postmaster takes");
-            self.spool.update(update);
-            return Ok(());
-        };
-        let kind = match notice::addressee(message, &told, &context.postmaster) {
+        let kind = match notice::addressee(message, &told, &self.current.config.postmaster) {
+            Some(Addressee::Sender(_)) => NoticeKind::Bounce,
             Some(Addressee::Postmaster(_)) => NoticeKind::DoubleBounce,
-            _ => NoticeKind::Bounce,
+            None => {
+                self.unnotified(message, &told, "a notice that not even the postmaster takes");
+                return Err(update);
+            }
         };
-        self.submit(message.id, kind, notice, update, told.len()).await
+        Ok(Order { message: message.clone(), saying: Saying::Failed(kind), told, update })
     }
 
     fn unnotified(&self, message: &Message, failed: &[u32], reason: &str) {
@@ -71,102 +51,16 @@ impl Delivery {
         self.events.report(Event::Unnotified { id: message.id, to, reason: reason.to_owned() });
     }
 
-    /// Tells the sender that these recipients still wait, and records `update` with it.
-    pub(super) async fn tell_delay(&mut self, message: &Message, update: Update, late: &[u32]) -> bool {
-        let context = self.context();
+    /// Has the sender told that these recipients still wait, and records `update` with it.
+    pub(super) async fn tell_delay(&mut self, message: &Message, update: Update, late: &[u32]) {
         let topic = if update.deadline_told { Topic::Deadline } else { Topic::Delay };
-        let late = notice::wanted(message, late.iter().copied(), topic);
-        let header = self.header(message.id).await;
-        let expires = expires_at(message, &self.current.config.retry);
-        let notice = notice::delay(&context, message, &late, expires, &header);
-        let Some(notice) = notice.filter(|_| !late.is_empty()) else {
+        let told = notice::wanted(message, late.iter().copied(), topic);
+        if told.is_empty() || message.reverse_path.address().is_none() {
             self.spool.update(update);
-            return true;
-        };
-        let done = self.submit(message.id, NoticeKind::Delay, notice, update, late.len()).await;
-        if let Err(error) = &done {
-            self.trouble(Some(message.id), "delay notice", error);
-            self.rest(message.id);
+            return self.scheduler.noticed(message.id);
         }
-        done.is_ok()
-    }
-
-    pub(super) fn context(&self) -> Context {
-        let config = &self.current.config;
-        Context {
-            hostname: config.hostname.clone(),
-            postmaster: config.postmaster.clone(),
-            now: self.system.clock.now(),
-            seed: self.system.entropy.next_u64(),
-            languages: Arc::clone(&self.current.languages),
-        }
-    }
-
-    /// Spools a notice as a new message with null reverse-path.
-    pub(super) async fn submit(
-        &mut self,
-        about: QueueId,
-        kind: NoticeKind,
-        notice: Notice,
-        update: Update,
-        recipients: usize,
-    ) -> Result<(), SpoolError> {
-        let arrived = self.system.clock.now();
-        let mut draft = self.spool.begin_notice()?;
-        draft.write(&notice.content).await?;
-        let accept = Accept {
-            arrived,
-            reverse_path: ReversePath::Null,
-            body: notice.body,
-            request: notice.request,
-            recipients: vec![Recipient::new(notice.to.clone(), None, arrived)],
-            updates: vec![update],
-        };
-        let message = draft.commit(accept).await?;
-        self.events.report(Event::Notified { id: about, notice: message.id, kind, to: notice.to, recipients });
-        self.admit(message);
-        Ok(())
-    }
-
-    /// What a bounce brings back: everything, if the sender wants that and it isn't long.
-    async fn original(&self, message: &Message) -> Original {
-        // What only goes over TLS doesn't come back in other notices than those that name it (RFC 8689 section 5).
-        let full = message.request.as_ref().is_some_and(|request| request.ret == Some(Ret::Full) && !request.require_tls);
-        if full
-            && message.size <= RETURN_SIZE_MAX
-            && let Some(content) = self.whole(message.id).await
-        {
-            return Original { octets: content, whole: true };
-        }
-        Original { octets: self.header(message.id).await, whole: false }
-    }
-
-    /// All of a short message; `None` if it can't be read.
-    async fn whole(&self, id: QueueId) -> Option<Vec<u8>> {
-        let content = self.spool.content(id).await.ok()?;
-        let mut whole = Vec::new();
-        while (whole.len() as u64) < content.size() {
-            let chunk = content.read_at(whole.len() as u64, CHUNK_SIZE).await.ok()?;
-            whole.extend_from_slice(Some(&chunk).filter(|chunk| !chunk.is_empty())?);
-        }
-        Some(whole)
-    }
-
-    /// The original's header block, as far as it can be read: a notice without it is better than none.
-    pub(super) async fn header(&self, id: QueueId) -> Vec<u8> {
-        let mut scan = HeaderScan::new(HEADER_SIZE_MAX);
-        let Ok(content) = self.spool.content(id).await else { return Vec::new() };
-        let mut offset = 0;
-        while !scan.is_complete() {
-            match content.read_at(offset, CHUNK_SIZE).await {
-                Ok(chunk) if !chunk.is_empty() => {
-                    scan.receive(&chunk);
-                    offset += chunk.len() as u64;
-                }
-                _ => break,
-            }
-        }
-        scan.header().to_vec()
+        let expires = expires_at(message, &self.current.config.retry);
+        self.order(Order { message: message.clone(), saying: Saying::Late { expires }, told, update }).await;
     }
 
     /// An operator verb on one message: whether it changed something; none if there is no such message.
@@ -195,7 +89,10 @@ impl Delivery {
         let touched: Vec<u32> = update.statuses.iter().map(|(index, _)| *index).collect();
         message.apply(&update);
         if verb == Verb::Bounce {
-            self.try_bounce(&message, update.clone(), &touched).await?;
+            match self.failure(&message, update.clone(), &touched) {
+                Ok(order) => self.write_now(order).await?,
+                Err(update) => self.spool.update(update),
+            }
         } else {
             self.spool.update(update.clone());
         }

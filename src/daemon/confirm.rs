@@ -1,11 +1,10 @@
 //! Confirmations for senders who asked for them (NOTIFY=SUCCESS of RFC 3461): delivered, passed on to a server that confirms nothing,
 //! or passed on to all for whom an address stands. And for those who were told of a delay, where that is configured: it is over.
 
-use crate::event::NoticeKind;
+use super::delivery::Delivery;
+use super::notices::{Order, Saying};
 use crate::mail::{DeliverByMode, Destination, Message, Outcome, Passed, RecipientState, Update};
 use crate::notice::{self, Success, Topic};
-
-use super::delivery::Delivery;
 
 /// What an attempt's outcomes give to confirm, to whom it happened, and what the next hop has taken over of that.
 pub(super) fn confirmable(outcomes: &[(u32, Outcome)], destination: &Destination) -> (Success, Vec<(u32, Passed)>) {
@@ -37,7 +36,8 @@ fn was_late(message: &Message, index: u32) -> bool {
 }
 
 impl Delivery {
-    /// Confirms what of `done` happened and is wanted, and records those recipients' statuses with it. Returns the rest of the update.
+    /// Has what of `done` happened and is wanted confirmed, and those recipients' statuses recorded with it. Returns the rest of the
+    /// update.
     pub(super) async fn confirm(
         &mut self,
         message: &Message,
@@ -46,22 +46,22 @@ impl Delivery {
         done: Vec<(u32, Passed)>,
     ) -> Update {
         let delay_over = self.current.config.notice.delay_over;
-        let kind = |index: u32| {
+        let said = |index: u32| {
             let (_, passed) = done.iter().find(|(done, _)| *done == index)?;
             let late = delay_over && was_late(message, index);
-            is_told(message, index, what, *passed).then_some(NoticeKind::Success).or(late.then_some(NoticeKind::DelayOver))
+            is_told(message, index, what, *passed).then_some(Saying::Done(what)).or(late.then_some(Saying::DelayOver(what)))
         };
-        for told in [NoticeKind::Success, NoticeKind::DelayOver] {
-            let is_told = |index: u32, state| state == RecipientState::Delivered && kind(index) == Some(told);
+        for saying in [Saying::Done(what), Saying::DelayOver(what)] {
+            let is_told = |index: u32, state| state == RecipientState::Delivered && said(index) == Some(saying);
             let (ours, rest): (Vec<_>, Vec<_>) =
                 std::mem::take(&mut update.statuses).into_iter().partition(|(index, status)| is_told(*index, status.state));
             update.statuses = rest;
             if !ours.is_empty() {
-                let indexes: Vec<u32> = ours.iter().map(|(index, _)| *index).collect();
+                let told: Vec<u32> = ours.iter().map(|(index, _)| *index).collect();
                 let mut message = message.clone();
-                let ours = Update { statuses: ours, ..Update::new(message.id) };
-                message.apply(&ours);
-                self.tell_success(&message, ours, told, what, &indexes).await;
+                let update = Update { statuses: ours, ..Update::new(message.id) };
+                message.apply(&update);
+                self.confirm_one(Order { message, saying, told, update }).await;
             }
         }
         update
@@ -69,28 +69,15 @@ impl Delivery {
 
     /// Confirms that these addresses were passed on to all for whom they stand.
     pub(super) async fn confirm_expansions(&mut self) {
-        for (message, expanded) in std::mem::take(&mut self.expanded) {
-            self.tell_success(&message, Update::new(message.id), NoticeKind::Success, Success::Expanded, &expanded).await;
+        for (message, told) in std::mem::take(&mut self.expanded) {
+            let (saying, update) = (Saying::Done(Success::Expanded), Update::new(message.id));
+            self.confirm_one(Order { message, saying, told, update }).await;
         }
     }
 
-    /// Tells the sender. What happened is recorded even if the notice can't be.
-    async fn tell_success(&mut self, message: &Message, update: Update, kind: NoticeKind, what: Success, told: &[u32]) {
-        let context = self.context();
-        let header = self.header(message.id).await;
-        let write = if kind == NoticeKind::DelayOver { notice::delay_over } else { notice::success };
-        let Some(notice) = write(&context, message, told, what, &header) else {
-            return self.record(update);
-        };
-        if let Err(error) = self.submit(message.id, kind, notice, update.clone(), told.len()).await {
-            self.trouble(Some(message.id), "success notice", &error);
-            self.record(update);
-        }
-    }
-
-    fn record(&self, update: Update) {
-        if !update.statuses.is_empty() {
-            self.spool.update(update);
-        }
+    /// Has a confirmation written, and the message kept until it is.
+    async fn confirm_one(&mut self, order: Order) {
+        self.scheduler.keep(order.message.id);
+        self.order(order).await;
     }
 }

@@ -14,6 +14,7 @@ use super::command::Command;
 use super::confirm::confirmable;
 use super::current::Current;
 use super::lookups::Lookups;
+use super::notices::Notices;
 use super::pauses::Pauses;
 use super::report;
 use crate::deliver::{self, Attempted};
@@ -55,6 +56,8 @@ pub(super) struct Delivery {
     clocks: (Timestamp, Duration),
     /// Destinations that are back, whose parked mail is being fetched.
     pub(super) awakening: Awakening,
+    /// Notices under way.
+    pub(super) notices: Notices,
     /// Questions to the DNS under way.
     lookups: Lookups,
 }
@@ -108,6 +111,7 @@ impl Delivery {
             spool_path,
             clocks,
             awakening: Awakening::default(),
+            notices: Notices::default(),
             lookups: Lookups::default(),
         }
     }
@@ -124,6 +128,7 @@ impl Delivery {
                     self.admit_waiting(&mut inputs.accepted);
                     self.command(command).await;
                 }
+                Some((order, written)) = self.notices.next(), if !self.notices.is_empty() => self.written(order, written),
                 Some(ended) = self.attempts.join_next_with_id(), if !self.attempts.is_empty() => self.ended(ended).await,
                 Some((domain, hosts)) = self.lookups.next() => self.scheduler.located(self.now(), domain, hosts),
                 Some((id, _)) = inputs.accepted.recv(), if self.scheduler.room() > 0 => {
@@ -144,9 +149,10 @@ impl Delivery {
         let current = Arc::clone(&self.current);
         let grace = tokio::time::sleep(current.config.shutdown_grace);
         tokio::pin!(grace);
-        while !self.attempts.is_empty() {
+        while !self.attempts.is_empty() || !self.notices.is_empty() {
             tokio::select! {
                 biased;
+                Some((order, written)) = self.notices.next(), if !self.notices.is_empty() => self.written(order, written),
                 Some(ended) = self.attempts.join_next_with_id() => self.ended(ended).await,
                 () = &mut grace => break,
             }
@@ -313,17 +319,13 @@ impl Delivery {
                 let message = self.scheduler.message(id).cloned();
                 if let Some(message) = message {
                     report::expiries(&self.events, self.now(), &message, &update, &self.current.router);
-                    if self.bounce(&message, update, &recipients).await {
-                        self.scheduler.noticed(id);
-                    }
+                    self.bounce(&message, update, &recipients).await;
                 }
             }
             Step::Notify { id, recipients, update, .. } => {
                 let message = self.scheduler.message(id).cloned();
-                if let Some(message) = message
-                    && self.tell_delay(&message, update, &recipients).await
-                {
-                    self.scheduler.noticed(id);
+                if let Some(message) = message {
+                    self.tell_delay(&message, update, &recipients).await;
                 }
             }
             Step::Postpone { id, destination, update } => {
@@ -435,9 +437,7 @@ impl Delivery {
             self.spool.update(update);
         } else {
             message.apply(&update);
-            if self.bounce(&message, update, &verdict.failed).await {
-                self.scheduler.noticed(id);
-            }
+            self.bounce(&message, update, &verdict.failed).await;
         }
     }
 }

@@ -13,6 +13,7 @@ mod descriptors;
 mod handle;
 mod languages;
 mod lookups;
+mod notices;
 mod orders;
 mod pauses;
 mod privileges;

@@ -26,11 +26,21 @@ impl Delivery {
             Command::Reload { current, answer } => {
                 self.scheduler.reconfigure(self.now(), Settings::from(&*current.config));
                 let old = std::mem::replace(&mut self.current, current);
+                self.replan();
                 old.deliverer.close().await;
                 let _ = answer.send(());
             }
             Command::Levels { answer } => {
                 let _ = answer.send(Levels { scheduled: self.scheduler.len(), attempts: self.scheduler.attempts_in_flight() });
+            }
+        }
+    }
+
+    /// The messages in memory go where they would go now; the others are planned when they come back.
+    fn replan(&mut self) {
+        for id in self.scheduler.ids() {
+            if let Some(message) = self.scheduler.message(id).cloned() {
+                self.admit(message);
             }
         }
     }

@@ -79,7 +79,7 @@ pub(super) fn expansions(events: &Events, message: &Message, update: &Update) {
 pub(super) fn expiries(events: &Events, now: Timestamp, message: &Message, update: &Update, router: &Router) {
     for (index, status) in &update.statuses {
         let Some(recipient) = message.recipients.get(*index as usize) else { continue };
-        let destination = match router.route(&recipient.address) {
+        let destination = match router.route(&message.reverse_path, &recipient.address) {
             Route::Deliver(destination) => destination,
             Route::Alias(_) | Route::Unknown => Destination::Local(recipient.address.domain().clone()),
         };

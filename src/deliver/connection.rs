@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -29,6 +30,8 @@ pub(super) struct Call<'a> {
     pub(super) tls: &'a dyn TlsClient,
     pub(super) settings: Settings,
     pub(super) connect_timeout: Duration,
+    /// Our own address to call from; none: the system chooses.
+    pub(super) source: Option<IpAddr>,
     /// The certificate has to be the host's.
     pub(super) verify: bool,
     /// The host's name is one that nobody could have put in our way.
@@ -51,6 +54,7 @@ pub(super) struct Connection {
     clock: Arc<dyn Clock>,
     buffer: Box<[u8]>,
     endpoint: Endpoint,
+    source: Option<IpAddr>,
     next_hop: String,
     /// Its host's name was one that nobody could have put in our way.
     certain: bool,
@@ -86,15 +90,18 @@ fn plain(error: &std::io::Error) -> String {
 impl Connection {
     /// Connects and says hello, over TLS where that is wanted; the diagnosis says why the next host is to be tried.
     pub(super) async fn open(call: Call<'_>, host: &Host) -> Result<Self, Unopened> {
-        let Call { system, settings, connect_timeout, .. } = &call;
+        let Call { system, settings, connect_timeout, source, .. } = &call;
         let next_hop = next_hop(host);
         let unreachable = |text: String| {
             let diagnosis = Diagnosis::new(EnhancedCode(4, 4, 1), Cause::Connection, text).at(next_hop.as_str());
             Unopened { diagnosis, insecure: false }
         };
-        let stream = match timeout(*connect_timeout, system.net.connect(&host.endpoint)).await {
+        let stream = match timeout(*connect_timeout, system.net.connect(&host.endpoint, *source)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(unreachable(format!("can't connect: {}", plain(&error)))),
+            Ok(Err(error)) => {
+                let from = source.map(|source| format!(" from {source}")).unwrap_or_default();
+                return Err(unreachable(format!("can't connect{from}: {}", plain(&error))));
+            }
             Err(_) => return Err(unreachable(format!("can't connect within {} s", connect_timeout.as_secs_f64()))),
         };
         let mut connection = Self {
@@ -104,6 +111,7 @@ impl Connection {
             clock: system.clock.clone(),
             buffer: vec![0; READ_SIZE].into_boxed_slice(),
             endpoint: host.endpoint.clone(),
+            source: *source,
             next_hop,
             certain: call.certain,
             transactions: 0,
@@ -236,6 +244,11 @@ impl Connection {
     /// Whether it goes to this host, by this name.
     pub(super) fn is_to(&self, host: &Host) -> bool {
         self.endpoint == host.endpoint && self.next_hop == next_hop(host)
+    }
+
+    /// Whether it comes from one of these addresses of ours; no address: from whatever one.
+    pub(super) fn comes_from(&self, sources: &[IpAddr]) -> bool {
+        self.source.map_or(sources.is_empty(), |source| sources.contains(&source))
     }
 
     async fn run(&mut self) -> Event {

@@ -2,6 +2,7 @@
 //! how many attempts are under way to each site.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -46,6 +47,17 @@ struct State {
 struct Idle {
     connection: Connection,
     expires: Duration,
+}
+
+/// What a connection must be to serve an attempt.
+pub(super) struct Wanted<'a> {
+    pub(super) host: &'a Host,
+    /// It is encrypted so well at the least.
+    pub(super) tls: RemoteTls,
+    /// It comes from one of these addresses of ours.
+    pub(super) sources: &'a [IpAddr],
+    /// What it was when the connection was made: what one domain may take for its host, another may not.
+    pub(super) certain: bool,
 }
 
 /// An attempt under way to a site; it may have one connection.
@@ -99,13 +111,14 @@ impl Connections {
 }
 
 impl Permit {
-    /// An idle connection to this host, encrypted well enough, that still seems to live. `certain` must be what it was when the
-    /// connection was made: what one domain may take for its host, another may not.
-    pub(super) fn reuse(&self, host: &Host, tls: RemoteTls, certain: bool) -> Option<Connection> {
+    /// An idle connection that fits and still seems to live.
+    pub(super) fn reuse(&self, wanted: &Wanted<'_>) -> Option<Connection> {
         loop {
-            let mut connection = self.connections.state().take(&self.site, |idle| {
-                let connection = &idle.connection;
-                connection.is_to(host) && connection.serves(tls) && connection.is_certain() == certain
+            let mut connection = self.connections.state().take(&self.site, |Idle { connection, .. }| {
+                connection.is_to(wanted.host)
+                    && connection.serves(wanted.tls)
+                    && connection.comes_from(wanted.sources)
+                    && connection.is_certain() == wanted.certain
             })?;
             if connection.is_quiet() {
                 return Some(connection);
@@ -133,6 +146,12 @@ impl Permit {
     /// Connections to the site at the most.
     fn concurrency(&self) -> usize {
         self.outgoing.concurrency.unwrap_or(usize::MAX).min(self.connections.concurrency)
+    }
+
+    /// Whether a connection to this host waits.
+    pub(super) fn is_idle(&self, host: &Host) -> bool {
+        let state = self.connections.state();
+        state.idle.get(&self.site).is_some_and(|idle| idle.iter().any(|idle| idle.connection.is_to(host)))
     }
 
     /// Before a new connection is made: with it there must not be too many to the site, so an idle one elsewhere may have to go.

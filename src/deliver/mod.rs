@@ -6,6 +6,8 @@ mod connection;
 mod connections;
 mod convert;
 mod fitting;
+mod hosts;
+mod ipv6;
 mod lane;
 mod mailbox;
 mod maildir;
@@ -14,31 +16,31 @@ mod remote;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{Config, Outgoing, RemoteTls};
+use crate::config::{Config, Outgoing};
 use crate::event::Events;
 use crate::mail::{Address, BodyType, Destination, Forward, Outcome, QueueId, Request, ReversePath, Site, Timestamp};
-use crate::route::{Host, Router};
+use crate::route::{Host, Router, Way};
 use crate::system::{BoxFuture, Content, System, TlsClient};
 
 use connections::Connections;
 
 /// What an attempt asks about its destination.
 pub trait Routes: Send + Sync {
-    /// Hosts in the order in which they are to be tried; not empty. An outcome where there can't be any.
-    fn hosts<'a>(&'a self, destination: &'a Destination) -> BoxFuture<'a, Result<Vec<Host>, Outcome>>;
-    /// How connections to it are encrypted.
-    fn tls(&self, destination: &Destination) -> RemoteTls;
+    /// Hosts for this sender's mail in the order in which they are to be tried; not empty. An outcome where there can't be any.
+    fn hosts<'a>(&'a self, destination: &'a Destination, sender: &'a ReversePath) -> BoxFuture<'a, Result<Vec<Host>, Outcome>>;
+    /// How they are called.
+    fn way(&self, destination: &Destination, sender: &ReversePath) -> Way;
     /// The Maildir of a local address. An outcome where there is none.
     fn maildir(&self, address: &Address) -> Result<PathBuf, Outcome>;
 }
 
 impl Routes for Router {
-    fn hosts<'a>(&'a self, destination: &'a Destination) -> BoxFuture<'a, Result<Vec<Host>, Outcome>> {
-        Box::pin(self.hosts(destination))
+    fn hosts<'a>(&'a self, destination: &'a Destination, sender: &'a ReversePath) -> BoxFuture<'a, Result<Vec<Host>, Outcome>> {
+        Box::pin(self.hosts(destination, sender))
     }
 
-    fn tls(&self, destination: &Destination) -> RemoteTls {
-        self.tls(destination)
+    fn way(&self, destination: &Destination, sender: &ReversePath) -> Way {
+        self.way(destination, sender)
     }
 
     fn maildir(&self, address: &Address) -> Result<PathBuf, Outcome> {
@@ -85,7 +87,7 @@ impl From<Vec<(u32, Outcome)>> for Attempted {
     }
 }
 
-/// Carries attempts out. Cheap to share; its state is the idle connections and the mailbox folders known to exist.
+/// Carries attempts out. Cheap to share; its state is the idle connections, what is known of hosts, and the mailbox folders known to exist.
 pub struct Deliverer {
     config: Arc<Config>,
     routes: Arc<dyn Routes>,
@@ -93,6 +95,7 @@ pub struct Deliverer {
     events: Events,
     tls: Arc<dyn TlsClient>,
     connections: Arc<Connections>,
+    hosts: hosts::Hosts,
     mailboxes: Arc<mailbox::Mailboxes>,
     lanes: lane::Lanes,
 }
@@ -104,7 +107,7 @@ impl Deliverer {
         let connections = Connections::new(config.remote.concurrency, system.clock.clone());
         let mailboxes = Arc::new(mailbox::Mailboxes::new(&config.hostname, &system));
         let lanes = lane::Lanes::new(mailboxes.clone(), system.workers);
-        Self { config, routes, system, events, tls, connections, mailboxes, lanes }
+        Self { config, routes, system, events, tls, connections, hosts: hosts::Hosts::default(), mailboxes, lanes }
     }
 
     /// Tries once.

@@ -1,15 +1,19 @@
 //! Delivery to other servers, by SMTP or LMTP: host after host until every recipient has the word of one. State: none beyond the
 //! attempt.
 
+use std::net::IpAddr;
+use std::time::Duration;
+
 use super::connection::{Call, Connection, Unopened};
-use super::connections::Permit;
+use super::connections::{Permit, Wanted};
 use super::fitting::{self, Fitted, Unfit};
-use super::{Attempt, Attempted, Deliverer, Host};
+use super::hosts::is_ipv6;
+use super::{Attempt, Attempted, Deliverer, Host, Way, ipv6};
 use crate::config::{Remote, RemoteTls};
 use crate::event::Event;
 use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Forward, Outcome, Timestamp};
 use crate::smtp::client::{Settings, StartTls, Timeouts, Transaction};
-use crate::system::Established;
+use crate::system::{Endpoint, Established};
 
 /// Hosts tried in one attempt; a domain with more has the others tried another time.
 const HOSTS_MAX: usize = 20;
@@ -32,6 +36,8 @@ enum Carried {
 struct Run<'a> {
     deliverer: &'a Deliverer,
     attempt: &'a Attempt,
+    /// How the hosts are called.
+    way: Way,
     permit: Permit,
     outcomes: Vec<Option<Outcome>>,
     /// Why hosts didn't serve, in the order of trying.
@@ -40,6 +46,12 @@ struct Run<'a> {
     unfit: Option<Diagnosis>,
     /// The site's rate allows no connection before this time.
     connections_from: Option<Timestamp>,
+    /// What was said for our IPv6 address, by recipient: it counts only if nobody says anything over IPv4.
+    refused: Vec<Option<Outcome>>,
+    /// Such a thing was said: the hosts left are called over IPv4 only.
+    ipv4_only: bool,
+    /// There are such hosts.
+    ipv4_left: bool,
 }
 
 /// Tries the destination's hosts in their order.
@@ -48,7 +60,7 @@ struct Run<'a> {
 /// result. A 4xx about a message or recipient isn't taken to the next host in the same attempt: it is the domain's word as much as
 /// the host's (greylisting, quota, load), and to ask all its hosts at once would only multiply what the domain wants less of.
 pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Attempted {
-    let hosts = match deliverer.routes.hosts(&attempt.destination).await {
+    let hosts = match deliverer.routes.hosts(&attempt.destination, &attempt.reverse_path).await {
         Ok(hosts) => hosts,
         Err(outcome) => {
             return attempt.recipients.iter().map(|(index, _)| (*index, outcome.clone())).collect::<Vec<_>>().into();
@@ -57,13 +69,24 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Attempt
     let mut run = Run {
         deliverer,
         attempt,
+        way: deliverer.routes.way(&attempt.destination, &attempt.reverse_path),
         permit: deliverer.connections.permit(&attempt.site, attempt.outgoing),
         outcomes: vec![None; attempt.recipients.len()],
         misses: Vec::new(),
         unfit: None,
+        refused: vec![None; attempt.recipients.len()],
+        ipv4_only: false,
+        ipv4_left: false,
         connections_from: None,
     };
-    for host in hosts.iter().take(HOSTS_MAX) {
+    let now = deliverer.system.clock.monotonic();
+    let idle = |host: &Host| run.permit.is_idle(host);
+    let hosts = deliverer.hosts.arrange(now, hosts, idle, &*deliverer.system.entropy);
+    for (place, host) in hosts.iter().enumerate().take(HOSTS_MAX) {
+        if run.ipv4_only && is_ipv6(host) {
+            continue;
+        }
+        run.ipv4_left = hosts[place + 1..].iter().any(|other| !is_ipv6(other));
         run.try_host(host).await;
         if run.connections_from.is_some() || run.outcomes.iter().all(Option::is_some) {
             break;
@@ -74,9 +97,11 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Attempt
 
 impl Run<'_> {
     async fn try_host(&mut self, host: &Host) {
-        let tls = self.level();
-        if let Some(connection) = self.permit.reuse(host, tls, self.is_certain(host))
-            && self.transact(connection).await == Carried::Done
+        let tls = self.level(host);
+        let certain = self.is_certain(host);
+        let wanted = Wanted { host, tls, sources: &self.way.sources, certain };
+        if let Some(connection) = self.permit.reuse(&wanted)
+            && self.transact(connection, host).await == Carried::Done
         {
             return;
         }
@@ -89,6 +114,10 @@ impl Run<'_> {
             let connection = match self.open(host, tls).await {
                 Ok(connection) => connection,
                 Err(Unopened { diagnosis, insecure }) => {
+                    if !insecure {
+                        self.deliverer.hosts.failed(self.now(), &host.endpoint);
+                    }
+                    self.is_for_ipv6(host, &diagnosis);
                     if insecure && self.requires_tls() {
                         // RFC 8689 section 4.2.1: the message doesn't wait for better times.
                         self.unfit = Some(Diagnosis { status: EnhancedCode(5, 7, 10), ..diagnosis });
@@ -98,10 +127,26 @@ impl Run<'_> {
                     return;
                 }
             };
-            if self.transact(connection).await != Carried::InPart {
+            if self.transact(connection, host).await != Carried::InPart {
                 return;
             }
         }
+    }
+
+    /// Whether this was said for our IPv6 address, and there is a way over IPv4: it is taken, and first of all for a while.
+    fn is_for_ipv6(&mut self, host: &Host, said: &Diagnosis) -> bool {
+        let refusal = is_ipv6(host) && self.ipv4_left && ipv6::is_refusal(said);
+        if refusal && !self.ipv4_only {
+            self.ipv4_only = true;
+            self.deliverer.hosts.refused_ipv6(self.now(), host);
+            let Diagnosis { next_hop, text: reply, .. } = said.clone();
+            self.deliverer.events.report(Event::Ipv6Refused { id: self.attempt.id, next_hop, reply });
+        }
+        refusal
+    }
+
+    fn now(&self) -> Duration {
+        self.deliverer.system.clock.monotonic()
     }
 
     /// Whether the sender wants TLS all the way.
@@ -110,10 +155,22 @@ impl Run<'_> {
         relayed && self.attempt.request.as_ref().is_some_and(|request| request.require_tls)
     }
 
-    /// How the connection has to be encrypted: as configured, and as the sender wants.
-    fn level(&self) -> RemoteTls {
-        let configured = self.deliverer.routes.tls(&self.attempt.destination);
-        if self.requires_tls() { configured.max(RemoteTls::Verify) } else { configured }
+    /// How the connection has to be encrypted: as configured, and as the sender wants. What goes through a Unix socket stays here.
+    fn level(&self, host: &Host) -> RemoteTls {
+        match &host.endpoint {
+            Endpoint::Unix(_) => RemoteTls::None,
+            Endpoint::Tcp(_) if self.requires_tls() => RemoteTls::Verify,
+            Endpoint::Tcp(_) => self.way.tls,
+        }
+    }
+
+    /// Which of our own addresses the host is called from; none: the system chooses.
+    fn source(&self, host: &Host) -> Option<IpAddr> {
+        let Endpoint::Tcp(to) = &host.endpoint else { return None };
+        let fitting: Vec<IpAddr> = self.way.sources.iter().filter(|source| source.is_ipv4() == to.is_ipv4()).copied().collect();
+        let chosen = self.deliverer.system.entropy.below(fitting.len().max(1) as u64);
+        // An address of the wrong family is better than one that isn't configured: calling from it fails, and says why.
+        fitting.get(usize::try_from(chosen).unwrap_or(0)).or(self.way.sources.first()).copied()
     }
 
     /// A connection as well encrypted as is asked for. Where that is only a wish, a handshake that fails is followed by one
@@ -124,6 +181,7 @@ impl Run<'_> {
             RemoteTls::Opportunistic => StartTls::IfOffered,
             RemoteTls::Require | RemoteTls::Verify => StartTls::Always,
         };
+        let called = self.now();
         let connection = match Connection::open(self.call(host, tls, starttls), host).await {
             Err(Unopened { diagnosis, insecure: true })
                 if tls == RemoteTls::Opportunistic && self.permit.may_connect().is_ok() =>
@@ -134,6 +192,7 @@ impl Run<'_> {
             }
             opened => opened?,
         };
+        self.deliverer.hosts.served(self.now(), &host.endpoint, self.now().saturating_sub(called));
         let (id, next_hop) = (self.attempt.id, connection.next_hop().to_owned());
         if let Some(Established { version, cipher, verified }) = connection.secured() {
             let (tls, verified) = (*version, verified.is_ok());
@@ -156,6 +215,7 @@ impl Run<'_> {
                 timeouts: timeouts(&config.remote),
             },
             connect_timeout: config.remote.connect_timeout,
+            source: self.source(host),
             verify: tls == RemoteTls::Verify,
             certain: self.is_certain(host),
         }
@@ -195,7 +255,7 @@ impl Run<'_> {
     }
 
     /// Carries the message over for the recipients still without outcome.
-    async fn transact(&mut self, mut connection: Connection) -> Carried {
+    async fn transact(&mut self, mut connection: Connection, host: &Host) -> Carried {
         let Some(fitted) = self.fit(&mut connection).await else {
             self.permit.keep(connection);
             return Carried::Done;
@@ -216,11 +276,16 @@ impl Run<'_> {
         for (place, (index, outcome)) in open.into_iter().zip(outcomes).enumerate() {
             if connection.is_unanswered(place) {
                 miss = Some(outcome.diagnosis().clone());
+            } else if self.is_for_ipv6(host, outcome.diagnosis()) {
+                self.refused[index] = Some(outcome);
             } else {
                 self.outcomes[index] = Some(outcome);
             }
         }
         let ready = connection.is_ready();
+        if miss.as_ref().is_some_and(|miss| miss.cause == Cause::Connection) {
+            self.deliverer.hosts.failed(self.now(), &host.endpoint);
+        }
         let carried = if miss.is_some() && ready { Carried::InPart } else { Carried::Done };
         self.misses.extend(miss);
         if ready {
@@ -250,9 +315,15 @@ impl Run<'_> {
                 Outcome::Deferred(Diagnosis::new(EnhancedCode(4, 4, 4), Cause::Local, "there is no host to deliver to"))
             }
         };
-        let outcomes = self.attempt.recipients.iter().zip(self.outcomes);
-        let outcomes = outcomes.filter(|(_, outcome)| outcome.is_some() || !unasked);
-        let outcomes = outcomes.map(|((index, _), outcome)| (*index, outcome.unwrap_or_else(|| rest.clone()))).collect();
+        let outcomes = self.attempt.recipients.iter().zip(self.outcomes.into_iter().zip(self.refused));
+        let outcome = |outcome: Option<Outcome>, refused: Option<Outcome>| match (&rest, outcome) {
+            (_, Some(outcome)) => outcome,
+            // Another time it may go over IPv4.
+            (Outcome::Deferred(_), None) => rest.clone(),
+            (_, None) => refused.unwrap_or_else(|| rest.clone()),
+        };
+        let outcomes = outcomes.filter(|(_, (said, _))| said.is_some() || !unasked);
+        let outcomes = outcomes.map(|((index, _), (said, refused))| (*index, outcome(said, refused))).collect();
         Attempted { outcomes, connections_from }
     }
 }

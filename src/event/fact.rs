@@ -133,6 +133,8 @@ events! {
     Secured "secured" INFO { id: QueueId, next_hop: String, tls: &'static str, cipher: &'static str, verified: bool }
     /// TLS with another server failed, and the message goes over in the clear: `tls` is "opportunistic".
     TlsFallback "tls-fallback" WARN { id: QueueId, next_hop: String, reason: String }
+    /// A host refused us for our IPv6 address: the same attempt goes on over IPv4, and for a day the first ones to it do.
+    Ipv6Refused "ipv6-refused" INFO { id: QueueId, next_hop: String, reply: String }
     /// An alias, a catch-all or the postmaster rule replaced a recipient by others.
     Expanded "expanded" INFO { id: QueueId, to: Address, into: Named }
     /// The next hop or the mailbox has the message for this recipient.

@@ -124,6 +124,11 @@ impl Scheduler {
         self.entries.get(&id).map(|entry| &entry.message)
     }
 
+    /// Every message that it holds; not those that are only here for attempts in flight.
+    pub fn ids(&self) -> Vec<QueueId> {
+        self.entries.iter().filter(|(_, entry)| !entry.forgotten).map(|(id, _)| *id).collect()
+    }
+
     /// The recipients of a message whose attempt is under way.
     pub fn in_flight(&self, id: QueueId) -> Vec<u32> {
         self.entries.get(&id).map(|entry| entry.in_flight().collect()).unwrap_or_default()
@@ -242,6 +247,13 @@ impl Scheduler {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.notices = entry.notices.saturating_sub(1);
             self.settle(id);
+        }
+    }
+
+    /// Keeps a message until one more notice about it is committed, which ends with `noticed`.
+    pub fn keep(&mut self, id: QueueId) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.notices += 1;
         }
     }
 

@@ -1,20 +1,21 @@
 //! A dry run for the command line: how mail to an address would go, step by step.
 
 use super::{Host, Route, Router};
-use crate::mail::{Address, Destination, Outcome};
+use crate::mail::{Address, Destination, Outcome, ReversePath};
 use crate::system::Endpoint;
 
 /// Lines of an explanation at the most.
 const LINES_MAX: usize = 500;
 
 impl Router {
-    /// How mail to the address would go, a line a step, indented below the step that led there. Asks the DNS, sends nothing.
-    pub async fn explain(&self, address: &Address) -> Vec<String> {
+    /// How mail of this sender to the address would go, a line a step, indented below the step that led there. Asks the DNS, sends
+    /// nothing.
+    pub async fn explain(&self, sender: &ReversePath, address: &Address) -> Vec<String> {
         let mut lines = Vec::new();
-        let leaves = match self.route(address) {
+        let leaves = match self.route(sender, address) {
             Route::Alias(targets) => {
-                self.explain_alias(address, &targets, &mut lines);
-                match self.leaves(address) {
+                self.explain_alias(sender, address, &targets, &mut lines);
+                match self.leaves(sender, address) {
                     Ok(leaves) => leaves,
                     Err(diagnosis) => {
                         lines.push(format!("would bounce: {} {}", diagnosis.status, diagnosis.text));
@@ -29,13 +30,13 @@ impl Router {
                 lines.push("… and further addresses".to_owned());
                 break;
             }
-            self.explain_leaf(&address, &route, &mut lines).await;
+            self.explain_leaf(sender, &address, &route, &mut lines).await;
         }
         lines
     }
 
     /// The aliases on the way, one step a line.
-    fn explain_alias(&self, address: &Address, targets: &[Address], lines: &mut Vec<String>) {
+    fn explain_alias(&self, sender: &ReversePath, address: &Address, targets: &[Address], lines: &mut Vec<String>) {
         let mut seen = vec![address.clone()];
         let mut steps = std::collections::VecDeque::from([(address.clone(), targets.to_vec())]);
         while let Some((address, targets)) = steps.pop_front() {
@@ -46,7 +47,7 @@ impl Router {
                 if lines.len() + steps.len() >= LINES_MAX || seen.contains(&target) {
                     continue;
                 }
-                if let Route::Alias(further) = self.route(&target) {
+                if let Route::Alias(further) = self.route(sender, &target) {
                     steps.push_back((target.clone(), further));
                 }
                 seen.push(target);
@@ -54,7 +55,7 @@ impl Router {
         }
     }
 
-    async fn explain_leaf(&self, address: &Address, route: &Route, lines: &mut Vec<String>) {
+    async fn explain_leaf(&self, sender: &ReversePath, address: &Address, route: &Route, lines: &mut Vec<String>) {
         let destination = match route {
             Route::Deliver(destination) => destination,
             Route::Alias(_) | Route::Unknown => {
@@ -62,27 +63,36 @@ impl Router {
                 return;
             }
         };
-        match destination {
-            Destination::Local(domain) => {
+        let matching = self.matching(sender, address.domain());
+        let route = matching.map(|(number, route)| (format!("route[{number}] ({} from {})", route.domain, route.sender), route));
+        match (destination, route) {
+            (Destination::Local(domain), _) => {
                 let folder = self.maildir(address).map(|path| path.display().to_string()).unwrap_or_default();
-                lines.push(format!("{address}: {domain} is local, Maildir {folder}"));
+                return lines.push(format!("{address}: {domain} is local, Maildir {folder}"));
             }
-            Destination::Lmtp(server) => {
-                lines.push(format!("{address}: {} is local, by LMTP to {server}", address.domain()));
+            (Destination::Lmtp(server), _) if self.is_local(address) => {
+                return lines.push(format!("{address}: {} is local, by LMTP to {server}", address.domain()));
             }
-            Destination::Route(hosts) => {
-                lines.push(format!("{address}: the [[route]] for {} leads to {hosts}", address.domain()));
-                self.explain_hosts(destination, lines).await;
+            (Destination::Lmtp(name) | Destination::Route(name), route) => {
+                let protocol = if matches!(destination, Destination::Lmtp(_)) { "LMTP" } else { "SMTP" };
+                let which = route.map_or_else(|| "a route".to_owned(), |(which, _)| which);
+                lines.push(format!("{address}: {which} leads by {protocol} to {name}"));
             }
-            Destination::Mx(domain) => {
-                lines.push(format!("{address}: no [[route]] matches, so by MX of {domain}"));
-                self.explain_hosts(destination, lines).await;
+            (Destination::Mx(domain), Some((which, _))) => {
+                lines.push(format!("{address}: {which} leads to the MX of {domain}"));
             }
+            (Destination::Mx(domain), None) => lines.push(format!("{address}: no [[route]] matches, so by MX of {domain}")),
         }
+        lines.extend(self.way(destination, sender).describe().into_iter().map(|line| format!("  {line}")));
+        self.explain_hosts(destination, sender, lines).await;
     }
 
-    async fn explain_hosts(&self, destination: &Destination, lines: &mut Vec<String>) {
-        match self.hosts(destination).await {
+    fn is_local(&self, address: &Address) -> bool {
+        self.config.domains.iter().any(|domain| &domain.name == address.domain())
+    }
+
+    async fn explain_hosts(&self, destination: &Destination, sender: &ReversePath, lines: &mut Vec<String>) {
+        match self.hosts(destination, sender).await {
             Ok(hosts) => lines.extend(hosts.iter().enumerate().map(|(n, host)| format!("  {}. {}", n + 1, describe(host)))),
             Err(outcome) => {
                 let verb = if matches!(outcome, Outcome::Failed(_)) { "would bounce" } else { "would be tried again later" };

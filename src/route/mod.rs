@@ -8,19 +8,21 @@ mod explain;
 mod mx;
 mod plan;
 mod special;
+mod way;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{Config, HostPort, LmtpAddress, MailStore, RemoteTls};
+use crate::config::{self, Config, LmtpAddress, MailStore};
 use crate::directory::{Directory, Mailbox, Resolution};
-use crate::mail::{Address, Cause, Destination, Diagnosis, EnhancedCode, Outcome};
+use crate::mail::{Address, Cause, Destination, Diagnosis, Domain, EnhancedCode, Outcome, ReversePath};
 use crate::system::{Endpoint, System};
 
 pub use plan::Plan;
 pub use special::is_special;
+pub use way::Way;
 
 /// What becomes of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub enum Route {
 pub struct Host {
     /// Its name, for EHLO's answer, logs and notices; an address literal if it has none.
     pub name: String,
+    /// Lower is tried first; hosts with the same are equals.
+    pub preference: u16,
     /// Where it is called.
     pub endpoint: Endpoint,
 }
@@ -47,58 +51,59 @@ pub struct Router {
     config: Arc<Config>,
     directory: Arc<Directory>,
     system: System,
-    /// The hosts of each configured route by its destination's name, and that name by the route's number.
-    routes: BTreeMap<String, (Vec<HostPort>, RemoteTls)>,
-    route_names: Vec<String>,
+    /// The way to each configured destination, and that destination by the route's number; none where the DNS names the hosts.
+    ways: BTreeMap<Destination, Way>,
+    destinations: Vec<Option<Destination>>,
+    /// The way that no route names: to MX hosts, and to the LMTP servers of local domains.
+    general: Way,
 }
 
 impl Router {
     /// A router for a configuration; a changed one needs a new router.
     pub fn new(config: Arc<Config>, directory: Arc<Directory>, system: System) -> Self {
-        let route_names: Vec<String> = config.routes.iter().map(|route| route_name(&route.hosts)).collect();
-        let mut routes = BTreeMap::<String, (Vec<HostPort>, RemoteTls)>::new();
-        for (name, route) in route_names.iter().zip(&config.routes) {
-            // Two routes to the same hosts are one destination, and the stricter of them counts.
-            let (_, tls) = routes.entry(name.clone()).or_insert_with(|| (route.hosts.clone(), route.tls));
-            *tls = (*tls).max(route.tls);
-        }
-        Self { config, directory, system, routes, route_names }
+        let mut ways = BTreeMap::new();
+        let destinations = config.routes.iter().map(|route| way::enter(&mut ways, route, &config.remote)).collect();
+        let general = Way::general(&config.remote);
+        Self { config, directory, system, ways, destinations, general }
     }
 
     /// What becomes of an address, from the tables alone.
-    pub fn route(&self, address: &Address) -> Route {
+    pub fn route(&self, sender: &ReversePath, address: &Address) -> Route {
         match self.directory.resolve(address) {
             Resolution::Alias(targets) => Route::Alias(targets),
             Resolution::Unknown => Route::Unknown,
             Resolution::Mailbox(mailbox) => Route::Deliver(mailbox_destination(&mailbox)),
-            Resolution::NotLocal => Route::Deliver(self.remote_destination(address)),
+            Resolution::NotLocal => Route::Deliver(self.remote_destination(sender, address)),
         }
     }
 
     /// The hosts of a destination in the order in which they are to be tried, never none; or why there are none. A destination of
     /// configured hosts is never failed for good: the configuration can be put right.
-    pub async fn hosts(&self, destination: &Destination) -> Result<Vec<Host>, Outcome> {
+    pub async fn hosts(&self, destination: &Destination, sender: &ReversePath) -> Result<Vec<Host>, Outcome> {
+        let way = self.way(destination, sender);
         match destination {
-            Destination::Mx(domain) => self.mx_hosts(domain).await,
-            Destination::Route(name) => match self.routes.get(name) {
-                Some((hosts, _)) => self.route_hosts(hosts).await,
-                None => Err(misconfigured(format!("the route to {name} is no longer configured"))),
-            },
+            Destination::Mx(domain) => self.mx_hosts(domain, &way).await,
+            Destination::Route(_) | Destination::Lmtp(_) if !way.hosts.is_empty() => self.route_hosts(&way).await,
+            Destination::Route(name) => Err(misconfigured(format!("the route to {name} is no longer configured"))),
             Destination::Lmtp(address) => {
                 let endpoint = lmtp_endpoint(address)
                     .ok_or_else(|| misconfigured(format!("{address} is not the address of an LMTP server")))?;
-                Ok(vec![Host { name: address.clone(), endpoint }])
+                Ok(vec![Host { name: address.clone(), preference: 0, endpoint }])
             }
             Destination::Local(domain) => Err(misconfigured(format!("the mailboxes of {domain} are not reached over a host"))),
         }
     }
 
-    /// How connections to a destination are encrypted. An LMTP server is part of this site and has no TLS.
-    pub fn tls(&self, destination: &Destination) -> RemoteTls {
+    /// How the hosts of a destination are called with mail of this sender.
+    pub fn way(&self, destination: &Destination, sender: &ReversePath) -> Way {
         match destination {
-            Destination::Mx(_) => self.config.remote.tls,
-            Destination::Route(name) => self.routes.get(name).map_or(self.config.remote.tls, |(_, tls)| *tls),
-            Destination::Lmtp(_) | Destination::Local(_) => RemoteTls::None,
+            Destination::Mx(domain) => match self.matching(sender, domain) {
+                Some((_, route)) if route.hosts.is_empty() => Way::new(route, &self.config.remote),
+                _ => self.general.clone(),
+            },
+            // One of this site that no route names has no TLS.
+            Destination::Lmtp(_) => self.ways.get(destination).cloned().unwrap_or_else(|| self.general.here()),
+            Destination::Route(_) | Destination::Local(_) => self.ways.get(destination).unwrap_or(&self.general).clone(),
         }
     }
 
@@ -117,7 +122,7 @@ impl Router {
                 Err(Outcome::Failed(Diagnosis::new(EnhancedCode(5, 1, 1), Cause::Local, text)))
             }
             // An alias comes here only if it leads nowhere, or if it became one a moment ago; the next attempt is planned anew.
-            Resolution::Alias(_) => Err(match self.leaves(address) {
+            Resolution::Alias(_) => Err(match self.leaves(&ReversePath::Null, address) {
                 Err(diagnosis) => Outcome::Failed(diagnosis),
                 Ok(_) => misconfigured(format!("{address} has become an alias")),
             }),
@@ -125,13 +130,16 @@ impl Router {
         }
     }
 
-    /// The first route that matches, else the domain's MX.
-    fn remote_destination(&self, address: &Address) -> Destination {
-        let mut routes = self.config.routes.iter().zip(&self.route_names);
-        match routes.find(|(route, _)| route.domain.matches(address.domain())) {
-            Some((_, name)) => Destination::Route(name.clone()),
-            None => Destination::Mx(address.domain().clone()),
-        }
+    /// The hosts of the first route that matches, else the domain's MX.
+    fn remote_destination(&self, sender: &ReversePath, address: &Address) -> Destination {
+        let matching = self.matching(sender, address.domain());
+        let configured = matching.and_then(|(number, _)| self.destinations.get(number).cloned().flatten());
+        configured.unwrap_or_else(|| Destination::Mx(address.domain().clone()))
+    }
+
+    /// The first route that matches, and its number.
+    fn matching(&self, sender: &ReversePath, domain: &Domain) -> Option<(usize, &config::Route)> {
+        self.config.routes.iter().enumerate().find(|(_, route)| route.matches(sender, domain))
     }
 }
 
@@ -148,17 +156,6 @@ fn lmtp_endpoint(address: &str) -> Option<Endpoint> {
         Some(path) => Some(Endpoint::Unix(PathBuf::from(path))),
         None => address.parse::<SocketAddr>().ok().map(Endpoint::Tcp),
     }
-}
-
-/// A route's hosts as its destination names them: `127.0.0.1:2526,relay.test`.
-fn route_name(hosts: &[HostPort]) -> String {
-    let host = |host: &HostPort| match (host.host.literal(), host.port) {
-        (Some(ip), Some(port)) => SocketAddr::new(ip, port).to_string(),
-        (Some(ip), None) => ip.to_string(),
-        (None, Some(port)) => format!("{}:{port}", host.host),
-        (None, None) => host.host.to_string(),
-    };
-    hosts.iter().map(host).collect::<Vec<_>>().join(",")
 }
 
 /// Our own tables are wrong or have changed: transient.

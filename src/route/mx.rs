@@ -2,7 +2,7 @@
 
 use super::addresses::{ADDRESSES_MAX, to_hosts};
 use super::special::is_special;
-use super::{Host, Router};
+use super::{Host, Router, Way};
 use crate::config::SpecialAddresses;
 use crate::mail::{Cause, Diagnosis, Domain, EnhancedCode, Outcome};
 use crate::system::{DnsError, MxRecord};
@@ -16,30 +16,31 @@ struct Findings {
     trouble: Option<String>,
     special: bool,
     ourselves: bool,
+    unwanted: bool,
 }
 
 impl Router {
     /// The hosts that take mail for a domain, in the order in which they are to be tried.
-    pub(super) async fn mx_hosts(&self, domain: &Domain) -> Result<Vec<Host>, Outcome> {
+    pub(super) async fn mx_hosts(&self, domain: &Domain, way: &Way) -> Result<Vec<Host>, Outcome> {
         let mut findings = Findings::default();
         let candidates = self.candidates(domain, &mut findings).await?;
-        let mut found: Vec<(u16, Host)> = Vec::new();
+        let mut found: Vec<Host> = Vec::new();
         for (preference, exchange) in candidates.iter().take(HOSTS_MAX) {
-            let mut lookup = self.addresses(exchange).await;
+            let mut lookup = self.addresses(exchange, way).await;
             findings.trouble = findings.trouble.or(lookup.trouble);
+            findings.unwanted |= lookup.unwanted;
             if self.config.remote.special_addresses == SpecialAddresses::Refuse {
                 if lookup.addresses.iter().any(|ip| self.is_own(ip)) {
                     // We are one of the mail servers: only better ones may get it from us (RFC 5321 section 5.1).
                     findings.ourselves = true;
-                    found.retain(|(better, _)| better < preference);
+                    found.retain(|better| better.preference < *preference);
                     break;
                 }
                 let before = lookup.addresses.len();
                 lookup.addresses.retain(|ip| !is_special(*ip));
                 findings.special |= lookup.addresses.len() < before;
             }
-            let hosts = to_hosts(exchange, lookup.addresses, self.config.remote.port);
-            found.extend(hosts.map(|host| (*preference, host)));
+            found.extend(to_hosts(exchange, *preference, lookup.addresses, self.config.remote.port));
             if found.len() >= ADDRESSES_MAX {
                 break;
             }
@@ -48,7 +49,7 @@ impl Router {
         if found.is_empty() {
             return Err(no_host(domain, findings));
         }
-        Ok(found.into_iter().map(|(_, host)| host).collect())
+        Ok(found)
     }
 
     /// The names of the hosts that take mail for a domain, as `mx_hosts` would look them up; none if there are none, or the DNS can't say.
@@ -101,6 +102,12 @@ impl Router {
 fn no_host(domain: &Domain, findings: Findings) -> Outcome {
     if let Some(trouble) = findings.trouble {
         return deferred(trouble);
+    }
+    if findings.unwanted {
+        // Our own settings stand in the way, not the domain.
+        return deferred(format!(
+            "{domain} has no mail server with an address that our own settings (family, sources) let us call"
+        ));
     }
     if findings.ourselves {
         let text = format!("{domain} names this server as its best mail server, but its mail isn't delivered here");

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{Route, Router, mailbox_destination};
 use crate::mail::{
-    Address, Cause, Destination, Diagnosis, Domain, EnhancedCode, Message, Recipient, RecipientState, RecipientStatus, Timestamp,
-    Update,
+    Address, Cause, Destination, Diagnosis, Domain, EnhancedCode, Message, Recipient, RecipientState, RecipientStatus,
+    ReversePath, Timestamp, Update,
 };
 
 /// Addresses that an alias may lead to, steps between included.
@@ -40,7 +40,9 @@ impl Router {
         let mut plan = Plan { update: Update::new(message.id), destinations: Vec::new(), expanded: Vec::new() };
         let routes: Vec<(u32, &Recipient, Option<Route>)> = (0u32..)
             .zip(&message.recipients)
-            .map(|(index, recipient)| (index, recipient, recipient.is_open().then(|| self.recipient_route(recipient))))
+            .map(|(index, recipient)| {
+                (index, recipient, recipient.is_open().then(|| self.recipient_route(&message.reverse_path, recipient)))
+            })
             .collect();
         let is_alias = |route: &Option<Route>| matches!(route, Some(Route::Alias(_)));
         let mut known = BTreeSet::new();
@@ -59,18 +61,18 @@ impl Router {
     }
 
     /// What becomes of a recipient: one that came out of an alias is a mailbox even if an alias has its name.
-    fn recipient_route(&self, recipient: &Recipient) -> Route {
+    fn recipient_route(&self, sender: &ReversePath, recipient: &Recipient) -> Route {
         let expanded = recipient.original.is_some();
         match self.directory.mailbox(&recipient.address).filter(|_| expanded) {
             Some(mailbox) => Route::Deliver(mailbox_destination(&mailbox)),
-            None => self.route(&recipient.address),
+            None => self.route(sender, &recipient.address),
         }
     }
 
     /// Replaces a recipient by all that its alias leads to; nobody gets the message twice.
     fn expand(&self, plan: &mut Plan, message: &Message, index: u32, known: &mut BTreeSet<(String, Domain)>, now: Timestamp) {
         let Some(recipient) = message.recipients.get(index as usize) else { return };
-        let Ok(leaves) = self.leaves(&recipient.address) else {
+        let Ok(leaves) = self.leaves(&message.reverse_path, &recipient.address) else {
             plan.destinations.push((index, nowhere(&recipient.address)));
             return;
         };
@@ -101,9 +103,9 @@ impl Router {
     }
 
     /// Everything that an alias leads to, in order, each once; never an alias.
-    pub(super) fn leaves(&self, address: &Address) -> Result<Vec<(Address, Route)>, Diagnosis> {
+    pub(super) fn leaves(&self, sender: &ReversePath, address: &Address) -> Result<Vec<(Address, Route)>, Diagnosis> {
         let mut expansion = Expansion::default();
-        self.walk(address, &mut expansion);
+        self.walk(sender, address, &mut expansion);
         let what = if expansion.seen.len() > EXPANSION_MAX {
             format!("the alias {address} leads to more than {EXPANSION_MAX} addresses")
         } else if expansion.leaves.is_empty() {
@@ -114,7 +116,7 @@ impl Router {
         Err(Diagnosis::new(EnhancedCode(5, 4, 6), Cause::Local, what))
     }
 
-    fn walk(&self, address: &Address, expansion: &mut Expansion) {
+    fn walk(&self, sender: &ReversePath, address: &Address, expansion: &mut Expansion) {
         let key = key(address);
         if expansion.path.contains(&key) || expansion.path.len() >= DEPTH_MAX {
             // The alias names itself, or the circle closes: the mailbox of that name is meant, if there is one.
@@ -127,11 +129,11 @@ impl Router {
         if expansion.seen.len() > EXPANSION_MAX || !expansion.seen.insert(key.clone()) {
             return;
         }
-        match self.route(address) {
+        match self.route(sender, address) {
             Route::Alias(targets) => {
                 expansion.path.push(key);
                 for target in &targets {
-                    self.walk(target, expansion);
+                    self.walk(sender, target, expansion);
                 }
                 expansion.path.pop();
             }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
+use crate::config::{Family, RemoteTls};
 use crate::mail::{
     BodyType, Domain, DsnRequest, Message, Notify, OriginalRecipient, QueueId, Recipient, RecipientState, ReversePath, Timestamp,
 };
@@ -106,6 +107,27 @@ hosts = ["127.0.0.1:2526", "relay.test"]
 [[route]]
 domain = "*.partner.test"
 hosts = ["[::1]:2527"]
+[[route]]
+domain = "*"
+sender = "*@out.test"
+hosts = ["relay.test:587"]
+tls = "require"
+login = "ann"
+password_file = "FOLDER/password"
+[[route]]
+domain = "*"
+sender = "ann@other.test"
+hosts = ["127.0.0.1:2526", "relay.test"]
+tls = "none"
+[[route]]
+domain = "by-mx.test"
+hosts = []
+family = "ipv4"
+sources = ["50.9.9.1"]
+[[route]]
+domain = "store.test"
+protocol = "lmtp"
+hosts = ["unix:/run/lmtp", "127.0.0.1:2525"]
 [remote]
 special_addresses = "SPECIAL"
 "#;
@@ -145,9 +167,9 @@ fn address(text: &str) -> Address {
 }
 
 fn hosts_of(router: &Router, to: &str) -> Result<Vec<String>, Outcome> {
-    let Route::Deliver(destination) = router.route(&address(to)) else { panic!("{to} isn't delivered") };
+    let Route::Deliver(destination) = router.route(&ReversePath::Null, &address(to)) else { panic!("{to} isn't delivered") };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let hosts = runtime.block_on(router.hosts(&destination))?;
+    let hosts = runtime.block_on(router.hosts(&destination, &ReversePath::Null))?;
     Ok(hosts.iter().map(|host| format!("{} {}", host.name, host.endpoint)).collect())
 }
 
@@ -167,7 +189,7 @@ fn fails(router: &Router, to: &str, class: &str, code: &str) {
 #[test]
 fn tables_come_first() {
     let router = router(ScriptedDns::default());
-    let destination = |to: &str| match router.route(&address(to)) {
+    let destination = |to: &str| match router.route(&ReversePath::Null, &address(to)) {
         Route::Deliver(destination) => destination.to_string(),
         other => format!("{other:?}"),
     };
@@ -177,11 +199,42 @@ fn tables_come_first() {
     assert_eq!(destination("x@partner.test"), "route:127.0.0.1:2526,relay.test");
     assert_eq!(destination("x@sub.partner.test"), "route:[::1]:2527");
     assert_eq!(destination("x@notpartner.test"), "mx:notpartner.test");
-    assert!(matches!(router.route(&address("team@example.test")), Route::Alias(targets) if targets.len() == 3));
+    assert!(
+        matches!(router.route(&ReversePath::Null, &address("team@example.test")), Route::Alias(targets) if targets.len() == 3)
+    );
     assert_eq!(hosts_of(&router, "dora@lmtp.test").unwrap(), ["127.0.0.1:2424 127.0.0.1:2424"]);
     assert!(router.maildir(&address("carl@example.test")).unwrap().ends_with("mail/example.test/carl"));
     assert!(matches!(router.maildir(&address("nobody@example.test")), Err(Outcome::Failed(_))));
     assert!(matches!(router.maildir(&address("dora@lmtp.test")), Err(Outcome::Deferred(_))));
+}
+
+fn from(sender: &str) -> ReversePath {
+    if sender.is_empty() { ReversePath::Null } else { ReversePath::Address(address(sender)) }
+}
+
+#[test]
+fn a_destination_has_one_way_and_a_sender_its_own() {
+    let dns = ScriptedDns::default().host("by-mx.test", "1.1.1.1 2a00::1").host("relay.test", "1.1.2.1");
+    let router = router(dns);
+    let way = |sender: &str, to: &str| match router.route(&from(sender), &address(to)) {
+        Route::Deliver(destination) => (destination.to_string(), router.way(&destination, &from(sender))),
+        other => panic!("{other:?}"),
+    };
+    let (name, smarthost) = way("x@out.test", "x@far.test");
+    assert_eq!((name.as_str(), smarthost.tls), ("route:ann@relay.test:587", RemoteTls::Require));
+    assert_eq!(smarthost.login.unwrap().name, "ann");
+    // The first match counts, and other ways to the same hosts are other destinations.
+    assert_eq!(way("x@out.test", "x@partner.test").0, "route:127.0.0.1:2526,relay.test");
+    let (name, other) = way("Ann@other.test", "x@far.test");
+    assert_eq!((name.as_str(), other.tls), ("route:127.0.0.1:2526,relay.test#2", RemoteTls::None));
+    assert_eq!(way("", "x@far.test").0, "mx:far.test");
+    let (name, by_mx) = way("", "x@by-mx.test");
+    assert_eq!((name.as_str(), by_mx.family, by_mx.sources.len()), ("mx:by-mx.test", Family::Ipv4, 1));
+    assert_eq!(hosts_of(&router, "x@by-mx.test").unwrap(), ["by-mx.test 1.1.1.1:25"]);
+    assert_eq!(way("", "x@store.test").0, "lmtp:unix:/run/lmtp,127.0.0.1:2525");
+    let hosts = ["unix:/run/lmtp unix:/run/lmtp", "[127.0.0.1] 127.0.0.1:2525"];
+    assert_eq!(hosts_of(&router, "x@store.test").unwrap(), hosts);
+    assert_eq!(way("", "dora@lmtp.test").1.tls, RemoteTls::None, "an LMTP server of this site");
 }
 
 #[test]
@@ -308,10 +361,10 @@ fn configured_hosts_keep_their_order_and_may_be_anywhere() {
     assert_eq!(hosts_of(&router_now, "u@a.b.partner.test").unwrap(), ["[IPv6:::1] [::1]:2527"]);
     let gone = Destination::Route("old.test".to_owned());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    assert!(matches!(runtime.block_on(router_now.hosts(&gone)), Err(Outcome::Deferred(_))));
-    let named = HostPort { host: Domain::parse("relay.test").unwrap(), port: None };
+    assert!(matches!(runtime.block_on(router_now.hosts(&gone, &ReversePath::Null)), Err(Outcome::Deferred(_))));
     let router_later = router(ScriptedDns::default());
-    let outcome = runtime.block_on(router_later.route_hosts(&[named])).unwrap_err();
+    let lost = Destination::Route("lost.test".to_owned());
+    let outcome = runtime.block_on(router_later.hosts(&lost, &ReversePath::Null)).unwrap_err();
     assert!(matches!(outcome, Outcome::Deferred(_)), "the admin's slip bounces nothing");
 }
 
@@ -408,23 +461,37 @@ fn an_explanation_names_every_step() {
     let dns = ScriptedDns::default().mx("far.test", "10 mx.far.test").host("mx.far.test", "1.1.1.1");
     let router = router(dns);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let lines = runtime.block_on(router.explain(&address("team@example.test")));
+    let lines = runtime.block_on(router.explain(&ReversePath::Null, &address("team@example.test")));
     let expected = [
         "team@example.test: alias for ann@example.test, bob@far.test, deep@example.test",
         "ann@example.test: alias for ann@example.test, copy@far.test",
         "deep@example.test: alias for ann@example.test, carl@example.test",
         "ann@example.test: example.test is local, Maildir ",
         "copy@far.test: no [[route]] matches, so by MX of far.test",
+        "  TLS where it can be had",
         "  1. mx.far.test at 1.1.1.1:25",
         "bob@far.test: no [[route]] matches, so by MX of far.test",
+        "  TLS where it can be had",
         "  1. mx.far.test at 1.1.1.1:25",
         "carl@example.test: example.test is local, Maildir ",
     ];
     assert_eq!(lines.len(), expected.len(), "{lines:#?}");
     assert!(lines.iter().zip(expected).all(|(line, start)| line.starts_with(start)), "{lines:#?}");
-    let explain = |to: &str| runtime.block_on(router.explain(&address(to))).join("\n");
+    let explain = |to: &str| runtime.block_on(router.explain(&ReversePath::Null, &address(to))).join("\n");
     assert!(explain("x@nobody.test").contains("would bounce: 5.1.2"));
     assert!(explain("nobody@example.test").contains("no such user"));
     assert!(explain("round@example.test").contains("leads in a circle"));
-    assert!(explain("x@partner.test").contains("leads to 127.0.0.1:2526,relay.test\n  1. [127.0.0.1] at 127.0.0.1:2526"));
+    let told = explain("x@partner.test");
+    let expected = "x@partner.test: route[0] (partner.test from *) leads by SMTP to 127.0.0.1:2526,relay.test\n  \
+                    TLS where it can be had\n  1. [127.0.0.1] at 127.0.0.1:2526";
+    assert!(told.contains(expected), "{told}");
+    let told = explain("x@by-mx.test");
+    let expected = "x@by-mx.test: route[4] (by-mx.test from *) leads to the MX of by-mx.test\n  TLS where it can be had\n  \
+                    only IPv4 addresses\n  called from 50.9.9.1\n  would bounce: 5.1.2";
+    assert!(told.contains(expected), "{told}");
+    assert!(explain("x@store.test").contains("(store.test from *) leads by LMTP to unix:/run/lmtp,127.0.0.1:2525\n"));
+    assert!(explain("dora@lmtp.test").contains("lmtp.test is local, by LMTP to 127.0.0.1:2424"));
+    let told = runtime.block_on(router.explain(&from("x@out.test"), &address("x@far.test"))).join("\n");
+    assert!(told.contains("route[2] (* from *@out.test) leads by SMTP to ann@relay.test:587\n"), "{told}");
+    assert!(told.contains("TLS always, with whatever certificate\n  logged in as ann, with the password in "), "{told}");
 }

@@ -276,8 +276,9 @@ impl Drop for Committer {
 fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, replies: &mut Replies) {
     let position = Position { segment: place.segment, offset: place.offset };
     match op {
-        Op::Accept { stored, changes, reply, .. } => {
+        Op::Accept { frame, stored, changes, reply } => {
             let id = stored.message.id;
+            state.recent.keep(id, frame);
             state.accepted += 1;
             state.segments.count_live(place, true);
             let stored = Stored { place, ..stored };

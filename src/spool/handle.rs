@@ -237,6 +237,9 @@ impl Spool {
     /// A message's content; stays readable as long as it is held. Content in a file of its own is checked while it is read from
     /// the first octet to the last: the last piece is an error if the file is damaged.
     pub async fn content(&self, id: QueueId) -> Result<Arc<dyn Content>, SpoolError> {
+        if let Some(content) = self.0.shared.lock().recent.content(id) {
+            return Ok(content);
+        }
         for _ in 0..TRIES {
             let Some(located) = self.locate(id).await? else { return Err(SpoolError::Unknown(id)) };
             let shared = self.0.shared.clone();

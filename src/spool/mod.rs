@@ -24,6 +24,7 @@ mod mend;
 mod options;
 mod progress;
 mod reader;
+mod recent;
 pub mod record;
 mod recover;
 mod release;

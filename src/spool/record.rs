@@ -388,6 +388,18 @@ impl Frame {
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
+
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Where an Accept record's content lies as it came; none if it lies elsewhere, or compressed.
+    pub(crate) fn plain_content(&self) -> Option<std::ops::Range<usize>> {
+        let number = |at: usize| self.bytes.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
+        let flags = u16::from_le_bytes([self.bytes[6], self.bytes[7]]);
+        let plain = self.bytes[5] == KIND_ACCEPT && flags & (FLAG_FILE | FLAG_COMPRESSED) == 0;
+        number(12).filter(|_| plain).map(|length| HEADER_SIZE..HEADER_SIZE + length as usize)
+    }
 }
 
 #[cfg(test)]

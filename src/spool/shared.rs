@@ -15,6 +15,7 @@ use super::codec::Change;
 use super::compress::Packer;
 use super::index::{Mark, Place, Position, Stored};
 use super::keeper::{Action, Command};
+use super::recent::Recent;
 use super::record::Frame;
 use super::reserve::Reserve;
 use super::segment::Layout;
@@ -135,6 +136,7 @@ pub(crate) struct State {
     pub(crate) active: BTreeMap<QueueId, Entry>,
     pub(crate) parking: BTreeMap<QueueId, Parking>,
     pub(crate) dying: BTreeMap<QueueId, Dying>,
+    pub(crate) recent: Recent,
     pub(crate) queue: VecDeque<Op>,
     pub(crate) segments: Segments,
     /// Where the durable log ends.
@@ -183,6 +185,7 @@ impl State {
             active: BTreeMap::new(),
             parking: BTreeMap::new(),
             dying: BTreeMap::new(),
+            recent: Recent::default(),
             queue: VecDeque::new(),
             segments: Segments::new(segments),
             end: Position::default(),
@@ -220,6 +223,7 @@ impl State {
     pub(crate) fn park(&mut self, mut entry: Entry, due: Timestamp) {
         let id = entry.stored.message.id;
         entry.indexed = true;
+        self.recent.forget(id);
         self.generation += 1;
         let generation = self.generation;
         self.parking.insert(id, Parking { entry, due: due.max(Timestamp::from_millis(1)), generation });
@@ -260,6 +264,7 @@ impl State {
             },
         };
         let Entry { stored, indexed, since, .. } = entry;
+        self.recent.forget(id);
         self.dying.insert(id, Dying { place: stored.place, file: stored.file.is_some(), indexed, since });
         self.queue.push_back(Op::Done { id, frame: Frame::done(id) });
         true

@@ -38,8 +38,8 @@ impl fmt::Display for Endpoint {
 
 /// Makes and takes connections. Time-outs are the caller's.
 pub trait Net: Send + Sync {
-    /// Connects.
-    fn connect<'a>(&'a self, to: &'a Endpoint) -> BoxFuture<'a, io::Result<BoxStream>>;
+    /// Connects; from this address of ours, if one is given, which a Unix socket doesn't mind.
+    fn connect<'a>(&'a self, to: &'a Endpoint, from: Option<IpAddr>) -> BoxFuture<'a, io::Result<BoxStream>>;
     /// Binds a TCP listener; port 0 lets the system choose.
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>>;
     /// Binds a Unix socket with these permissions. A socket file at which nothing answers is replaced.
@@ -63,11 +63,14 @@ pub trait Listener: Send + Sync {
 pub struct SystemNet;
 
 impl Net for SystemNet {
-    fn connect<'a>(&'a self, to: &'a Endpoint) -> BoxFuture<'a, io::Result<BoxStream>> {
+    fn connect<'a>(&'a self, to: &'a Endpoint, from: Option<IpAddr>) -> BoxFuture<'a, io::Result<BoxStream>> {
         Box::pin(async move {
             Ok(match to {
                 Endpoint::Tcp(address) => {
-                    let stream = TcpStream::connect(address).await?;
+                    let stream = match from {
+                        None => TcpStream::connect(address).await?,
+                        Some(from) => connect_from(from, *address).await?,
+                    };
                     stream.set_nodelay(true)?;
                     Box::new(stream) as BoxStream
                 }
@@ -90,6 +93,12 @@ impl Net for SystemNet {
     fn listen_unix<'a>(&'a self, path: &'a Path, mode: u32) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
         Box::pin(async move { Ok(Box::new(UnixSocket::bind(path, mode).await?) as Box<dyn Listener>) })
     }
+}
+
+async fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if to.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
+    socket.bind(SocketAddr::new(from, 0))?;
+    socket.connect(to).await
 }
 
 /// What stands for a client of a Unix socket.

@@ -1,7 +1,7 @@
 //! The world of the daemon's simulation: a network that falls silent with the power, and the whole server between clients and peers.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -29,8 +29,8 @@ struct PoweredNet {
 }
 
 impl Net for PoweredNet {
-    fn connect<'a>(&'a self, to: &'a Endpoint) -> BoxFuture<'a, io::Result<BoxStream>> {
-        Box::pin(async move { Ok(powered(self.net.connect(to).await?, &self.disk)) })
+    fn connect<'a>(&'a self, to: &'a Endpoint, from: Option<IpAddr>) -> BoxFuture<'a, io::Result<BoxStream>> {
+        Box::pin(async move { Ok(powered(self.net.connect(to, from).await?, &self.disk)) })
     }
 
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {

@@ -53,7 +53,7 @@ impl Dns for Nothing {
 }
 
 impl Net for Nothing {
-    fn connect<'a>(&'a self, _: &'a Endpoint) -> BoxFuture<'a, io::Result<BoxStream>> {
+    fn connect<'a>(&'a self, _: &'a Endpoint, _: Option<std::net::IpAddr>) -> BoxFuture<'a, io::Result<BoxStream>> {
         Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
     }
 

@@ -247,3 +247,27 @@ fn who_was_told_of_a_delay_is_told_that_it_is_over_where_that_is_wanted() {
         });
     }
 }
+
+#[test]
+fn bounces_of_one_moment_share_their_commits() {
+    story(async {
+        let server = Setup::new().config(|config| config.retry.delay_notice.clear()).start().await;
+        let _far = server.domain("far.test", Script::default().always(Stage::AnyRecipient, Act::say("450 4.2.1 busy"))).await;
+        for _ in 0..10 {
+            let mut client = server.client(TRUSTED).await;
+            for _ in 0..30 {
+                queue_id(&client.transaction("joe@home.test", &["eve@far.test"], CONTENT.as_bytes()).await.unwrap());
+            }
+        }
+        server.handle.pause(None).await.unwrap();
+        // They all expire at the end of the pause; their bounces wait for a domain that doesn't answer.
+        server.pass(6 * DAY).await;
+        server.world.dns.silent("home.test");
+        let before = server.handle.spool().gauges().batches;
+        server.handle.resume(None).await.unwrap();
+        server.until("all bounces", || notified(&server).len() == 300).await;
+        let commits = server.handle.spool().gauges().batches - before;
+        assert!(commits < 100, "{commits} commits for 300 bounces");
+        assert_eq!(server.count("expired"), 300);
+    });
+}

@@ -1,6 +1,6 @@
 //! The way to other servers: MX records, their absence and their traps, routes, LMTP.
 
-use posthouse::config::{DomainPattern, HostPort, LmtpAddress, MailStore, RemoteTls, Route, SpecialAddresses};
+use posthouse::config::{DomainPattern, HostPort, LmtpAddress, MailStore, Route, RouteHost, SpecialAddresses};
 use posthouse::event::Event;
 use posthouse::mail::Domain;
 use posthouse::system::sim::{Act, Fault, Peer, Script, Stage};
@@ -241,14 +241,14 @@ fn a_greeting_of_4xx_leads_to_the_next_address() {
     });
 }
 
-fn host(name: &str, port: u16) -> HostPort {
-    HostPort { host: Domain::parse(name).unwrap(), port: Some(port) }
+fn host(name: &str, port: u16) -> RouteHost {
+    RouteHost::Tcp(HostPort { host: Domain::parse(name).unwrap(), port: Some(port) })
 }
 
 #[test]
 fn a_smarthost_gets_everything_that_is_not_ours() {
     story(async {
-        let smarthost = Route { domain: DomainPattern::Any, hosts: vec![host("[10.0.0.7]", 25)], tls: RemoteTls::Opportunistic };
+        let smarthost = Route::new(DomainPattern::Any, vec![host("[10.0.0.7]", 25)]);
         let server = Setup::new().config(|c| c.routes = vec![smarthost]).start().await;
         let peer = server.listen("10.0.0.7", Script::default()).await;
         let to = ["eve@far.test", "joe@nowhere.test", "bob@example.test"];
@@ -266,12 +266,8 @@ fn a_route_for_a_domain_goes_before_its_mx() {
         let below = DomainPattern::Below(Domain::parse("partner.test").unwrap());
         let exact = DomainPattern::Exact(Domain::parse("partner.test").unwrap());
         let routes = vec![
-            Route {
-                domain: exact,
-                hosts: vec![host("first.route.test", 25), host("second.route.test", 25)],
-                tls: RemoteTls::Opportunistic,
-            },
-            Route { domain: below, hosts: vec![host("[10.0.0.9]", 25)], tls: RemoteTls::Opportunistic },
+            Route::new(exact, vec![host("first.route.test", 25), host("second.route.test", 25)]),
+            Route::new(below, vec![host("[10.0.0.9]", 25)]),
         ];
         let server = Setup::new().config(|c| c.routes = routes).start().await;
         let second = server.host("second.route.test", "10.0.0.8", Script::default()).await;

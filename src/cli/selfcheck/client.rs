@@ -50,7 +50,7 @@ fn text(error: io::Error) -> String {
 impl Client {
     /// Connects, by TLS from the first octet if `implicit`, and says EHLO.
     pub(super) async fn connect(to: std::net::SocketAddr, implicit: bool) -> Result<Self> {
-        let stream = SystemNet.connect(&Endpoint::Tcp(to)).await.map_err(text)?;
+        let stream = SystemNet.connect(&Endpoint::Tcp(to), None).await.map_err(text)?;
         let mut client = Self { stream: Some(stream), input: Vec::new(), keywords: Vec::new(), tls: None };
         if implicit {
             client.handshake().await?;

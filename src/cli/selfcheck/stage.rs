@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::super::failure::{self, Failure};
 use super::client::Client;
 use super::sink::{self, Got};
-use crate::config::{Config, DomainPattern, HostPort, ListenAddress, Listener, ListenerTls, RemoteTls, Route};
+use crate::config::{Config, DomainPattern, HostPort, ListenAddress, Listener, ListenerTls, RemoteTls, Route, RouteHost};
 use crate::daemon::{Handle, Posthouse};
 use crate::directory::users;
 use crate::event::Events;
@@ -120,7 +120,7 @@ async fn configuration(config: &Config, folder: &Path, next_hop: SocketAddr) -> 
     changed.shutdown_grace = Duration::from_secs(5);
     changed.relay.networks = vec!["127.0.0.0/8".parse().map_err(|_| "no such network")?];
     let host = HostPort { host: Domain::from_ip(next_hop.ip()), port: Some(next_hop.port()) };
-    changed.routes = vec![Route { domain: DomainPattern::Any, hosts: vec![host], tls: RemoteTls::None }];
+    changed.routes = vec![Route { tls: RemoteTls::None, ..Route::new(DomainPattern::Any, vec![RouteHost::Tcp(host)]) }];
     changed.listeners.clear();
     let mut doors: Vec<Door> = Vec::new();
     for listener in &config.listeners {

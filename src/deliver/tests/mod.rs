@@ -11,7 +11,7 @@ mod remote;
 mod tls;
 
 use super::*;
-use crate::config::{self, Outgoing};
+use crate::config::{self, Outgoing, RemoteTls};
 use crate::mail::{Cause, Diagnosis, Domain, EnhancedCode, Site, Timestamp};
 use crate::system::sim::{Act, Fault, Peer, Script, Stage, World, run};
 use crate::system::{Clock, Disk, DiskFile, Endpoint, Listener, Net, OpenMode, SystemClock, SystemDisk, SystemNet, Workers};
@@ -24,15 +24,19 @@ struct Fixed {
 }
 
 impl Routes for Fixed {
-    fn hosts<'a>(&'a self, destination: &'a Destination) -> BoxFuture<'a, Result<Vec<Host>, Outcome>> {
+    fn hosts<'a>(&'a self, destination: &'a Destination, _: &'a ReversePath) -> BoxFuture<'a, Result<Vec<Host>, Outcome>> {
         let hosts = self.hosts.lock().unwrap().get(destination).cloned();
         let missing = || Outcome::Failed(Diagnosis::new(EnhancedCode(5, 1, 2), Cause::Dns, "no such domain"));
         Box::pin(async move { hosts.ok_or_else(missing) })
     }
 
-    fn tls(&self, destination: &Destination) -> RemoteTls {
+    fn way(&self, destination: &Destination, _: &ReversePath) -> Way {
+        let known = match destination {
+            Destination::Lmtp(_) => RemoteTls::None,
+            _ => RemoteTls::Opportunistic,
+        };
         let tls = self.tls.lock().unwrap().get(destination).copied();
-        tls.unwrap_or(RemoteTls::Opportunistic)
+        Way::sample(tls.unwrap_or(known))
     }
 
     fn maildir(&self, address: &Address) -> Result<PathBuf, Outcome> {
@@ -96,6 +100,8 @@ fn settings() -> Config {
             special_addresses: config::SpecialAddresses::Allow,
             tls: config::RemoteTls::Opportunistic,
             tls_ca: None,
+            family: config::Family::Any,
+            sources: Vec::new(),
         },
         queue: config::Queue { paused: false, attempts: 10, active: 100 },
         notice: config::Notice::sample(),
@@ -154,7 +160,8 @@ impl Scene {
     fn host(&self, destination: &Destination, endpoint: Endpoint) {
         let mut hosts = self.routes.hosts.lock().unwrap();
         let hosts = hosts.entry(destination.clone()).or_default();
-        hosts.push(Host { name: format!("mx{}.peer.test", hosts.len() + 1), endpoint });
+        let number = hosts.len() + 1;
+        hosts.push(Host { name: format!("mx{number}.peer.test"), preference: number as u16, endpoint });
     }
 
     async fn send(&self, destination: Destination, recipients: &[&str], content: &[u8]) -> Vec<String> {

@@ -116,8 +116,8 @@ impl State {
 }
 
 impl Net for SimNet {
-    fn connect<'a>(&'a self, to: &'a Endpoint) -> BoxFuture<'a, io::Result<BoxStream>> {
-        Box::pin(self.connect_from(Ipv4Addr::LOCALHOST.into(), to))
+    fn connect<'a>(&'a self, to: &'a Endpoint, from: Option<IpAddr>) -> BoxFuture<'a, io::Result<BoxStream>> {
+        Box::pin(self.connect_from(from.unwrap_or(Ipv4Addr::LOCALHOST.into()), to))
     }
 
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {

@@ -3,7 +3,7 @@
 //! It reads leniently and believes everything: what is tested is the other side.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,6 +17,8 @@ use crate::system::{BoxStream, Listener, TlsServer};
 pub struct Taken {
     /// Which connection brought it, from 1 on.
     pub connection: u64,
+    /// Where that came from.
+    pub client: IpAddr,
     /// Whether that was TLS.
     pub encrypted: bool,
     /// MAIL's argument between the angle brackets.
@@ -113,7 +115,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 async fn serve(listener: Box<dyn Listener>, shared: Arc<Shared>) {
     // Dropped with this task, and its connections with it.
     let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
+    while let Ok((stream, client)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
         let number = {
             let mut records = lock(&shared.records);
@@ -122,6 +124,7 @@ async fn serve(listener: Box<dyn Listener>, shared: Arc<Shared>) {
         };
         let mut connection = Connection {
             stream,
+            client: client.ip(),
             encrypted: false,
             input: Vec::new(),
             shared: shared.clone(),
@@ -146,6 +149,7 @@ struct Envelope {
 
 struct Connection {
     stream: BoxStream,
+    client: IpAddr,
     encrypted: bool,
     input: Vec<u8>,
     shared: Arc<Shared>,
@@ -287,7 +291,7 @@ impl Connection {
         let empty = if envelope.recipients.is_empty() { "554 5.5.1 no recipients" } else { "250 2.0.0 Ok: taken" };
         let act = lock(&self.shared.script).take(&Stage::End).unwrap_or(Act::Usual);
         let positive = match &act {
-            Act::Usual | Act::TakeAndClose => !envelope.recipients.is_empty(),
+            Act::Usual | Act::Slow(_) | Act::TakeAndClose => !envelope.recipients.is_empty(),
             Act::Say(text) | Act::SayAndClose(text) => text.starts_with('2'),
             Act::Close | Act::Stall => false,
         };
@@ -306,7 +310,7 @@ impl Connection {
                 script.take(&stage).or_else(|| script.take(&Stage::End)).unwrap_or(Act::Usual)
             };
             let positive = match &act {
-                Act::Usual | Act::TakeAndClose => true,
+                Act::Usual | Act::Slow(_) | Act::TakeAndClose => true,
                 Act::Say(text) | Act::SayAndClose(text) => text.starts_with('2'),
                 Act::Close | Act::Stall => false,
             };
@@ -321,6 +325,7 @@ impl Connection {
     fn take(&self, envelope: &Envelope, recipients: Vec<String>, content: Vec<u8>) {
         lock(&self.shared.records).taken.push(Taken {
             connection: self.number,
+            client: self.client,
             encrypted: self.encrypted,
             reverse_path: envelope.reverse_path.clone().unwrap_or_default(),
             parameters: envelope.parameters.clone(),
@@ -339,8 +344,11 @@ impl Connection {
     }
 
     async fn perform(&mut self, act: Act, usual: &str) -> Result<bool, Over> {
+        if let Act::Slow(time) = act {
+            tokio::time::sleep(time).await;
+        }
         match act {
-            Act::Usual => {
+            Act::Usual | Act::Slow(_) => {
                 self.say(usual).await?;
                 Ok(matches!(usual.as_bytes().first(), Some(b'2' | b'3')))
             }

@@ -1,6 +1,7 @@
 //! What a scripted mail server does at each stage of a session.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 /// A moment in a session at which the server may do something else than usual.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +49,8 @@ pub enum Act {
     Close,
     /// Says nothing and keeps the connection open, for ever.
     Stall,
+    /// The usual, but only after so long.
+    Slow(Duration),
     /// At the final dot: takes the message, then closes without a word.
     TakeAndClose,
 }

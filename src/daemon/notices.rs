@@ -1,0 +1,251 @@
+//! Notices under way: each is written and committed beside the delivery loop, so that those of one moment share a commit and nobody waits
+//! for them. State: the tasks, and what each is about.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use tokio::task::{self, JoinSet};
+
+use super::delivery::Delivery;
+use crate::event::{Event, NoticeKind};
+use crate::mail::{Address, HeaderScan, Message, QueueId, Recipient, Ret, ReversePath, Timestamp, Update};
+use crate::notice::{self, Context, Notice, Returned, Success};
+use crate::spool::{Accept, Spool, SpoolError};
+use crate::system::Clock;
+
+/// Notices under way at a time; each has up to two copies of `RETURN_SIZE_MAX` in memory.
+const NOTICES_MAX: usize = 64;
+/// As much of the original's header is read for a notice; octets.
+const HEADER_SIZE_MAX: usize = 64 * 1024;
+/// Longer messages don't go back whole, whatever the sender asked for; octets.
+const RETURN_SIZE_MAX: u64 = 100 * 1024;
+/// Octets read at a time.
+const CHUNK_SIZE: usize = 16 * 1024;
+
+/// A notice to be written: about whom of which message, and what becomes durable with it.
+#[derive(Clone)]
+pub(super) struct Order {
+    /// With `update` carried out.
+    pub(super) message: Message,
+    pub(super) saying: Saying,
+    /// Recipients, by index.
+    pub(super) told: Vec<u32>,
+    pub(super) update: Update,
+}
+
+/// What a notice says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Saying {
+    /// It has failed; with the kind, by whom it is to be read.
+    Failed(NoticeKind),
+    /// It is late, and tried until then.
+    Late { expires: Timestamp },
+    /// It has arrived, or was passed on.
+    Done(Success),
+    /// The same, after a delay.
+    DelayOver(Success),
+}
+
+impl Saying {
+    fn kind(self) -> NoticeKind {
+        match self {
+            Self::Failed(kind) => kind,
+            Self::Late { .. } => NoticeKind::Delay,
+            Self::Done(_) => NoticeKind::Success,
+            Self::DelayOver(_) => NoticeKind::DelayOver,
+        }
+    }
+}
+
+/// The tasks under way. At most one is about a message, so that its notices keep their order.
+#[derive(Default)]
+pub(super) struct Notices {
+    tasks: JoinSet<Written>,
+    orders: HashMap<task::Id, Order>,
+    about: BTreeSet<QueueId>,
+}
+
+/// A notice's message in the spool and its recipient; none if there is nobody to be told.
+type Written = Result<Option<(Message, Address)>, SpoolError>;
+
+impl Notices {
+    pub(super) fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// The next one that has come to its end, and what it was about; none when there are none.
+    pub(super) async fn next(&mut self) -> Option<(Order, Written)> {
+        let (id, written) = match self.tasks.join_next_with_id().await? {
+            Ok((id, written)) => (id, written),
+            Err(bug) => (bug.id(), Err(SpoolError::Io(bug.to_string()))),
+        };
+        let order = self.orders.remove(&id)?;
+        self.about.remove(&order.message.id);
+        Some((order, written))
+    }
+
+    /// Whether another about this message has to wait.
+    fn is_full_for(&self, id: QueueId) -> bool {
+        self.tasks.len() >= NOTICES_MAX || self.about.contains(&id)
+    }
+
+    fn start(&mut self, writer: Writer, order: Order) {
+        self.about.insert(order.message.id);
+        let writing = order.clone();
+        let task = self.tasks.spawn(async move { writer.write(&writing).await });
+        self.orders.insert(task.id(), order);
+    }
+}
+
+impl Delivery {
+    /// Has a notice written. The scheduler keeps the message until it is.
+    pub(super) async fn order(&mut self, order: Order) {
+        while self.notices.is_full_for(order.message.id)
+            && let Some((order, written)) = self.notices.next().await
+        {
+            self.written(order, written);
+        }
+        self.notices.start(self.writer(), order);
+    }
+
+    /// Writes a notice while the loop waits: for who asked for it and is told how that went.
+    pub(super) async fn write_now(&mut self, order: Order) -> Result<(), SpoolError> {
+        let written = self.writer().write(&order).await?;
+        self.announce(&order, written);
+        Ok(())
+    }
+
+    /// A notice has come to its end.
+    pub(super) fn written(&mut self, order: Order, written: Written) {
+        let id = order.message.id;
+        match written {
+            Ok(written) => self.announce(&order, written),
+            Err(error) => {
+                self.trouble(Some(id), order.saying.kind().as_str(), &error);
+                match order.saying {
+                    // It is found again later, as it was before.
+                    Saying::Failed(_) | Saying::Late { .. } => return self.rest(id),
+                    // What happened is recorded even if nobody can be told.
+                    Saying::Done(_) | Saying::DelayOver(_) => self.record(order.update),
+                }
+            }
+        }
+        self.scheduler.noticed(id);
+    }
+
+    fn announce(&mut self, order: &Order, written: Option<(Message, Address)>) {
+        let Some((message, to)) = written else { return self.record(order.update.clone()) };
+        let (id, kind) = (order.message.id, order.saying.kind());
+        self.events.report(Event::Notified { id, notice: message.id, kind, to, recipients: order.told.len() });
+        self.admit(message);
+    }
+
+    fn record(&self, update: Update) {
+        if update != Update::new(update.id) {
+            self.spool.update(update);
+        }
+    }
+
+    fn writer(&self) -> Writer {
+        let config = &self.current.config;
+        let context = Context {
+            hostname: config.hostname.clone(),
+            postmaster: config.postmaster.clone(),
+            now: self.system.clock.now(),
+            seed: self.system.entropy.next_u64(),
+            languages: Arc::clone(&self.current.languages),
+        };
+        Writer { spool: self.spool.clone(), clock: Arc::clone(&self.system.clock), context }
+    }
+}
+
+/// What a notice is written with.
+struct Writer {
+    spool: Spool,
+    clock: Arc<dyn Clock>,
+    context: Context,
+}
+
+impl Writer {
+    async fn write(&self, order: &Order) -> Written {
+        let Order { message, saying, told, .. } = order;
+        let notice = match *saying {
+            Saying::Failed(_) => notice::bounce(&self.context, message, told, self.original(message).await.returned()),
+            Saying::Late { expires } => notice::delay(&self.context, message, told, expires, &self.header(message.id).await),
+            Saying::Done(what) => notice::success(&self.context, message, told, what, &self.header(message.id).await),
+            Saying::DelayOver(what) => notice::delay_over(&self.context, message, told, what, &self.header(message.id).await),
+        };
+        let Some(notice) = notice else { return Ok(None) };
+        let to = notice.to.clone();
+        Ok(Some((self.commit(notice, order.update.clone()).await?, to)))
+    }
+
+    /// Spools a notice as a new message with null reverse-path.
+    async fn commit(&self, notice: Notice, update: Update) -> Result<Message, SpoolError> {
+        let arrived = self.clock.now();
+        let mut draft = self.spool.begin_notice()?;
+        draft.write(&notice.content).await?;
+        let accept = Accept {
+            arrived,
+            reverse_path: ReversePath::Null,
+            body: notice.body,
+            request: notice.request,
+            recipients: vec![Recipient::new(notice.to, None, arrived)],
+            updates: vec![update],
+        };
+        draft.commit(accept).await
+    }
+
+    /// What a bounce brings back: everything, if the sender wants that and it isn't long.
+    async fn original(&self, message: &Message) -> Original {
+        // What only goes over TLS doesn't come back in other notices than those that name it (RFC 8689 section 5).
+        let full = message.request.as_ref().is_some_and(|request| request.ret == Some(Ret::Full) && !request.require_tls);
+        if full
+            && message.size <= RETURN_SIZE_MAX
+            && let Some(content) = self.whole(message.id).await
+        {
+            return Original { octets: content, whole: true };
+        }
+        Original { octets: self.header(message.id).await, whole: false }
+    }
+
+    /// All of a short message; `None` if it can't be read.
+    async fn whole(&self, id: QueueId) -> Option<Vec<u8>> {
+        let content = self.spool.content(id).await.ok()?;
+        let mut whole = Vec::new();
+        while (whole.len() as u64) < content.size() {
+            let chunk = content.read_at(whole.len() as u64, CHUNK_SIZE).await.ok()?;
+            whole.extend_from_slice(Some(&chunk).filter(|chunk| !chunk.is_empty())?);
+        }
+        Some(whole)
+    }
+
+    /// The original's header block, as far as it can be read: a notice without it is better than none.
+    async fn header(&self, id: QueueId) -> Vec<u8> {
+        let mut scan = HeaderScan::new(HEADER_SIZE_MAX);
+        let Ok(content) = self.spool.content(id).await else { return Vec::new() };
+        let mut offset = 0;
+        while !scan.is_complete() {
+            match content.read_at(offset, CHUNK_SIZE).await {
+                Ok(chunk) if !chunk.is_empty() => {
+                    scan.receive(&chunk);
+                    offset += chunk.len() as u64;
+                }
+                _ => break,
+            }
+        }
+        scan.header().to_vec()
+    }
+}
+
+/// What was read of the message that a bounce is about.
+struct Original {
+    octets: Vec<u8>,
+    whole: bool,
+}
+
+impl Original {
+    fn returned(&self) -> Returned<'_> {
+        if self.whole { Returned::Whole(&self.octets) } else { Returned::Header(&self.octets) }
+    }
+}

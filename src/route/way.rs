@@ -1,0 +1,118 @@
+//! How a destination's hosts are called: protocol, encryption, login, addresses. Owns nothing; made of `[[route]]` and `[remote]`.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::config::{Family, Remote, RemoteTls, Route, RouteHost, RouteLogin};
+use crate::mail::Destination;
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Way {
+    /// The hosts, if they are configured; else the DNS names them.
+    pub(super) hosts: Vec<RouteHost>,
+    /// How connections are encrypted.
+    pub tls: RemoteTls,
+    /// TLS from the first octet.
+    pub implicit_tls: bool,
+    /// Who we are to the hosts, if we log in.
+    pub login: Option<RouteLogin>,
+    /// Which addresses of a host are called, and which first.
+    pub family: Family,
+    /// Our own addresses to call from; empty: the system chooses.
+    pub sources: Vec<IpAddr>,
+}
+
+impl Way {
+    /// To MX hosts that no route is about.
+    pub(super) fn general(remote: &Remote) -> Self {
+        Self {
+            hosts: Vec::new(),
+            tls: remote.tls,
+            implicit_tls: false,
+            login: None,
+            family: remote.family,
+            sources: remote.sources.clone(),
+        }
+    }
+
+    /// To a server of this site.
+    pub(super) fn here(&self) -> Self {
+        Self { tls: RemoteTls::None, family: Family::Any, sources: Vec::new(), ..self.clone() }
+    }
+
+    /// As a route says, and where it is silent, as `[remote]` does.
+    pub(super) fn new(route: &Route, remote: &Remote) -> Self {
+        let sources = if route.sources.is_empty() { &remote.sources } else { &route.sources };
+        Self {
+            hosts: route.hosts.clone(),
+            // A route that is there for something else must not make the way to MX hosts less safe than all the others.
+            tls: if route.hosts.is_empty() { route.tls.max(remote.tls) } else { route.tls },
+            implicit_tls: route.implicit_tls,
+            login: route.login.clone(),
+            family: route.family.unwrap_or(remote.family),
+            sources: sources.clone(),
+        }
+    }
+
+    /// What is special about it, for people, a line each.
+    pub(super) fn describe(&self) -> Vec<String> {
+        let tls = match self.tls {
+            RemoteTls::None => "not encrypted",
+            RemoteTls::Opportunistic => "TLS where it can be had",
+            RemoteTls::Require => "TLS always, with whatever certificate",
+            RemoteTls::Verify => "TLS always, with a certificate that is the host's",
+        };
+        let mut lines = vec![format!("{tls}{}", if self.implicit_tls { ", from the first octet" } else { "" })];
+        if let Some(RouteLogin { name, password_file }) = &self.login {
+            lines.push(format!("logged in as {name}, with the password in {}", password_file.display()));
+        }
+        match self.family {
+            Family::Any => {}
+            Family::Ipv4 => lines.push("only IPv4 addresses".to_owned()),
+            Family::Ipv6 => lines.push("only IPv6 addresses".to_owned()),
+            Family::Ipv4First => lines.push("IPv4 addresses first".to_owned()),
+            Family::Ipv6First => lines.push("IPv6 addresses first".to_owned()),
+        }
+        if !self.sources.is_empty() {
+            let sources: Vec<String> = self.sources.iter().map(IpAddr::to_string).collect();
+            lines.push(format!("called from {}", sources.join(" or ")));
+        }
+        lines
+    }
+
+    /// Whether this address may be called: it is of a family that is wanted, and we have an address of it.
+    pub(super) fn calls(&self, ip: IpAddr) -> bool {
+        let source = self.sources.is_empty() || self.sources.iter().any(|source| source.is_ipv4() == ip.is_ipv4());
+        source && self.family.has(ip)
+    }
+}
+
+#[cfg(test)]
+impl Way {
+    /// One that is special in nothing but its encryption.
+    pub(crate) fn sample(tls: RemoteTls) -> Self {
+        Self { hosts: Vec::new(), tls, implicit_tls: false, login: None, family: Family::Any, sources: Vec::new() }
+    }
+}
+
+/// Enters a route's way, and returns its destination; none where the DNS names the hosts. Routes that differ in nothing but whom
+/// they are for share a destination.
+pub(super) fn enter(ways: &mut BTreeMap<Destination, Way>, route: &Route, remote: &Remote) -> Option<Destination> {
+    if route.hosts.is_empty() {
+        return None;
+    }
+    let way = Way::new(route, remote);
+    let hosts: Vec<String> = route.hosts.iter().map(RouteHost::to_string).collect();
+    let login = route.login.as_ref().map(|login| format!("{}@", login.name)).unwrap_or_default();
+    let name = format!("{login}{}", hosts.join(","));
+    let named = |name: String| if route.lmtp { Destination::Lmtp(name) } else { Destination::Route(name) };
+    let mut destination = named(name.clone());
+    let mut number = 1;
+    while ways.get(&destination).is_some_and(|other| *other != way) {
+        number += 1;
+        destination = named(format!("{name}#{number}"));
+    }
+    ways.insert(destination.clone(), way);
+    Some(destination)
+}

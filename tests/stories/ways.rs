@@ -1,0 +1,230 @@
+//! Routes in all their parts: by sender, by LMTP, from our own addresses, by one family; and changed while mail waits.
+
+use std::net::IpAddr;
+
+use posthouse::config::{
+    AddressPattern, Config, DomainPattern, Family, HostPort, Route, RouteHost, SenderPattern, SpecialAddresses,
+};
+use posthouse::event::Event;
+use posthouse::mail::{Address, Domain};
+use posthouse::system::sim::{Act, Peer, Script, Stage};
+
+use crate::world::*;
+
+const CONTENT: &str = "Subject: hi\r\n\r\nhello\r\n";
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A route to a host at this address, port 25.
+fn route(domain: &str, address: &str) -> Route {
+    let host = HostPort { host: Domain::from_ip(ip(address)), port: Some(25) };
+    Route::new(pattern(domain), vec![RouteHost::Tcp(host)])
+}
+
+fn pattern(domain: &str) -> DomainPattern {
+    if domain == "*" { DomainPattern::Any } else { DomainPattern::Exact(Domain::parse(domain).unwrap()) }
+}
+
+fn all_of(domain: &str) -> SenderPattern {
+    SenderPattern::Address(AddressPattern::All(Domain::parse(domain).unwrap()))
+}
+
+fn recipients(peer: &Peer) -> Vec<String> {
+    peer.taken().iter().map(|taken| taken.recipients.join(" ")).collect()
+}
+
+#[test]
+fn mail_takes_the_route_of_its_sender() {
+    story(async {
+        let ann = SenderPattern::Address(AddressPattern::Exact(Address::parse("ann@example.test").unwrap()));
+        let routes = vec![
+            Route { sender: ann, ..route("*", "10.0.0.1") },
+            Route { sender: all_of("example.test"), ..route("*", "10.0.0.2") },
+            Route { sender: SenderPattern::Null, ..route("*", "10.0.0.3") },
+        ];
+        let server = Setup::new().config(|c| c.routes = routes).start().await;
+        let of_ann = server.listen("10.0.0.1", Script::default()).await;
+        let of_all = server.listen("10.0.0.2", Script::default()).await;
+        let of_notices = server.listen("10.0.0.3", Script::default()).await;
+        let far = server.domain("far.test", Script::default()).await;
+        for sender in ["Ann@example.test", "bob@example.test", "joe@sub.example.test"] {
+            server
+                .relay(
+                    sender,
+                    &[&format!("for-{}", sender.to_lowercase().replace('@', "-at-")), "eve"]
+                        .map(|l| format!("{l}@far.test"))
+                        .each_ref()
+                        .map(String::as_str),
+                    CONTENT,
+                )
+                .await;
+        }
+        server.empty().await;
+        assert_eq!(recipients(&of_ann), ["for-ann-at-example.test@far.test eve@far.test"]);
+        assert_eq!(recipients(&of_all), ["for-bob-at-example.test@far.test eve@far.test"]);
+        assert_eq!(recipients(&far), ["for-joe-at-sub.example.test@far.test eve@far.test"]);
+        // What comes of mail to nobody goes back on the way of notices.
+        server.relay("joe@far.test", &["x@nowhere.test"], CONTENT).await;
+        server.empty().await;
+        assert_eq!(recipients(&of_notices), ["joe@far.test"]);
+        assert!(of_notices.taken()[0].reverse_path.is_empty());
+    });
+}
+
+#[test]
+fn an_lmtp_route_gives_each_recipient_a_result_over_tcp_and_over_a_unix_socket() {
+    for unix in [false, true] {
+        story(async {
+            let hosts = vec![RouteHost::Unix("/run/lmtp".into())];
+            let way = if unix { Route::new(pattern("far.test"), hosts) } else { route("far.test", "10.0.0.1") };
+            let server = Setup::new().config(|c| c.routes = vec![Route { lmtp: true, ..way }]).start().await;
+            let script = Script::lmtp().always(Stage::EndFor("eve@far.test".to_owned()), Act::say("552 5.2.2 full"));
+            let peer = if unix {
+                Peer::start(server.world.net.listen_unix("/run/lmtp".as_ref()).unwrap(), script)
+            } else {
+                server.listen("10.0.0.1", script).await
+            };
+            server.relay("ann@example.test", &["joe@far.test", "eve@far.test"], CONTENT).await;
+            server.empty().await;
+            assert_eq!(recipients(&peer), ["joe@far.test"]);
+            assert!(peer.commands()[0].starts_with("LHLO "), "{:?}", peer.commands());
+            let bounce = &server.mails("ann")[0];
+            assert!(bounce.contains("5.2.2") && !bounce.contains("joe@far.test"), "{bounce}");
+            assert!(server.world.dns.questions().is_empty());
+        });
+    }
+}
+
+#[test]
+fn hosts_are_called_from_the_addresses_that_are_configured() {
+    story(async {
+        let sources = |c: &mut Config| {
+            c.remote.sources = vec![ip("50.9.9.1"), ip("50.9.9.2")];
+            let of_bob = Route { sender: all_of("bob.test"), hosts: Vec::new(), ..route("*", "10.0.0.1") };
+            c.routes = vec![Route { sources: vec![ip("50.9.9.3")], ..of_bob }];
+        };
+        let server = Setup::new().config(sources).start().await;
+        let far = server.listen("50.2.0.1", Script::default()).await;
+        let six = server.listen("2a00::1", Script::default()).await;
+        server.world.dns.addresses("far.test", &["2a00::1", "50.2.0.1"]);
+        for number in 0..20 {
+            server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+            server.empty().await;
+            server.relay("x@bob.test", &["eve@far.test"], CONTENT).await;
+            server.empty().await;
+            if number % 2 == 0 {
+                // Long enough for connections to be closed.
+                server.pass(MINUTE).await;
+            }
+        }
+        let from = |sender: &str| {
+            let mut from: Vec<IpAddr> = far.taken().iter().filter(|t| t.reverse_path == sender).map(|t| t.client).collect();
+            assert_eq!(from.len(), 20, "{sender}");
+            from.sort_unstable();
+            from.dedup();
+            from
+        };
+        assert_eq!(from("ann@example.test"), [ip("50.9.9.1"), ip("50.9.9.2")]);
+        assert_eq!(from("x@bob.test"), [ip("50.9.9.3")], "nobody's connection is used for others");
+        assert!(far.connections() < 40, "connections are used again");
+        assert_eq!(six.connections(), 0, "we have no address for IPv6");
+    });
+}
+
+#[test]
+fn a_family_comes_first_or_alone() {
+    let cases = [
+        (Family::Any, "2a00::1 50.2.0.1"),
+        (Family::Ipv6First, "2a00::1 50.2.0.1"),
+        (Family::Ipv4First, "50.2.0.1 2a00::1"),
+        (Family::Ipv4, "50.2.0.1"),
+        (Family::Ipv6, "2a00::1"),
+    ];
+    for (family, order) in cases {
+        for by_route in [false, true] {
+            story(async {
+                let of_route = Route { family: Some(family), hosts: Vec::new(), ..route("far.test", "10.0.0.1") };
+                let configure = |c: &mut Config| if by_route { c.routes = vec![of_route] } else { c.remote.family = family };
+                let server = Setup::new().config(configure).start().await;
+                let busy = Script::default().always(Stage::Greeting, Act::SayAndClose("421 4.3.2 busy".to_owned()));
+                let four = server.listen("50.2.0.1", busy.clone()).await;
+                let six = server.listen("2a00::1", busy).await;
+                server.world.dns.addresses("far.test", &["50.2.0.1", "2a00::1"]);
+                server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+                // The last one called is named.
+                let words = server
+                    .event("a deferral", |event| match event {
+                        Event::Deferred { next_hop, .. } => Some(next_hop.clone()),
+                        _ => None,
+                    })
+                    .await;
+                let last = order.split(' ').next_back().unwrap();
+                assert!(words.contains(&format!("[{last}]")), "{family:?}: {words}");
+                assert_eq!(
+                    (four.connections(), six.connections()),
+                    (u64::from(order.contains("50.")), u64::from(order.contains("2a")))
+                );
+            });
+        }
+    }
+}
+
+#[test]
+fn a_domain_without_an_address_that_may_be_called_waits() {
+    story(async {
+        let server = Setup::new().config(|c| c.remote.family = Family::Ipv6).start().await;
+        server.host("far.test", "50.2.0.1", Script::default()).await;
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        let words = server
+            .event("a deferral", |event| match event {
+                Event::Deferred { reply, .. } => Some(reply.clone()),
+                _ => None,
+            })
+            .await;
+        assert!(words.contains("our own settings"), "{words}");
+    });
+}
+
+#[test]
+fn a_changed_route_applies_to_mail_that_waits_on_disk() {
+    story(async {
+        let server = Setup::new().start().await;
+        let busy = Script::default().always(Stage::Greeting, Act::SayAndClose("421 4.3.2 busy".to_owned()));
+        let far = server.domain("far.test", busy).await;
+        let smarthost = server.listen("10.0.0.1", Script::default()).await;
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.until("mail that waits", || server.count("deferred") == 1).await;
+        server.pass(MINUTE).await;
+        server.reload(|c| c.routes = vec![route("*", "10.0.0.1")]).await.unwrap();
+        let asked = far.connections();
+        server.empty().await;
+        assert_eq!((recipients(&smarthost), far.connections()), (vec!["eve@far.test".to_owned()], asked));
+    });
+}
+
+#[test]
+fn a_changed_route_applies_to_mail_that_waits_for_its_turn() {
+    story(async {
+        let change = |c: &mut Config| {
+            c.remote.concurrency = 1;
+            c.remote.special_addresses = SpecialAddresses::Allow;
+        };
+        let server = Setup::new().config(change).start().await;
+        let far = server.domain("far.test", Script::default().once(Stage::AnyRecipient, Act::Stall)).await;
+        let smarthost = server.listen("10.0.0.1", Script::default()).await;
+        for number in 0..5 {
+            server.relay("ann@example.test", &[&format!("eve{number}@far.test")], CONTENT).await;
+        }
+        server.pass(MINUTE).await;
+        assert_eq!((far.taken().len(), far.connections()), (0, 1), "one is under way, the others wait behind it");
+        server.reload(|c| c.routes = vec![route("*", "10.0.0.1")]).await.unwrap();
+        server.pass(MINUTE).await;
+        let expected: Vec<String> = (1..5).map(|number| format!("eve{number}@far.test")).collect();
+        assert_eq!(recipients(&smarthost), expected);
+        // What was under way ends where it was, and is then tried on the new way.
+        server.empty().await;
+        assert_eq!((smarthost.taken().len(), far.taken().len()), (5, 0));
+    });
+}
