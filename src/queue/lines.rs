@@ -271,8 +271,13 @@ impl Lines {
         if let Some(turn) = old {
             class.turns.remove(&turn);
         }
+        let connections_from = line.connected.map(|(_, until)| until).filter(|until| *until > self.now);
         if line.len() == 0 && line.in_flight == 0 {
-            self.lines.remove(site);
+            // Whoever joins meanwhile has to know that no connection can be had.
+            match connections_from {
+                Some(until) => _ = self.later.insert((until, site.clone())),
+                None => _ = self.lines.remove(site),
+            }
             return;
         }
         let Some(origin) = line.first() else { return };
@@ -281,7 +286,7 @@ impl Lines {
         let limit = if probed { 1 } else { line.limit(self.now, self.concurrency, notice) };
         if site.is_remote() && line.in_flight >= limit {
             // Nothing else than time brings a line back whose connections are used up.
-            if let Some((_, until)) = line.connected.filter(|(_, until)| *until > self.now) {
+            if let Some(until) = connections_from {
                 self.later.insert((until, site.clone()));
             }
             return;
@@ -541,5 +546,21 @@ mod tests {
         assert_eq!(lines.deadline(), Some(until));
         lines.tick(until);
         assert!(take_all(&mut lines).len() > 1);
+    }
+
+    #[test]
+    fn the_only_message_of_a_line_waits_for_its_connection_too() {
+        let mut lines = Lines::new(40, 20);
+        let a = mx("a.test");
+        let until = Timestamp::from_millis(60_000);
+        fill(&mut lines, &a, 0..1);
+        assert_eq!(take(&mut lines), Some(0));
+        lines.finish(&a, &Place::new(&letter(0, "s@x.test", 0), 0), &News::Nothing, Some(until));
+        fill(&mut lines, &a, 0..1);
+        assert_eq!((take(&mut lines), lines.deadline()), (None, Some(until)));
+        lines.tick(until);
+        assert_eq!(take(&mut lines), Some(0));
+        finish(&mut lines, &a);
+        assert_eq!(lines.iter().count(), 0);
     }
 }

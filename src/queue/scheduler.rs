@@ -355,7 +355,7 @@ impl Scheduler {
 
     /// Brings a message up to date with the time and its own state.
     pub(super) fn refresh(&mut self, now: Timestamp, id: QueueId) {
-        self.postpone(now, id);
+        self.postpone(now, id, None);
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.forgotten) else { return };
         entry.away = None;
         if !entry.message.held {
@@ -386,7 +386,7 @@ impl Scheduler {
             }
             return;
         }
-        self.postpone(now, id);
+        self.postpone(now, id, Some(destination));
         let Some(Entry { message, parts, waiting, .. }) = self.entries.get_mut(&id) else { return };
         if let Some(part) = parts.get_mut(destination) {
             let mut plan = Plan::new(now, &mut self.lines, &mut self.sites, &mut self.steps, &self.paused_domains);

@@ -112,7 +112,10 @@ impl Sites {
     /// The bounds on mail that goes by a route: those for its hosts. Recipients of whatever domain go there.
     fn of_route(&self, destination: &Destination) -> Outgoing {
         let Destination::Route(name) = destination else { return Outgoing::default() };
+        // `login@host:port,host#2`, see `route`.
+        let name = name.rsplit_once('@').map_or(name.as_str(), |(_, hosts)| hosts);
         let host = |host: &str| {
+            let host = host.split('#').next().unwrap_or(host);
             let name =
                 host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(host, |(name, _)| name);
             Domain::parse(name).ok()
@@ -217,7 +220,7 @@ mod tests {
             Located::At(_, outgoing) => outgoing.concurrency,
             unknown => panic!("{unknown:?}"),
         };
-        assert_eq!(bounds(&mut sites, "192.0.2.1:25,relay.p.test:2525"), Some(3));
+        assert_eq!(bounds(&mut sites, "ann@x.test@192.0.2.1:25,relay.p.test:2525#2"), Some(3));
         assert_eq!(bounds(&mut sites, "big.test"), None);
     }
 }

@@ -33,11 +33,13 @@ fn outgoing_concurrency_is_that_of_all_domains_of_the_hosts() {
         for n in 0..10 {
             server.world.dns.mx(&format!("d{n}.test"), &[(10, "mx.provider.test")]);
         }
+        server.handle.pause(None).await.unwrap();
         for round in 0..20 {
             for n in 0..10 {
                 server.relay("ann@example.test", &[&format!("eve{round}@d{n}.test")], CONTENT).await;
             }
         }
+        server.handle.resume(None).await.unwrap();
         server.empty().await;
         assert_eq!((peer.taken().len(), peer.connections()), (200, 2));
     });
@@ -75,7 +77,7 @@ fn a_notice_and_local_mail_wait_for_no_rate() {
         let outgoing = Outgoing { messages_rate: rate(1, 3600), connections_rate: rate(1, 3600), concurrency: Some(1) };
         let all = DestinationRule { domain: DomainPattern::Any, mx: DomainPattern::Any, shared: false, outgoing };
         let server = Setup::new().config(|config| config.destinations = vec![all]).start().await;
-        let no = Script::default().always(Stage::Rcpt("nobody@far.test".to_owned()), Act::say("550 5.1.1 no such user"));
+        let no = Script::default().always(Stage::Recipient("nobody@far.test".to_owned()), Act::say("550 5.1.1 no such user"));
         let far = server.domain("far.test", no).await;
         server.relay("kim@far.test", &["nobody@far.test"], CONTENT).await;
         server.relay("kim@far.test", &["eve@far.test", "ann@example.test"], CONTENT).await;
@@ -98,9 +100,11 @@ fn outgoing_connections_rate_counts_connections_and_not_messages() {
         let short = Script::default().always(Stage::End, Act::SayAndClose("250 2.0.0 taken".to_owned()));
         let peer = server.host("mx.provider.test", "50.2.0.1", Script::default()).await;
         server.world.dns.mx("far.test", &[(10, "mx.provider.test")]);
+        server.handle.pause(None).await.unwrap();
         for n in 0..50 {
             server.relay("ann@example.test", &[&format!("eve{n}@far.test")], CONTENT).await;
         }
+        server.handle.resume(None).await.unwrap();
         server.pass(Duration::from_secs(5)).await;
         assert_eq!((peer.taken().len(), peer.connections()), (50, 2), "over the connections that there are");
         server.pass(10 * MINUTE).await;
