@@ -16,6 +16,8 @@ use crate::system::Clock;
 
 /// How long a connection may wait: peers are not to be burdened with connections that probably nobody will use.
 const IDLE_TIME: Duration = Duration::from_secs(10);
+/// How long a connection is used at the most: under a steady load others of the destination's hosts get their turn, and new hosts too.
+const OPEN_TIME: Duration = Duration::from_secs(300);
 /// Idle connections in all.
 const IDLE_MAX: usize = 200;
 /// Sites whose connections are counted; when there are more, that with the first name is forgotten.
@@ -172,7 +174,8 @@ impl Permit {
         let idle = state.idle.get(&self.site).map_or(0, Vec::len);
         let busy = state.busy.get(&self.site).copied().unwrap_or(0);
         // This attempt still counts as busy, and its connection isn't counted as idle yet.
-        if connection.is_used_up() || state.closed || state.idle_count >= IDLE_MAX || idle + busy > self.concurrency() {
+        let enough = state.closed || state.idle_count >= IDLE_MAX || idle + busy > self.concurrency();
+        if enough || connection.is_used_up() || connection.age() >= OPEN_TIME {
             return leave(connection);
         }
         let expires = self.connections.clock.monotonic() + IDLE_TIME;

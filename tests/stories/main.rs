@@ -25,6 +25,7 @@ mod remote;
 mod retrying;
 mod routing;
 mod running;
+mod sessions;
 mod sites;
 mod submission;
 mod ways;
