@@ -32,6 +32,8 @@ pub(super) struct Call<'a> {
     pub(super) connect_timeout: Duration,
     /// Our own address to call from; none: the system chooses.
     pub(super) source: Option<IpAddr>,
+    /// TLS from the first octet.
+    pub(super) implicit_tls: bool,
     /// The certificate has to be the host's.
     pub(super) verify: bool,
     /// The host's name is one that nobody could have put in our way.
@@ -118,6 +120,16 @@ impl Connection {
             opened: system.clock.monotonic(),
             transactions: 0,
         };
+        if call.implicit_tls {
+            match connection.handshake(&call, host).await {
+                Ok(verified) => connection.session.encrypted(verified),
+                Err(why) => {
+                    let text = format!("TLS can't be established: {why}");
+                    let diagnosis = Diagnosis::new(EnhancedCode(4, 7, 5), Cause::Connection, text).at(connection.next_hop);
+                    return Err(Unopened { diagnosis, insecure: true });
+                }
+            }
+        }
         let diagnosis = loop {
             match connection.run().await {
                 Event::Ready => return Ok(connection),
@@ -136,36 +148,37 @@ impl Connection {
         Err(Unopened { diagnosis: diagnosis.at(connection.next_hop), insecure })
     }
 
-    /// Makes the TLS handshake.
+    /// Makes the TLS handshake that the server agreed to.
     async fn secure(&mut self, call: &Call<'_>, host: &Host) {
-        let plain: BoxStream = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
-        let made = match Domain::parse(&host.name) {
-            Ok(name) => timeout(call.connect_timeout, call.tls.connect(plain, &name)).await,
-            Err(error) => Ok(Err(io::Error::other(error))),
-        };
-        let now = self.clock.monotonic();
-        let (stream, established) = match made {
-            Ok(Ok(made)) => made,
-            Ok(Err(error)) => return self.session.unsecured(now, &error.to_string()),
-            Err(_) => return self.session.unsecured(now, "the handshake took too long"),
-        };
-        match &established.verified {
-            Err(why) if call.verify => {
-                return self.session.unsecured(now, &format!("the certificate doesn't show that this is {}: {why}", host.name));
-            }
-            verified => self.session.secured(now, verified.is_ok() && call.certain),
+        match self.handshake(call, host).await {
+            Ok(verified) => self.session.secured(self.clock.monotonic(), verified),
+            Err(why) => self.session.unsecured(self.clock.monotonic(), &why),
         }
-        (self.stream, self.secured) = (stream, Some(established));
     }
 
-    /// Whether it was called by a name that nobody could have put in our way.
-    pub(super) fn is_certain(&self) -> bool {
-        self.certain
+    /// Makes the TLS handshake. Whether the server has shown that it is the one we mean; or why there is no TLS.
+    async fn handshake(&mut self, call: &Call<'_>, host: &Host) -> Result<bool, String> {
+        let plain: BoxStream = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
+        let name = Domain::parse(&host.name).map_err(|error| error.to_string())?;
+        let made = timeout(call.connect_timeout, call.tls.connect(plain, &name)).await;
+        let made = made.map_err(|_| "the handshake took too long".to_owned())?;
+        let (stream, established) = made.map_err(|error| error.to_string())?;
+        if let (Err(why), true) = (&established.verified, call.verify) {
+            return Err(format!("the certificate doesn't show that this is {}: {why}", host.name));
+        }
+        let verified = established.verified.is_ok() && call.certain;
+        (self.stream, self.secured) = (stream, Some(established));
+        Ok(verified)
     }
 
     /// How it is encrypted; none: it isn't.
     pub(super) fn secured(&self) -> Option<&Established> {
         self.secured.as_ref()
+    }
+
+    /// Whether it was called by a name that nobody could have put in our way.
+    pub(super) fn is_certain(&self) -> bool {
+        self.certain
     }
 
     /// Why it isn't encrypted, though the server had offered it.

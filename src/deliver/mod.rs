@@ -11,6 +11,7 @@ mod ipv6;
 mod lane;
 mod mailbox;
 mod maildir;
+mod passwords;
 mod remote;
 
 use std::path::PathBuf;
@@ -78,6 +79,7 @@ pub struct Deliverer {
     events: Events,
     tls: Arc<dyn TlsClient>,
     connections: Arc<Connections>,
+    passwords: passwords::Passwords,
     hosts: hosts::Hosts,
     mailboxes: Arc<mailbox::Mailboxes>,
     lanes: lane::Lanes,
@@ -90,7 +92,18 @@ impl Deliverer {
         let connections = Connections::new(config.remote.concurrency, system.clock.clone());
         let mailboxes = Arc::new(mailbox::Mailboxes::new(&config.hostname, &system));
         let lanes = lane::Lanes::new(mailboxes.clone(), system.workers);
-        Self { config, routes, system, events, tls, connections, hosts: hosts::Hosts::default(), mailboxes, lanes }
+        Self {
+            config,
+            routes,
+            system,
+            events,
+            tls,
+            connections,
+            passwords: passwords::Passwords::default(),
+            hosts: hosts::Hosts::default(),
+            mailboxes,
+            lanes,
+        }
     }
 
     /// Tries once. One outcome for each recipient, in their order.

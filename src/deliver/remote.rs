@@ -12,7 +12,7 @@ use super::{Attempt, Deliverer, Host, Way, ipv6};
 use crate::config::{Remote, RemoteTls};
 use crate::event::Event;
 use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Forward, Outcome};
-use crate::smtp::client::{Settings, StartTls, Timeouts, Transaction};
+use crate::smtp::client::{Login, Settings, StartTls, Timeouts, Transaction};
 use crate::system::{Endpoint, Established};
 
 /// Hosts tried in one attempt; a domain with more has the others tried another time.
@@ -172,12 +172,13 @@ impl Run<'_> {
             RemoteTls::Opportunistic => StartTls::IfOffered,
             RemoteTls::Require | RemoteTls::Verify => StartTls::Always,
         };
+        let login = self.login(host)?;
         let called = self.now();
-        let connection = match Connection::open(self.call(host, tls, starttls), host).await {
-            Err(Unopened { diagnosis, insecure: true }) if tls == RemoteTls::Opportunistic => {
+        let connection = match Connection::open(self.call(host, tls, starttls, login.clone()), host).await {
+            Err(Unopened { diagnosis, insecure: true }) if tls == RemoteTls::Opportunistic && !self.way.implicit_tls => {
                 let Diagnosis { next_hop, text: reason, .. } = diagnosis;
                 self.deliverer.events.report(Event::TlsFallback { id: self.attempt.id, next_hop, reason });
-                return Connection::open(self.call(host, tls, StartTls::Never), host).await;
+                return Connection::open(self.call(host, tls, StartTls::Never, login), host).await;
             }
             opened => opened?,
         };
@@ -192,7 +193,25 @@ impl Run<'_> {
         Ok(connection)
     }
 
-    fn call(&self, host: &Host, tls: RemoteTls, starttls: StartTls) -> Call<'_> {
+    /// Who we are to the host, if we log in there.
+    fn login(&self, host: &Host) -> Result<Option<Login>, Unopened> {
+        let Some(login) = &self.way.login else { return Ok(None) };
+        let system = &self.deliverer.system;
+        match self.deliverer.passwords.read(&*system.disk, &login.password_file) {
+            Ok(password) => {
+                let nonce = [system.entropy.next_u64(), system.entropy.next_u64()].map(|part| format!("{part:016x}")).concat();
+                let in_clear = self.way.tls == RemoteTls::None && is_here(&host.endpoint);
+                Ok(Some(Login { name: login.name.clone(), password, nonce, in_clear }))
+            }
+            Err(why) => {
+                let text = format!("no password for {}: {}: {why}", login.name, login.password_file.display());
+                let diagnosis = Diagnosis::new(EnhancedCode(4, 3, 5), Cause::Local, text);
+                Err(Unopened { diagnosis, insecure: false })
+            }
+        }
+    }
+
+    fn call(&self, host: &Host, tls: RemoteTls, starttls: StartTls, login: Option<Login>) -> Call<'_> {
         let Deliverer { config, system, tls: client, .. } = self.deliverer;
         Call {
             system,
@@ -202,9 +221,11 @@ impl Run<'_> {
                 lmtp: matches!(self.attempt.destination, Destination::Lmtp(_)),
                 starttls,
                 timeouts: timeouts(&config.remote),
+                login,
             },
             connect_timeout: config.remote.connect_timeout,
             source: self.source(host),
+            implicit_tls: self.way.implicit_tls,
             verify: tls == RemoteTls::Verify,
             certain: self.is_certain(host),
         }
@@ -323,5 +344,13 @@ fn timeouts(remote: &Remote) -> Timeouts {
         block: stages.block.unwrap_or(usual.block),
         end: stages.end.unwrap_or(usual.end),
         reply: usual.reply,
+    }
+}
+
+/// Whether what is said there stays on this machine.
+fn is_here(endpoint: &Endpoint) -> bool {
+    match endpoint {
+        Endpoint::Unix(_) => true,
+        Endpoint::Tcp(address) => address.ip().is_loopback(),
     }
 }

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ring::hmac;
 use tokio::sync::Semaphore;
 
-use super::scram::{ScramKeys, prepare};
+use super::scram::ScramKeys;
 use super::users::Users;
 use crate::mail::Address;
+use crate::smtp::scram::prepare;
 use crate::system::{BoxFuture, Entropy, Workers};
 
 /// Logins that wait for a worker, for each that has one; more are told to come back.

@@ -3,21 +3,20 @@
 //! Written like a PHC string: `$scram-sha-256$i=ITERATIONS$SALT$KEYS`, where KEYS is StoredKey followed by ServerKey, and salt and
 //! keys are base64 without padding.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::num::NonZeroU32;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use ring::{digest, hmac, pbkdf2};
+use ring::hmac;
+
+use crate::smtp::scram::{KEY_SIZE, hash, prepare, salted, sign, to_array};
 
 /// Rounds for new keys. RFC 7677 asks for 4096 at least; each login costs the client as many, and so does each guess of somebody who
 /// stole the file.
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(100_000).expect("more than nothing");
 /// More than any client would bear.
 const ITERATIONS_MAX: u32 = 10_000_000;
-/// Octets of SHA-256.
-pub const KEY_SIZE: usize = digest::SHA256_OUTPUT_LEN;
 const SALT_SIZE_MIN: usize = 8;
 const SALT_SIZE_MAX: usize = 64;
 const NAME: &str = "$scram-sha-256$i=";
@@ -50,9 +49,7 @@ impl ScramKeys {
 
     /// The keys of a password, with this many rounds.
     pub fn derive_with(password: &str, salt: &[u8], iterations: NonZeroU32) -> Option<Self> {
-        let password = prepare(password)?;
-        let mut salted = [0; KEY_SIZE];
-        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password.as_bytes(), &mut salted);
+        let salted = salted(&prepare(password)?, salt, iterations);
         let client_key = sign(&salted, b"Client Key");
         Some(Self { iterations, salt: salt.to_vec(), stored_key: hash(&client_key), server_key: sign(&salted, b"Server Key") })
     }
@@ -93,27 +90,6 @@ impl fmt::Display for ScramKeys {
         let keys = STANDARD_NO_PAD.encode([self.stored_key, self.server_key].concat());
         write!(f, "{NAME}{}${salt}${keys}", self.iterations)
     }
-}
-
-/// SASLprep (RFC 4013): one form for what looks the same. None: a character in it is forbidden.
-pub fn prepare(password: &str) -> Option<Cow<'_, str>> {
-    stringprep::saslprep(password).ok()
-}
-
-/// HMAC-SHA-256.
-pub fn sign(key: &[u8], octets: &[u8]) -> [u8; KEY_SIZE] {
-    to_array(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), octets).as_ref())
-}
-
-/// SHA-256.
-pub fn hash(octets: &[u8]) -> [u8; KEY_SIZE] {
-    to_array(digest::digest(&digest::SHA256, octets).as_ref())
-}
-
-fn to_array(octets: &[u8]) -> [u8; KEY_SIZE] {
-    let mut array = [0; KEY_SIZE];
-    array.iter_mut().zip(octets).for_each(|(to, from)| *to = *from);
-    array
 }
 
 #[cfg(test)]

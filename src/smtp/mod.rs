@@ -9,4 +9,5 @@ pub mod data;
 pub mod extension;
 mod hidden;
 pub mod line;
+pub mod scram;
 pub mod server;

@@ -1,13 +1,18 @@
 //! Routes in all their parts: by sender, by LMTP, from our own addresses, by one family; and changed while mail waits.
 
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use posthouse::config::{
-    AddressPattern, Config, DomainPattern, Family, HostPort, Route, RouteHost, SenderPattern, SpecialAddresses,
+    AddressPattern, Config, DomainPattern, Family, HostPort, ListenAddress, Listener, ListenerTls, RemoteTls, Route, RouteHost,
+    RouteLogin, SenderPattern, SpecialAddresses,
 };
 use posthouse::event::Event;
-use posthouse::mail::{Address, Domain};
-use posthouse::system::sim::{Act, Peer, Script, Stage};
+use posthouse::mail::{Address, Domain, Service};
+use posthouse::system;
+use posthouse::system::sim::{Act, Peer, Script, SimTls, Stage};
+use posthouse::system::{BoxFuture, BoxStream, Net, TlsServer};
 
 use crate::world::*;
 
@@ -226,5 +231,173 @@ fn a_changed_route_applies_to_mail_that_waits_for_its_turn() {
         // What was under way ends where it was, and is then tried on the new way.
         server.empty().await;
         assert_eq!((smarthost.taken().len(), far.taken().len()), (5, 0));
+    });
+}
+
+/// A route to a host where we log in as ann, whose password is "secret".
+fn with_login(tls: RemoteTls, address: &str) -> Route {
+    let login = RouteLogin { name: "ann@smart.test".to_owned(), password_file: "/conf/password".into() };
+    Route { tls, login: Some(login), ..route("*", address) }
+}
+
+async fn start_with(password: &str, route: Route) -> Server {
+    let setup = Setup::new().config(|c| c.routes = vec![route]);
+    write(&setup.disk, "/conf/password", password);
+    setup.start().await
+}
+
+fn deferral(event: &Event) -> Option<String> {
+    match event {
+        Event::Deferred { status, reply, .. } => Some(format!("{status} {reply}")),
+        _ => None,
+    }
+}
+
+/// base64 of a NUL, `ann@smart.test`, a NUL, `secret`.
+const PLAIN: &str = "AUTH PLAIN AGFubkBzbWFydC50ZXN0AHNlY3JldA==";
+
+#[test]
+fn a_smarthost_gets_the_login_over_tls_once_a_connection() {
+    for implicit_tls in [false, true] {
+        story(async {
+            let way = Route { implicit_tls, ..with_login(RemoteTls::Verify, "10.0.0.1") };
+            let server = start_with("secret\n", way).await;
+            let script = Script::offering(&["PIPELINING", "STARTTLS", "AUTH PLAIN LOGIN"]);
+            let listener = server.world.net.listen("10.0.0.1:25".parse().unwrap()).await.unwrap();
+            let tls = Arc::new(SimTls);
+            let smarthost = match implicit_tls {
+                false => Peer::start_with_tls(listener, script, tls),
+                true => Peer::start(Box::new(Secured { listener, tls }), script),
+            };
+            for _ in 0..3 {
+                server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+                server.empty().await;
+            }
+            let commands = smarthost.commands();
+            let logins = commands.iter().filter(|command| *command == PLAIN).count();
+            assert_eq!((smarthost.taken().len(), smarthost.connections(), logins), (3, 1, 1), "{commands:#?}");
+            let (login, mail) = (at(&commands, "AUTH"), at(&commands, "MAIL"));
+            let tls = commands.iter().position(|command| command == "STARTTLS");
+            assert!(login < mail && tls.is_none_or(|tls| tls < login) && tls.is_some() != implicit_tls, "{commands:#?}");
+        });
+    }
+}
+
+fn at(commands: &[String], verb: &str) -> usize {
+    commands.iter().position(|command| command.starts_with(verb)).unwrap()
+}
+
+/// A listener whose connections are encrypted from the first octet.
+struct Secured {
+    listener: Box<dyn system::Listener>,
+    tls: Arc<dyn TlsServer>,
+}
+
+impl system::Listener for Secured {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, SocketAddr)>> {
+        Box::pin(async move {
+            let (stream, peer) = self.listener.accept().await?;
+            Ok((self.tls.accept(stream).await?.0, peer))
+        })
+    }
+
+    fn local_address(&self) -> SocketAddr {
+        self.listener.local_address()
+    }
+}
+
+#[test]
+fn a_wrong_password_waits_says_so_and_is_not_tried_for_each_message() {
+    story(async {
+        let server = start_with("secret", with_login(RemoteTls::Require, "10.0.0.1")).await;
+        let script = Script::offering(&["STARTTLS", "AUTH PLAIN"]).always(Stage::Auth, Act::say("535 5.7.8 Wrong"));
+        let listener = server.world.net.listen("10.0.0.1:25".parse().unwrap()).await.unwrap();
+        let smarthost = Peer::start_with_tls(listener, script, Arc::new(SimTls));
+        for number in 0..20 {
+            server.relay("ann@example.test", &[&format!("eve{number}@far.test")], CONTENT).await;
+        }
+        let words = server.event("a deferral", deferral).await;
+        assert!(words.starts_with("4.7.8 the server refuses our login as ann@smart.test: "), "{words}");
+        server.pass(HOUR).await;
+        let logins = smarthost.commands().iter().filter(|command| *command == PLAIN).count();
+        assert!((1..20).contains(&logins), "{logins}");
+        assert_eq!((server.queue().await.len(), server.mails("ann").len()), (20, 0));
+        // The file is put right: nobody has to reload.
+        write(&server.disk, "/conf/password", "better");
+        smarthost.script(|script| *script = Script::offering(&["STARTTLS", "AUTH PLAIN"]));
+        server.empty().await;
+        assert_eq!(smarthost.taken().len(), 20);
+        assert!(smarthost.commands().iter().any(|command| command.starts_with("AUTH PLAIN") && command != PLAIN));
+        let told = format!("{:?}", server.events.recorded());
+        assert!(!told.contains("secret") && !told.contains("c2VjcmV0"), "no password in the log");
+    });
+}
+
+#[test]
+fn a_password_that_cannot_be_read_is_named_and_mail_waits() {
+    story(async {
+        let server = Setup::new().config(|c| c.routes = vec![with_login(RemoteTls::Verify, "10.0.0.1")]).start().await;
+        let smarthost = server.listen("10.0.0.1", Script::default()).await;
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        let words = server.event("a deferral", deferral).await;
+        assert!(words.starts_with("4.3.5") && words.contains("/conf/password"), "{words}");
+        assert_eq!(smarthost.connections(), 0);
+    });
+}
+
+#[test]
+fn a_password_goes_out_in_the_clear_only_within_this_machine() {
+    for (address, logged_in) in [("10.0.0.1", false), ("127.0.0.1", true)] {
+        story(async {
+            let server = start_with("secret", with_login(RemoteTls::None, address)).await;
+            let script = Script::offering(&["STARTTLS", "AUTH LOGIN"]);
+            let smarthost = server.listen(address, script).await;
+            server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+            server.pass(MINUTE).await;
+            let said = smarthost.commands().join("\n");
+            assert_eq!(
+                (said.contains("AUTH LOGIN"), said.contains("c2VjcmV0"), smarthost.taken().len() == 1),
+                (logged_in, logged_in, logged_in)
+            );
+            if !logged_in {
+                let words = server.event("a deferral", deferral).await;
+                assert!(words.contains("isn't encrypted"), "{words}");
+            }
+        });
+    }
+}
+
+#[test]
+fn two_servers_of_ours_know_each_other_by_scram() {
+    story(async {
+        // The smarthost is a Posthouse itself, in the same world.
+        let smart = Setup::new().without_users().account("ida@example.test").config(|c| {
+            let address = ListenAddress::Tcp("50.9.9.8:25".parse().unwrap());
+            let service = Service::Submission;
+            c.listeners = vec![Listener { address, service, tls: ListenerTls::StartTls, ..c.listeners[0].clone() }];
+        });
+        let world = smart.world.clone();
+        let smart = smart.start().await;
+        let login = RouteLogin { name: "ida@example.test".to_owned(), password_file: "/conf/password".into() };
+        let way = Route { tls: RemoteTls::Require, login: Some(login), ..route("*", "50.9.9.8") };
+        let mut setup = Setup::new().config(|c| c.routes = vec![way]);
+        setup.world = world;
+        write(&setup.disk, "/conf/password", "secret");
+        let server = setup.start().await;
+        let content = "From: ida@example.test\r\nSubject: hi\r\n\r\nhello\r\n";
+        let far = server.domain("far.test", Script::default()).await;
+        server.relay("ida@example.test", &["eve@far.test"], content).await;
+        server.empty().await;
+        smart.empty().await;
+        let login = smart
+            .event("a login", |event| match event {
+                Event::Authenticated { mechanism, .. } => Some(mechanism.to_string()),
+                _ => None,
+            })
+            .await;
+        assert_eq!(login, "SCRAM-SHA-256");
+        let taken = &far.taken()[0];
+        let trace = String::from_utf8_lossy(&taken.content).into_owned();
+        assert!(taken.reverse_path == "ida@example.test" && trace.contains(" with ESMTPSA id "), "{trace}");
     });
 }

@@ -28,6 +28,8 @@ pub(crate) const OURSELVES: &str = "50.9.9.9";
 const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$6lqJ4xGPWpEw2X2rDWbFUL1dHLGJTSoyiDKSkUjqmYQ";
 /// The hash of "secret", at the least cost there is.
 const SECRET: &str = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$vk+JgWgZGbXHtEqPQPhzXbD+QxxkJR5Fq2AXLhDyYaY";
+/// Its keys for SCRAM, likewise.
+const SECRET_KEYS: &str = "$scram-sha-256$i=4096$c2FsdHNhbHRzYWx0c2FsdA$Ce3wZiZ+yIBCjltccfRiqM0+XDsLE3qPdkEeZKe3huuTerieUuwDT1JPkUuj3M2Z/JdH4KLUngqYErklFVLF4g";
 /// When simulated time begins.
 const START: Timestamp = Timestamp::from_millis(1_795_312_800_000);
 /// No story lasts longer: what isn't over then never will be.
@@ -127,9 +129,15 @@ impl Setup {
         self
     }
 
+    /// Only the mailboxes that follow.
+    pub(crate) fn without_users(mut self) -> Self {
+        self.users.clear();
+        self
+    }
+
     /// One more mailbox, with the password "secret".
     pub(crate) fn account(mut self, address: &str) -> Self {
-        self.accounts.push_str(&format!("{address}:{SECRET}\n"));
+        self.accounts.push_str(&format!("{address}:{SECRET} {SECRET_KEYS}\n"));
         self
     }
 

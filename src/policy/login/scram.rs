@@ -9,8 +9,9 @@ use base64::engine::general_purpose::STANDARD;
 use subtle::ConstantTimeEq as _;
 
 use super::Why;
-use crate::directory::scram::{KEY_SIZE, ScramKeys, hash, sign};
+use crate::directory::scram::ScramKeys;
 use crate::mail::Address;
+use crate::smtp::scram::{KEY_SIZE, hash, sign};
 use crate::system::Entropy;
 
 /// Longest nonce taken from a client; octets.

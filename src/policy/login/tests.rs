@@ -7,9 +7,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::*;
-use crate::directory::scram::{ScramKeys, hash, sign};
+use crate::directory::scram::ScramKeys;
 use crate::directory::users::Users;
 use crate::directory::{DecoySeed, FileAccounts};
+use crate::smtp::scram::{hash, sign};
 use crate::system::{SystemEntropy, Workers};
 
 /// The password is "secret", with costs for tests.

@@ -15,6 +15,7 @@ pub(super) enum Expected {
     Ehlo,
     Helo,
     StartTls,
+    Login,
     Reset,
     Command(Command),
     /// To a chunk that isn't the last.
@@ -35,7 +36,7 @@ impl Expected {
             Self::Command(Command::Recipient(_)) => timeouts.recipient,
             Self::Command(Command::Data) => timeouts.data,
             Self::Final(_) => timeouts.end,
-            Self::Ehlo | Self::Helo | Self::StartTls | Self::Reset | Self::Chunk | Self::Nothing => timeouts.reply,
+            Self::Ehlo | Self::Helo | Self::StartTls | Self::Login | Self::Reset | Self::Chunk | Self::Nothing => timeouts.reply,
             Self::Quit => timeouts.reply.min(QUIT_TIMEOUT),
         }
     }
@@ -48,6 +49,7 @@ impl Expected {
             Self::Ehlo => "while waiting for the reply to EHLO",
             Self::Helo => "while waiting for the reply to HELO",
             Self::StartTls => "while waiting for the reply to STARTTLS",
+            Self::Login => "while logging in",
             Self::Reset => "while waiting for the reply to RSET",
             Self::Command(Command::Mail) => "while waiting for the reply to MAIL",
             Self::Command(Command::Recipient(_)) => "while waiting for the reply to RCPT",

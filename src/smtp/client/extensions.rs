@@ -1,5 +1,6 @@
 //! What a server offers in its reply to EHLO, as far as we make use of it.
 
+use super::Mechanisms;
 use crate::mail::Reply;
 
 /// The extensions that change what we say. Those of a server that only knows HELO are all absent.
@@ -31,6 +32,8 @@ pub struct Extensions {
     pub size_max: Option<u64>,
     /// LIMITS (RFC 9422).
     pub limits: Limits,
+    /// AUTH (RFC 4954): what we know of its mechanisms.
+    pub auth: Mechanisms,
 }
 
 /// What the server takes at the most; none where it names no limit.
@@ -70,6 +73,12 @@ impl Extensions {
                     extensions.size = true;
                     // Zero means that there is no fixed limit; a number that can't be read is no limit either.
                     extensions.size_max = words.next().and_then(|size| size.parse().ok()).filter(|size| *size > 0);
+                }
+                "AUTH" => words.for_each(|word| extensions.auth.add(word)),
+                // As some old servers write it, who have an equals sign there.
+                old if old.starts_with("AUTH=") => {
+                    let first = line.split_once('=').map_or("", |(_, rest)| rest);
+                    first.split_ascii_whitespace().for_each(|word| extensions.auth.add(word));
                 }
                 "LIMITS" => words.for_each(|word| extensions.limits.read(word)),
                 _ => {}
@@ -123,12 +132,15 @@ mod tests {
             size: true,
             size_max: Some(1000),
             limits: Limits { recipients: Some(50), recipient_domains: Some(1), transactions: Some(20) },
+            auth: Mechanisms { scram_sha_256: true, plain: false, login: true },
         };
         let lines = "mx.test\nPIPELINING\nSIZE 1000\n8BITMIME\nCHUNKING\nBINARYMIME\nHELP\nSMTPUTF8\nDSN\nSTARTTLS\nREQUIRETLS\n\
-                     MT-PRIORITY MIXER\nDELIVERBY 120\nLIMITS RCPTMAX=50 MAILMAX=20 RCPTDOMAINMAX=1 X=3";
+                     MT-PRIORITY MIXER\nDELIVERBY 120\nLIMITS RCPTMAX=50 MAILMAX=20 RCPTDOMAINMAX=1 X=3\nAUTH SCRAM-SHA-256 LOGIN X";
         assert_eq!(parse(lines), all);
         assert_eq!(parse(&lines.to_lowercase()), all);
         assert_eq!(Extensions::parse(&Reply::plain(250, lines), false), Extensions { require_tls: false, ..all });
+        let old = Mechanisms { plain: true, login: true, scram_sha_256: false };
+        assert_eq!(parse("mx\nAUTH=LOGIN PLAIN").auth, old);
         assert_eq!(parse("PIPELINING\nX"), Extensions::default(), "the first line is the server's name");
     }
 

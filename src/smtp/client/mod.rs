@@ -9,8 +9,10 @@ mod content;
 mod expected;
 mod extensions;
 mod hint;
+mod login;
 mod parameters;
 pub mod reply;
+mod scram;
 mod sending;
 mod session;
 mod step;
@@ -18,6 +20,7 @@ mod timeouts;
 mod transaction;
 
 pub use extensions::{Extensions, Limits};
+pub use login::{Login, Mechanisms, Password};
 pub use session::Session;
 pub use step::{Settings, StartTls, Step};
 pub use timeouts::Timeouts;

@@ -1,6 +1,7 @@
 //! The client session: greeting, hello, any number of transactions, quit. State: the phase, the replies awaited, the bytes to send.
 
 mod hello;
+mod login;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use crate::mail::{Cause, Diagnosis, EnhancedCode, Outcome, Reply};
 
 use super::expected::Expected;
+use super::login::Exchange;
 use super::reply::Parser;
 use super::sending::{Progressed, Sending};
 use super::step::{Settings, Step};
@@ -65,6 +67,8 @@ pub struct Session {
     declined: Option<String>,
     /// It came to its end for want of TLS.
     insecure: bool,
+    /// The login under way.
+    exchange: Option<Exchange>,
 }
 
 impl Session {
@@ -90,6 +94,7 @@ impl Session {
             verified: None,
             declined: None,
             insecure: false,
+            exchange: None,
         }
     }
 
@@ -271,6 +276,7 @@ impl Session {
         self.heard = true;
         match expected {
             Expected::Greeting | Expected::Ehlo | Expected::Helo | Expected::StartTls => self.hello_replied(now, expected, reply),
+            Expected::Login => self.login_replied(now, reply),
             Expected::Reset | Expected::Nothing => self.advance(now),
             Expected::Command(command) => self.command_replied(now, command, reply),
             Expected::Chunk => self.chunk_replied(now, reply),

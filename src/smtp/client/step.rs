@@ -1,6 +1,6 @@
 //! What a driver gives a session at the start, and what it gets from it. Owns nothing.
 
-use super::Timeouts;
+use super::{Login, Timeouts};
 use crate::mail::{Diagnosis, Domain, Outcome};
 
 /// What a session needs to know from the start.
@@ -14,6 +14,8 @@ pub struct Settings {
     pub starttls: StartTls,
     /// How long each stage may take.
     pub timeouts: Timeouts,
+    /// Who we are to the server, if we are to log in.
+    pub login: Option<Login>,
 }
 
 /// Whether a session goes over to TLS before anything else.

@@ -11,7 +11,13 @@ const SECOND: Duration = Duration::from_secs(1);
 const EHLO: &str = "250-peer.test\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250 8BITMIME\r\n";
 
 fn settings(lmtp: bool) -> Settings {
-    Settings { hello: Domain::parse("us.test").unwrap(), lmtp, starttls: StartTls::Never, timeouts: Timeouts::of(SECOND * 10) }
+    Settings {
+        hello: Domain::parse("us.test").unwrap(),
+        lmtp,
+        starttls: StartTls::Never,
+        timeouts: Timeouts::of(SECOND * 10),
+        login: None,
+    }
 }
 
 fn to(count: usize) -> Transaction {
@@ -860,4 +866,78 @@ fn a_handshake_that_fails_is_told() {
     session.unsecured(Duration::ZERO, "no");
     assert_eq!(refused(&mut session), "4.7.5 TLS can't be established: no");
     assert!(matches!(session.next(), Step::Closed));
+}
+
+/// What is said until a session that logs in is ready, or how it ends; `replies` from the greeting on.
+fn logging_in(offer: &str, encrypted: bool, in_clear: bool, replies: &[&str]) -> (Vec<String>, Result<(), String>) {
+    let password = std::sync::Arc::new(Password::new("pencil".to_owned()));
+    let login = Login { name: "user".to_owned(), password, nonce: "rOprNGfwEbeRWgbNEkqO".to_owned(), in_clear };
+    let mut session = Session::new(Duration::ZERO, Settings { login: Some(login), ..settings(false) });
+    if encrypted {
+        session.encrypted(true);
+    }
+    say(&mut session, "220 peer.test\r\n");
+    sent(&mut session);
+    say(&mut session, &format!("250-peer.test\r\n250 {offer}\r\n"));
+    let mut lines = vec![sent(&mut session)];
+    for reply in replies {
+        say(&mut session, &format!("{reply}\r\n"));
+        lines.push(sent(&mut session));
+    }
+    let end = match session.next() {
+        Step::Ready => Ok(()),
+        Step::Refused(d) => Err(format!("{} {:?} {}", d.status, d.cause, d.text)),
+        step => panic!("{step:?}"),
+    };
+    (lines.into_iter().map(|line| line.trim_end().replace("\r\n", " ")).collect(), end)
+}
+
+#[test]
+fn it_logs_in_with_the_best_that_is_offered() {
+    let (lines, end) = logging_in("AUTH LOGIN PLAIN X", true, false, &["235 2.7.0 Welcome"]);
+    assert_eq!((lines, end), (vec!["AUTH PLAIN AHVzZXIAcGVuY2ls".to_owned(), String::new()], Ok(())));
+    let (lines, end) = logging_in("AUTH LOGIN", true, false, &["334 VXNlcm5hbWU6", "334 UGFzc3dvcmQ6", "235 Ok"]);
+    assert_eq!(lines, ["AUTH LOGIN", "dXNlcg==", "cGVuY2ls", ""]);
+    assert_eq!(end, Ok(()));
+    let challenge = "334 cj1yT3ByTkdmd0ViZVJXZ2JORWtxTyVodllEcFdVYTJSYVRDQWZ1eEZJbGopaE5sRiRrMCxzPVcyMlphSjBTTlk3c29Fc1VFamI2Z1E9PSxpPTQwOTY=";
+    let proved = "334 dj02cnJpVFJCaTIzV3BSUi93dHVwK21NaFVaVW4vZEI1bkxUSlJzamw5NUc0PQ==";
+    let (lines, end) = logging_in("AUTH PLAIN SCRAM-SHA-256", true, false, &[challenge, proved, "235 Ok"]);
+    assert_eq!(lines[0], "AUTH SCRAM-SHA-256 biwsbj11c2VyLHI9ck9wck5HZndFYmVSV2diTkVrcU8=");
+    assert!(lines[1].starts_with("Yz1iaXdzLHI9ck9wck5HZndFYmVSV2diTkVrcU8l") && lines[2..] == ["", ""], "{lines:?}");
+    assert_eq!(end, Ok(()));
+    // A server that lets everybody in, or can't show that it knows the password, isn't believed.
+    let (lines, end) = logging_in("AUTH SCRAM-SHA-256", true, false, &["235 Ok"]);
+    assert_eq!(lines[1], "QUIT");
+    assert!(end.unwrap_err().ends_with("it doesn't show that it knows the password"));
+    let (lines, end) = logging_in("AUTH SCRAM-SHA-256", true, false, &[challenge, "334 dj1YWFhY"]);
+    assert_eq!(lines[2], "* QUIT");
+    assert!(end.unwrap_err().starts_with("4.7.0 Connection"));
+}
+
+#[test]
+fn a_login_that_fails_is_transient_and_says_so() {
+    for (reply, expected) in [
+        ("535 5.7.8 Authentication failed", "4.7.8 Connection the server refuses our login as user: "),
+        ("534 5.7.9 Too weak", "4.7.8 Connection the server refuses our login as user: "),
+        ("454 4.7.0 Try later", "4.7.0 Connection the server refuses our login as user: "),
+        ("334 bW9yZQ==", "4.7.0 Connection our login as user comes to nothing: it asks for more"),
+        ("421 4.3.2 Going down", "4.3.2 "),
+    ] {
+        let (_, end) = logging_in("AUTH PLAIN", true, false, &[reply]);
+        let told = end.unwrap_err();
+        assert!(told.starts_with(expected) && !told.contains("pencil"), "{reply}: {told}");
+    }
+    for offer in ["8BITMIME", "AUTH CRAM-MD5 GSSAPI"] {
+        let (lines, end) = logging_in(offer, true, false, &[]);
+        assert_eq!(lines, ["QUIT"]);
+        assert!(end.unwrap_err().starts_with("4.7.4 Connection the server offers no login that we know"), "{offer}");
+    }
+}
+
+#[test]
+fn a_password_never_goes_out_in_the_clear_unless_it_stays_on_this_machine() {
+    let (lines, end) = logging_in("AUTH PLAIN LOGIN SCRAM-SHA-256", false, false, &[]);
+    assert_eq!(lines, ["QUIT"]);
+    assert!(end.unwrap_err().contains("isn't encrypted"));
+    assert_eq!(logging_in("AUTH PLAIN", false, true, &["235 Ok"]).1, Ok(()));
 }

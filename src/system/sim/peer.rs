@@ -187,6 +187,7 @@ impl Connection {
                     self.act(&[Stage::Rset], "250 2.0.0 Ok").await?;
                 }
                 "STARTTLS" => self.secure().await?,
+                "AUTH" => self.log_in(&line).await?,
                 "QUIT" => {
                     self.act(&[Stage::Quit], "221 2.0.0 Bye").await?;
                     return Err(Over);
@@ -204,6 +205,17 @@ impl Connection {
             (self.encrypted, self.envelope) = (true, Envelope::default());
         }
         Ok(())
+    }
+
+    async fn log_in(&mut self, line: &str) -> Result<(), Over> {
+        if line.eq_ignore_ascii_case("AUTH LOGIN") {
+            for prompt in ["334 VXNlcm5hbWU6", "334 UGFzc3dvcmQ6"] {
+                self.say(prompt).await?;
+                let answer = self.read_line().await?;
+                lock(&self.shared.records).commands.push(String::from_utf8_lossy(&answer).into_owned());
+            }
+        }
+        self.act(&[Stage::Auth], "235 2.7.0 Ok").await.map(drop)
     }
 
     async fn ehlo(&mut self, name: &str) -> Result<(), Over> {

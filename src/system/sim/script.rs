@@ -14,6 +14,8 @@ pub enum Stage {
     Helo,
     /// STARTTLS, of a server with TLS; behind a positive reply it makes the handshake.
     StartTls,
+    /// AUTH with PLAIN or LOGIN, once all is said; it believes every password.
+    Auth,
     /// MAIL.
     Mail,
     /// RCPT with this address, as in the command; before `AnyRecipient`.

@@ -20,6 +20,11 @@ impl Session {
         }
     }
 
+    /// The connection was encrypted before its first octet.
+    pub fn encrypted(&mut self, verified: bool) {
+        self.verified = Some(verified);
+    }
+
     /// The TLS handshake failed, and the connection with it.
     pub fn unsecured(&mut self, _now: Duration, why: &str) {
         if self.phase == Phase::Securing {
@@ -53,7 +58,7 @@ impl Session {
             (Expected::StartTls, _) if reply.code == 220 => (self.phase, self.deadline) = (Phase::Securing, None),
             (Expected::StartTls, _) if reply.code / 100 >= 4 && self.settings.starttls == StartTls::IfOffered => {
                 self.declined = Some(format!("the server answered STARTTLS with {reply}"));
-                self.be_ready();
+                self.log_in(now);
             }
             (Expected::StartTls, _) => self.without_tls(format!("the server answered STARTTLS with {reply}")),
             _ => self.leave(diagnosis(reply)),
@@ -63,28 +68,28 @@ impl Session {
     /// The server knows our name, and we know what it offers: now TLS, if it isn't on.
     fn introduced(&mut self, now: Duration) {
         match self.settings.starttls {
-            _ if self.verified.is_some() => self.be_ready(),
+            _ if self.verified.is_some() => self.log_in(now),
             StartTls::IfOffered | StartTls::Always if self.extensions.starttls => {
                 self.out.extend_from_slice(b"STARTTLS\r\n");
                 self.expected.push_back(Expected::StartTls);
                 self.wait(now);
             }
-            StartTls::Never | StartTls::IfOffered => self.be_ready(),
+            StartTls::Never | StartTls::IfOffered => self.log_in(now),
             StartTls::Always => self.without_tls("the server doesn't offer STARTTLS, and TLS is required".to_owned()),
         }
     }
 
-    fn be_ready(&mut self) {
+    pub(super) fn be_ready(&mut self) {
         (self.phase, self.deadline) = (Phase::Ready, None);
     }
 
     /// Without TLS nothing goes to this server.
-    fn without_tls(&mut self, text: String) {
+    pub(super) fn without_tls(&mut self, text: String) {
         self.insecure = true;
         self.leave(Diagnosis::new(EnhancedCode(4, 7, 4), Cause::Remote, text));
     }
 
-    fn leave(&mut self, diagnosis: Diagnosis) {
+    pub(super) fn leave(&mut self, diagnosis: Diagnosis) {
         self.end(diagnosis, true);
         self.out.extend_from_slice(b"QUIT\r\n");
     }
