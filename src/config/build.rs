@@ -1,12 +1,12 @@
 //! Builds the typed configuration out of checked values.
 
-use super::Notice;
 use super::load::{Settings, Table};
 use super::problem::{Problem, Wrong};
 use super::remote::{Remote, SpecialAddresses, StageTimeouts};
 use super::typed::*;
 use super::values;
 use super::{Family, Route, RouteLogin};
+use super::{Notice, NoticeTo};
 use crate::mail::Service;
 
 type Built<T> = Result<T, Problem>;
@@ -252,6 +252,8 @@ fn notice(table: &Table) -> Built<Notice> {
     Ok(Notice {
         language: table.read("language", values::text)?,
         templates: table.read("templates", |value| values::optional(value, values::path))?,
+        to: word(table, "to", &[("everyone", NoticeTo::Everyone), ("known", NoticeTo::Known)])?,
+        digest: table.read("digest", values::duration)?,
         delay_over: table.read("delay_over", values::boolean)?,
     })
 }

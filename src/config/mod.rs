@@ -23,7 +23,7 @@ pub use generate::{reference_page, sample_file};
 pub use layers::Origin;
 pub use listen::ListenAddress;
 pub use load::{Loaded, ShownValue, environment, load};
-pub use notice::Notice;
+pub use notice::{Notice, NoticeTo};
 pub use problem::{Problem, ProblemClass};
 pub use remote::{Remote, SpecialAddresses, StageTimeouts};
 pub use route::{DomainPattern, Family, HostPort, Route, RouteHost, RouteLogin, SenderPattern};

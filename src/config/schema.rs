@@ -338,6 +338,18 @@ pub(super) const SECTIONS: &[Section] = &[
                 "where the message names none that there is: \"de\", \"en\", \"es\", \"fr\", \"ja\", \"pt\", or one of your own",
             ),
             set("templates", Kind::Path(true), "", "folder of texts of your own, a file a language: \"en.toml\"; \"\" for none"),
+            set(
+                "to",
+                Kind::Choice(&["everyone", "known"]),
+                "everyone",
+                "\"known\": only senders with a mailbox here, and those whose mail came from this machine, with a login or from relay.networks",
+            ),
+            set(
+                "digest",
+                Kind::Duration,
+                "1d",
+                "how often the postmaster is told how many notices weren't sent; \"0s\" for never",
+            ),
             set("delay_over", Kind::Boolean, "false", "who was told of a delay is also told when it is over"),
         ],
     },

@@ -22,6 +22,7 @@ use crate::event::{Event, Events};
 use crate::mail::{
     Cause, Destination, Diagnosis, EnhancedCode, Forward, Message, Outcome, QueueId, RecipientStatus, Timestamp, Update,
 };
+use crate::notice::Digest;
 use crate::queue::{self, Attempt, AttemptId, Down, Scheduler, Settings, Step};
 use crate::route::Plan;
 use crate::spool::{Filter, Spool, SpoolError};
@@ -58,6 +59,8 @@ pub(super) struct Delivery {
     pub(super) awakening: Awakening,
     /// Notices under way.
     pub(super) notices: Notices,
+    /// Those that weren't sent.
+    pub(super) digest: Digest,
     /// Questions to the DNS under way.
     lookups: Lookups,
 }
@@ -112,6 +115,7 @@ impl Delivery {
             clocks,
             awakening: Awakening::default(),
             notices: Notices::default(),
+            digest: Digest::new(now),
             lookups: Lookups::default(),
         }
     }
@@ -157,6 +161,7 @@ impl Delivery {
                 () = &mut grace => break,
             }
         }
+        self.send_digest().await;
         let unfinished = self.attempts.len();
         self.attempts.abort_all();
         self.current.deliverer.close().await;
@@ -173,7 +178,7 @@ impl Delivery {
             return Duration::ZERO;
         }
         let due = if self.scheduler.paused().0 { None } else { self.next_due.filter(|_| self.scheduler.room() > 0) };
-        let next = [self.scheduler.deadline(), due].into_iter().flatten().min();
+        let next = [self.scheduler.deadline(), due, self.digest_due()].into_iter().flatten().min();
         next.map_or(LOOK_MAX, |next| next.since(self.now())).min(LOOK_MAX)
     }
 
@@ -183,6 +188,7 @@ impl Delivery {
             self.clamp_parked().await;
         }
         self.awaken().await;
+        self.tell_digest().await;
         loop {
             self.confirm_expansions().await;
             while let Some(step) = self.scheduler.next(self.now()) {

@@ -2,14 +2,18 @@
 //! for them. State: the tasks, and what each is about.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::task::{self, JoinSet};
 
+use super::current::Current;
 use super::delivery::Delivery;
+use crate::config::{Config, NoticeTo};
 use crate::event::{Event, NoticeKind};
-use crate::mail::{Address, HeaderScan, Message, QueueId, Recipient, Ret, ReversePath, Timestamp, Update};
-use crate::notice::{self, Context, Notice, Returned, Success};
+use crate::mail::{Address, Arrival, Destination, HeaderScan, Message, QueueId, Recipient, Ret, ReversePath, Timestamp, Update};
+use crate::notice::{self, Context, Digest, Notice, Returned, Success};
+use crate::route::Route;
 use crate::spool::{Accept, Spool, SpoolError};
 use crate::system::Clock;
 
@@ -25,7 +29,7 @@ const CHUNK_SIZE: usize = 16 * 1024;
 /// A notice to be written: about whom of which message, and what becomes durable with it.
 #[derive(Clone)]
 pub(super) struct Order {
-    /// With `update` carried out.
+    /// What it is about, with `update` carried out.
     pub(super) message: Message,
     pub(super) saying: Saying,
     /// Recipients, by index.
@@ -65,8 +69,18 @@ pub(super) struct Notices {
     about: BTreeSet<QueueId>,
 }
 
-/// A notice's message in the spool and its recipient; none if there is nobody to be told.
-type Written = Result<Option<(Message, Address)>, SpoolError>;
+/// How a notice has come to its end.
+type Written = Result<Told, SpoolError>;
+
+/// Who was told.
+pub(super) enum Told {
+    /// This address, by this message.
+    By(Message, Address),
+    /// Nobody: there is no sender.
+    Nobody,
+    /// Nobody: the sender isn't known here.
+    NoStranger(Address),
+}
 
 impl Notices {
     pub(super) fn is_empty(&self) -> bool {
@@ -133,11 +147,56 @@ impl Delivery {
         self.scheduler.noticed(id);
     }
 
-    fn announce(&mut self, order: &Order, written: Option<(Message, Address)>) {
-        let Some((message, to)) = written else { return self.record(order.update.clone()) };
+    fn announce(&mut self, order: &Order, told: Told) {
         let (id, kind) = (order.message.id, order.saying.kind());
-        self.events.report(Event::Notified { id, notice: message.id, kind, to, recipients: order.told.len() });
-        self.admit(message);
+        match told {
+            Told::By(message, to) => {
+                self.events.report(Event::Notified { id, notice: message.id, kind, to, recipients: order.told.len() });
+                return self.admit(message);
+            }
+            Told::NoStranger(sender) => {
+                self.digest.add(sender.domain(), self.now());
+                let reason = "the sender is not known here (notice.to)".to_owned();
+                self.events.report(Event::Unnotified { id, to: Some(sender), reason });
+            }
+            Told::Nobody => {}
+        }
+        self.record(order.update.clone());
+    }
+
+    /// Tells the postmaster, when it is time, how many notices weren't sent.
+    pub(super) async fn tell_digest(&mut self) {
+        if self.digest_due().is_some_and(|due| due <= self.now()) {
+            self.send_digest().await;
+        }
+    }
+
+    /// When the postmaster is to be told; none if there is nothing to tell.
+    pub(super) fn digest_due(&self) -> Option<Timestamp> {
+        let period = self.current.config.notice.digest;
+        (!period.is_zero() && !self.digest.is_empty()).then(|| self.digest.waits_from().plus(period))
+    }
+
+    /// The same at once, so that a stop forgets nothing.
+    pub(super) async fn send_digest(&mut self) {
+        if self.digest.is_empty() || self.current.config.notice.digest.is_zero() {
+            return;
+        }
+        let writer = self.writer();
+        let notice = self.digest.notice(&writer.context);
+        let to = notice.to.clone();
+        match writer.commit(notice, Vec::new()).await {
+            Ok(message) => {
+                self.digest = Digest::new(self.now());
+                let (id, kind) = (message.id, NoticeKind::Digest);
+                self.events.report(Event::Notified { id, notice: id, kind, to, recipients: 0 });
+                self.admit(message);
+            }
+            Err(error) => {
+                self.trouble(None, "digest", &error);
+                self.digest.wait_from(self.now());
+            }
+        }
     }
 
     fn record(&self, update: Update) {
@@ -155,7 +214,8 @@ impl Delivery {
             seed: self.system.entropy.next_u64(),
             languages: Arc::clone(&self.current.languages),
         };
-        Writer { spool: self.spool.clone(), clock: Arc::clone(&self.system.clock), context }
+        let (clock, current) = (Arc::clone(&self.system.clock), Arc::clone(&self.current));
+        Writer { spool: self.spool.clone(), clock, context, current }
     }
 }
 
@@ -164,24 +224,50 @@ struct Writer {
     spool: Spool,
     clock: Arc<dyn Clock>,
     context: Context,
+    current: Arc<Current>,
 }
 
 impl Writer {
     async fn write(&self, order: &Order) -> Written {
         let Order { message, saying, told, .. } = order;
-        let notice = match *saying {
-            Saying::Failed(_) => notice::bounce(&self.context, message, told, self.original(message).await.returned()),
-            Saying::Late { expires } => notice::delay(&self.context, message, told, expires, &self.header(message.id).await),
-            Saying::Done(what) => notice::success(&self.context, message, told, what, &self.header(message.id).await),
-            Saying::DelayOver(what) => notice::delay_over(&self.context, message, told, what, &self.header(message.id).await),
+        let original = match saying {
+            Saying::Failed(_) => self.original(message).await,
+            _ => Original { octets: self.header(message.id).await, whole: false },
         };
-        let Some(notice) = notice else { return Ok(None) };
+        if let Some(sender) = message.reverse_path.address().filter(|sender| !self.may_tell(sender, message.id, &original.octets))
+        {
+            return Ok(Told::NoStranger(sender.clone()));
+        }
+        let notice = match *saying {
+            Saying::Failed(_) => notice::bounce(&self.context, message, told, original.returned()),
+            Saying::Late { expires } => notice::delay(&self.context, message, told, expires, &original.octets),
+            Saying::Done(what) => notice::success(&self.context, message, told, what, &original.octets),
+            Saying::DelayOver(what) => notice::delay_over(&self.context, message, told, what, &original.octets),
+        };
+        let Some(notice) = notice else { return Ok(Told::Nobody) };
         let to = notice.to.clone();
-        Ok(Some((self.commit(notice, order.update.clone()).await?, to)))
+        Ok(Told::By(self.commit(notice, vec![order.update.clone()]).await?, to))
+    }
+
+    /// Whether this sender of a message that begins so may get notices.
+    fn may_tell(&self, sender: &Address, id: QueueId, header: &[u8]) -> bool {
+        let Config { notice, relay, .. } = &*self.current.config;
+        if notice.to == NoticeTo::Everyone {
+            return true;
+        }
+        let is_trusted = |client: IpAddr| relay.networks.iter().any(|network| network.contains(&client.to_canonical()));
+        match Arrival::read(header, id) {
+            Some(Arrival { client: None, .. } | Arrival { logged_in: true, .. }) => true,
+            Some(Arrival { client: Some(client), .. }) if is_trusted(client) => true,
+            _ => match self.current.router.route(&ReversePath::Null, sender) {
+                Route::Alias(_) | Route::Deliver(Destination::Local(_) | Destination::Lmtp(_)) => true,
+                Route::Deliver(_) | Route::Unknown => false,
+            },
+        }
     }
 
     /// Spools a notice as a new message with null reverse-path.
-    async fn commit(&self, notice: Notice, update: Update) -> Result<Message, SpoolError> {
+    async fn commit(&self, notice: Notice, updates: Vec<Update>) -> Result<Message, SpoolError> {
         let arrived = self.clock.now();
         let mut draft = self.spool.begin_notice()?;
         draft.write(&notice.content).await?;
@@ -191,7 +277,7 @@ impl Writer {
             body: notice.body,
             request: notice.request,
             recipients: vec![Recipient::new(notice.to, None, arrived)],
-            updates: vec![update],
+            updates,
         };
         draft.commit(accept).await
     }

@@ -169,7 +169,8 @@ events! {
     }
     /// A notice about a message was accepted into the spool as a message of its own.
     Notified "notified" INFO { id: QueueId, notice: QueueId, kind: NoticeKind, to: Address, recipients: usize }
-    /// Nobody is told of a failure: it is that of a notice that not even the postmaster takes, or the sender asked for silence.
+    /// Nobody is told of a failure: it is that of a notice that not even the postmaster takes, or the sender asked for silence,
+    /// or isn't known here (`notice.to`).
     Unnotified "unnotified" WARN { id: QueueId, to: Option<Address>, reason: String }
     /// Nothing remains to be done for a message; the spool forgets it.
     Finished "finished" DEBUG { id: QueueId, delay: Duration, recipients: usize }
@@ -244,7 +245,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("id", "the message's queue id"),
     ("in_doubt", "present and true if the connection was lost after the final dot: the next hop may have the message"),
     ("into", "the addresses that take the recipient's place, at most 20 of them"),
-    ("kind", "`delay`, `bounce`, `double-bounce` or `success`"),
+    ("kind", "`delay`, `delay-over`, `bounce`, `double-bounce`, `success` or `digest`"),
     ("limit", "the setting that was reached"),
     ("login", "the account that the client logged in to, or tried to"),
     ("means", "how it was said: `PROXY` or `XCLIENT`"),
@@ -294,6 +295,8 @@ pub enum NoticeKind {
     Success,
     /// Delivered or passed on, after the sender was told of a delay.
     DelayOver,
+    /// A summary of notices that weren't sent, to the postmaster.
+    Digest,
 }
 
 impl NoticeKind {
@@ -305,6 +308,7 @@ impl NoticeKind {
             Self::DoubleBounce => "double-bounce",
             Self::Success => "success",
             Self::DelayOver => "delay-over",
+            Self::Digest => "digest",
         }
     }
 }

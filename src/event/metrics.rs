@@ -168,8 +168,14 @@ impl Default for Metrics {
     }
 }
 
-const NOTICES: [NoticeKind; 5] =
-    [NoticeKind::Delay, NoticeKind::Bounce, NoticeKind::DoubleBounce, NoticeKind::Success, NoticeKind::DelayOver];
+const NOTICES: [NoticeKind; 6] = [
+    NoticeKind::Delay,
+    NoticeKind::Bounce,
+    NoticeKind::DoubleBounce,
+    NoticeKind::Success,
+    NoticeKind::DelayOver,
+    NoticeKind::Digest,
+];
 
 impl Gauges {
     fn new(r: &mut Registry) -> Self {

@@ -38,4 +38,4 @@ pub use site::Site;
 pub use submitted::Submitted;
 pub use timestamp::Timestamp;
 pub use tls::TlsInfo;
-pub use trace::{Protocol, TraceField};
+pub use trace::{Arrival, Protocol, TraceField};

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use super::{Address, Domain, QueueId, Timestamp, TlsInfo};
+use super::{Address, Domain, QueueId, Timestamp, TlsInfo, fields};
 
 /// As much of a HELO name is shown; octets.
 const HELO_SIZE_MAX: usize = 255;
@@ -121,9 +121,73 @@ impl TraceField<'_> {
     }
 }
 
+/// How a message came here, as our own field on top of it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The client's address; none: a user of this machine.
+    pub client: Option<IpAddr>,
+    /// Whether the client logged in.
+    pub logged_in: bool,
+}
+
+impl Arrival {
+    /// Reads our field on top of a header; none if it isn't the one that was put there with this id. Nothing that a client says
+    /// reads like another one: its name has no parentheses and no spaces there.
+    pub fn read(header: &[u8], id: QueueId) -> Option<Self> {
+        let field = fields(header).next().filter(|field| field.is("Received"))?;
+        let mut lines = std::str::from_utf8(field.value).ok()?.split("\r\n\t");
+        let (first, second) = (lines.next()?, lines.next()?);
+        let end = format!("id {id}");
+        let is_ours = |text: &str| text.strip_suffix(';').unwrap_or(text) == end;
+        let Some(from) = first.strip_prefix(" from ") else {
+            let local = first.starts_with(" by ") && first.contains(" (Posthouse, from ") && is_ours(second);
+            return local.then_some(Self { client: None, logged_in: false });
+        };
+        let client = from.split_once(" (")?.1.strip_suffix(')')?;
+        let (keyword, id) = second.strip_prefix("by ")?.split_once(" (Posthouse) with ")?.1.split_once(' ')?;
+        // Of the keywords only those of a login end so (RFC 3848).
+        let logged_in = keyword.ends_with('A');
+        is_ours(id).then_some(Self { client: Some(Domain::parse(client).ok()?.literal()?), logged_in })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn read(helo: &str, client: &str, protocol: Protocol, logged_in: bool, tls: bool) -> Option<Arrival> {
+        let hostname = Domain::parse("mail.example.test").unwrap();
+        let info = TlsInfo { version: "TLSv1.3", cipher: "X", client_names: Vec::new(), exporter: None, end_point: None };
+        let at = Timestamp::from_millis(1_795_312_800_123);
+        let (client, tls) = (client.parse().unwrap(), tls.then_some(&info));
+        let id = QueueId(1);
+        let field = TraceField { helo, client, hostname: &hostname, protocol, tls, logged_in, id, recipient: None, at };
+        let header = field.to_header() + "Received: from x\r\n";
+        assert_eq!(Arrival::read(header.as_bytes(), QueueId(2)), None);
+        assert_eq!(Arrival::read(format!("X: y\r\n{header}").as_bytes(), QueueId(1)), None);
+        Arrival::read(header.as_bytes(), QueueId(1))
+    }
+
+    #[test]
+    fn what_we_wrote_on_top_says_how_a_message_came() {
+        let protocols = [Protocol::Smtp, Protocol::Esmtp, Protocol::Lmtp, Protocol::Utf8Smtp, Protocol::Utf8Lmtp];
+        for protocol in protocols {
+            for (client, tls) in [("192.0.2.7", false), ("2001:db8::1", true)] {
+                let found = read("client.test", client, protocol, false, tls);
+                assert_eq!(found, Some(Arrival { client: client.parse().ok(), logged_in: false }), "{protocol:?}");
+            }
+        }
+        for protocol in [Protocol::Esmtp, Protocol::Utf8Smtp] {
+            assert!(read("x", "192.0.2.7", protocol, true, true).unwrap().logged_in);
+            assert!(read("x", "192.0.2.7", protocol, true, false).unwrap().logged_in);
+        }
+        let client = None;
+        assert_eq!(read("uid-33", "127.0.0.1", Protocol::Local, false, false), Some(Arrival { client, logged_in: false }));
+        let sly = "x ([10.0.0.1])\r\n\tby h (Posthouse) with ESMTPA id 0000000000001;";
+        let found = read(sly, "192.0.2.7", Protocol::Esmtp, false, false);
+        assert_eq!(found, Some(Arrival { client: "192.0.2.7".parse().ok(), logged_in: false }));
+        assert_eq!(Arrival::read(b"", QueueId(1)), None);
+    }
 
     #[test]
     fn the_field_names_client_server_protocol_id_and_time() {

@@ -5,9 +5,11 @@
 //! bounded before they get into one.
 //!
 //! A notice is written in the language of the original, if that is known, and in the characters that its recipient can be told in:
-//! ASCII throughout for an address in ASCII, with the encodings of RFC 6533 for addresses that aren't.
+//! ASCII for an address in ASCII, with the encodings of RFC 6533 for addresses that aren't, except where it
+//! brings back what isn't ASCII itself.
 
 mod addressee;
+mod digest;
 mod languages;
 mod original;
 mod phrases;
@@ -23,6 +25,7 @@ use lettre::message::{Body, MultiPart, SinglePart};
 use crate::mail::{Address, BodyType, Domain, Message, Request, Timestamp};
 
 pub use addressee::{Addressee, Topic, addressee, wanted};
+pub use digest::Digest;
 pub use languages::Languages;
 pub use phrases::Flaw;
 
@@ -151,13 +154,10 @@ impl<'a> Report<'a> {
     fn notice(&self, to: Address) -> Notice {
         let mut report = MultiPart::mixed().build();
         let headers = report.headers_mut();
-        headers.remove::<ContentType>();
         self.set_header(headers, &to);
-        let boundary = format!("=_{:016x}_{}", self.context.seed, self.message.id);
-        headers.set(content_type(&format!("multipart/report; report-type=delivery-status; boundary=\"{boundary}\"")));
         // Only a recipient beyond ASCII needs, and then has, a way for everything else beyond it (RFC 6533 section 6).
         let utf8 = !to.is_ascii();
-        let (status, original) = (self.status_part(utf8), self.original_part(utf8));
+        let (status, original) = (self.status_part(utf8), self.original_part());
         let is_eight_bit =
             |part: &SinglePart| part.headers().get::<ContentTransferEncoding>() == Some(ContentTransferEncoding::EightBit);
         let body = if is_eight_bit(&status) || is_eight_bit(&original) { BodyType::EightBitMime } else { BodyType::SevenBit };
@@ -175,48 +175,34 @@ impl<'a> Report<'a> {
     }
 
     fn set_header(&self, headers: &mut Headers, to: &Address) {
-        let Context { hostname, now, seed, .. } = self.context;
-        let from = format!("Mail Delivery System <MAILER-DAEMON@{hostname}>");
-        raw(headers, "From", from.clone(), Some(from));
-        raw(headers, "To", to.to_string(), Some(format!("<{to}>")));
-        raw(headers, "Subject", text::subject(self), None);
-        let date = now.rfc5322();
-        raw(headers, "Date", date.clone(), Some(date));
-        let id = format!("<{}.{seed:016x}@{hostname}>", self.message.id);
-        raw(headers, "Message-ID", id.clone(), Some(id));
+        let name = self.message.id.to_string();
+        let (subject, language) = (text::subject(self), &self.language.tag);
+        let title = Title { to, subject, name: &name, origin: "auto-replied", language };
+        title.set(headers, self.context, "multipart/report; report-type=delivery-status");
         if let Some(id) = self.original.message_id {
             raw(headers, "In-Reply-To", id.to_owned(), Some(id.to_owned()));
             raw(headers, "References", id.to_owned(), Some(id.to_owned()));
         }
-        raw(headers, "Auto-Submitted", "auto-replied".to_owned(), None);
-        raw(headers, "Content-Language", self.language.tag.clone(), None);
-        headers.set(MIME_VERSION_1_0);
     }
 
     /// The part for machines (RFC 3464; beyond ASCII RFC 6533 section 4).
     fn status_part(&self, utf8: bool) -> SinglePart {
         let status = status::status(self, utf8);
-        let encoding = if status.is_ascii() { ContentTransferEncoding::SevenBit } else { ContentTransferEncoding::EightBit };
-        let kind = if utf8 { "message/global-delivery-status" } else { "message/delivery-status" };
-        part(kind, Body::dangerous_pre_encoded(status.into_bytes(), encoding))
+        part(if utf8 { "message/global-delivery-status" } else { "message/delivery-status" }, as_it_is(status.as_bytes()))
     }
 
-    /// The original, or its header. What RFC 6532 allows in a header needs types of its own (RFC 6533 section 5).
-    fn original_part(&self, utf8: bool) -> SinglePart {
+    /// The original, or its header: as it is, for readers don't look for encodings there. What RFC 6532 allows in a header needs
+    /// types of its own (RFC 6533 section 5).
+    fn original_part(&self) -> SinglePart {
         let global = self.message.is_utf8() && !self.original.header.is_ascii();
-        let Some(whole) = self.original.whole else {
-            let kind = if global { "message/global-headers" } else { "text/rfc822-headers" };
-            return part(kind, self.header_part());
-        };
-        // Those may be encoded (RFC 6532 section 3.7), message/rfc822 may not (RFC 2046 section 5.2.1).
-        if global && !utf8 {
-            let encoded = Body::new_with_encoding(whole.to_vec(), ContentTransferEncoding::Base64);
-            if let Ok(encoded) = encoded {
-                return part("message/global", encoded);
+        match (self.original.whole, global) {
+            (Some(whole), true) => part("message/global", as_it_is(whole)),
+            (Some(whole), false) => part("message/rfc822", as_it_is(whole)),
+            (None, true) if original::is_in_lines(self.original.header) => {
+                part("message/global-headers", as_it_is(self.original.header))
             }
+            (None, _) => part("text/rfc822-headers", self.header_part()),
         }
-        let encoding = if whole.is_ascii() { ContentTransferEncoding::SevenBit } else { ContentTransferEncoding::EightBit };
-        part(if global { "message/global" } else { "message/rfc822" }, Body::dangerous_pre_encoded(whole.to_vec(), encoding))
     }
 
     /// The original's header: as it is where that is plain text, else quoted-printable.
@@ -230,9 +216,47 @@ impl<'a> Report<'a> {
     }
 }
 
+/// What stands in the header of all that we write ourselves.
+struct Title<'a> {
+    to: &'a Address,
+    subject: String,
+    /// Begins its message id.
+    name: &'a str,
+    /// Its Auto-Submitted (RFC 3834 section 5).
+    origin: &'static str,
+    language: &'a str,
+}
+
+impl Title<'_> {
+    /// Sets the fields of a multipart of this type.
+    fn set(self, headers: &mut Headers, context: &Context, kind: &str) {
+        let Title { to, subject, name, origin, language } = self;
+        let Context { hostname, now, seed, .. } = context;
+        headers.remove::<ContentType>();
+        let from = format!("Mail Delivery System <MAILER-DAEMON@{hostname}>");
+        raw(headers, "From", from.clone(), Some(from));
+        raw(headers, "To", to.to_string(), Some(format!("<{to}>")));
+        raw(headers, "Subject", subject, None);
+        let date = now.rfc5322();
+        raw(headers, "Date", date.clone(), Some(date));
+        let id = format!("<{name}.{seed:016x}@{hostname}>");
+        raw(headers, "Message-ID", id.clone(), Some(id));
+        raw(headers, "Auto-Submitted", origin.to_owned(), None);
+        raw(headers, "Content-Language", language.to_owned(), None);
+        headers.set(MIME_VERSION_1_0);
+        headers.set(content_type(&format!("{kind}; boundary=\"=_{seed:016x}_{name}\"")));
+    }
+}
+
 /// A text: as it is where that is plain, else as lettre sees fit to encode it.
 fn text_body(text: String) -> Body {
     if words::is_plain(text.as_bytes()) { seven_bit(text.into_bytes()) } else { Body::new(text) }
+}
+
+/// A body that is known to be lines that aren't too long, whatever is in them.
+fn as_it_is(body: &[u8]) -> Body {
+    let encoding = if body.is_ascii() { ContentTransferEncoding::SevenBit } else { ContentTransferEncoding::EightBit };
+    Body::dangerous_pre_encoded(body.to_vec(), encoding)
 }
 
 /// A body that is known to be ASCII in short lines.

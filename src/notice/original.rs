@@ -39,7 +39,7 @@ impl<'a> Original<'a> {
 }
 
 /// Whether content is what 8BITMIME takes: lines ended by CRLF and not too long, no NUL.
-fn is_in_lines(content: &[u8]) -> bool {
+pub(super) fn is_in_lines(content: &[u8]) -> bool {
     content.split_inclusive(|b| *b == b'\n').all(|line| {
         let text = line.strip_suffix(b"\r\n");
         text.is_some_and(|text| text.len() <= 998 && !text.iter().any(|b| matches!(b, 0 | b'\r')))

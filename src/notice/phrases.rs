@@ -79,6 +79,10 @@ parts! {
     ClosingSignature = "closing.signature" ["hostname" "id"],
     ClosingHeader = "closing.header" [],
     ClosingMessage = "closing.message" [],
+    DigestSubject = "digest.subject" ["count"],
+    DigestOpening = "digest.opening" ["time" "count"],
+    DigestMore = "digest.more" ["count"],
+    DigestClosing = "digest.closing" ["hostname"],
 }
 
 /// What is wrong with a file of texts.

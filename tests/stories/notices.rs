@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use mail_parser::MessageParser;
+use posthouse::config::{AddressPattern, NoticeTo, Sender};
 use posthouse::event::{Event, NoticeKind};
 use posthouse::mail::Address;
 use posthouse::system::Disk;
@@ -269,5 +270,87 @@ fn bounces_of_one_moment_share_their_commits() {
         let commits = server.handle.spool().gauges().batches - before;
         assert!(commits < 100, "{commits} commits for 300 bounces");
         assert_eq!(server.count("expired"), 300);
+    });
+}
+
+/// Sends what will bounce, as a stranger, and waits for what becomes of it.
+async fn bounce_for(server: &Server, from: &str) {
+    server.send(from, &["abroad@example.test"], CONTENT).await;
+    server.until("the end of it", || server.handle.spool().gauges().messages == 0).await;
+}
+
+#[test]
+fn only_senders_that_are_known_are_told_where_that_is_wanted() {
+    story(async {
+        let setup = Setup::new().aliases("abroad: gone@far.test\nteam: bob, sue\n");
+        let server = setup.config(|config| config.notice.to = NoticeTo::Known).start().await;
+        let _far = server.domain("far.test", unknown()).await;
+        let home = server.domain("home.test", Script::default()).await;
+        // A stranger who says he is somebody else, or one of us whom there isn't.
+        bounce_for(&server, "joe@home.test").await;
+        bounce_for(&server, "nobody@example.test").await;
+        assert_eq!((notified(&server), server.count("unnotified"), server.count("failed")), (vec![], 2, 2));
+        // Who has a mailbox here, or an alias.
+        bounce_for(&server, "bob@example.test").await;
+        bounce_for(&server, "team@example.test").await;
+        assert_eq!((notified(&server).len(), server.mailbox("bob").len(), server.mailbox("sue").len()), (2, 2, 1));
+        // A client that may relay, whatever it calls its sender.
+        server.relay("joe@home.test", &["eve@far.test"], CONTENT).await;
+        server.until("the bounce", || home.taken().len() == 1).await;
+        // Everybody again, also about mail that came before.
+        server.handle.pause(None).await.unwrap();
+        server.send("joe@home.test", &["abroad@example.test"], CONTENT).await;
+        server.reload(|config| config.notice.to = NoticeTo::Everyone).await.unwrap();
+        server.handle.resume(None).await.unwrap();
+        server.until("the bounce", || home.taken().len() == 2).await;
+    });
+}
+
+#[test]
+fn who_logged_in_is_known_whatever_the_sender() {
+    story(async {
+        let setup = crate::submission::setup().config(|config| {
+            config.notice.to = NoticeTo::Known;
+            let addresses = vec![AddressPattern::Exact(Address::parse("joe@home.test").unwrap())];
+            config.senders.push(Sender { login: None, addresses });
+        });
+        let server = setup.start().await;
+        let _far = server.domain("far.test", unknown()).await;
+        let home = server.domain("home.test", Script::default()).await;
+        let mut client = crate::submission::ida(&server).await;
+        let content = CONTENT.replace("ann@example.test", "joe@home.test");
+        queue_id(&client.transaction("joe@home.test", &["eve@far.test"], content.as_bytes()).await.unwrap());
+        server.empty().await;
+        assert_eq!((notified(&server), home.taken().len()), (vec![NoticeKind::Bounce], 1));
+    });
+}
+
+#[test]
+fn the_postmaster_is_told_once_a_day_how_many_were_not() {
+    story(async {
+        let setup = Setup::new().aliases("abroad: gone@far.test\n").config(|config| config.notice.to = NoticeTo::Known);
+        let server = setup.config(|config| config.notice.digest = DAY).start().await;
+        let _far = server.domain("far.test", unknown()).await;
+        server.pass(3 * DAY).await;
+        assert_eq!(server.mailbox("postmaster").len(), 0);
+        for from in ["joe@home.test", "eve@home.test", "sam@other.test"] {
+            bounce_for(&server, from).await;
+        }
+        server.pass(23 * HOUR).await;
+        assert_eq!(server.mailbox("postmaster").len(), 0);
+        server.pass(2 * HOUR).await;
+        let (subject, text) = read(&server.mailbox("postmaster")[0]);
+        assert_eq!(subject, "Notices that were not sent: 3");
+        assert!(text.contains("       2  home.test        1  other.test"), "{text}");
+        assert_eq!(notified(&server), [NoticeKind::Digest]);
+        // What was counted since then isn't forgotten by a stop.
+        server.pass(3 * DAY).await;
+        bounce_for(&server, "joe@home.test").await;
+        assert_eq!(notified(&server).len(), 1);
+        let server = server.restart().await;
+        server.empty().await;
+        assert_eq!(server.mailbox("postmaster").len(), 2);
+        server.pass(3 * DAY).await;
+        assert_eq!((server.mailbox("postmaster").len(), notified(&server).len()), (2, 2));
     });
 }
