@@ -6,6 +6,7 @@
 mod corpora;
 mod dovecot;
 mod external;
+mod hops;
 mod lmtp;
 mod local;
 mod msmtp;

@@ -18,7 +18,7 @@ pub const OWNER: &str = "mail";
 
 /// A running Dovecot.
 pub struct Dovecot {
-    _process: Process,
+    process: Process,
     /// Where it speaks IMAP.
     pub imap: SocketAddr,
     /// Where it speaks LMTP, over TCP.
@@ -53,7 +53,12 @@ impl Dovecot {
         fs::write(root.join("conf"), settings).unwrap();
         let process = Process::start("dovecot", Command::new(program).arg("-F").arg("-c").arg(root.join("conf")));
         process.output().wait("Dovecot starting", PATIENCE, |line| line.contains("starting up").then_some(()));
-        Some(Self { _process: process, imap, lmtp })
+        Some(Self { process, imap, lmtp })
+    }
+
+    /// How many LMTP connections it has taken.
+    pub fn connections(&self) -> usize {
+        self.process.output().lines().iter().filter(|line| line.contains("lmtp(") && line.contains(": Connect from")).count()
     }
 }
 

@@ -74,3 +74,41 @@ fn dovecot_takes_mail_over_lmtp_on_a_socket_and_on_a_port() {
         assert_eq!(fields.names().iter().filter(|name| **name == "Received").count(), 2, "{fields:?}");
     }
 }
+
+/// Many messages over few connections, each with several recipients; `POSTHOUSE_FIGURES=1` prints how fast.
+#[test]
+fn dovecot_takes_many_messages_over_kept_connections_by_domain_and_by_route() {
+    const MESSAGES: usize = 200;
+    const CONNECTIONS: usize = 4;
+    let home = Home::new("");
+    let Some(dovecot) = Dovecot::start(home.path()) else { return };
+    home.users(["ann@here.test", "bob@here.test"]);
+    let local = format!("[[domain]]\nname = \"here.test\"\nlmtp = \"{}\"\n", dovecot.lmtp);
+    let socket = home.at("dovecot/lmtp");
+    let route = format!(
+        "[relay]\nnetworks = [\"127.0.0.1/32\"]\n[remote]\nconcurrency = {CONNECTIONS}\n\
+         [[route]]\ndomain = \"store.test\"\nprotocol = \"lmtp\"\nhosts = [\"unix:{}\"]\n",
+        socket.display()
+    );
+    home.configure("", &format!("{local}{route}"));
+    let server = Server::start(&home);
+    for domain in ["here.test", "store.test"] {
+        let began = std::time::Instant::now();
+        let before = dovecot.connections();
+        let [ann, bob] = ["ann", "bob"].map(|user| format!("{user}@{domain}"));
+        let content = corpus::large("by the hundred", 4096);
+        let mut client = server.client();
+        let send = |client: &mut crate::support::client::Client| {
+            client.send("sue@client.test", &[&ann, &bob], &content).unwrap().id().to_owned()
+        };
+        let ids: Vec<String> = (0..MESSAGES).map(|_| send(&mut client)).collect();
+        ids.iter().for_each(|id| server.finished(id));
+        let took = began.elapsed();
+        assert_eq!(look(&home, &dovecot, &bob).len(), MESSAGES);
+        let connections = dovecot.connections() - before;
+        assert!((1..=CONNECTIONS).contains(&connections), "{domain}: {connections}");
+        if std::env::var_os("POSTHOUSE_FIGURES").is_some() {
+            eprintln!("{domain}: {MESSAGES} messages to two each in {took:?} over {connections} connections");
+        }
+    }
+}

@@ -31,6 +31,7 @@ lmtp      unix - - n - - lmtp
 error     unix - - n - - error
 retry     unix - - n - - error
 anvil     unix - - n - 1 anvil
+tlsmgr    unix - - n 1000? 1 tlsmgr
 scache    unix - - n - 1 scache
 postlog   unix-dgram n - n - 1 postlogd
 ";
