@@ -122,7 +122,7 @@ impl Run<'_> {
                         // RFC 8689 section 4.2.1: the message doesn't wait for better times.
                         self.unfit = Some(Diagnosis { status: EnhancedCode(5, 7, 10), ..diagnosis });
                     } else {
-                        self.misses.push(diagnosis);
+                        self.misses.push(Diagnosis { turned_away: true, ..diagnosis });
                     }
                     return;
                 }

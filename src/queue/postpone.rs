@@ -7,7 +7,7 @@ use super::health::{Down, News};
 use super::scheduler::Scheduler;
 use super::step::Step;
 use crate::config::Retry;
-use crate::mail::{Destination, Message, QueueId, RecipientState, RecipientStatus, Site, Timestamp, Update};
+use crate::mail::{Cause, Destination, Message, QueueId, RecipientState, RecipientStatus, Site, Timestamp, Update};
 
 impl Scheduler {
     /// Whoever has this message tried wants it tried now: nothing is held against its destinations.
@@ -79,7 +79,8 @@ fn postponed(message: &Message, recipients: &[u32], down: &Down, retry: &Retry, 
             state: RecipientState::Deferred,
             next_attempt,
             last_status: Some(down.why.status),
-            last_cause: Some(down.why.cause),
+            // What a host said in place of a greeting wasn't said of this message, which needn't wait once the host is back.
+            last_cause: Some(if down.why.turned_away { Cause::Connection } else { down.why.cause }),
             last_reply: format!("not tried, its destination can't be reached: {}", down.why.text),
             next_hop: down.why.next_hop.clone(),
             ..recipient.status.clone()
