@@ -64,6 +64,9 @@ pub struct Diagnosis {
     /// How long the remote wants us to wait before the next attempt.
     #[serde(skip)]
     pub wait: Option<Duration>,
+    /// The host takes no mail from us now, whoever it is for: it said so in place of a greeting, or before the first transaction.
+    #[serde(skip)]
+    pub turned_away: bool,
 }
 
 /// What the sender asked for and the next hop, having the extension, now sees to itself.
@@ -78,7 +81,15 @@ pub struct Passed {
 impl Diagnosis {
     /// A finding that isn't a remote's reply.
     pub fn new(status: EnhancedCode, cause: Cause, text: impl Into<String>) -> Self {
-        Self { status, cause, text: text.into(), next_hop: String::new(), passed: Passed::default(), wait: None }
+        Self {
+            status,
+            cause,
+            text: text.into(),
+            next_hop: String::new(),
+            passed: Passed::default(),
+            wait: None,
+            turned_away: false,
+        }
     }
 
     /// A remote's reply; if it has no enhanced code, `X.0.0` of its class stands for it.
@@ -96,6 +107,7 @@ impl Diagnosis {
             next_hop: next_hop.to_owned(),
             passed: Passed::default(),
             wait: None,
+            turned_away: false,
         }
     }
 

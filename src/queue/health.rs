@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::backoff::backoff;
+use super::backoff::{backoff, hinted};
 use crate::config::Retry;
 use crate::mail::{Cause, Diagnosis, Outcome, Site, Timestamp};
 
@@ -40,7 +40,10 @@ pub(super) enum News {
 impl News {
     /// What the outcomes of an attempt say.
     pub(super) fn of(outcomes: &[(u32, Outcome)]) -> Self {
-        let unreached = |outcome: &Outcome| matches!(outcome, Outcome::Deferred(found) if matches!(found.cause, Cause::Connection | Cause::Dns));
+        let unreached = |outcome: &Outcome| match outcome {
+            Outcome::Deferred(found) => found.turned_away || matches!(found.cause, Cause::Connection | Cause::Dns),
+            _ => false,
+        };
         let local = |outcome: &Outcome| outcome.diagnosis().cause == Cause::Local;
         match outcomes.first() {
             Some((_, first)) if outcomes.iter().all(|(_, outcome)| unreached(outcome)) => {
@@ -85,7 +88,9 @@ impl Health {
             return None;
         }
         down.failures = down.failures.saturating_add(1);
-        down.until = now.plus(backoff(retry, down.failures.saturating_sub(FAILURES_MIN) + 1, false, random));
+        let probes = down.failures.saturating_sub(FAILURES_MIN) + 1;
+        let hinted = down.why.wait.and_then(|wait| hinted(retry, probes, wait, random));
+        down.until = now.plus(hinted.unwrap_or_else(|| backoff(retry, probes, false, random)));
         (down.failures >= FAILURES_MIN).then(|| down.clone())
     }
 
@@ -107,6 +112,8 @@ impl Health {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::backoff::tests::retry;
     use super::*;
     use crate::mail::{Destination, Domain, EnhancedCode};
@@ -142,12 +149,24 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_says_when_to_come_back_is_probed_then() {
+        let (mut health, site, retry) = (Health::default(), mx(), Retry { jitter: 0.0, ..retry() });
+        let busy = Diagnosis { turned_away: true, wait: Some(Duration::from_secs(1200)), ..found(Cause::Remote) };
+        let mut fail = |at: u64| health.failed(Timestamp::from_millis(at * 1000), &site, busy.clone(), &retry, 0.5);
+        assert_eq!([fail(0), fail(0)], [None, None]);
+        assert_eq!(fail(0).unwrap().until, Timestamp::from_millis(1_200_000));
+        assert_eq!(fail(1200).unwrap().until, Timestamp::from_millis(2_400_000));
+    }
+
+    #[test]
     fn whoever_answers_is_reached_whatever_it_says() {
         let news = |outcomes: Vec<Outcome>| News::of(&(0..).zip(outcomes).collect::<Vec<_>>());
         let (cut, says, ours) = (found(Cause::Connection), found(Cause::Remote), found(Cause::Local));
         assert_eq!(news(vec![Outcome::Deferred(cut.clone()), Outcome::Deferred(cut.clone())]), News::Unreached(cut.clone()));
         assert_eq!(news(vec![Outcome::Deferred(cut.clone()), Outcome::Delivered(says.clone())]), News::Reached);
         assert_eq!(news(vec![Outcome::Deferred(says)]), News::Reached);
+        let away = Diagnosis { turned_away: true, ..found(Cause::Remote) };
+        assert_eq!(news(vec![Outcome::Deferred(away.clone())]), News::Unreached(away));
         assert_eq!(news(vec![Outcome::InDoubt(cut)]), News::Reached, "it took all of the message");
         assert_eq!(news(vec![Outcome::Deferred(ours)]), News::Nothing);
         assert_eq!(news(vec![]), News::Nothing);

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use super::entry::Stage;
 use super::health::{Down, News};
 use super::scheduler::Scheduler;
 use super::step::Step;
 use crate::config::Retry;
-use crate::mail::{Destination, Message, QueueId, RecipientState, RecipientStatus, Site, Timestamp, Update};
+use crate::mail::{Cause, Destination, Message, QueueId, RecipientState, RecipientStatus, Site, Timestamp, Update};
 
 impl Scheduler {
     /// Whoever has this message tried wants it tried now: nothing is held against its destinations.
@@ -18,9 +19,8 @@ impl Scheduler {
         }
     }
 
-    /// An attempt at the site has ended: what that means for those who wait for it.
+    /// What the end of an attempt says of the site means for those who wait for it.
     pub(super) fn heard(&mut self, now: Timestamp, site: &Site, news: News, random: f64) {
-        self.lines.finish(site, &news);
         if !site.is_remote() {
             return;
         }
@@ -44,11 +44,15 @@ impl Scheduler {
         }
     }
 
-    /// Puts off those recipients of a message that are ready for a destination that is down.
-    pub(super) fn postpone(&mut self, now: Timestamp, id: QueueId) {
+    /// Puts off those recipients of a message, for one destination or for all, that are ready for a site that is down.
+    pub(super) fn postpone(&mut self, now: Timestamp, id: QueueId, only: Option<&Destination>) {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.forgotten && !entry.message.held) else { return };
-        for (destination, part) in &entry.parts {
-            let Some(site) = self.sites.at(now, destination) else { continue };
+        for (destination, part) in entry.parts.iter().filter(|(destination, _)| only.is_none_or(|only| only == *destination)) {
+            let site = match &part.stage {
+                Stage::Waiting(site, _) => Some(site.clone()),
+                _ => self.sites.at(now, destination),
+            };
+            let Some(site) = site else { continue };
             let Some(down) = self.lines.down(now, &site) else { continue };
             let ready = part.ready_now(&entry.message, &self.paused_domains, now);
             let update = postponed(&entry.message, &ready, down, &self.settings.retry, now);
@@ -75,7 +79,8 @@ fn postponed(message: &Message, recipients: &[u32], down: &Down, retry: &Retry, 
             state: RecipientState::Deferred,
             next_attempt,
             last_status: Some(down.why.status),
-            last_cause: Some(down.why.cause),
+            // What a host said in place of a greeting wasn't said of this message, which needn't wait once the host is back.
+            last_cause: Some(if down.why.turned_away { Cause::Connection } else { down.why.cause }),
             last_reply: format!("not tried, its destination can't be reached: {}", down.why.text),
             next_hop: down.why.next_hop.clone(),
             ..recipient.status.clone()

@@ -32,7 +32,7 @@ impl Verdict {
             Outcome::Deferred(diagnosis) | Outcome::InDoubt(diagnosis) => (RecipientState::Deferred, diagnosis),
             Outcome::Failed(diagnosis) => (RecipientState::Bounced, diagnosis),
         };
-        let Diagnosis { status: code, cause, text, next_hop, passed: _, wait } = diagnosis;
+        let Diagnosis { status: code, cause, text, next_hop, passed: _, wait, turned_away: _ } = diagnosis;
         status.state = state;
         status.last_status = Some(code);
         status.last_cause = Some(cause);

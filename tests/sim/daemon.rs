@@ -3,6 +3,7 @@
 //!
 //! Always true afterwards: a recipient whose 250 the client saw is delivered or bounced once the queue is empty, never both; nothing
 //! comes twice but for a crash or cut between delivery and its record; no notice is about a notice; nothing outlives its lifetime;
+//! nobody is asked again sooner than it said, nor soon after a lost last reply; a refusal over IPv6 is nobody's last word;
 //! log, index and scheduler agree; nothing is damaged, and nothing arrives in part.
 //!
 //! `POSTHOUSE_SIM=ci` tells many stories with a cut at every operation; without it a few cuts. `POSTHOUSE_SIM_SEED=n` tells one
@@ -21,8 +22,8 @@ use posthouse::system::sim::{Act, Script, SimDisk, SimRandom, Stage, World, run}
 use posthouse::system::{Clock, Disk};
 
 use crate::client::{Client, Gone};
-use crate::daemon_rules::{Found, Sent};
-use crate::daemon_world::{Peers, Shared, address, new_disk, start, until};
+use crate::daemon_rules::{Found, Sent, check_waits};
+use crate::daemon_world::{Peers, Scripts, Shared, address, new_disk, start, until};
 use crate::world::{DAY, HOUR, MINUTE, TRUSTED};
 
 const CLIENTS: u64 = 4;
@@ -50,9 +51,17 @@ struct Left {
     taken: Vec<(String, Vec<u8>)>,
 }
 
-/// What peers do first: refuse some, fail now and then, once lose the reply to the final dot.
-fn first_scripts(random: &mut SimRandom) -> [Script; 3] {
-    let mut far = Script::default().always(Stage::Recipient("gone@far.test".to_owned()), Act::say("550 5.1.1 nobody"));
+/// What peers do first: refuse some, fail now and then, say when to come back, once lose the reply to the final dot.
+fn first_scripts(random: &mut SimRandom) -> Scripts {
+    let Scripts { mut far, mut far_too, busy, .. } = last_scripts();
+    let refusal = "550 5.7.25 [2a00:9::1] has no PTR record";
+    let stages = [Stage::Greeting, Stage::Mail, Stage::AnyRecipient, Stage::Data, Stage::End];
+    let far_ipv6 = Script::default().always(stages[random.below(5) as usize].clone(), Act::say(refusal));
+    for host in [&mut far, &mut far_too] {
+        if random.below(2) == 0 {
+            host.set_once(Stage::AnyRecipient, Act::say("451 4.7.1 Greylisted, try again in 90 seconds"));
+        }
+    }
     if random.below(2) == 0 {
         far.set_once(Stage::Recipient("joe@far.test".to_owned()), Act::say("450 4.2.1 busy"));
     }
@@ -63,13 +72,15 @@ fn first_scripts(random: &mut SimRandom) -> [Script; 3] {
         far.set_once(Stage::End, Act::Close);
     }
     let cut = Script::default().once(Stage::End, Act::TakeAndClose);
-    [far, cut, Script::default().always(Stage::Data, Act::say("451 4.3.2 never ready"))]
+    Scripts { far, far_too, far_ipv6, cut, busy }
 }
 
 /// What they do once the server is back.
-fn last_scripts() -> [Script; 3] {
+fn last_scripts() -> Scripts {
     let far = Script::default().always(Stage::Recipient("gone@far.test".to_owned()), Act::say("550 5.1.1 nobody"));
-    [far, Script::default(), Script::default().always(Stage::Data, Act::say("451 4.3.2 never ready"))]
+    let far_ipv6 = Script::default().always(Stage::Greeting, Act::say("554 5.7.1 we take no mail over IPv6"));
+    let busy = Script::default().always(Stage::Data, Act::say("451 4.3.2 never ready"));
+    Scripts { far: far.clone(), far_too: far, far_ipv6, cut: Script::default(), busy }
 }
 
 /// A client with a few messages, sizes and recipients by its random numbers.
@@ -162,6 +173,7 @@ fn tell(seed: u64, cut: Option<u64>) -> Left {
             let _ = tokio::time::timeout(HOUR, powered(&disk, administer(&handle, admin))).await;
             let quiet = until(&disk, DAY, || handle.spool().gauges().messages == 0).await;
             assert!(quiet, "something outlived its lifetime");
+            check_waits(&handle.events().recorded());
             handle.stop("the story is over");
             until(&disk, HOUR, || handle.events().recorded().iter().any(|event| event.name() == "stopped")).await;
         }
@@ -221,8 +233,12 @@ async fn settle(disk: &SimDisk, handle: &Handle) -> bool {
     assert!(quiet, "something outlived its lifetime: {:#?}", handle.spool().list(&Filter::default()).await);
     assert_eq!(handle.spool().list(&Filter::default()).await, Ok(Vec::new()));
     assert_eq!(handle.levels().await.map(|levels| levels.scheduled), Ok(0));
+    check_waits(&handle.events().recorded());
     handle.stop("the story is over");
     handle.stopped().await;
+    if disk.is_off() {
+        return false;
+    }
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     let spool = read_stopped(Path::new("/spool"), &disk).map(|spool| spool.list(&Filter::default()));
     assert_eq!(spool.ok(), Some(Vec::new()), "what is done came back in the log");

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use posthouse::event::Event;
 use posthouse::system::sim::SimDisk;
 
 use crate::daemon_world::USERS;
@@ -52,6 +54,24 @@ fn expanded(to: &[&'static str]) -> Vec<&'static str> {
     leaves.sort_unstable();
     leaves.dedup();
     leaves
+}
+
+/// What the log says of waits: never shorter than the peer asked for, and longer than usual after a lost last reply, which may mean a
+/// duplicate and is called so.
+pub(crate) fn check_waits(events: &[Event]) {
+    for event in events {
+        let Event::Deferred { id, delay, next_attempt, reply, in_doubt, to, .. } = event else { continue };
+        // An id begins with the millisecond in which it was made.
+        let wait = Duration::from_millis(next_attempt.as_millis().saturating_sub(id.0 >> 20)).saturating_sub(*delay);
+        let what = format!("{to} waits for {wait:?} after {reply:?}");
+        if reply.contains("try again in 90 seconds") {
+            assert!(wait >= Duration::from_secs(89) && wait < Duration::from_secs(120), "{what}");
+        }
+        assert_eq!(*in_doubt, reply.contains("possible duplicate"), "{what}");
+        // Twice the shortest usual wait, less the jitter.
+        assert!(!in_doubt || wait >= Duration::from_secs(9 * 60), "{what}");
+        assert!(!in_doubt || matches!(to.domain().as_str(), "far.test" | "cut.test"), "{what}");
+    }
 }
 
 /// What was found at the end: how often each token came to each recipient.

@@ -136,35 +136,46 @@ pub(crate) fn address() -> SocketAddr {
     SocketAddr::new(OURSELVES.parse().unwrap(), 25)
 }
 
-/// The peers, by what they do.
-pub(crate) struct Peers {
-    /// Takes mail, but knows nobody called gone.
-    pub(crate) far: Peer,
+/// What the peers do.
+pub(crate) struct Scripts {
+    /// far.test takes mail, but knows nobody called gone.
+    pub(crate) far: Script,
+    /// Its other host, as good as the first.
+    pub(crate) far_too: Script,
+    /// The first host's other address; it refuses us.
+    pub(crate) far_ipv6: Script,
     /// May be cut off behind the dot.
-    pub(crate) cut: Peer,
+    pub(crate) cut: Script,
     /// Is never ready.
-    pub(crate) busy: Peer,
+    pub(crate) busy: Script,
 }
 
+/// The peers.
+pub(crate) struct Peers(Vec<Peer>);
+
 impl Peers {
-    /// Three servers with their names in the DNS, and a domain without.
-    pub(crate) async fn start(world: &World, [far, cut, busy]: [Script; 3]) -> Self {
+    /// Three domains with their servers in the DNS, and one that takes no mail.
+    pub(crate) async fn start(world: &World, scripts: Scripts) -> Self {
         world.dns.mx("dead.test", &[(0, ".")]);
+        world.dns.mx("far.test", &[(10, "mx1.far.test"), (10, "mx2.far.test")]);
+        world.dns.addresses("mx1.far.test", &["2a00:1::1", "50.1.0.1"]);
+        world.dns.addresses("mx2.far.test", &["50.1.0.4"]);
+        world.dns.addresses("cut.test", &["50.1.0.2"]);
+        world.dns.addresses("busy.test", &["50.1.0.3"]);
+        let Scripts { far, far_too, far_ipv6, cut, busy } = scripts;
         let mut peers = Vec::new();
-        for (name, address, script) in
-            [("far.test", "50.1.0.1", far), ("cut.test", "50.1.0.2", cut), ("busy.test", "50.1.0.3", busy)]
+        for (address, script) in
+            [("50.1.0.1", far), ("2a00:1::1", far_ipv6), ("50.1.0.4", far_too), ("50.1.0.2", cut), ("50.1.0.3", busy)]
         {
-            world.dns.addresses(name, &[address]);
             let listener = world.net.listen(SocketAddr::new(address.parse().unwrap(), 25)).await.unwrap();
             peers.push(Peer::start(listener, script));
         }
-        let [far, cut, busy] = <[Peer; 3]>::try_from(peers).ok().unwrap();
-        Self { far, cut, busy }
+        Self(peers)
     }
 
     /// Everything that they took: recipient and content.
     pub(crate) fn taken(&self) -> Vec<(String, Vec<u8>)> {
-        let taken = [&self.far, &self.cut, &self.busy].into_iter().flat_map(Peer::taken);
+        let taken = self.0.iter().flat_map(Peer::taken);
         taken.flat_map(|taken| taken.recipients.into_iter().map(move |to| (to, taken.content.clone()))).collect()
     }
 }

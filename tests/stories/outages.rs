@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use posthouse::mail::RecipientState;
 use posthouse::system::Endpoint;
-use posthouse::system::sim::{Fault, Script};
+use posthouse::system::sim::{Act, Fault, Script, Stage};
 
 use crate::world::*;
 
@@ -39,6 +39,23 @@ fn mail_for_a_dead_destination_waits_without_attempts_and_goes_when_one_probe_go
         server.pass(HOUR + 10 * MINUTE).await;
         assert_eq!((far.taken().len(), server.count("destination-up")), (100, 1));
         assert!(server.world.net.connections() - before < 100 + 30);
+    });
+}
+
+#[test]
+fn mail_for_a_host_that_greets_nobody_waits_without_attempts_as_long_as_it_says() {
+    story(async {
+        let server = Setup::new().start().await;
+        let greeting = Act::SayAndClose("421 4.3.2 too many connections, try again in 20 minutes".to_owned());
+        let far = server.domain("far.test", Script::default().always(Stage::Greeting, greeting)).await;
+        for _ in 0..50 {
+            server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        }
+        server.pass(19 * MINUTE).await;
+        assert_eq!((far.connections(), server.count("destination-down"), server.count("postponed")), (3, 1, 47));
+        far.script(|script| *script = Script::default());
+        server.pass(4 * MINUTE).await;
+        assert_eq!((far.taken().len(), server.count("destination-up")), (50, 1));
     });
 }
 
