@@ -301,6 +301,36 @@ pub(super) const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        name: "destination",
+        repeated: true,
+        doc: "bounds on mail to other servers, for each MX set; the first that matches counts; none ever hits notices",
+        settings: &[
+            sampled(
+                set("domain", Kind::Pattern, "*", "of recipients; set apart from other mail to the same hosts"),
+                "*.partner.test",
+            ),
+            sampled(set("mx", Kind::Pattern, "*", "of MX hosts, or of a route's; one has to match"), "*.provider.test"),
+            set("shared", Kind::Boolean, "false", "all that matches is one destination, with one set of bounds"),
+            sampled(
+                set(
+                    "outgoing_concurrency",
+                    Kind::CountOrNone,
+                    "0",
+                    "connections at a time; 0 for `remote.concurrency`, the most there is",
+                ),
+                "5",
+            ),
+            sampled(
+                set("outgoing_messages_rate", Kind::RateOrNone, "", "messages in any such time; \"\" for any number"),
+                "100/1m",
+            ),
+            sampled(
+                set("outgoing_connections_rate", Kind::RateOrNone, "", "new connections in any such time; \"\" for any number"),
+                "10/1m",
+            ),
+        ],
+    },
+    Section {
         name: "queue",
         repeated: false,
         doc: "how much is done at a time",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{ListenAddress, Notice, Remote, Route};
+use super::{DestinationRule, ListenAddress, Notice, Remote, Route};
 use crate::mail::{Address, Domain, Service};
 
 /// Every setting. The names are those of the file.
@@ -40,6 +40,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// `[remote]`
     pub remote: Remote,
+    /// `[[destination]]`, in order.
+    pub destinations: Vec<DestinationRule>,
     /// `[queue]`
     pub queue: Queue,
     /// `[retry]`

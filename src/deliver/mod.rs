@@ -17,7 +17,7 @@ mod remote;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::{Config, Outgoing};
 use crate::event::Events;
 use crate::mail::{Address, BodyType, Destination, Forward, Outcome, QueueId, Request, ReversePath, Site, Timestamp};
 use crate::route::{Host, Router, Way};
@@ -65,10 +65,27 @@ pub struct Attempt {
     pub destination: Destination,
     /// Whose connections it may use: several destinations may share them.
     pub site: Site,
+    /// What bounds these; not for notices.
+    pub outgoing: Outgoing,
     /// Index in the message, and what RCPT says.
     pub recipients: Vec<(u32, Forward)>,
     /// Its bytes.
     pub content: Arc<dyn Content>,
+}
+
+/// What an attempt came to.
+#[derive(Debug)]
+pub struct Attempted {
+    /// One outcome for each recipient, in their order; all of them, unless `connections_from` says why not.
+    pub outcomes: Vec<(u32, Outcome)>,
+    /// A connection would have been needed that may not be made before this time: the recipients without outcome were not attempted.
+    pub connections_from: Option<Timestamp>,
+}
+
+impl From<Vec<(u32, Outcome)>> for Attempted {
+    fn from(outcomes: Vec<(u32, Outcome)>) -> Self {
+        Self { outcomes, connections_from: None }
+    }
 }
 
 /// Carries attempts out. Cheap to share; its state is the idle connections, what is known of hosts, and the mailbox folders known to exist.
@@ -106,10 +123,10 @@ impl Deliverer {
         }
     }
 
-    /// Tries once. One outcome for each recipient, in their order.
-    pub async fn attempt(&self, attempt: Attempt) -> Vec<(u32, Outcome)> {
+    /// Tries once.
+    pub async fn attempt(&self, attempt: Attempt) -> Attempted {
         match &attempt.destination {
-            Destination::Local(_) => maildir::deliver(self, &attempt).await,
+            Destination::Local(_) => maildir::deliver(self, &attempt).await.into(),
             Destination::Lmtp(_) | Destination::Route(_) | Destination::Mx(_) => remote::deliver(self, &attempt).await,
         }
     }

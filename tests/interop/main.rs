@@ -16,6 +16,7 @@ mod nsd;
 mod outside;
 mod postfix;
 mod proxy;
+mod round_trip;
 mod scram;
 mod smtplib;
 mod submission;

@@ -13,7 +13,7 @@ use crate::support::peer::Peer;
 use crate::support::server::{Server, field, listing, run};
 
 /// Whether there is a Python with flufl.bounce.
-fn reader() -> bool {
+pub(crate) fn reader() -> bool {
     let found = python().is_some_and(|python| {
         Command::new(python).args(["-c", "import flufl.bounce"]).output().is_ok_and(|output| output.status.success())
     });

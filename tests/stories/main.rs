@@ -7,6 +7,7 @@
     reason = "a test that can't set itself up has failed"
 )]
 
+mod bounded;
 mod bounds;
 mod client;
 mod extensions;
@@ -22,11 +23,13 @@ mod reception;
 mod relaying;
 mod remote;
 mod retrying;
+mod round_trip;
 mod routing;
 mod running;
 mod sessions;
 mod sites;
 mod submission;
+mod trip;
 mod ways;
 mod wishes;
 mod world;

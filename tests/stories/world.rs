@@ -16,7 +16,7 @@ use posthouse::spool::index::MemoryIndexFactory;
 use posthouse::system::sim::{Peer, Script, SimDisk, World};
 use posthouse::system::{Disk, Endpoint, Net};
 
-use crate::client::{Client, Gone};
+use super::client::{Client, Gone};
 
 /// Somebody whom the server doesn't know.
 pub(crate) const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(70, 0, 0, 1));
