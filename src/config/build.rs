@@ -1,5 +1,6 @@
 //! Builds the typed configuration out of checked values.
 
+use super::destination::{DestinationRule, Outgoing, rate};
 use super::load::{Settings, Table};
 use super::problem::{Problem, Wrong};
 use super::remote::{Remote, SpecialAddresses, StageTimeouts};
@@ -29,6 +30,7 @@ pub(super) fn config(settings: &Settings) -> Built<Config> {
         relay: relay(section(settings, "relay")?)?,
         routes: settings.repeated("route").map(route).collect::<Built<_>>()?,
         remote: remote(section(settings, "remote")?)?,
+        destinations: settings.repeated("destination").map(destination).collect::<Built<_>>()?,
         queue: queue(section(settings, "queue")?)?,
         retry: retry(section(settings, "retry")?)?,
         notice: notice(section(settings, "notice")?)?,
@@ -66,6 +68,7 @@ fn spool(table: &Table) -> Built<Spool> {
         path: table.read("path", values::path)?,
         min_free: table.read("min_free", values::size)?,
         segment_size: table.read("segment_size", values::size)?,
+        zeros_ahead: table.read("zeros_ahead", values::boolean)?,
         compaction_rate: table.read("compaction_rate", values::size)?,
         index_cache: table.read("index_cache", values::size)?,
         compression: word(table, "compression", &[("none", Compression::None), ("zstd", Compression::Zstd)])?,
@@ -192,6 +195,20 @@ fn route(table: &Table) -> Built<Route> {
 fn family(table: &Table) -> Built<Option<Family>> {
     let words = [Family::Any, Family::Ipv4First, Family::Ipv6First, Family::Ipv4, Family::Ipv6].map(|it| (it.as_str(), Some(it)));
     word(table, "family", &[&[("", None)][..], &words].concat())
+}
+
+fn destination(table: &Table) -> Built<DestinationRule> {
+    let rate = |name| table.read(name, |value| values::optional(value, rate));
+    Ok(DestinationRule {
+        domain: table.read("domain", values::pattern)?,
+        mx: table.read("mx", values::pattern)?,
+        shared: table.read("shared", values::boolean)?,
+        outgoing: Outgoing {
+            concurrency: table.read("outgoing_concurrency", values::count_or_none)?,
+            messages_rate: rate("outgoing_messages_rate")?,
+            connections_rate: rate("outgoing_connections_rate")?,
+        },
+    })
 }
 
 fn remote_tls(table: &Table) -> Built<RemoteTls> {

@@ -9,7 +9,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::load::Settings;
 use super::problem::{Problem, Wrong};
 use super::values::{self, SOCKET_PATH_SIZE_MAX, format_duration};
-use super::{Config, DomainPattern, HostPort, KeyPair, ListenAddress, ListenerTls, RemoteTls, Route, RouteHost, RouteLogin};
+use super::{
+    Config, DomainPattern, HostPort, KeyPair, ListenAddress, ListenerTls, Outgoing, RemoteTls, Route, RouteHost, RouteLogin,
+};
 use crate::mail::{Domain, Service};
 
 /// Collects problems, but none about a key that already has one.
@@ -36,6 +38,7 @@ pub(super) fn together(config: &Config, settings: &Settings) -> Vec<Problem> {
     domains(config, &mut findings);
     relay(config, &mut findings);
     routes(config, &mut findings);
+    destinations(config, &mut findings);
     let retry = &config.retry;
     if retry.max < retry.first {
         let what = format!("{} is shorter than retry.first, {}", format_duration(retry.max), format_duration(retry.first));
@@ -196,6 +199,30 @@ fn route_logins(config: &Config, findings: &mut Findings<'_>) {
             }
             (true, true) => {}
         }
+    }
+}
+
+fn destinations(config: &Config, findings: &mut Findings<'_>) {
+    for (index, rule) in config.destinations.iter().enumerate() {
+        if rule.outgoing == Outgoing::default() && !rule.shared {
+            let what = "this [[destination]] bounds nothing";
+            findings.add(format!("destination[{index}].outgoing_concurrency"), what, "set a bound, or remove the table");
+        }
+        let earlier = config.destinations[..index].iter();
+        if let Some(at) = earlier.into_iter().position(|at| covers(&at.domain, &rule.domain) && covers(&at.mx, &rule.mx)) {
+            let what = format!("never reached: destination[{at}] matches first");
+            findings.add(format!("destination[{index}].mx"), what, "remove one, or put this one before it");
+        }
+    }
+}
+
+/// Whether every domain of the second pattern is also one of the first.
+fn covers(first: &DomainPattern, second: &DomainPattern) -> bool {
+    match (first, second) {
+        (DomainPattern::Any, _) => true,
+        (_, DomainPattern::Exact(domain)) => first.matches(domain),
+        (DomainPattern::Below(parent), DomainPattern::Below(child)) => parent == child || first.matches(child),
+        _ => false,
     }
 }
 

@@ -217,12 +217,13 @@ mod tests {
     fn other(kind: Kind, default: &str) -> String {
         match kind {
             Kind::Boolean => (default != "true").to_string(),
-            Kind::Count | Kind::Port | Kind::Prefix(_) => "7".to_owned(),
+            Kind::Count | Kind::CountOrNone | Kind::Port | Kind::Prefix(_) => "7".to_owned(),
             Kind::Number(min, _) => format!("{:?}", min + 0.75),
             Kind::Duration | Kind::Period if default == "5m" => "\"6m\"".to_owned(),
             // Beside which others must be longer.
             Kind::Duration if default == "30s" => "\"31s\"".to_owned(),
             Kind::Duration | Kind::Period | Kind::PeriodOrNone => "\"9h\"".to_owned(),
+            Kind::RateOrNone => "\"7/9h\"".to_owned(),
             Kind::Size | Kind::SizeOrNone => "\"77KiB\"".to_owned(),
             Kind::Text | Kind::Path(_) => "\"other\"".to_owned(),
             Kind::Hostname | Kind::Domain(_) | Kind::Pattern => "\"other.test\"".to_owned(),

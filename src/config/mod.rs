@@ -4,6 +4,7 @@
 
 mod build;
 mod check;
+mod destination;
 mod generate;
 mod layers;
 mod listen;
@@ -19,6 +20,7 @@ mod typed;
 mod values;
 
 pub use check::check_files;
+pub use destination::{DestinationRule, Outgoing};
 pub use generate::{reference_page, sample_file};
 pub use layers::Origin;
 pub use listen::ListenAddress;

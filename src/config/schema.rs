@@ -53,6 +53,12 @@ pub(super) const SECTIONS: &[Section] = &[
             set("path", Kind::Path(false), "spool", "the folder; one server at a time"),
             set("min_free", Kind::Size, "64MiB", "less than this free on the disk: 452 4.3.1, nothing accepted"),
             set("segment_size", Kind::Size, "64MiB", "size of a file of the log"),
+            set(
+                "zeros_ahead",
+                Kind::Boolean,
+                "true",
+                "the log's blocks are written before they are used: syncs are faster; of no use if the file system copies on write",
+            ),
             set("compaction_rate", Kind::Size, "32MiB", "copied a second to give space back; faster only if it runs out"),
             set("index_cache", Kind::Size, "32MiB", "memory for the index of deferred mail"),
             set(
@@ -309,6 +315,36 @@ pub(super) const SECTIONS: &[Section] = &[
                 Kind::Choice(&["refuse", "allow"]),
                 "refuse",
                 "MX hosts that resolve to loopback, private or our own addresses: \"refuse\" or \"allow\"",
+            ),
+        ],
+    },
+    Section {
+        name: "destination",
+        repeated: true,
+        doc: "bounds on mail to other servers, for each MX set; the first that matches counts; none ever hits notices",
+        settings: &[
+            sampled(
+                set("domain", Kind::Pattern, "*", "of recipients; set apart from other mail to the same hosts"),
+                "*.partner.test",
+            ),
+            sampled(set("mx", Kind::Pattern, "*", "of MX hosts, or of a route's; one has to match"), "*.provider.test"),
+            set("shared", Kind::Boolean, "false", "all that matches is one destination, with one set of bounds"),
+            sampled(
+                set(
+                    "outgoing_concurrency",
+                    Kind::CountOrNone,
+                    "0",
+                    "connections at a time; 0 for `remote.concurrency`, the most there is",
+                ),
+                "5",
+            ),
+            sampled(
+                set("outgoing_messages_rate", Kind::RateOrNone, "", "messages in any such time; \"\" for any number"),
+                "100/1m",
+            ),
+            sampled(
+                set("outgoing_connections_rate", Kind::RateOrNone, "", "new connections in any such time; \"\" for any number"),
+                "10/1m",
             ),
         ],
     },

@@ -7,6 +7,10 @@ pub(super) enum Kind {
     Boolean,
     /// A whole number of 1 or more.
     Count,
+    /// The same, or 0 for none.
+    CountOrNone,
+    /// `"100/1m"`, or empty for none.
+    RateOrNone,
     /// A TCP port, 1 to 65535.
     Port,
     /// How many leading bits of an address count: 1 to so many.
@@ -73,6 +77,8 @@ impl Kind {
         match self {
             Self::Boolean => "`true` or `false`".to_owned(),
             Self::Count => "whole number, at least 1".to_owned(),
+            Self::CountOrNone => "whole number".to_owned(),
+            Self::RateOrNone => "rate like `\"100/1m\"`, or `\"\"`".to_owned(),
             Self::Port => "port".to_owned(),
             Self::Prefix(max) => format!("whole number, 1 to {max}"),
             Self::Number(min, max) if max.is_finite() => format!("number, {min} to {max}"),
@@ -116,6 +122,7 @@ impl Kind {
             self,
             Self::Boolean
                 | Self::Count
+                | Self::CountOrNone
                 | Self::Port
                 | Self::Prefix(_)
                 | Self::Number(..)

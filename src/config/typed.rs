@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{ListenAddress, Notice, Remote, Route};
+use super::{DestinationRule, ListenAddress, Notice, Remote, Route};
 use crate::mail::{Address, Domain, Service};
 
 /// Every setting. The names are those of the file.
@@ -40,6 +40,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// `[remote]`
     pub remote: Remote,
+    /// `[[destination]]`, in order.
+    pub destinations: Vec<DestinationRule>,
     /// `[queue]`
     pub queue: Queue,
     /// `[retry]`
@@ -65,6 +67,8 @@ pub struct Spool {
     pub min_free: u64,
     /// Bytes of a log segment.
     pub segment_size: u64,
+    /// Whether zeros are written ahead of the log's end.
+    pub zeros_ahead: bool,
     /// Bytes a second that are copied to give space back, unless room is needed.
     pub compaction_rate: u64,
     /// Memory of the index's cache, bytes.

@@ -7,12 +7,13 @@ use std::time::Duration;
 use figment::value::Value;
 use ipnet::IpNet;
 
+use super::destination::rate;
 use super::problem::Wrong;
 use super::schema::Kind;
 use super::{AddressPattern, DomainPattern, HostPort, ListenAddress, LmtpAddress, RouteHost, SenderPattern};
 use crate::mail::{Address, Domain};
 
-type Parsed<T> = Result<T, Wrong>;
+pub(super) type Parsed<T> = Result<T, Wrong>;
 
 /// The port of a name server that is given without one.
 const DNS_PORT: u16 = 53;
@@ -27,6 +28,8 @@ pub(super) fn check(kind: Kind, value: &Value) -> Parsed<()> {
         Kind::Port => port(value).map(drop),
         Kind::Prefix(max) => prefix(value, max).map(drop),
         Kind::Number(min, max) => number(value, min, max).map(drop),
+        Kind::CountOrNone => count_or_none(value).map(drop),
+        Kind::RateOrNone => optional(value, rate).map(drop),
         Kind::Duration => duration(value).map(drop),
         Kind::Period => period(value).map(drop),
         Kind::PeriodOrNone => optional(value, period).map(drop),
@@ -93,7 +96,7 @@ fn quote(text: &str) -> String {
     quoted
 }
 
-fn is_not(value: &Value, what: &str, remedy: &str) -> Wrong {
+pub(super) fn is_not(value: &Value, what: &str, remedy: &str) -> Wrong {
     Wrong::new(format!("{} is not {what}", toml(value)), remedy)
 }
 
@@ -145,6 +148,14 @@ fn whole(value: &Value) -> Option<u64> {
 pub(super) fn count(value: &Value) -> Parsed<u64> {
     let remedy = "write a whole number of 1 or more, without quotes";
     whole(value).filter(|n| (1..=u64::from(u32::MAX)).contains(n)).ok_or_else(|| is_not(value, "a possible number here", remedy))
+}
+
+/// None for 0.
+pub(super) fn count_or_none(value: &Value) -> Parsed<Option<usize>> {
+    match whole(value) {
+        Some(0) => Ok(None),
+        _ => count(value).map(|count| usize::try_from(count).ok()),
+    }
 }
 
 pub(super) fn port(value: &Value) -> Parsed<u16> {
@@ -529,7 +540,7 @@ mod tests {
         fn no_text_makes_the_parsers_panic(text in "\\PC{0,40}") {
             let value = Value::from(text);
             for kind in [Kind::Duration, Kind::Size, Kind::Hostname, Kind::Address(true), Kind::Socket(true), Kind::Template,
-                Kind::Lmtp, Kind::Pattern, Kind::SenderPattern, Kind::Login] {
+                Kind::Lmtp, Kind::Pattern, Kind::SenderPattern, Kind::Login, Kind::RateOrNone] {
                 let _ = check(kind, &value);
             }
             let list = Value::from(vec![value]);

@@ -17,13 +17,13 @@ use super::lookups::Lookups;
 use super::notices::Notices;
 use super::pauses::Pauses;
 use super::report;
-use crate::deliver;
+use crate::deliver::{self, Attempted};
 use crate::event::{Event, Events};
 use crate::mail::{
     Cause, Destination, Diagnosis, EnhancedCode, Forward, Message, Outcome, QueueId, RecipientStatus, Timestamp, Update,
 };
 use crate::notice::Digest;
-use crate::queue::{self, Attempt, AttemptId, Down, Scheduler, Settings, Step};
+use crate::queue::{self, Attempt, AttemptId, Down, Report, Scheduler, Settings, Step};
 use crate::route::Plan;
 use crate::spool::{Filter, Spool, SpoolError};
 use crate::system::System;
@@ -47,7 +47,7 @@ pub(super) struct Delivery {
     pub(super) pauses: Pauses,
     /// Messages with recipients that became several others, whose senders are to be told so.
     pub(super) expanded: Vec<(Message, Vec<u32>)>,
-    attempts: JoinSet<Vec<(u32, Outcome)>>,
+    attempts: JoinSet<Attempted>,
     /// What each task of `attempts` is about.
     running: HashMap<tokio::task::Id, Running>,
     /// When the index next has something; none: nothing is known.
@@ -85,7 +85,7 @@ struct Running {
 }
 
 /// How a task of `attempts` ended.
-type Ended = Result<(tokio::task::Id, Vec<(u32, Outcome)>), JoinError>;
+type Ended = Result<(tokio::task::Id, Attempted), JoinError>;
 
 impl Delivery {
     pub(super) fn new(spool: Spool, events: Events, system: System, current: Arc<Current>, pauses: Pauses) -> Self {
@@ -388,30 +388,40 @@ impl Delivery {
             attempts: attempts.map_or(0, |recipient| recipient.status.attempts),
         });
         let dsn = |index: u32| message.recipients.get(index as usize).and_then(|recipient| recipient.dsn.clone());
-        let Attempt { attempt, id, destination, site, recipients } = attempt;
+        let Attempt { attempt, id, destination, site, outgoing, recipients } = attempt;
         let recipients =
             recipients.into_iter().map(|(index, address)| (index, Forward { address, dsn: dsn(index) })).collect::<Vec<_>>();
         let running = Running { attempt, id, destination: destination.clone() };
         let task = self.attempts.spawn(async move {
             match spool.content(id).await {
                 Ok(content) => {
-                    let attempt =
-                        deliver::Attempt { id, reverse_path, body, request, arrived, destination, site, recipients, content };
+                    let attempt = deliver::Attempt {
+                        id,
+                        reverse_path,
+                        body,
+                        request,
+                        arrived,
+                        destination,
+                        site,
+                        outgoing,
+                        recipients,
+                        content,
+                    };
                     current.deliverer.attempt(attempt).await
                 }
-                Err(error) => recipients.into_iter().map(|(index, _)| (index, unreadable(&error))).collect(),
+                Err(error) => recipients.into_iter().map(|(index, _)| (index, unreadable(&error))).collect::<Vec<_>>().into(),
             }
         });
         self.running.insert(task.id(), running);
     }
 
     async fn ended(&mut self, ended: Ended) {
-        let (task, outcomes) = match ended {
+        let (task, Attempted { outcomes, connections_from }) = match ended {
             Ok(ended) => ended,
             // A bug in one attempt: its recipients count as deferred, the others go on.
             Err(error) => {
                 self.events.report(Event::Trouble { id: None, operation: "attempt", reason: error.to_string() });
-                (error.id(), Vec::new())
+                (error.id(), Vec::new().into())
             }
         };
         let Some(Running { attempt, id, destination }) = self.running.remove(&task) else { return };
@@ -421,7 +431,8 @@ impl Delivery {
         let message = self.scheduler.message(id).cloned();
         let (what, done) = confirmable(&outcomes, &destination);
         let entropy = Arc::clone(&self.system.entropy);
-        let verdict = self.scheduler.report(now, attempt, outcomes, &mut || entropy.fraction());
+        let report = Report { outcomes, connections_from };
+        let verdict = self.scheduler.report(now, attempt, report, &mut || entropy.fraction());
         let Some(mut message) = message.filter(|_| !verdict.update.statuses.is_empty()) else { return };
         report::statuses(&self.events, now, &message, &destination, &verdict.update, &in_doubt);
         let update = self.confirm(&message, verdict.update, what, done).await;

@@ -261,8 +261,9 @@ impl Connection {
         &self.next_hop
     }
 
-    pub(super) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+    /// Whether it goes to this host, by this name.
+    pub(super) fn is_to(&self, host: &Host) -> bool {
+        self.endpoint == host.endpoint && self.next_hop == next_hop(host)
     }
 
     /// Whether it comes from one of these addresses of ours; no address: from whatever one.

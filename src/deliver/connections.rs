@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use super::Host;
 use super::connection::Connection;
-use crate::config::RemoteTls;
-use crate::mail::Site;
-use crate::system::{Clock, Endpoint};
+use crate::config::{Outgoing, RemoteTls};
+use crate::mail::{Meter, Site, Timestamp};
+use crate::system::Clock;
 
 /// How long a connection may wait: peers are not to be burdened with connections that probably nobody will use.
 const IDLE_TIME: Duration = Duration::from_secs(10);
@@ -19,6 +20,8 @@ const IDLE_TIME: Duration = Duration::from_secs(10);
 const OPEN_TIME: Duration = Duration::from_secs(300);
 /// Idle connections in all.
 const IDLE_MAX: usize = 200;
+/// Sites whose connections are counted; when there are more, that with the first name is forgotten.
+const METERS_MAX: usize = 20_000;
 /// Goodbyes said at a time when all are closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -36,6 +39,8 @@ struct State {
     idle: BTreeMap<Site, Vec<Idle>>,
     idle_count: usize,
     busy: BTreeMap<Site, usize>,
+    /// When connections were made lately to sites where that is bounded.
+    meters: BTreeMap<Site, Meter>,
     /// A task looks for connections whose time is over.
     swept: bool,
     closed: bool,
@@ -48,7 +53,7 @@ struct Idle {
 
 /// What a connection must be to serve an attempt.
 pub(super) struct Wanted<'a> {
-    pub(super) endpoint: &'a Endpoint,
+    pub(super) host: &'a Host,
     /// It is encrypted so well at the least.
     pub(super) tls: RemoteTls,
     /// It comes from one of these addresses of ours.
@@ -61,6 +66,7 @@ pub(super) struct Wanted<'a> {
 pub(super) struct Permit {
     connections: Arc<Connections>,
     site: Site,
+    outgoing: Outgoing,
 }
 
 impl Connections {
@@ -69,9 +75,9 @@ impl Connections {
     }
 
     /// Counts an attempt in, until the permit is dropped. It doesn't wait: how many attempts there may be is the scheduler's business.
-    pub(super) fn permit(self: &Arc<Self>, site: &Site) -> Permit {
+    pub(super) fn permit(self: &Arc<Self>, site: &Site, outgoing: Outgoing) -> Permit {
         *self.state().busy.entry(site.clone()).or_default() += 1;
-        Permit { connections: self.clone(), site: site.clone() }
+        Permit { connections: self.clone(), site: site.clone(), outgoing }
     }
 
     /// Closes all idle connections, and from now on those that would become idle.
@@ -111,7 +117,7 @@ impl Permit {
     pub(super) fn reuse(&self, wanted: &Wanted<'_>) -> Option<Connection> {
         loop {
             let mut connection = self.connections.state().take(&self.site, |Idle { connection, .. }| {
-                connection.endpoint() == wanted.endpoint
+                connection.is_to(wanted.host)
                     && connection.serves(wanted.tls)
                     && connection.comes_from(wanted.sources)
                     && connection.is_certain() == wanted.certain
@@ -122,17 +128,39 @@ impl Permit {
         }
     }
 
-    /// Whether a connection to this endpoint waits.
-    pub(super) fn is_idle(&self, endpoint: &Endpoint) -> bool {
+    /// Counts a new connection, if the site's rate allows it; else says when it will.
+    pub(super) fn may_connect(&self) -> Result<(), Timestamp> {
+        let Some(rate) = self.outgoing.connections_rate else { return Ok(()) };
+        let now = self.connections.clock.now();
+        let mut state = self.connections.state();
+        if state.meters.len() >= METERS_MAX && !state.meters.contains_key(&self.site) {
+            state.meters.pop_first();
+        }
+        let meter = state.meters.entry(self.site.clone()).or_default();
+        let next = meter.next(now, rate);
+        if next > now {
+            return Err(next);
+        }
+        meter.add(now, rate);
+        Ok(())
+    }
+
+    /// Connections to the site at the most.
+    fn concurrency(&self) -> usize {
+        self.outgoing.concurrency.unwrap_or(usize::MAX).min(self.connections.concurrency)
+    }
+
+    /// Whether a connection to this host waits.
+    pub(super) fn is_idle(&self, host: &Host) -> bool {
         let state = self.connections.state();
-        state.idle.get(&self.site).is_some_and(|idle| idle.iter().any(|idle| idle.connection.endpoint() == endpoint))
+        state.idle.get(&self.site).is_some_and(|idle| idle.iter().any(|idle| idle.connection.is_to(host)))
     }
 
     /// Before a new connection is made: with it there must not be too many to the site, so an idle one elsewhere may have to go.
     pub(super) fn make_room(&self) {
         let mut state = self.connections.state();
         let busy = state.busy.get(&self.site).copied().unwrap_or(0);
-        let idle_max = self.connections.concurrency.saturating_sub(busy);
+        let idle_max = self.concurrency().saturating_sub(busy);
         while state.idle.get(&self.site).is_some_and(|idle| idle.len() > idle_max) {
             if let Some(oldest) = state.take(&self.site, |_| true) {
                 leave(oldest);
@@ -146,7 +174,7 @@ impl Permit {
         let idle = state.idle.get(&self.site).map_or(0, Vec::len);
         let busy = state.busy.get(&self.site).copied().unwrap_or(0);
         // This attempt still counts as busy, and its connection isn't counted as idle yet.
-        let enough = state.closed || state.idle_count >= IDLE_MAX || idle + busy > self.connections.concurrency;
+        let enough = state.closed || state.idle_count >= IDLE_MAX || idle + busy > self.concurrency();
         if enough || connection.is_used_up() || connection.age() >= OPEN_TIME {
             return leave(connection);
         }

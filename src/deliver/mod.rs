@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{Config, Quota};
+use crate::config::{Config, Outgoing, Quota};
 use crate::event::Events;
 use crate::mail::{Address, BodyType, Destination, Domain, Forward, Outcome, QueueId, Request, ReversePath, Site, Timestamp};
 use crate::route::{Host, Router, Way};
@@ -67,10 +67,27 @@ pub struct Attempt {
     pub destination: Destination,
     /// Whose connections it may use: several destinations may share them.
     pub site: Site,
+    /// What bounds these; not for notices.
+    pub outgoing: Outgoing,
     /// Index in the message, and what RCPT says.
     pub recipients: Vec<(u32, Forward)>,
     /// Its bytes.
     pub content: Arc<dyn Content>,
+}
+
+/// What an attempt came to.
+#[derive(Debug)]
+pub struct Attempted {
+    /// One outcome for each recipient, in their order; all of them, unless `connections_from` says why not.
+    pub outcomes: Vec<(u32, Outcome)>,
+    /// A connection would have been needed that may not be made before this time: the recipients without outcome were not attempted.
+    pub connections_from: Option<Timestamp>,
+}
+
+impl From<Vec<(u32, Outcome)>> for Attempted {
+    fn from(outcomes: Vec<(u32, Outcome)>) -> Self {
+        Self { outcomes, connections_from: None }
+    }
 }
 
 /// Carries attempts out. Cheap to share; its state is the idle connections, what is known of hosts, and the mailbox folders known to exist.
@@ -112,10 +129,10 @@ impl Deliverer {
         }
     }
 
-    /// Tries once. One outcome for each recipient, in their order.
-    pub async fn attempt(&self, attempt: Attempt) -> Vec<(u32, Outcome)> {
+    /// Tries once.
+    pub async fn attempt(&self, attempt: Attempt) -> Attempted {
         match &attempt.destination {
-            Destination::Local(_) => maildir::deliver(self, &attempt).await,
+            Destination::Local(_) => maildir::deliver(self, &attempt).await.into(),
             Destination::Lmtp(_) | Destination::Route(_) | Destination::Mx(_) => remote::deliver(self, &attempt).await,
         }
     }

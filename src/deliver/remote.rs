@@ -8,10 +8,10 @@ use super::connection::{Call, Connection, Unopened};
 use super::connections::{Permit, Wanted};
 use super::fitting::{self, Fitted, Unfit};
 use super::hosts::is_ipv6;
-use super::{Attempt, Deliverer, Host, Way, ipv6};
+use super::{Attempt, Attempted, Deliverer, Host, Way, ipv6};
 use crate::config::{Remote, RemoteTls};
 use crate::event::Event;
-use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Forward, Outcome};
+use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Forward, Outcome, Timestamp};
 use crate::smtp::client::{Login, Settings, StartTls, Timeouts, Transaction};
 use crate::system::{Endpoint, Established};
 
@@ -44,6 +44,8 @@ struct Run<'a> {
     misses: Vec<Diagnosis>,
     /// Why the last host that would have served can't be given this message.
     unfit: Option<Diagnosis>,
+    /// The site's rate allows no connection before this time.
+    connections_from: Option<Timestamp>,
     /// What was said for our IPv6 address, by recipient: it counts only if nobody says anything over IPv4.
     refused: Vec<Option<Outcome>>,
     /// Such a thing was said: the hosts left are called over IPv4 only.
@@ -57,25 +59,28 @@ struct Run<'a> {
 /// The next host is tried when one can't be reached, doesn't greet us or loses the connection: for the recipients that it gave no
 /// result. A 4xx about a message or recipient isn't taken to the next host in the same attempt: it is the domain's word as much as
 /// the host's (greylisting, quota, load), and to ask all its hosts at once would only multiply what the domain wants less of.
-pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Vec<(u32, Outcome)> {
+pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Attempted {
     let hosts = match deliverer.routes.hosts(&attempt.destination, &attempt.reverse_path).await {
         Ok(hosts) => hosts,
-        Err(outcome) => return attempt.recipients.iter().map(|(index, _)| (*index, outcome.clone())).collect(),
+        Err(outcome) => {
+            return attempt.recipients.iter().map(|(index, _)| (*index, outcome.clone())).collect::<Vec<_>>().into();
+        }
     };
     let mut run = Run {
         deliverer,
         attempt,
         way: deliverer.routes.way(&attempt.destination, &attempt.reverse_path),
-        permit: deliverer.connections.permit(&attempt.site),
+        permit: deliverer.connections.permit(&attempt.site, attempt.outgoing),
         outcomes: vec![None; attempt.recipients.len()],
         misses: Vec::new(),
         unfit: None,
         refused: vec![None; attempt.recipients.len()],
         ipv4_only: false,
         ipv4_left: false,
+        connections_from: None,
     };
     let now = deliverer.system.clock.monotonic();
-    let idle = |host: &Host| run.permit.is_idle(&host.endpoint);
+    let idle = |host: &Host| run.permit.is_idle(host);
     let hosts = deliverer.hosts.arrange(now, hosts, idle, &*deliverer.system.entropy);
     for (place, host) in hosts.iter().enumerate().take(HOSTS_MAX) {
         if run.ipv4_only && is_ipv6(host) {
@@ -83,7 +88,7 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Vec<(u3
         }
         run.ipv4_left = hosts[place + 1..].iter().any(|other| !is_ipv6(other));
         run.try_host(host).await;
-        if run.outcomes.iter().all(Option::is_some) {
+        if run.connections_from.is_some() || run.outcomes.iter().all(Option::is_some) {
             break;
         }
     }
@@ -94,13 +99,17 @@ impl Run<'_> {
     async fn try_host(&mut self, host: &Host) {
         let tls = self.level(host);
         let certain = self.is_certain(host);
-        let wanted = Wanted { endpoint: &host.endpoint, tls, sources: &self.way.sources, certain };
+        let wanted = Wanted { host, tls, sources: &self.way.sources, certain };
         if let Some(connection) = self.permit.reuse(&wanted)
             && self.transact(connection, host).await == Carried::Done
         {
             return;
         }
         for _ in 0..SESSIONS_MAX {
+            if let Err(from) = self.permit.may_connect() {
+                self.connections_from = Some(from);
+                return;
+            }
             self.permit.make_room();
             let connection = match self.open(host, tls).await {
                 Ok(connection) => connection,
@@ -175,7 +184,9 @@ impl Run<'_> {
         let login = self.login(host)?;
         let called = self.now();
         let connection = match Connection::open(self.call(host, tls, starttls, login.clone()), host).await {
-            Err(Unopened { diagnosis, insecure: true }) if tls == RemoteTls::Opportunistic && !self.way.implicit_tls => {
+            Err(Unopened { diagnosis, insecure: true })
+                if tls == RemoteTls::Opportunistic && !self.way.implicit_tls && self.permit.may_connect().is_ok() =>
+            {
                 let Diagnosis { next_hop, text: reason, .. } = diagnosis;
                 self.deliverer.events.report(Event::TlsFallback { id: self.attempt.id, next_hop, reason });
                 return Connection::open(self.call(host, tls, StartTls::Never, login), host).await;
@@ -307,13 +318,16 @@ impl Run<'_> {
     /// Recipients that no host spoke about are deferred. They fail only if no host that serves can be given this message, or if every host
     /// of a foreign domain said 5xx before we could name them; a configured host that does so is this site's mistake, which an admin can
     /// mend.
-    fn finish(self) -> Vec<(u32, Outcome)> {
+    fn finish(self) -> Attempted {
+        let connections_from = self.connections_from;
+        // Nobody was asked about these: that is no attempt.
+        let unasked = connections_from.is_some() && self.misses.is_empty();
         let foreign = matches!(self.attempt.destination, Destination::Mx(_));
         let transient = self.misses.iter().rev().find(|miss| miss.status.0 != 5);
         let rest = match (transient, self.unfit.as_ref().or(self.misses.last())) {
             (Some(miss), _) => Outcome::Deferred(miss.clone()),
             (None, Some(unfit)) if self.unfit.is_some() => Outcome::Failed(unfit.clone()),
-            (None, Some(miss)) if foreign => Outcome::Failed(miss.clone()),
+            (None, Some(miss)) if foreign && connections_from.is_none() => Outcome::Failed(miss.clone()),
             (None, Some(miss)) => {
                 let status = EnhancedCode(4, miss.status.1, miss.status.2);
                 Outcome::Deferred(Diagnosis { status, ..miss.clone() })
@@ -329,7 +343,9 @@ impl Run<'_> {
             (Outcome::Deferred(_), None) => rest.clone(),
             (_, None) => refused.unwrap_or_else(|| rest.clone()),
         };
-        outcomes.map(|((index, _), (said, refused))| (*index, outcome(said, refused))).collect()
+        let outcomes = outcomes.filter(|(_, (said, _))| said.is_some() || !unasked);
+        let outcomes = outcomes.map(|((index, _), (said, refused))| (*index, outcome(said, refused))).collect();
+        Attempted { outcomes, connections_from }
     }
 }
 

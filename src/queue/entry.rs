@@ -37,6 +37,8 @@ pub(super) struct Part {
     /// Those whose attempt is under way, ascending.
     in_flight: Vec<u32>,
     pub(super) stage: Stage,
+    /// Its place in line, where it was taken out of it and not attempted.
+    pub(super) before: Option<Place>,
     /// When the first of those not in flight may be attempted; `NEVER` if none.
     pub(super) ready_at: Timestamp,
 }
@@ -162,7 +164,7 @@ impl Entry {
 
 impl Part {
     fn new() -> Self {
-        Self { recipients: Vec::new(), in_flight: Vec::new(), stage: Stage::Idle, ready_at: Timestamp::NEVER }
+        Self { recipients: Vec::new(), in_flight: Vec::new(), stage: Stage::Idle, before: None, ready_at: Timestamp::NEVER }
     }
 
     /// Whether nothing of it is open or in flight.

@@ -3,7 +3,8 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::entry::{Part, Stage};
-use super::line::{Lines, Waiting};
+use super::line::{Place, Waiting};
+use super::lines::Lines;
 use super::scheduler::Scheduler;
 use super::sites::{Located, Sites};
 use super::step::Step;
@@ -34,20 +35,20 @@ impl<'a> Plan<'a> {
         part.update(message, self.paused);
         match (&part.stage, part.ready_at <= self.now) {
             (Stage::Idle, true) => {
-                part.stage = self.stage(message, destination);
+                part.stage = self.stage(message, destination, part.before.take());
                 *waiting += 1;
             }
-            (Stage::Unlocated, true) => part.stage = self.stage(message, destination),
+            (Stage::Unlocated, true) => part.stage = self.stage(message, destination, part.before.take()),
             (Stage::Waiting(..) | Stage::Unlocated, false) => part.step_out(self.lines, waiting),
             (Stage::Waiting(..) | Stage::InFlight, true) | (Stage::Idle | Stage::InFlight, false) => {}
         }
     }
 
-    fn stage(&mut self, message: &Message, destination: &Destination) -> Stage {
+    fn stage(&mut self, message: &Message, destination: &Destination, before: Option<Place>) -> Stage {
         match self.sites.locate(self.now, destination, message.id) {
-            Located::At(site) => {
+            Located::At(site, outgoing) => {
                 let waiting = Waiting { id: message.id, destination: destination.clone() };
-                let place = self.lines.join(self.now, &site, waiting, message.priority());
+                let place = self.lines.join(&site, outgoing, waiting, message, before);
                 Stage::Waiting(site, place)
             }
             Located::Unknown { ask } => {
@@ -64,7 +65,7 @@ impl Part {
     /// Waits no longer.
     pub(super) fn step_out(&mut self, lines: &mut Lines, waiting: &mut usize) {
         match &self.stage {
-            Stage::Waiting(site, place) => lines.leave(site, *place),
+            Stage::Waiting(site, place) => lines.leave(site, place),
             Stage::Unlocated => {}
             Stage::Idle | Stage::InFlight => return,
         }

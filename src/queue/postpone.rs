@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::entry::Stage;
 use super::health::{Down, News};
 use super::scheduler::Scheduler;
 use super::step::Step;
@@ -18,9 +19,8 @@ impl Scheduler {
         }
     }
 
-    /// An attempt at the site has ended: what that means for those who wait for it.
+    /// What the end of an attempt says of the site means for those who wait for it.
     pub(super) fn heard(&mut self, now: Timestamp, site: &Site, news: News, random: f64) {
-        self.lines.finish(site, &news);
         if !site.is_remote() {
             return;
         }
@@ -44,11 +44,15 @@ impl Scheduler {
         }
     }
 
-    /// Puts off those recipients of a message that are ready for a destination that is down.
-    pub(super) fn postpone(&mut self, now: Timestamp, id: QueueId) {
+    /// Puts off those recipients of a message, for one destination or for all, that are ready for a site that is down.
+    pub(super) fn postpone(&mut self, now: Timestamp, id: QueueId, only: Option<&Destination>) {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.forgotten && !entry.message.held) else { return };
-        for (destination, part) in &entry.parts {
-            let Some(site) = self.sites.at(now, destination) else { continue };
+        for (destination, part) in entry.parts.iter().filter(|(destination, _)| only.is_none_or(|only| only == *destination)) {
+            let site = match &part.stage {
+                Stage::Waiting(site, _) => Some(site.clone()),
+                _ => self.sites.at(now, destination),
+            };
+            let Some(site) = site else { continue };
             let Some(down) = self.lines.down(now, &site) else { continue };
             let ready = part.ready_now(&entry.message, &self.paused_domains, now);
             let update = postponed(&entry.message, &ready, down, &self.settings.retry, now);

@@ -10,12 +10,14 @@ use super::backoff::wait_max;
 use super::due::{ages_reached, deadline_notice_at, due_at, expires_at, next_notice_at};
 use super::entry::Entry;
 use super::health::News;
-use super::line::{Lines, Waiting};
+use super::line::{Place, Waiting};
+use super::lines::Lines;
 use super::plan::Plan;
+use super::report::Report;
 use super::sites::Sites;
 use super::step::{Attempt, AttemptId, Step};
 use super::verdict::{Verdict, When, without_result};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Outgoing};
 use crate::mail::{Destination, Domain, Message, Outcome, Priority, QueueId, Site, Timestamp, Update};
 
 /// Recipients of one attempt at the most.
@@ -38,6 +40,8 @@ pub struct Settings {
     pub active_max: usize,
     /// When to try again, and when to give up.
     pub retry: config::Retry,
+    /// What is bounded at which destinations.
+    pub destinations: Vec<config::DestinationRule>,
 }
 
 impl From<&Config> for Settings {
@@ -47,6 +51,7 @@ impl From<&Config> for Settings {
             concurrency: config.remote.concurrency,
             active_max: config.queue.active,
             retry: config.retry.clone(),
+            destinations: config.destinations.clone(),
         }
     }
 }
@@ -77,6 +82,7 @@ struct Flight {
     id: QueueId,
     destination: Destination,
     site: Site,
+    place: Place,
 }
 
 impl Scheduler {
@@ -84,9 +90,9 @@ impl Scheduler {
     pub fn new(settings: Settings) -> Self {
         Self {
             lines: Lines::new(settings.attempts_max, settings.concurrency),
+            sites: Sites::new(settings.destinations.clone()),
             settings,
             entries: BTreeMap::new(),
-            sites: Sites::default(),
             attempts: BTreeMap::new(),
             attempt_last: 0,
             alarms: BTreeSet::new(),
@@ -140,7 +146,8 @@ impl Scheduler {
 
     /// When to call `next` again if nothing else happens.
     pub fn deadline(&self) -> Option<Timestamp> {
-        self.alarms.first().map(|(at, _)| *at)
+        let alarm = self.alarms.first().map(|(at, _)| *at);
+        alarm.into_iter().chain(self.lines.deadline().filter(|_| !self.paused)).min()
     }
 
     /// Takes a message over. `destinations` has one for each open recipient, by index; an open recipient without one isn't
@@ -195,13 +202,18 @@ impl Scheduler {
         &mut self,
         now: Timestamp,
         attempt: AttemptId,
-        outcomes: Vec<(u32, Outcome)>,
+        report: impl Into<Report>,
         jitter: &mut dyn FnMut() -> f64,
     ) -> Verdict {
         self.watch_clock(now);
-        let Some(Flight { id, destination, site }) = self.attempts.remove(&attempt) else { return Verdict::new(QueueId(0)) };
+        let Report { outcomes, connections_from } = report.into();
+        let Some(Flight { id, destination, site, place }) = self.attempts.remove(&attempt) else {
+            return Verdict::new(QueueId(0));
+        };
         let random = jitter();
-        self.heard(now, &site, News::of(&outcomes), random);
+        let news = News::of(&outcomes);
+        self.lines.finish(&site, &place, &news, connections_from);
+        self.heard(now, &site, news, random);
         let mut verdict = Verdict::new(id);
         let Some(entry) = self.entries.get_mut(&id) else { return verdict };
         let Some(part) = entry.parts.get_mut(&destination) else { return verdict };
@@ -209,7 +221,14 @@ impl Scheduler {
         let retry = &self.settings.retry;
         let when = When { now, expires: expires_at(&entry.message, retry), retry, random };
         for index in part.end_attempt() {
-            let outcome = outcomes.remove(&index).unwrap_or_else(without_result);
+            let outcome = match outcomes.remove(&index) {
+                Some(outcome) => outcome,
+                None if connections_from.is_some() => {
+                    part.before = Some(place.clone());
+                    continue;
+                }
+                None => without_result(),
+            };
             // What an operator made final meanwhile stays so: nobody is both bounced and delivered.
             if let Some(recipient) = entry.message.recipients.get(index as usize).filter(|r| r.is_open()) {
                 verdict.add(index, &recipient.status, outcome, &when);
@@ -294,22 +313,23 @@ impl Scheduler {
         self.lines.reconfigure(settings.attempts_max, settings.concurrency);
         self.settings = settings;
         self.clock = now;
-        self.sites = Sites::default();
+        self.sites = Sites::new(self.settings.destinations.clone());
         self.scatter(None);
     }
 
     /// Starts the attempt whose turn it is.
     fn start(&mut self, now: Timestamp) -> Option<Step> {
-        let (site, Waiting { id, destination }) = self.lines.take()?;
+        let (site, place, Waiting { id, destination }) = self.lines.take()?;
         let attempt = AttemptId(self.attempt_last + 1);
         let entry = self.entries.get_mut(&id)?;
         let part = entry.parts.get_mut(&destination)?;
+        let outgoing = if place.is_notice() { Outgoing::default() } else { self.lines.outgoing(&site) };
         let recipients = part.begin_attempt(&entry.message, &self.paused_domains, now, RECIPIENTS_MAX);
         entry.waiting -= 1;
         entry.attempts += 1;
         self.attempt_last += 1;
-        self.attempts.insert(attempt, Flight { id, destination: destination.clone(), site: site.clone() });
-        Some(Step::Attempt(Attempt { attempt, id, destination, site, recipients }))
+        self.attempts.insert(attempt, Flight { id, destination: destination.clone(), site: site.clone(), place });
+        Some(Step::Attempt(Attempt { attempt, id, destination, site, outgoing, recipients }))
     }
 
     /// A clock that was set back: whoever waits for a time planned before waits no longer than one backoff.
@@ -323,6 +343,7 @@ impl Scheduler {
             self.refresh_all(now);
         }
         self.clock = now;
+        self.lines.tick(now);
     }
 
     pub(super) fn refresh_all(&mut self, now: Timestamp) {
@@ -334,7 +355,7 @@ impl Scheduler {
 
     /// Brings a message up to date with the time and its own state.
     pub(super) fn refresh(&mut self, now: Timestamp, id: QueueId) {
-        self.postpone(now, id);
+        self.postpone(now, id, None);
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.forgotten) else { return };
         entry.away = None;
         if !entry.message.held {
@@ -365,7 +386,7 @@ impl Scheduler {
             }
             return;
         }
-        self.postpone(now, id);
+        self.postpone(now, id, Some(destination));
         let Some(Entry { message, parts, waiting, .. }) = self.entries.get_mut(&id) else { return };
         if let Some(part) = parts.get_mut(destination) {
             let mut plan = Plan::new(now, &mut self.lines, &mut self.sites, &mut self.steps, &self.paused_domains);

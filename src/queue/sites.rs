@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::config::{DestinationRule, DomainPattern, Outgoing};
 use crate::mail::{Destination, Domain, QueueId, Site, Timestamp};
 
 /// How long an MX set counts before it is asked for again. The resolver knows how long an answer is good for; a change of the DNS
@@ -16,8 +17,8 @@ const REMEMBERED_MAX: usize = 100_000;
 /// What is known of a destination's site.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Located {
-    /// Its mail goes there.
-    At(Site),
+    /// Its mail goes there, within these bounds.
+    At(Site, Outgoing),
     /// It isn't known; `ask`: and nobody was asked yet.
     Unknown { ask: bool },
 }
@@ -25,18 +26,33 @@ pub(super) enum Located {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Sites {
-    known: BTreeMap<Domain, (Site, Timestamp)>,
+    known: BTreeMap<Domain, Known>,
+    rules: Vec<DestinationRule>,
     /// Messages that wait for an answer, by the domain that was asked for.
     asked: BTreeMap<Domain, BTreeSet<QueueId>>,
 }
 
+#[derive(Debug)]
+struct Known {
+    site: Site,
+    outgoing: Outgoing,
+    until: Timestamp,
+}
+
 impl Sites {
+    /// Knows nothing yet but an admin's rules.
+    pub(super) fn new(rules: Vec<DestinationRule>) -> Self {
+        Self { rules, ..Self::default() }
+    }
+
     /// Where a destination's mail goes. If the answer is `Unknown`, the message waits until `learn` names it.
     pub(super) fn locate(&mut self, now: Timestamp, destination: &Destination, id: QueueId) -> Located {
-        if let Some(site) = self.at(now, destination) {
-            return Located::At(site);
+        let Destination::Mx(domain) = destination else {
+            return Located::At(Site::Own(destination.clone()), self.of_route(destination));
+        };
+        if let Some(Known { site, outgoing, .. }) = self.known.get(domain).filter(|known| known.until > now) {
+            return Located::At(site.clone(), *outgoing);
         }
-        let Destination::Mx(domain) = destination else { return Located::At(Site::Own(destination.clone())) };
         let ask = !self.asked.contains_key(domain);
         self.asked.entry(domain.clone()).or_default().insert(id);
         Located::Unknown { ask }
@@ -45,12 +61,12 @@ impl Sites {
     /// The same without asking.
     pub(super) fn at(&self, now: Timestamp, destination: &Destination) -> Option<Site> {
         let Destination::Mx(domain) = destination else { return Some(Site::Own(destination.clone())) };
-        self.known.get(domain).filter(|(_, until)| *until > now).map(|(site, _)| site.clone())
+        self.known.get(domain).filter(|known| known.until > now).map(|known| known.site.clone())
     }
 
     /// Where the mail was going when that was last known.
     pub(super) fn last(&self, domain: &Domain) -> Option<&Site> {
-        self.known.get(domain).map(|(site, _)| site)
+        self.known.get(domain).map(|known| &known.site)
     }
 
     /// The DNS names these hosts for a domain, in whatever order; none: it couldn't say, and an attempt has to find out why.
@@ -58,16 +74,21 @@ impl Sites {
     pub(super) fn learn(&mut self, now: Timestamp, domain: Domain, hosts: Option<Vec<Domain>>) -> BTreeSet<QueueId> {
         let waiting = self.asked.remove(&domain).unwrap_or_default();
         if self.known.len() >= REMEMBERED_MAX {
-            self.known.retain(|_, (_, until)| *until > now);
+            self.known.retain(|_, known| known.until > now);
         }
         if self.known.len() >= REMEMBERED_MAX {
             self.known.clear();
         }
-        let (site, time) = match hosts.filter(|hosts| !hosts.is_empty()) {
-            Some(hosts) => (Site::Hosts(names(hosts).into()), FRESH_TIME),
+        let mut hosts = hosts.unwrap_or_default();
+        hosts.sort_unstable();
+        hosts.dedup();
+        let rule = self.rules.iter().find(|rule| rule.matches(Some(&domain), &hosts));
+        let outgoing = rule.map(|rule| rule.outgoing).unwrap_or_default();
+        let (site, time) = match name(&hosts, rule) {
+            Some(name) => (Site::Hosts(name.into()), FRESH_TIME),
             None => (Site::Own(Destination::Mx(domain.clone())), UNKNOWN_TIME),
         };
-        self.known.insert(domain, (site, now.plus(time)));
+        self.known.insert(domain, Known { site, outgoing, until: now.plus(time) });
         waiting
     }
 
@@ -77,7 +98,7 @@ impl Sites {
             Site::Own(Destination::Mx(domain)) => vec![domain.clone()],
             Site::Own(_) => Vec::new(),
             Site::Hosts(_) => {
-                self.known.iter().filter(|(_, (known, _))| known == site).map(|(domain, _)| domain.clone()).collect()
+                self.known.iter().filter(|(_, known)| known.site == *site).map(|(domain, _)| domain.clone()).collect()
             }
         }
     }
@@ -85,14 +106,41 @@ impl Sites {
     /// A clock that was set back: nothing that was heard before counts for longer than it would if it were heard now.
     pub(super) fn clamp(&mut self, now: Timestamp) {
         let latest = now.plus(FRESH_TIME);
-        self.known.values_mut().for_each(|(_, until)| *until = (*until).min(latest));
+        self.known.values_mut().for_each(|known| known.until = known.until.min(latest));
+    }
+
+    /// The bounds on mail that goes by a route: those for its hosts. Recipients of whatever domain go there.
+    fn of_route(&self, destination: &Destination) -> Outgoing {
+        let Destination::Route(name) = destination else { return Outgoing::default() };
+        // `login@host:port,host#2`, see `route`.
+        let name = name.rsplit_once('@').map_or(name.as_str(), |(_, hosts)| hosts);
+        let host = |host: &str| {
+            let host = host.split('#').next().unwrap_or(host);
+            let name =
+                host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(host, |(name, _)| name);
+            Domain::parse(name).ok()
+        };
+        if self.rules.is_empty() {
+            return Outgoing::default();
+        }
+        let hosts: Vec<Domain> = name.split(',').filter_map(host).collect();
+        self.rules.iter().find(|rule| rule.matches(None, &hosts)).map(|rule| rule.outgoing).unwrap_or_default()
     }
 }
 
-fn names(mut hosts: Vec<Domain>) -> String {
-    hosts.sort_unstable();
-    hosts.dedup();
-    hosts.iter().map(Domain::as_str).collect::<Vec<_>>().join(",")
+/// What a site is called: by its hosts; by what an admin's rule says of them if all that matches is one; and by the domains that a
+/// rule sets apart.
+fn name(hosts: &[Domain], rule: Option<&DestinationRule>) -> Option<String> {
+    if hosts.is_empty() {
+        return None;
+    }
+    let hosts = || hosts.iter().map(Domain::as_str).collect::<Vec<_>>().join(",");
+    Some(match rule {
+        None => hosts(),
+        Some(rule) if rule.shared => format!("{}/{}", rule.mx, rule.domain),
+        Some(DestinationRule { domain: DomainPattern::Any, .. }) => hosts(),
+        Some(rule) => format!("{}/{}", hosts(), rule.domain),
+    })
 }
 
 #[cfg(test)]
@@ -141,7 +189,38 @@ mod tests {
     fn what_has_no_mx_is_a_site_by_itself() {
         let mut sites = Sites::default();
         let route = Destination::Route("relay.test".to_owned());
-        assert_eq!(sites.locate(Timestamp::ZERO, &route, QueueId(1)), Located::At(Site::Own(route.clone())));
+        assert_eq!(sites.locate(Timestamp::ZERO, &route, QueueId(1)), Located::At(Site::Own(route.clone()), Outgoing::default()));
         assert!(sites.domains(&Site::Own(route)).is_empty());
+    }
+
+    #[test]
+    fn a_rule_bounds_what_matches_and_sets_apart_what_it_names_by_domain() {
+        let below = |name: &str| DomainPattern::Below(domain(name));
+        let bound = |count| Outgoing { concurrency: Some(count), ..Outgoing::default() };
+        let rule = |domain, mx, shared, count| DestinationRule { domain, mx, shared, outgoing: bound(count) };
+        let mut sites = Sites::new(vec![
+            rule(DomainPattern::Exact(domain("big.test")), DomainPattern::Any, false, 1),
+            rule(DomainPattern::Any, below("each.test"), true, 2),
+            rule(DomainPattern::Any, below("p.test"), false, 3),
+        ]);
+        let mut learn = |name: &str, host: &str| {
+            sites.learn(Timestamp::ZERO, domain(name), hosts(&[host]));
+            match sites.locate(Timestamp::ZERO, &Destination::Mx(domain(name)), QueueId(1)) {
+                Located::At(site, outgoing) => (site.to_string(), outgoing.concurrency),
+                unknown => panic!("{unknown:?}"),
+            }
+        };
+        assert_eq!(learn("big.test", "mx.p.test"), ("hosts:mx.p.test/big.test".to_owned(), Some(1)));
+        assert_eq!(learn("a.test", "mx.p.test"), ("hosts:mx.p.test".to_owned(), Some(3)));
+        assert_eq!(learn("b.test", "b.each.test"), ("hosts:*.each.test/*".to_owned(), Some(2)));
+        assert_eq!(learn("c.test", "c.each.test"), ("hosts:*.each.test/*".to_owned(), Some(2)));
+        assert_eq!(learn("d.test", "mx.d.test"), ("hosts:mx.d.test".to_owned(), None));
+        let route = |name: &str| Destination::Route(name.to_owned());
+        let bounds = |sites: &mut Sites, name: &str| match sites.locate(Timestamp::ZERO, &route(name), QueueId(1)) {
+            Located::At(_, outgoing) => outgoing.concurrency,
+            unknown => panic!("{unknown:?}"),
+        };
+        assert_eq!(bounds(&mut sites, "ann@x.test@192.0.2.1:25,relay.p.test:2525#2"), Some(3));
+        assert_eq!(bounds(&mut sites, "big.test"), None);
     }
 }

@@ -1,6 +1,7 @@
 //! What the scheduler wants done: the steps that come out of it.
 
 use super::health::Down;
+use crate::config::Outgoing;
 use crate::mail::{Address, Destination, Domain, QueueId, Site, Timestamp, Update};
 
 /// Names an attempt; never used twice by one scheduler.
@@ -18,6 +19,8 @@ pub struct Attempt {
     pub destination: Destination,
     /// Whose line it stood in: connections are shared within a site.
     pub site: Site,
+    /// What bounds its connections; nothing for a notice.
+    pub outgoing: Outgoing,
     /// Recipients by index, at most 1000.
     pub recipients: Vec<(u32, Address)>,
 }

@@ -50,7 +50,13 @@ fn is_done(step: Option<Step>) -> bool {
 }
 
 fn settings() -> Settings {
-    Settings { attempts_max: 20, concurrency: 3, active_max: 1000, retry: Retry { jitter: 0.0, ..retry() } }
+    Settings {
+        attempts_max: 20,
+        concurrency: 3,
+        active_max: 1000,
+        retry: Retry { jitter: 0.0, ..retry() },
+        destinations: Vec::new(),
+    }
 }
 
 fn admit(scheduler: &mut Scheduler, now: Timestamp, message: &Message) {
@@ -84,7 +90,7 @@ fn unreached() -> Diagnosis {
 
 /// The attempt doesn't reach its destination; what `next` then says, attempts left out.
 fn not_reached(scheduler: &mut Scheduler, now: Timestamp, attempt: &Attempt) -> Vec<Step> {
-    let outcomes = indexes(attempt).into_iter().map(|index| (index, Outcome::Deferred(unreached()))).collect();
+    let outcomes = indexes(attempt).into_iter().map(|index| (index, Outcome::Deferred(unreached()))).collect::<Vec<_>>();
     scheduler.report(now, attempt.attempt, outcomes, &mut || 0.5);
     std::iter::from_fn(|| next(scheduler, now)).filter(|step| !matches!(step, Step::Attempt(_))).collect()
 }
@@ -606,7 +612,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let settings = Settings { attempts_max: 5, concurrency: 2, active_max: 10, retry: retry() };
+        let settings = Settings { attempts_max: 5, concurrency: 2, active_max: 10, retry: retry(), destinations: Vec::new() };
         let bounds = (5, 2);
         let (spool, parked, flying, in_flight) = Default::default();
         Self { scheduler: Scheduler::new(settings), now: START, next_id: 1, spool, parked, flying, in_flight, bounds, changes: 0 }
@@ -647,8 +653,13 @@ impl World {
             Act::Resume(n) => self.scheduler.resume(self.now, n.map(|n| Domain::parse(Self::domain(n)).unwrap())),
             Act::Bounds(attempts_max, concurrency) => {
                 self.bounds = (*attempts_max, *concurrency);
-                let settings =
-                    Settings { attempts_max: *attempts_max, concurrency: *concurrency, active_max: 10, retry: retry() };
+                let settings = Settings {
+                    attempts_max: *attempts_max,
+                    concurrency: *concurrency,
+                    active_max: 10,
+                    retry: retry(),
+                    destinations: Vec::new(),
+                };
                 self.scheduler.reconfigure(self.now, settings);
             }
             Act::Dns => self.changes += 1,
@@ -681,7 +692,7 @@ impl World {
             };
             Some((*index, outcome))
         };
-        let outcomes = attempt.recipients.iter().enumerate().filter_map(outcome).collect();
+        let outcomes = attempt.recipients.iter().enumerate().filter_map(outcome).collect::<Vec<_>>();
         for index in indexes(&attempt) {
             assert!(self.in_flight.remove(&(attempt.id, index)));
         }
@@ -757,7 +768,7 @@ impl World {
 
     fn start(&mut self, attempt: Attempt) {
         let message = &self.spool[&attempt.id];
-        assert!(!message.held && !attempt.recipients.is_empty());
+        assert!(!message.held && !attempt.recipients.is_empty(), "{message:#?} {attempt:?}");
         assert!(!self.flying.iter().any(|a| a.id == attempt.id && a.destination == attempt.destination));
         for (index, address) in &attempt.recipients {
             let recipient = &message.recipients[*index as usize];

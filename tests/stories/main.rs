@@ -7,6 +7,7 @@
     reason = "a test that can't set itself up has failed"
 )]
 
+mod bounded;
 mod bounds;
 mod client;
 mod extensions;

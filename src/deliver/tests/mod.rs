@@ -11,7 +11,7 @@ mod remote;
 mod tls;
 
 use super::*;
-use crate::config::{self, RemoteTls};
+use crate::config::{self, Outgoing, RemoteTls};
 use crate::mail::{Cause, Diagnosis, Domain, EnhancedCode, Site, Timestamp};
 use crate::system::sim::{Act, Fault, Peer, Script, Stage, World, run};
 use crate::system::{Clock, Disk, DiskFile, Endpoint, Listener, Net, OpenMode, SystemClock, SystemDisk, SystemNet, Workers};
@@ -69,6 +69,7 @@ fn settings() -> Config {
             path: "spool".into(),
             min_free: 0,
             segment_size: 1 << 20,
+            zeros_ahead: true,
             compaction_rate: 1 << 25,
             index_cache: 1 << 20,
             compression: config::Compression::None,
@@ -90,6 +91,7 @@ fn settings() -> Config {
         domains: Vec::new(),
         relay: config::Relay { networks: Vec::new(), domains: Vec::new() },
         routes: Vec::new(),
+        destinations: Vec::new(),
         remote: config::Remote {
             port: 25,
             concurrency: 3,
@@ -173,7 +175,7 @@ impl Scene {
 
     async fn attempt(&self, attempt: Attempt) -> Vec<String> {
         let indices: Vec<_> = attempt.recipients.iter().map(|(index, _)| *index).collect();
-        let outcomes = self.deliverer.attempt(attempt).await;
+        let outcomes = self.deliverer.attempt(attempt).await.outcomes;
         assert!(outcomes.iter().map(|(index, _)| *index).eq(indices));
         outcomes.iter().map(|(_, outcome)| summary(outcome)).collect()
     }
@@ -199,6 +201,7 @@ fn attempt(id: u64, destination: Destination, recipients: &[&str]) -> Attempt {
         body: BodyType::SevenBit,
         request: None,
         site: Site::Own(destination.clone()),
+        outgoing: Outgoing::default(),
         destination,
         recipients: (0..).zip(recipients.iter().map(|text| address(text).into())).collect(),
         arrived: World::new(7).clock.now(),

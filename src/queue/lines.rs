@@ -1,0 +1,566 @@
+//! The lines before all sites, and whose turn it is.
+//!
+//! Of the lines that may start an attempt, the one whose next message belongs to the origin that has had least of late is served
+//! first, and those with fewer in flight before those with more. So neither an origin that sends much nor a site that answers slowly
+//! keeps others from their turns. Keys are ordered, never hashed: the same history gives the same turns.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::fair::ITEM;
+use super::health::{Down, Health, News};
+use super::line::{Line, Place, Turn, Waiting};
+use super::shares::Shares;
+use crate::config::{Outgoing, Retry};
+use crate::mail::{Diagnosis, Message, Meter, Site, Timestamp};
+
+/// A line this long is never turned away from.
+const CROWD_MIN: usize = 64;
+/// The shortest and the longest time for which a message is sent away from a crowded line.
+const AWAY_MIN: Duration = Duration::from_secs(1);
+const AWAY_MAX: Duration = Duration::from_secs(60);
+/// Lines that are looked at to find one that may have its turn now.
+const SCAN_MAX: usize = 64;
+/// Sites whose rates are remembered though nothing waits for them; when there are more, that with the first name is forgotten.
+const METERS_MAX: usize = 20_000;
+
+/// Sites of one kind, local or remote, share attempts and turns.
+#[derive(Debug, Default)]
+struct Class {
+    turns: BTreeMap<Turn, Site>,
+    in_flight: usize,
+}
+
+/// All lines.
+#[derive(Debug)]
+pub(super) struct Lines {
+    lines: BTreeMap<Site, Line>,
+    local: Class,
+    remote: Class,
+    /// Whether a remote site had the last turn.
+    remote_last: bool,
+    counter: u64,
+    attempts_max: usize,
+    concurrency: usize,
+    now: Timestamp,
+    /// Lines that may start an attempt only later, and when.
+    later: BTreeSet<(Timestamp, Site)>,
+    /// What was started lately at sites whose messages are counted.
+    meters: BTreeMap<Site, Meter>,
+    /// What origins have had of late.
+    pub(super) shares: Shares,
+    /// What is known of sites beyond their mail.
+    health: Health,
+}
+
+impl Lines {
+    pub(super) fn new(attempts_max: usize, concurrency: usize) -> Self {
+        Self {
+            lines: BTreeMap::new(),
+            local: Class::default(),
+            remote: Class::default(),
+            remote_last: false,
+            counter: 0,
+            attempts_max: attempts_max.max(1),
+            concurrency: concurrency.max(1),
+            now: Timestamp::ZERO,
+            later: BTreeSet::new(),
+            meters: BTreeMap::new(),
+            shares: Shares::default(),
+            health: Health::default(),
+        }
+    }
+
+    /// Other bounds; what is in flight stays.
+    pub(super) fn reconfigure(&mut self, attempts_max: usize, concurrency: usize) {
+        self.attempts_max = attempts_max.max(1);
+        self.concurrency = concurrency.max(1);
+        // Routes may be others now.
+        self.health = Health::default();
+        let sites: Vec<Site> = self.lines.keys().cloned().collect();
+        for site in sites {
+            self.turn(&site);
+        }
+    }
+
+    /// Time goes on: lines that had to wait for it have their turns again.
+    pub(super) fn tick(&mut self, now: Timestamp) {
+        self.now = now;
+        while let Some((at, _)) = self.later.first()
+            && *at <= now
+            && let Some((_, site)) = self.later.pop_first()
+        {
+            self.turn(&site);
+        }
+    }
+
+    /// When a line may start an attempt that may not now.
+    pub(super) fn deadline(&self) -> Option<Timestamp> {
+        self.later.first().map(|(at, _)| *at)
+    }
+
+    /// Attempts in flight.
+    pub(super) fn in_flight(&self) -> usize {
+        self.local.in_flight + self.remote.in_flight
+    }
+
+    /// Every site with what waits for it and what is in flight, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Site, usize, usize)> {
+        self.lines.iter().map(|(site, line)| (site, line.len(), line.in_flight))
+    }
+
+    /// Puts a message into a line: where it stood before, or behind all of its origin that are as urgent.
+    pub(super) fn join(
+        &mut self,
+        site: &Site,
+        limits: Outgoing,
+        waiting: Waiting,
+        message: &Message,
+        before: Option<Place>,
+    ) -> Place {
+        self.counter += 1;
+        let place = before.unwrap_or_else(|| Place::new(message, self.counter));
+        let weight = self.shares.join(&place.origin);
+        let now = self.now;
+        let line = self.lines.entry(site.clone()).or_insert_with(|| Line::new(now, limits));
+        line.limits = limits;
+        line.insert(&place, weight, waiting);
+        self.turn(site);
+        place
+    }
+
+    /// Takes a message out of a line.
+    pub(super) fn leave(&mut self, site: &Site, place: &Place) {
+        if let Some(line) = self.lines.get_mut(site)
+            && line.remove(place).is_some()
+        {
+            self.shares.leave(&place.origin);
+            self.turn(site);
+        }
+    }
+
+    /// The next message to be attempted; counted as in flight from here on. Local and remote take turns.
+    pub(super) fn take(&mut self) -> Option<(Site, Place, Waiting)> {
+        if self.in_flight() >= self.attempts_max {
+            return None;
+        }
+        let first = !self.remote_last;
+        let (remote, site) = [first, !first].into_iter().find_map(|remote| Some((remote, self.next_site(remote)?)))?;
+        let line = self.lines.get_mut(&site)?;
+        let (place, waiting) = line.pop()?;
+        line.in_flight += 1;
+        if let Some((_, time)) = line.stamp.take() {
+            self.shares.served(time);
+        }
+        if let Some(rate) = line.limits.messages_rate.filter(|_| !place.is_notice()) {
+            self.meters.entry(site.clone()).or_default().add(self.now, rate);
+        }
+        self.shares.start(&place.origin);
+        self.class(remote).in_flight += 1;
+        self.remote_last = remote;
+        self.turn(&site);
+        Some((site, place, waiting))
+    }
+
+    /// What an admin bounds at a site.
+    pub(super) fn outgoing(&self, site: &Site) -> Outgoing {
+        self.lines.get(site).map(|line| line.limits).unwrap_or_default()
+    }
+
+    /// An attempt at the site has ended. `connections`: none may be made before this time, and that it would have wanted one.
+    pub(super) fn finish(&mut self, site: &Site, place: &Place, news: &News, connections: Option<Timestamp>) {
+        self.shares.end(&place.origin);
+        if let Some(line) = self.lines.get_mut(site) {
+            line.learn(news, self.concurrency);
+            if let Some(until) = connections {
+                line.connected = Some((line.in_flight, until));
+            }
+            let class = self.class(site.is_remote());
+            class.in_flight = class.in_flight.saturating_sub(1);
+            self.turn(site);
+        }
+    }
+
+    /// Whether the site is down, and not to be tried now.
+    pub(super) fn down(&self, now: Timestamp, site: &Site) -> Option<&Down> {
+        self.health.down(now, site)
+    }
+
+    /// See `Health::is_probed`.
+    pub(super) fn is_probed(&self, site: &Site) -> bool {
+        self.health.is_probed(site)
+    }
+
+    /// See `Health::failed`.
+    pub(super) fn failed(&mut self, now: Timestamp, site: &Site, why: Diagnosis, retry: &Retry, random: f64) -> Option<Down> {
+        let down = self.health.failed(now, site, why, retry, random);
+        self.turn(site);
+        down
+    }
+
+    /// See `Health::reached`.
+    pub(super) fn reached(&mut self, site: &Site) -> Option<Down> {
+        let down = self.health.reached(site)?;
+        self.turn(site);
+        Some(down)
+    }
+
+    /// Nothing is held against a site.
+    pub(super) fn forgive(&mut self, site: &Site) {
+        self.health.forgive(site);
+        self.turn(site);
+    }
+
+    /// A clock that was set back: nothing is put off beyond `latest`.
+    pub(super) fn clamp(&mut self, latest: Timestamp) {
+        self.health.clamp(latest);
+        for (_, site) in std::mem::take(&mut self.later) {
+            self.turn(&site);
+        }
+    }
+
+    /// The messages that wait for a site.
+    pub(super) fn waiting(&self, site: &Site) -> Vec<Waiting> {
+        self.lines.get(site).map(|line| line.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// When a message for a crowded line should come back, if it is crowded: longer than the `room` that is left for all
+    /// others. Those who come back are spread over the time that the line needs at its pace.
+    pub(super) fn crowded(&self, now: Timestamp, site: &Site, room: usize) -> Option<Timestamp> {
+        let line = self.lines.get(site).filter(|line| line.len() >= room.max(CROWD_MIN))?;
+        let waiting = u32::try_from(line.len()).unwrap_or(u32::MAX);
+        let needed = line.pace(now).saturating_mul(waiting).clamp(AWAY_MIN, AWAY_MAX);
+        Some(now.plus(needed).max(line.away_until.min(now.plus(AWAY_MAX))))
+    }
+
+    /// Somebody was sent away from the line until `until`: the next one comes back a little later.
+    pub(super) fn sent_away(&mut self, now: Timestamp, site: &Site, until: Timestamp) {
+        if let Some(line) = self.lines.get_mut(site) {
+            line.away_until = until.plus(line.pace(now));
+        }
+    }
+
+    /// The site of a class whose turn it is. One beyond its first attempt leaves room for others: it may have twice as many in flight
+    /// as are still free. So does an origin: the last sixteenth is for those who have none in flight.
+    fn next_site(&self, remote: bool) -> Option<Site> {
+        let class = if remote { &self.remote } else { &self.local };
+        // A quarter is kept for each class, so that slow remote hosts never stop local delivery, nor a slow disk the rest.
+        let share = if self.attempts_max < 2 { 0 } else { (self.attempts_max / 4).max(1) };
+        let free =
+            (self.attempts_max - share).saturating_sub(class.in_flight).min(self.attempts_max.saturating_sub(self.in_flight()));
+        let kept = self.attempts_max / 16;
+        let mut turns = class.turns.values().take(SCAN_MAX);
+        let found = turns.find(|site| {
+            self.lines.get(site).is_some_and(|line| {
+                let newcomer = line.first().is_none_or(|origin| self.shares.in_flight(origin) == 0);
+                free > 0 && (line.in_flight == 0 || line.in_flight < 2 * free) && (newcomer || free > kept)
+            })
+        });
+        found.cloned()
+    }
+
+    fn class(&mut self, remote: bool) -> &mut Class {
+        if remote { &mut self.remote } else { &mut self.local }
+    }
+
+    /// Brings a line's turn up to date after a change; a line without anything is dropped.
+    fn turn(&mut self, site: &Site) {
+        let Some(line) = self.lines.get_mut(site) else { return };
+        let class = if site.is_remote() { &mut self.remote } else { &mut self.local };
+        let old = line.turn.take();
+        if let Some(turn) = old {
+            class.turns.remove(&turn);
+        }
+        let connections_from = line.connected.map(|(_, until)| until).filter(|until| *until > self.now);
+        if line.len() == 0 && line.in_flight == 0 {
+            // Whoever joins meanwhile has to know that no connection can be had.
+            match connections_from {
+                Some(until) => _ = self.later.insert((until, site.clone())),
+                None => _ = self.lines.remove(site),
+            }
+            return;
+        }
+        let Some(origin) = line.first() else { return };
+        let notice = line.has_notice();
+        let probed = self.health.is_probed(site);
+        let limit = if probed { 1 } else { line.limit(self.now, self.concurrency, notice) };
+        if site.is_remote() && line.in_flight >= limit {
+            // Nothing else than time brings a line back whose connections are used up.
+            if let Some(until) = connections_from {
+                self.later.insert((until, site.clone()));
+            }
+            return;
+        }
+        if let Some(rate) = line.limits.messages_rate.filter(|_| !notice) {
+            let next = self.meters.get_mut(site).map_or(self.now, |meter| meter.next(self.now, rate));
+            if next > self.now {
+                self.later.insert((next, site.clone()));
+                return;
+            }
+        }
+        let time = match &line.stamp {
+            Some((stamped, time)) if stamped == origin => *time,
+            _ => self.shares.stamp(origin),
+        };
+        self.counter += 1;
+        let turn = (time + line.in_flight as u64 * ITEM, line.in_flight, self.counter);
+        // Who waits already keeps his place among equals.
+        let turn = old.filter(|old| old.0 == turn.0 && old.1 == turn.1).unwrap_or(turn);
+        line.stamp = Some((origin.clone(), time));
+        line.turn = Some(turn);
+        class.turns.insert(turn, site.clone());
+        self.forget_meters();
+    }
+
+    /// Rates of sites where the last period had nothing needn't be remembered.
+    fn forget_meters(&mut self) {
+        if self.meters.len() <= METERS_MAX {
+            return;
+        }
+        let (now, lines) = (self.now, &self.lines);
+        self.meters.retain(|site, meter| {
+            let rate = lines.get(site).and_then(|line| line.limits.messages_rate);
+            rate.is_some_and(|rate| !meter.is_idle(now, rate))
+        });
+        while self.meters.len() > METERS_MAX {
+            self.meters.pop_first();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::{BodyType, Destination, Domain, Priority, QueueId, Rate, Request, ReversePath};
+
+    fn mx(name: &str) -> Site {
+        Site::Own(Destination::Mx(Domain::parse(name).unwrap()))
+    }
+
+    fn local(name: &str) -> Site {
+        Site::Own(Destination::Local(Domain::parse(name).unwrap()))
+    }
+
+    fn letter(id: u64, from: &str, priority: i8) -> Message {
+        let request = Request { priority: Priority::new(priority), ..Request::default() };
+        Message {
+            id: QueueId(id),
+            arrived: Timestamp::ZERO,
+            size: 1,
+            reverse_path: ReversePath::try_from(from.to_owned()).unwrap(),
+            body: BodyType::SevenBit,
+            request: request.boxed(),
+            held: false,
+            delays_noticed: 0,
+            recipients: Vec::new(),
+        }
+    }
+
+    fn join(lines: &mut Lines, site: &Site, outgoing: Outgoing, message: &Message) -> Place {
+        let Site::Own(destination) = site else { panic!("{site}") };
+        let waiting = Waiting { id: message.id, destination: destination.clone() };
+        lines.join(site, outgoing, waiting, message, None)
+    }
+
+    fn fill_from(lines: &mut Lines, from: &str, site: &Site, ids: std::ops::Range<u64>) {
+        for id in ids {
+            join(lines, site, Outgoing::default(), &letter(id, from, 0));
+        }
+    }
+
+    fn fill(lines: &mut Lines, site: &Site, ids: std::ops::Range<u64>) {
+        fill_from(lines, "s@x.test", site, ids);
+    }
+
+    fn take(lines: &mut Lines) -> Option<u64> {
+        lines.take().map(|(_, _, waiting)| waiting.id.0)
+    }
+
+    fn take_all(lines: &mut Lines) -> Vec<u64> {
+        std::iter::from_fn(|| take(lines)).collect()
+    }
+
+    fn finish(lines: &mut Lines, site: &Site) {
+        lines.finish(site, &Place::new(&letter(0, "s@x.test", 0), 0), &News::Reached, None);
+    }
+
+    #[test]
+    fn the_more_urgent_come_first_and_equals_in_their_order() {
+        let mut lines = Lines::new(100, 100);
+        for (id, priority) in [(1, 0), (2, -4), (3, 4), (4, 0), (5, 4)] {
+            join(&mut lines, &local("a.test"), Outgoing::default(), &letter(id, "s@x.test", priority));
+        }
+        assert_eq!(take_all(&mut lines), [3, 5, 1, 4, 2]);
+    }
+
+    #[test]
+    fn destinations_take_turns_and_each_line_keeps_its_order() {
+        let mut lines = Lines::new(100, 2);
+        fill(&mut lines, &mx("a.test"), 0..5);
+        fill(&mut lines, &mx("b.test"), 5..7);
+        assert_eq!(take_all(&mut lines), [0, 5, 1, 6], "two each, in turn");
+        finish(&mut lines, &mx("a.test"));
+        assert_eq!(take_all(&mut lines), [2]);
+    }
+
+    #[test]
+    fn a_destination_with_nothing_in_flight_comes_before_one_with_some() {
+        let mut lines = Lines::new(100, 20);
+        fill(&mut lines, &mx("slow.test"), 0..50);
+        assert_eq!(take_all(&mut lines).len(), 2);
+        finish(&mut lines, &mx("slow.test"));
+        fill(&mut lines, &mx("new.test"), 50..51);
+        assert_eq!(take(&mut lines), Some(50));
+    }
+
+    #[test]
+    fn slow_destinations_leave_attempts_for_others() {
+        let mut lines = Lines::new(40, 20);
+        for n in 0..10 {
+            fill(&mut lines, &mx(&format!("slow{n}.test")), 100 * n..100 * n + 50);
+        }
+        let taken = take_all(&mut lines).len();
+        assert!((20..30).contains(&taken), "{taken} of 30");
+        fill(&mut lines, &mx("quick.test"), 5000..5001);
+        assert_eq!(take(&mut lines), Some(5000));
+        fill(&mut lines, &local("home.test"), 6000..6020);
+        assert!(take_all(&mut lines).len() >= 5, "local mail has its share");
+        assert!(lines.in_flight() <= 40);
+    }
+
+    #[test]
+    fn one_attempt_at_a_time_still_serves_both_classes() {
+        let mut lines = Lines::new(1, 20);
+        fill(&mut lines, &mx("a.test"), 0..9);
+        fill(&mut lines, &local("b.test"), 10..19);
+        let mut remote = 0;
+        for _ in 0..8 {
+            let (site, ..) = lines.take().unwrap();
+            assert!(lines.take().is_none());
+            remote += usize::from(site.is_remote());
+            finish(&mut lines, &site);
+        }
+        assert_eq!(remote, 4);
+    }
+
+    #[test]
+    fn empty_lines_are_dropped_and_places_can_be_given_up() {
+        let mut lines = Lines::new(10, 2);
+        let place = join(&mut lines, &mx("a.test"), Outgoing::default(), &letter(1, "s@x.test", 0));
+        lines.leave(&mx("a.test"), &place);
+        assert!(lines.take().is_none());
+        fill(&mut lines, &mx("a.test"), 2..3);
+        lines.take().unwrap();
+        finish(&mut lines, &mx("a.test"));
+        assert_eq!(lines.iter().count(), 0);
+        assert!(lines.remote.turns.is_empty());
+    }
+
+    #[test]
+    fn a_crowded_line_sends_newcomers_away_at_its_own_pace() {
+        let mut lines = Lines::new(10, 2);
+        let a = mx("a.test");
+        fill(&mut lines, &a, 0..101);
+        let now = Timestamp::from_millis(10_000);
+        assert_eq!(lines.crowded(now, &a, 1000), None);
+        lines.take().unwrap();
+        for _ in 0..100 {
+            lines.lines.get_mut(&a).unwrap().learn(&News::Nothing, 2); // 100 in 10 seconds: 100 ms each
+        }
+        let first = lines.crowded(now, &a, 50).unwrap();
+        assert_eq!(first.since(now), Duration::from_secs(10));
+        lines.sent_away(now, &a, first);
+        let second = lines.crowded(now, &a, 50).unwrap();
+        assert_eq!(second.since(first), Duration::from_millis(100));
+        assert!(lines.crowded(now, &mx("b.test"), 0).is_none());
+    }
+
+    #[test]
+    fn a_single_letter_has_the_next_turn_at_the_same_site_and_elsewhere() {
+        let mut lines = Lines::new(40, 20);
+        fill_from(&mut lines, "bulk@b.test", &mx("same.test"), 0..1000);
+        for n in 0..200u64 {
+            fill_from(&mut lines, "bulk@b.test", &mx(&format!("d{n}.test")), 1000 + n..1001 + n);
+        }
+        let started = take_all(&mut lines).len();
+        assert!((20..=28).contains(&started), "{started}: the rest is kept for newcomers");
+        fill_from(&mut lines, "ann@a.test", &mx("other.test"), 5000..5001);
+        assert_eq!(take(&mut lines), Some(5000), "though all that the bulk may have is in flight");
+        fill_from(&mut lines, "kim@k.test", &mx("same.test"), 6000..6001);
+        lines.finish(&mx("same.test"), &Place::new(&letter(0, "bulk@b.test", 0), 0), &News::Reached, None);
+        let next: Vec<u64> = std::iter::from_fn(|| take(&mut lines)).take(2).collect();
+        assert!(next.contains(&6000), "{next:?}");
+    }
+
+    #[test]
+    fn a_rate_holds_mail_up_and_no_notice() {
+        let mut lines = Lines::new(40, 20);
+        let a = mx("a.test");
+        let outgoing =
+            Outgoing { messages_rate: Some(Rate { count: 2, period: Duration::from_secs(60) }), ..Outgoing::default() };
+        let at = |seconds: u64| Timestamp::from_millis(seconds * 1000);
+        lines.tick(at(100));
+        for id in 0..5 {
+            join(&mut lines, &a, outgoing, &letter(id, "s@x.test", 0));
+            // Quick enough to say that it isn't the concurrency that bounds it.
+            if take(&mut lines).is_some() {
+                finish(&mut lines, &a);
+            }
+        }
+        assert_eq!((lines.iter().next(), lines.deadline()), (Some((&a, 3, 0)), Some(at(160))));
+        join(&mut lines, &a, outgoing, &letter(9, "", 0));
+        assert_eq!(take_all(&mut lines), [9]);
+        finish(&mut lines, &a);
+        lines.tick(at(160));
+        assert_eq!(take_all(&mut lines), [2, 3]);
+        assert_eq!(lines.deadline(), Some(at(220)));
+    }
+
+    #[test]
+    fn the_memory_of_a_rate_outlives_the_line() {
+        let mut lines = Lines::new(40, 20);
+        let outgoing =
+            Outgoing { messages_rate: Some(Rate { count: 1, period: Duration::from_secs(60) }), ..Outgoing::default() };
+        for id in 0..2 {
+            join(&mut lines, &mx("a.test"), outgoing, &letter(id, "s@x.test", 0));
+            assert_eq!(take(&mut lines), [Some(0), None][id as usize]);
+            if id == 0 {
+                finish(&mut lines, &mx("a.test"));
+                assert_eq!(lines.iter().count(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn without_new_connections_a_line_goes_on_with_those_that_there_are() {
+        let mut lines = Lines::new(40, 20);
+        let a = mx("a.test");
+        let until = Timestamp::from_millis(60_000);
+        fill(&mut lines, &a, 0..10);
+        assert_eq!(take_all(&mut lines), [0, 1]);
+        let place = Place::new(&letter(0, "s@x.test", 0), 0);
+        lines.finish(&a, &place, &News::Nothing, Some(until));
+        assert_eq!(take(&mut lines), None, "one is in flight, and no more connections are allowed");
+        finish(&mut lines, &a);
+        assert_eq!(take_all(&mut lines), [2], "its connection is free");
+        assert_eq!(lines.deadline(), Some(until));
+        lines.tick(until);
+        assert!(take_all(&mut lines).len() > 1);
+    }
+
+    #[test]
+    fn the_only_message_of_a_line_waits_for_its_connection_too() {
+        let mut lines = Lines::new(40, 20);
+        let a = mx("a.test");
+        let until = Timestamp::from_millis(60_000);
+        fill(&mut lines, &a, 0..1);
+        assert_eq!(take(&mut lines), Some(0));
+        lines.finish(&a, &Place::new(&letter(0, "s@x.test", 0), 0), &News::Nothing, Some(until));
+        fill(&mut lines, &a, 0..1);
+        assert_eq!((take(&mut lines), lines.deadline()), (None, Some(until)));
+        lines.tick(until);
+        assert_eq!(take(&mut lines), Some(0));
+        finish(&mut lines, &a);
+        assert_eq!(lines.iter().count(), 0);
+    }
+}

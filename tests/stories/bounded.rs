@@ -1,0 +1,143 @@
+//! What an admin bounds at a destination: at a time, and in a time; never local mail, never a notice.
+
+use std::time::Duration;
+
+use posthouse::config::{DestinationRule, DomainPattern, Outgoing};
+use posthouse::mail::{Domain, Rate};
+use posthouse::system::sim::{Act, Script, Stage};
+
+use crate::world::*;
+
+const CONTENT: &str = "Subject: hi\r\n\r\nhello\r\n";
+
+fn below(name: &str) -> DomainPattern {
+    DomainPattern::Below(Domain::parse(name).unwrap())
+}
+
+/// Everything that goes to hosts below provider.test, within these bounds.
+fn provider(outgoing: Outgoing) -> DestinationRule {
+    DestinationRule { domain: DomainPattern::Any, mx: below("provider.test"), shared: false, outgoing }
+}
+
+fn rate(count: u32, seconds: u64) -> Option<Rate> {
+    Some(Rate { count, period: Duration::from_secs(seconds) })
+}
+
+#[test]
+fn outgoing_concurrency_is_that_of_all_domains_of_the_hosts() {
+    story(async {
+        let outgoing = Outgoing { concurrency: Some(2), ..Outgoing::default() };
+        let server = Setup::new().config(|config| config.destinations = vec![provider(outgoing)]).start().await;
+        let script = Script::default();
+        let peer = server.host("mx.provider.test", "50.2.0.1", script).await;
+        for n in 0..10 {
+            server.world.dns.mx(&format!("d{n}.test"), &[(10, "mx.provider.test")]);
+        }
+        server.handle.pause(None).await.unwrap();
+        for round in 0..20 {
+            for n in 0..10 {
+                server.relay("ann@example.test", &[&format!("eve{round}@d{n}.test")], CONTENT).await;
+            }
+        }
+        server.handle.resume(None).await.unwrap();
+        server.empty().await;
+        assert_eq!((peer.taken().len(), peer.connections()), (200, 2));
+    });
+}
+
+#[test]
+fn outgoing_messages_rate_holds_the_destinations_mail_up_and_nobody_elses() {
+    story(async {
+        let outgoing = Outgoing { messages_rate: rate(5, 60), ..Outgoing::default() };
+        let server = Setup::new().config(|config| config.destinations = vec![provider(outgoing)]).start().await;
+        let peer = server.host("mx.provider.test", "50.2.0.1", Script::default()).await;
+        server.world.dns.mx("far.test", &[(10, "mx.provider.test")]);
+        let other = server.domain("other.test", Script::default()).await;
+        for n in 0..20 {
+            server.relay("ann@example.test", &[&format!("eve{n}@far.test")], CONTENT).await;
+            server.relay("ann@example.test", &[&format!("eve{n}@other.test"), "bob@example.test"], CONTENT).await;
+        }
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            server.pass(Duration::from_secs(30)).await;
+            seen.push(peer.taken().len());
+            server.pass(Duration::from_secs(30)).await;
+        }
+        assert_eq!(seen, [5, 10, 15, 20]);
+        assert_eq!((other.taken().len(), server.mailbox("bob").len()), (20, 20));
+        server.empty().await;
+        assert_eq!(server.count("deferred"), 0, "to wait for one's turn is no failure");
+    });
+}
+
+#[test]
+fn a_notice_and_local_mail_wait_for_no_rate() {
+    story(async {
+        // However it is written, it is for mail to others.
+        let outgoing = Outgoing { messages_rate: rate(1, 3600), connections_rate: rate(1, 3600), concurrency: Some(1) };
+        let all = DestinationRule { domain: DomainPattern::Any, mx: DomainPattern::Any, shared: false, outgoing };
+        let server = Setup::new().config(|config| config.destinations = vec![all]).start().await;
+        let no = Script::default().always(Stage::Recipient("nobody@far.test".to_owned()), Act::say("550 5.1.1 no such user"));
+        let far = server.domain("far.test", no).await;
+        server.relay("kim@far.test", &["nobody@far.test"], CONTENT).await;
+        server.relay("kim@far.test", &["eve@far.test", "ann@example.test"], CONTENT).await;
+        server.pass(MINUTE).await;
+        let taken = far.taken();
+        assert_eq!(taken.len(), 1, "the bounce, and not the second letter");
+        assert_eq!((taken[0].reverse_path.as_str(), taken[0].recipients[0].as_str()), ("", "kim@far.test"));
+        assert_eq!(server.mailbox("ann").len(), 1);
+        server.pass(HOUR).await;
+        assert_eq!(far.taken().len(), 2);
+    });
+}
+
+#[test]
+fn outgoing_connections_rate_counts_connections_and_not_messages() {
+    story(async {
+        let outgoing = Outgoing { connections_rate: rate(2, 60), ..Outgoing::default() };
+        let server = Setup::new().config(|config| config.destinations = vec![provider(outgoing)]).start().await;
+        // Takes one message a connection.
+        let short = Script::default().always(Stage::End, Act::SayAndClose("250 2.0.0 taken".to_owned()));
+        let peer = server.host("mx.provider.test", "50.2.0.1", Script::default()).await;
+        server.world.dns.mx("far.test", &[(10, "mx.provider.test")]);
+        server.handle.pause(None).await.unwrap();
+        for n in 0..50 {
+            server.relay("ann@example.test", &[&format!("eve{n}@far.test")], CONTENT).await;
+        }
+        server.handle.resume(None).await.unwrap();
+        server.pass(Duration::from_secs(5)).await;
+        assert_eq!((peer.taken().len(), peer.connections()), (50, 2), "over the connections that there are");
+        server.pass(10 * MINUTE).await;
+        peer.script(|script| *script = short);
+        for n in 0..5 {
+            server.relay("ann@example.test", &[&format!("kim{n}@far.test")], CONTENT).await;
+        }
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            server.pass(Duration::from_secs(30)).await;
+            seen.push(peer.connections() - 2);
+            server.pass(Duration::from_secs(30)).await;
+        }
+        assert_eq!(seen, [2, 4, 5]);
+        server.empty().await;
+        assert_eq!((peer.taken().len(), server.count("deferred")), (55, 0));
+    });
+}
+
+#[test]
+fn a_reload_applies_to_what_waits() {
+    story(async {
+        let outgoing = Outgoing { messages_rate: rate(1, 3600), ..Outgoing::default() };
+        let server = Setup::new().config(|config| config.destinations = vec![provider(outgoing)]).start().await;
+        let peer = server.host("mx.provider.test", "50.2.0.1", Script::default()).await;
+        server.world.dns.mx("far.test", &[(10, "mx.provider.test")]);
+        for n in 0..5 {
+            server.relay("ann@example.test", &[&format!("eve{n}@far.test")], CONTENT).await;
+        }
+        server.pass(MINUTE).await;
+        assert_eq!(peer.taken().len(), 1);
+        server.reload(|config| config.destinations.clear()).await.unwrap();
+        server.pass(MINUTE).await;
+        assert_eq!(peer.taken().len(), 5);
+    });
+}
