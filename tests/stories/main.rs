@@ -19,6 +19,7 @@ mod local;
 mod notices;
 mod outages;
 mod patience;
+mod quotas;
 mod reception;
 mod relaying;
 mod remote;
