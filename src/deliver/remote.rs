@@ -2,6 +2,7 @@
 //! attempt.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::{Call, Connection, Unopened};
@@ -50,8 +51,10 @@ struct Run<'a> {
     refused: Vec<Option<Outcome>>,
     /// Such a thing was said: the hosts left are called over IPv4 only.
     ipv4_only: bool,
-    /// There are such hosts.
-    ipv4_left: bool,
+    /// There are such hosts, tried already or not.
+    has_ipv4: bool,
+    /// A host was ourselves: those behind it aren't asked.
+    at_ourselves: bool,
 }
 
 /// Tries the destination's hosts in their order.
@@ -76,19 +79,20 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Attempt
         unfit: None,
         refused: vec![None; attempt.recipients.len()],
         ipv4_only: false,
-        ipv4_left: false,
+        at_ourselves: false,
+        has_ipv4: hosts.iter().any(|host| !is_ipv6(host)),
         connections_from: None,
     };
     let now = deliverer.system.clock.monotonic();
     let idle = |host: &Host| run.permit.is_idle(host);
     let hosts = deliverer.hosts.arrange(now, hosts, idle, &*deliverer.system.entropy);
-    for (place, host) in hosts.iter().enumerate().take(HOSTS_MAX) {
+    for host in hosts.iter().take(HOSTS_MAX) {
         if run.ipv4_only && is_ipv6(host) {
             continue;
         }
-        run.ipv4_left = hosts[place + 1..].iter().any(|other| !is_ipv6(other));
         run.try_host(host).await;
-        if run.connections_from.is_some() || run.outcomes.iter().all(Option::is_some) {
+        let settled = run.connections_from.is_some() || run.outcomes.iter().all(Option::is_some);
+        if settled || run.at_ourselves {
             break;
         }
     }
@@ -113,19 +117,7 @@ impl Run<'_> {
             self.permit.make_room();
             let connection = match self.open(host, tls).await {
                 Ok(connection) => connection,
-                Err(Unopened { diagnosis, insecure }) => {
-                    if !insecure {
-                        self.deliverer.hosts.failed(self.now(), &host.endpoint);
-                    }
-                    self.is_for_ipv6(host, &diagnosis);
-                    if insecure && self.requires_tls() {
-                        // RFC 8689 section 4.2.1: the message doesn't wait for better times.
-                        self.unfit = Some(Diagnosis { status: EnhancedCode(5, 7, 10), ..diagnosis });
-                    } else {
-                        self.misses.push(Diagnosis { turned_away: true, ..diagnosis });
-                    }
-                    return;
-                }
+                Err(unopened) => return self.missed(host, unopened),
             };
             if self.transact(connection, host).await != Carried::InPart {
                 return;
@@ -133,9 +125,27 @@ impl Run<'_> {
         }
     }
 
-    /// Whether this was said for our IPv6 address, and there is a way over IPv4: it is taken, and first of all for a while.
+    /// This host doesn't serve.
+    fn missed(&mut self, host: &Host, unopened: Unopened) {
+        let Unopened { diagnosis, insecure, ourselves } = unopened;
+        if !insecure {
+            self.deliverer.hosts.failed(self.now(), &host.endpoint);
+        }
+        self.is_for_ipv6(host, &diagnosis);
+        // Hosts that are no better than ourselves would give it back to us (RFC 5321 section 5.1).
+        self.at_ourselves |= ourselves && matches!(self.attempt.destination, Destination::Mx(_));
+        if insecure && self.requires_tls() {
+            // RFC 8689 section 4.2.1: the message doesn't wait for better times.
+            self.unfit = Some(Diagnosis { status: EnhancedCode(5, 7, 10), ..diagnosis });
+        } else {
+            self.misses.push(Diagnosis { turned_away: true, ..diagnosis });
+        }
+    }
+
+    /// Whether this was said for our IPv6 address, and there is a way over IPv4: it is taken, now if it wasn't yet, and first of all for
+    /// a while.
     fn is_for_ipv6(&mut self, host: &Host, said: &Diagnosis) -> bool {
-        let refusal = is_ipv6(host) && self.ipv4_left && ipv6::is_refusal(said);
+        let refusal = is_ipv6(host) && self.has_ipv4 && ipv6::is_refusal(said);
         if refusal && !self.ipv4_only {
             self.ipv4_only = true;
             self.deliverer.hosts.refused_ipv6(self.now(), host);
@@ -184,7 +194,7 @@ impl Run<'_> {
         let login = self.login(host)?;
         let called = self.now();
         let connection = match Connection::open(self.call(host, tls, starttls, login.clone()), host).await {
-            Err(Unopened { diagnosis, insecure: true })
+            Err(Unopened { diagnosis, insecure: true, .. })
                 if tls == RemoteTls::Opportunistic && !self.way.implicit_tls && self.permit.may_connect().is_ok() =>
             {
                 let Diagnosis { next_hop, text: reason, .. } = diagnosis;
@@ -217,7 +227,7 @@ impl Run<'_> {
             Err(why) => {
                 let text = format!("no password for {}: {}: {why}", login.name, login.password_file.display());
                 let diagnosis = Diagnosis::new(EnhancedCode(4, 3, 5), Cause::Local, text);
-                Err(Unopened { diagnosis, insecure: false })
+                Err(Unopened { diagnosis, insecure: false, ourselves: false })
             }
         }
     }
@@ -232,6 +242,7 @@ impl Run<'_> {
                 lmtp: matches!(self.attempt.destination, Destination::Lmtp(_)),
                 starttls,
                 timeouts: timeouts(&config.remote),
+                mark: Some(Arc::clone(&self.deliverer.mark)),
                 login,
             },
             connect_timeout: config.remote.connect_timeout,
