@@ -30,4 +30,4 @@ pub use problem::{Problem, ProblemClass};
 pub use remote::{Remote, SpecialAddresses, StageTimeouts};
 pub use route::{DomainPattern, Family, HostPort, Route, RouteHost, RouteLogin, SenderPattern};
 pub use typed::*;
-pub use values::parse_duration;
+pub use values::{parse_duration, parse_size};
