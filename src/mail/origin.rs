@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::{Message, ReversePath};
 
-/// Who sent a message, as far as sharing goes: `domain:example.org`, or `notice` for our own.
+/// Who sent a message, as far as sharing goes: `login:ann@example.test` for whoever logged in, else `client:192.0.2.0/24` by the client's
+/// network, else `domain:example.org` by the reverse-path; `notice` for our own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin(Arc<str>);
 
@@ -15,11 +16,17 @@ impl Origin {
         Self(name.into())
     }
 
+    /// Its name: `login:ann@example.test`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Whose message it is.
     pub fn of(message: &Message) -> Self {
-        match &message.reverse_path {
-            ReversePath::Null => Self("notice".into()),
-            ReversePath::Address(address) => Self(format!("domain:{}", address.domain()).into()),
+        match (&message.origin, &message.reverse_path) {
+            (_, ReversePath::Null) => Self("notice".into()),
+            (Some(origin), _) => origin.clone(),
+            (None, ReversePath::Address(address)) => Self(format!("domain:{}", address.domain()).into()),
         }
     }
 }
