@@ -119,6 +119,7 @@ async fn spool(folder: &Path, kind: &Kind, compression: Compression, count: usiz
         path: path.clone(),
         min_free: 1 << 20,
         segment_size: 64 << 20,
+        zeros_ahead: true,
         index_cache: 1 << 20,
         compression,
         compaction_rate: 64 << 20,

@@ -135,6 +135,7 @@ async fn open(path: &Path) -> Spool {
         path: path.to_owned(),
         min_free: 64 << 20,
         segment_size: 64 << 20,
+        zeros_ahead: true,
         compaction_rate: 32 << 20,
         index_cache: 64 << 20,
         compression: posthouse::config::Compression::None,

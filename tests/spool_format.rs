@@ -55,6 +55,7 @@ fn options(path: &Path, compression: Compression) -> Options {
         path: path.to_owned(),
         min_free: 0,
         segment_size: 8192,
+        zeros_ahead: true,
         compaction_rate: 1 << 20,
         index_cache: 1 << 20,
         compression,

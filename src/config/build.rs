@@ -70,6 +70,7 @@ fn spool(table: &Table) -> Built<Spool> {
         path: table.read("path", values::path)?,
         min_free: table.read("min_free", values::size)?,
         segment_size: table.read("segment_size", values::size)?,
+        zeros_ahead: table.read("zeros_ahead", values::boolean)?,
         compaction_rate: table.read("compaction_rate", values::size)?,
         index_cache: table.read("index_cache", values::size)?,
         compression: word(table, "compression", &[("none", Compression::None), ("zstd", Compression::Zstd)])?,

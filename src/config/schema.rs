@@ -53,6 +53,12 @@ pub(super) const SECTIONS: &[Section] = &[
             set("path", Kind::Path(false), "spool", "the folder; one server at a time"),
             set("min_free", Kind::Size, "64MiB", "less than this free on the disk: 452 4.3.1, nothing accepted"),
             set("segment_size", Kind::Size, "64MiB", "size of a file of the log"),
+            set(
+                "zeros_ahead",
+                Kind::Boolean,
+                "true",
+                "the log's blocks are written before they are used: syncs are faster; of no use if the file system copies on write",
+            ),
             set("compaction_rate", Kind::Size, "32MiB", "copied a second to give space back; faster only if it runs out"),
             set("index_cache", Kind::Size, "32MiB", "memory for the index of deferred mail"),
             set(

@@ -69,6 +69,8 @@ pub struct Spool {
     pub min_free: u64,
     /// Bytes of a log segment.
     pub segment_size: u64,
+    /// Whether zeros are written ahead of the log's end.
+    pub zeros_ahead: bool,
     /// Bytes a second that are copied to give space back, unless room is needed.
     pub compaction_rate: u64,
     /// Memory of the index's cache, bytes.

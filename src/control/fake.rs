@@ -150,6 +150,7 @@ pub(crate) fn config() -> Config {
             path: "spool".into(),
             min_free: 1,
             segment_size: 1 << 26,
+            zeros_ahead: true,
             compaction_rate: 1 << 25,
             index_cache: 1 << 20,
             compression: Compression::None,

@@ -50,8 +50,8 @@ struct Run<'a> {
     refused: Vec<Option<Outcome>>,
     /// Such a thing was said: the hosts left are called over IPv4 only.
     ipv4_only: bool,
-    /// There are such hosts.
-    ipv4_left: bool,
+    /// There are such hosts, tried already or not.
+    has_ipv4: bool,
 }
 
 /// Tries the destination's hosts in their order.
@@ -76,17 +76,16 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Attempt
         unfit: None,
         refused: vec![None; attempt.recipients.len()],
         ipv4_only: false,
-        ipv4_left: false,
+        has_ipv4: hosts.iter().any(|host| !is_ipv6(host)),
         connections_from: None,
     };
     let now = deliverer.system.clock.monotonic();
     let idle = |host: &Host| run.permit.is_idle(host);
     let hosts = deliverer.hosts.arrange(now, hosts, idle, &*deliverer.system.entropy);
-    for (place, host) in hosts.iter().enumerate().take(HOSTS_MAX) {
+    for host in hosts.iter().take(HOSTS_MAX) {
         if run.ipv4_only && is_ipv6(host) {
             continue;
         }
-        run.ipv4_left = hosts[place + 1..].iter().any(|other| !is_ipv6(other));
         run.try_host(host).await;
         if run.connections_from.is_some() || run.outcomes.iter().all(Option::is_some) {
             break;
@@ -133,9 +132,10 @@ impl Run<'_> {
         }
     }
 
-    /// Whether this was said for our IPv6 address, and there is a way over IPv4: it is taken, and first of all for a while.
+    /// Whether this was said for our IPv6 address, and there is a way over IPv4: it is taken, now if it wasn't yet, and first of all for
+    /// a while.
     fn is_for_ipv6(&mut self, host: &Host, said: &Diagnosis) -> bool {
-        let refusal = is_ipv6(host) && self.ipv4_left && ipv6::is_refusal(said);
+        let refusal = is_ipv6(host) && self.has_ipv4 && ipv6::is_refusal(said);
         if refusal && !self.ipv4_only {
             self.ipv4_only = true;
             self.deliverer.hosts.refused_ipv6(self.now(), host);

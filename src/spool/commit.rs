@@ -58,6 +58,7 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
             Some(pause) => _ = tokio::time::timeout(pause, wake).await,
         }
     }
+    committer.log.close();
 }
 
 /// What the committer takes from the queue.

@@ -25,6 +25,10 @@ pub(crate) struct Log {
     limit: u64,
     /// and up to where the disk has room reserved for it.
     reserved: u64,
+    /// Up to where its blocks have been written, if only with zeros.
+    written: u64,
+    /// So many of them at a time.
+    zeros: Vec<u8>,
     /// Where the durable records end: in the open segment, or in the last one if none is open.
     durable: Position,
     /// Bytes written behind that.
@@ -42,6 +46,7 @@ pub(crate) struct Place {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) layout: Layout,
     pub(crate) segment_size: u64,
+    pub(crate) zeros_ahead: u64,
     pub(crate) reserve: Reserve,
 }
 
@@ -73,7 +78,7 @@ pub(crate) struct Failure {
 impl Log {
     /// A log that no segment is open of; `number` is the highest in use, `sequence` the next sequence number.
     pub(crate) fn new(place: Place, identity: u64, number: u64, sequence: u64) -> Self {
-        let Place { disk, layout, segment_size, reserve } = place;
+        let Place { disk, layout, segment_size, zeros_ahead, reserve } = place;
         Self {
             disk,
             layout,
@@ -83,6 +88,9 @@ impl Log {
             file: None,
             limit: 0,
             reserved: 0,
+            written: 0,
+            // Never touched: the system lends one page of zeros for all of them.
+            zeros: vec![0; zeros_ahead.min(segment_size) as usize],
             durable: Position::default(),
             unsynced: 0,
             number,
@@ -136,7 +144,23 @@ impl Log {
         let start = Position { offset: self.durable.offset + self.unsynced, ..self.durable };
         self.write(start.offset, frames).map_err(|error| self.fail(error, last_id, now))?;
         self.unsynced += total;
+        self.write_ahead().map_err(|error| self.fail(error, last_id, now))?;
         Ok(start)
+    }
+
+    /// Writes zeros behind the records once they have come to the end of the last ones. Blocks that were only reserved have to be entered
+    /// in the file system's journal when they are written first; the syncs of what comes into these don't need a second flush for that.
+    fn write_ahead(&mut self) -> io::Result<()> {
+        let end = self.durable.offset + self.unsynced;
+        if end <= self.written {
+            return Ok(());
+        }
+        let to = (end + self.zeros.len() as u64).min(self.reserved).max(end);
+        if let Some(file) = self.file.as_ref().filter(|_| to > end) {
+            file.write_at(end, &self.zeros[..(to - end) as usize])?;
+        }
+        self.written = to;
+        Ok(())
     }
 
     /// Reserves room for more of the open segment if it must have more. Without it nothing is written, and the segment stays open.
@@ -200,12 +224,17 @@ impl Log {
         file.write_at(offset, &self.buffer)
     }
 
-    /// Closes the open segment for good and begins the next, with some records in it and room for more.
-    pub(crate) fn open_next(&mut self, first: &mut [&mut Frame], room: Room, last_id: QueueId, now: Timestamp) -> io::Result<()> {
+    /// Closes the open segment for good. What was appended since the last sync doesn't count.
+    pub(crate) fn close(&mut self) {
         if let Some(file) = self.file.take() {
             // Gives reserved space back; without it the segment is only larger than it need be.
             let _ = file.set_len(self.durable.offset);
         }
+    }
+
+    /// Closes the open segment for good and begins the next, with some records in it and room for more.
+    pub(crate) fn open_next(&mut self, first: &mut [&mut Frame], room: Room, last_id: QueueId, now: Timestamp) -> io::Result<()> {
+        self.close();
         let written: u64 = first.iter().map(|frame| frame.bytes().len() as u64).sum();
         match self.try_next(first, room, last_id, now) {
             Err(error)
@@ -237,6 +266,7 @@ impl Log {
         let (file, reserved) = created.inspect_err(|_| self.stillborn.push(self.number))?;
         self.file = Some(file);
         self.reserved = reserved;
+        self.written = 0;
         // If the disk is too full for a first step, this segment stays small.
         let step = segment::reserve_step(self.segment_size);
         self.limit = if reserved < step { reserved } else { self.segment_size.max(reserved) };
@@ -247,4 +277,85 @@ impl Log {
 
 fn no_segment() -> io::Error {
     io::Error::other("no segment is open")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::system::sim::{OperationKind, SimDisk};
+
+    const SEGMENT: u64 = 1 << 20;
+    const ZEROS: u64 = 4096;
+
+    fn log(disk: &SimDisk, zeros_ahead: u64) -> Log {
+        let layout = Layout::new(Path::new("/spool"));
+        disk.create_dir_all(&layout.log).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        let reserve = Reserve::new(disk.clone(), &layout, 0);
+        Log::new(Place { disk, layout, segment_size: SEGMENT, zeros_ahead, reserve }, 7, 0, 0)
+    }
+
+    fn append(log: &mut Log) -> Result<Position, Failure> {
+        let now = Timestamp::ZERO;
+        let start = log.append(&mut [&mut Frame::done(QueueId(1))], false, QueueId(1), now)?;
+        log.sync(QueueId(1), now).map(|()| start)
+    }
+
+    /// How many zeros were written behind records, each time, while 200 were appended; the disk is nearly full if that is wanted.
+    fn zeros_written(zeros_ahead: u64, full: bool) -> Vec<u64> {
+        let disk = SimDisk::new();
+        let mut log = log(&disk, zeros_ahead);
+        append(&mut log).unwrap();
+        if full {
+            disk.set_capacity(Some(disk.used()));
+        }
+        let zeros = Arc::new(Mutex::new(Vec::new()));
+        let seen = zeros.clone();
+        disk.watch(move |operation| {
+            if operation.kind == OperationKind::Write && operation.bytes.iter().all(|byte| *byte == 0) {
+                seen.lock().unwrap().push(operation.bytes.len() as u64);
+            }
+        });
+        let places: Vec<Position> = (0..200).map(|_| append(&mut log).unwrap()).collect();
+        assert!(places.windows(2).all(|pair| pair[0] < pair[1] && pair[0].segment == pair[1].segment));
+        zeros.lock().unwrap().clone()
+    }
+
+    #[test]
+    fn zeros_are_written_ahead_whenever_records_have_come_to_their_end() {
+        let length = Frame::done(QueueId(1)).bytes().len() as u64;
+        let times = 200 * length / (ZEROS + length);
+        assert!(times >= 1);
+        let written = zeros_written(ZEROS, false);
+        assert!(
+            (times..=times + 1).contains(&(written.len() as u64)) && written.iter().all(|zeros| *zeros == ZEROS),
+            "{written:?}"
+        );
+        assert!(zeros_written(0, false).is_empty());
+    }
+
+    #[test]
+    fn zeros_take_no_room_that_is_not_reserved() {
+        assert_eq!(zeros_written(ZEROS, true), zeros_written(ZEROS, false));
+    }
+
+    #[test]
+    fn zeros_that_cannot_be_written_close_the_segment_and_nothing_is_confirmed() {
+        let disk = SimDisk::new();
+        let mut log = log(&disk, ZEROS);
+        append(&mut log).unwrap();
+        let end = log.durable();
+        // The record's own write, then that of the zeros.
+        while log.durable().offset + Frame::done(QueueId(1)).bytes().len() as u64 <= log.written {
+            append(&mut log).unwrap();
+        }
+        disk.fail_write(1);
+        let failure = append(&mut log).unwrap_err();
+        assert_eq!((failure.segment, failure.in_doubt), (Some(end.segment), false));
+        assert!(log.durable().segment > end.segment);
+        append(&mut log).unwrap();
+    }
 }

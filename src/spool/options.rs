@@ -23,6 +23,8 @@ pub struct Options {
     pub min_free: u64,
     /// Bytes of a log segment.
     pub segment_size: u64,
+    /// Bytes of zeros written ahead of the log's end, and again when records have come up to there; 0 for none.
+    pub zeros_ahead: u64,
     /// Bytes of disk kept in reserve for the records of outcomes; see docs/spool.md.
     pub reserve: u64,
     /// Bytes a second that are copied to give space back, unless room is needed.
@@ -46,12 +48,16 @@ impl Options {
     /// Bytes kept in reserve: enough for the largest batch, which start-up writes again, and for outcomes without end.
     pub const RESERVE: u64 = 8 << 20;
 
+    /// Bytes of zeros written ahead: so few that the sync which has them to write, too, doesn't take long.
+    pub const ZEROS_AHEAD: u64 = 256 << 10;
+
     /// From the configuration, with the usual rules.
     pub fn new(config: &config::Spool) -> Self {
         Self {
             path: config.path.clone(),
             min_free: config.min_free,
             segment_size: config.segment_size,
+            zeros_ahead: if config.zeros_ahead { Self::ZEROS_AHEAD } else { 0 },
             reserve: Self::RESERVE,
             compaction_rate: config.compaction_rate,
             inline_max: Self::INLINE_MAX,

@@ -81,8 +81,8 @@ pub(crate) fn recover(start: Start) -> Result<Recovered, SpoolError> {
     let sequence = (tail.sequence + 1).max(marked.map_or(0, |mark| mark.sequence));
     tail.last_id = tail.last_id.max(marked.map_or(QueueId(0), |mark| mark.last_id));
     let number = files.last().map_or(0, |file| file.number);
-    let segment_size = start.options.segment_size;
-    let place = log::Place { disk: start.disk.clone(), layout: layout.clone(), segment_size, reserve };
+    let Options { segment_size, zeros_ahead, .. } = start.options;
+    let place = log::Place { disk: start.disk.clone(), layout: layout.clone(), segment_size, zeros_ahead, reserve };
     let log = Log::new(place, identity, number, sequence);
     let log = tail.begin(&start.disk, &layout, log, start.now, &mut files)?;
     let known = Known { identity, files: &files, end, old };

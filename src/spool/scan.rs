@@ -56,8 +56,26 @@ impl Scan {
                 self.offset += length as u64;
                 Ok(Some(Found::Record { record, offset, length: length as u32 }))
             }
+            Err(_) if !self.sealed && self.is_room()? => {
+                self.end = offset;
+                Ok(None)
+            }
             Err(fault) => self.skip(fault).map(Some),
         }
+    }
+
+    /// Whether there is nothing but zeros from here on: written ahead, and never used.
+    fn is_room(&mut self) -> io::Result<bool> {
+        let mut at = self.offset;
+        while at < self.end {
+            self.fill(at, 1)?;
+            let view = self.view(at);
+            if view.is_empty() || view.iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            at += view.len() as u64;
+        }
+        Ok(true)
     }
 
     /// Steps over what is no record.
@@ -219,9 +237,21 @@ mod tests {
     }
 
     #[test]
-    fn zeros_and_old_records_are_a_torn_tail() {
-        let bytes = [accept(5, true, b"a"), vec![0; 5000]].concat();
-        assert_eq!(scan(&bytes, false), ["5", "T5000"]);
+    fn zeros_at_the_end_are_room_and_zeros_in_front_of_something_a_torn_tail() {
+        let room = vec![0; 2 * WINDOW];
+        assert_eq!(scan(&[accept(5, true, b"a"), room.clone()].concat(), false), ["5"]);
+        assert_eq!(scan(&room, false), [""; 0]);
+        for at in [0, 1, WINDOW, 2 * WINDOW - 1] {
+            let mut torn = room.clone();
+            torn[at] = 1;
+            assert_eq!(scan(&[accept(5, true, b"a"), torn].concat(), false), ["5", &format!("T{}", room.len())], "{at}");
+        }
+        // Where all was confirmed, zeros are damage.
+        assert_eq!(scan(&[accept(5, true, b"a"), vec![0; 5000]].concat(), true), ["5", "D5000"]);
+    }
+
+    #[test]
+    fn old_records_are_a_torn_tail() {
         let old = accept(4, true, b"old");
         assert_eq!(scan(&[accept(5, true, b"a"), old.clone()].concat(), false), ["5", &format!("T{}", old.len())]);
     }

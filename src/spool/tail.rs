@@ -55,10 +55,11 @@ impl Tail {
             let any = tail.scan(disk, layout, identity, file)?;
             if any || file.header.is_some() {
                 // Its header says where the one before ends; after a kill it too may lie only in memory. And room may still be
-                // reserved behind its end: that is given back.
+                // reserved behind its end, or written with zeros: that is given back. What is torn stays.
                 let path = layout.segment(file.number);
+                let length = if tail.note.is_some() { file.length } else { tail.end.offset.min(file.length) };
                 let synced = disk.open(&path, OpenMode::Write).and_then(|open| {
-                    let _ = open.set_len(file.length);
+                    let _ = open.set_len(length);
                     open.sync_data()
                 });
                 let synced = synced.and_then(|()| disk.sync_dir(&layout.log));

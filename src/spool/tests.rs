@@ -38,6 +38,7 @@ fn options(root: &str) -> Options {
         path: root.into(),
         min_free: 0,
         segment_size: 8 * 1024,
+        zeros_ahead: true,
         compaction_rate: 1 << 20,
         index_cache: 1 << 20,
         compression: config::Compression::None,

@@ -37,6 +37,8 @@ pub(crate) struct Plan {
     compressed: bool,
     /// Whether the index lies on the simulated disk too.
     index_in_runs: bool,
+    /// Zeros ahead of the log's end.
+    zeros_ahead: u64,
     /// How often each of the steps is taken.
     weights: [u64; 14],
     /// Whether several things fail at once.
@@ -77,6 +79,8 @@ impl Plan {
             index_breaks: random.below(4) == 0,
             index_in_runs: random.below(3) > 0,
             compressed: random.below(3) == 0,
+            // Not in the stories of `seeds`: their cuts are counted in operations.
+            zeros_ahead: if seed >= LATER && seed % 3 == 1 { 512 << (seed % 4) } else { 0 },
             weights: WEIGHTS[random.below(5) as usize],
             harsh: seed >= LATER && random.below(4) == 0,
         };
@@ -93,7 +97,13 @@ impl Plan {
 
     pub(crate) fn options(&self) -> Options {
         let compression = if self.compressed { Compression::Zstd } else { Compression::None };
-        Options { inline_max: self.inline_max, segment_size: self.segment_size, compression, ..options(ROOT) }
+        Options {
+            inline_max: self.inline_max,
+            segment_size: self.segment_size,
+            zeros_ahead: self.zeros_ahead,
+            compression,
+            ..options(ROOT)
+        }
     }
 
     /// Tells the story; what its disk went through is on the stage then.

@@ -93,6 +93,7 @@ pub(crate) fn options(path: impl Into<PathBuf>) -> Options {
         path: path.into(),
         min_free: 0,
         segment_size: SEGMENT_SIZE,
+        zeros_ahead: false,
         compaction_rate: 1 << 20,
         index_cache: 1 << 20,
         compression: posthouse::config::Compression::None,

@@ -87,6 +87,20 @@ fn a_refusal_over_ipv6_counts_where_there_is_no_way_over_ipv4() {
     });
 }
 
+#[test]
+fn while_ipv4_is_down_a_remembered_refusal_over_ipv6_bounces_nothing() {
+    story(async {
+        let server = Setup::new().start().await;
+        let [v6, v4] = both_families(&server, Script::default().always(Stage::End, Act::say(REFUSAL)), Script::default()).await;
+        mail(&server, &["eve@far.test"]).await;
+        server.pass(HOUR).await;
+        v4.script(|script| script.set_once(Stage::Greeting, Act::Close));
+        mail(&server, &["eve@far.test"]).await;
+        assert_eq!((v6.connections(), v4.taken().len()), (2, 2));
+        assert_eq!((server.count("deferred"), server.mails("ann").len()), (1, 0));
+    });
+}
+
 /// Two equal hosts, and how many of `count` messages each took; one at a time, each on a new connection.
 async fn shares(server: &Server, a: Script, b: Script, count: usize) -> [Peer; 2] {
     server.world.dns.mx("far.test", &[(10, "a.far.test"), (10, "b.far.test")]);

@@ -69,6 +69,7 @@ fn settings() -> Config {
             path: "spool".into(),
             min_free: 0,
             segment_size: 1 << 20,
+            zeros_ahead: true,
             compaction_rate: 1 << 25,
             index_cache: 1 << 20,
             compression: config::Compression::None,

@@ -1,6 +1,8 @@
 //! Content on its way out: a dot more before every line that starts with one (RFC 5321 section 4.5.2), and the end. State: the last
 //! two octets.
 
+use memchr::memchr;
+
 /// Follows one message's content across its pieces.
 #[derive(Debug)]
 pub(super) struct Stuffing {
@@ -22,7 +24,7 @@ impl Stuffing {
         let mut copied = 0;
         let mut at = 0;
         // Dots are rarer than line ends: whole runs without one are copied at a time.
-        while let Some(found) = piece[at..].iter().position(|b| *b == b'.') {
+        while let Some(found) = memchr(b'.', &piece[at..]) {
             let dot = at + found;
             let before = if dot == 0 { self.before[1] } else { piece[dot - 1] };
             if matches!(before, b'\r' | b'\n') {
