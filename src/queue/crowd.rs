@@ -5,6 +5,9 @@ use super::entry::Entry;
 use super::scheduler::Scheduler;
 use crate::mail::{Origin, Priority, Timestamp};
 
+/// This part of the room is kept for other senders, of what one sends to however many destinations.
+const KEPT: usize = 8;
+
 impl Scheduler {
     /// When a message should come back because its origin has more here than there is room left for others, or because every line that it
     /// would join does.
@@ -17,11 +20,19 @@ impl Scheduler {
             return None;
         }
         let origin = Origin::of(&entry.message);
-        let back = match self.lines.shares.is_crowded(&origin, self.room()) {
+        let room = self.room();
+        // A destination for which nothing waits is not to wait for those where much does, as long as there is some room for others.
+        let idle = room >= self.settings.active_max / KEPT && self.has_idle_line(now, entry);
+        let back = match self.lines.shares.is_crowded(&origin, room) && !idle {
             true => self.lines.shares.send_away(now, &origin),
             false => self.crowded_lines_until(now, entry)?,
         };
         Some(back.min(other))
+    }
+
+    fn has_idle_line(&self, now: Timestamp, entry: &Entry) -> bool {
+        let sites = entry.parts.keys().map(|destination| self.sites.at(now, destination));
+        sites.into_iter().any(|site| site.is_none_or(|site| self.lines.waiting_at(&site) == 0))
     }
 
     fn crowded_lines_until(&mut self, now: Timestamp, entry: &mut Entry) -> Option<Timestamp> {

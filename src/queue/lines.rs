@@ -221,6 +221,11 @@ impl Lines {
         self.lines.get(site).map(|line| line.iter().cloned().collect()).unwrap_or_default()
     }
 
+    /// How many wait for a site.
+    pub(super) fn waiting_at(&self, site: &Site) -> usize {
+        self.lines.get(site).map_or(0, Line::len)
+    }
+
     /// Whether a line is longer than the `room` that is left for all others.
     pub(super) fn is_crowded(&self, site: &Site, room: usize) -> bool {
         self.lines.get(site).is_some_and(|line| line.len() >= room.max(CROWD_MIN))
