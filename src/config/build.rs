@@ -158,7 +158,10 @@ fn domain(table: &Table) -> Built<LocalDomain> {
         (_, Some(lmtp)) => MailStore::Lmtp(lmtp),
         (maildir, None) => MailStore::Maildir(maildir.unwrap_or_default()),
     };
+    let octets = table.read("quota", values::size_or_none)?;
+    let bounce = word(table, "over_quota", &[("bounce", true), ("wait", false)])?;
     Ok(LocalDomain {
+        quota: Quota { octets, bounce },
         name: table.read("name", values::domain)?,
         store,
         subaddress: table.read("subaddress", values::text)?,

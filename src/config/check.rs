@@ -115,6 +115,9 @@ fn domains(config: &Config, findings: &mut Findings<'_>) {
         } else if !maildir && !lmtp && findings.settings.is_sound(&table.key("lmtp")) {
             findings.add(table.key("maildir"), "the domain has neither maildir nor lmtp", remedy);
         }
+        if lmtp && table.read("quota", values::size_or_none).is_ok_and(|quota| quota.is_some()) {
+            findings.add(table.key("quota"), "its mailboxes are the LMTP server's, and so are their quotas", "set it there");
+        }
     }
 }
 

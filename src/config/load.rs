@@ -225,7 +225,7 @@ mod tests {
             Kind::Duration | Kind::Period | Kind::PeriodOrNone => "\"9h\"".to_owned(),
             Kind::ShareOf => "\"other.test\"".to_owned(),
             Kind::RateOrNone => "\"7/9h\"".to_owned(),
-            Kind::Size => "\"77KiB\"".to_owned(),
+            Kind::Size | Kind::SizeOrNone => "\"77KiB\"".to_owned(),
             Kind::Text | Kind::Path(_) => "\"other\"".to_owned(),
             Kind::Hostname | Kind::Domain(_) | Kind::Pattern => "\"other.test\"".to_owned(),
             Kind::Address(_) => "\"ann@example.test\"".to_owned(),

@@ -208,6 +208,18 @@ pub(super) const SECTIONS: &[Section] = &[
                 set("aliases", Kind::Path(true), "", "classic aliases file: name: target, target…; \"\" for none"),
                 "conf/aliases",
             ),
+            set(
+                "quota",
+                Kind::SizeOrNone,
+                "",
+                "what each Maildir may hold, \"1GiB\"; \"\" for what its maildirsize file says, if there is one",
+            ),
+            set(
+                "over_quota",
+                Kind::Choice(&["bounce", "wait"]),
+                "bounce",
+                "mail that doesn't fit: \"bounce\" sends it back (5.2.2), \"wait\" tries again (4.2.2)",
+            ),
         ],
     },
     Section {

@@ -27,6 +27,8 @@ pub(super) enum Kind {
     PeriodOrNone,
     /// `"50MiB"` or a number of bytes; more than zero.
     Size,
+    /// The same, or empty for none.
+    SizeOrNone,
     /// Any text.
     Text,
     /// A file or folder; with `true` it may be empty for none.
@@ -88,6 +90,7 @@ impl Kind {
             Self::Period => "duration, more than zero".to_owned(),
             Self::PeriodOrNone => "duration, more than zero, or `\"\"`".to_owned(),
             Self::Size => "size".to_owned(),
+            Self::SizeOrNone => "size, or `\"\"`".to_owned(),
             Self::Text => "text".to_owned(),
             Self::Path(false) => "path".to_owned(),
             Self::Path(true) => "path, or `\"\"`".to_owned(),

@@ -270,6 +270,24 @@ pub struct LocalDomain {
     pub catch_all: Option<Address>,
     /// The aliases file.
     pub aliases: Option<PathBuf>,
+    /// What each Maildir may hold.
+    pub quota: Quota,
+}
+
+/// How much a mailbox may hold, and what becomes of mail that doesn't fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Octets of all messages; none: what a `maildirsize` file in it says, or as much as there is room for.
+    pub octets: Option<u64>,
+    /// The message goes back; else it waits.
+    pub bounce: bool,
+}
+
+/// None of its own.
+impl Default for Quota {
+    fn default() -> Self {
+        Self { octets: None, bounce: true }
+    }
 }
 
 /// Where a local domain's mail goes.

@@ -36,6 +36,7 @@ pub(super) fn check(kind: Kind, value: &Value) -> Parsed<()> {
         Kind::Period => period(value).map(drop),
         Kind::PeriodOrNone => optional(value, period).map(drop),
         Kind::Size => size(value).map(drop),
+        Kind::SizeOrNone => size_or_none(value).map(drop),
         Kind::Text => text(value).map(drop),
         Kind::Path(false) => path(value).map(drop),
         Kind::Path(true) => optional(value, path).map(drop),
@@ -263,6 +264,11 @@ pub(super) fn periods(value: &Value) -> Parsed<Vec<Duration>> {
         return Err(Wrong::new("the durations don't ascend", "sort them, the shortest first, each once"));
     }
     Ok(ages)
+}
+
+/// A size, or an empty text for none.
+pub(super) fn size_or_none(value: &Value) -> Parsed<Option<u64>> {
+    if value.as_str() == Some("") { Ok(None) } else { size(value).map(Some) }
 }
 
 pub(super) fn size(value: &Value) -> Parsed<u64> {

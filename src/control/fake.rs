@@ -180,6 +180,7 @@ pub(crate) fn config() -> Config {
             name: domain("example.test"),
             store: MailStore::Maildir("mail/{domain}/{user}".to_owned()),
             subaddress: "+".to_owned(),
+            quota: Quota::default(),
             catch_all: None,
             aliases: None,
         }],

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::mailbox::{Draft, Mailboxes, Names};
+use super::mailbox::{Draft, Mailboxes, Names, Room};
+use super::quota::Usage;
+use crate::config::Quota;
 use crate::system::{DiskSyncer, Workers};
 
 /// Messages in a round, and messages waiting for the next.
@@ -35,6 +37,8 @@ pub(super) struct Job {
     /// Goes above the content.
     pub(super) fields: Vec<u8>,
     pub(super) content: Arc<Vec<u8>>,
+    /// What its domain allows.
+    pub(super) quota: Quota,
     /// Told when it is delivered, or why not.
     pub(super) reply: oneshot::Sender<io::Result<()>>,
 }
@@ -141,9 +145,16 @@ impl Lane {
             let place = place.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
             self.syncer = self.mailboxes.disk.syncer(place).ok();
         }
-        for Job { folder, names, fields, content, reply } in jobs {
-            match self.write(folder, names, &fields, &content) {
-                Ok(draft) => written.push((draft, reply)),
+        // What this round brings to each mailbox counts there only once it has its name.
+        let mut coming: BTreeMap<PathBuf, Usage> = BTreeMap::new();
+        for Job { folder, names, fields, content, quota, reply } in jobs {
+            let before = coming.get(&folder).copied().unwrap_or_default();
+            let room = Room { quota, coming: before.plus(Usage::of((fields.len() + content.len()) as u64)) };
+            match self.write(folder.clone(), names, room, &fields, &content) {
+                Ok(draft) => {
+                    coming.insert(folder, room.coming);
+                    written.push((draft, reply));
+                }
                 Err(error) => _ = reply.send(Err(error)),
             }
         }
@@ -156,8 +167,8 @@ impl Lane {
         }
     }
 
-    fn write(&self, folder: PathBuf, names: Names, fields: &[u8], content: &[u8]) -> io::Result<Draft> {
-        let mut draft = self.mailboxes.begin(folder, names)?;
+    fn write(&self, folder: PathBuf, names: Names, room: Room, fields: &[u8], content: &[u8]) -> io::Result<Draft> {
+        let mut draft = self.mailboxes.begin(folder, names, room)?;
         draft.write(&[fields, content].concat())?;
         Ok(draft)
     }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::quota::{Quotas, Usage};
+use crate::config::Quota;
 use crate::mail::{Domain, QueueId, Timestamp};
 use crate::system::{Clock, Disk, DiskFile, Entropy, OpenMode, System};
 
@@ -29,6 +31,16 @@ pub(super) struct Mailboxes {
     /// Our name, fit for a file name.
     host: String,
     known: Mutex<BTreeMap<PathBuf, Timestamp>>,
+    quotas: Quotas,
+}
+
+/// The room that a message needs in its mailbox.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// What the mailbox's domain allows.
+    pub(super) quota: Quota,
+    /// The message, and what else is on its way there.
+    pub(super) coming: Usage,
 }
 
 /// The names of one message for one recipient.
@@ -50,6 +62,8 @@ pub(super) struct Draft {
     written: u64,
     /// It left tmp/.
     named: bool,
+    /// It is to be noted in the mailbox's quota file.
+    counts: bool,
 }
 
 impl Mailboxes {
@@ -61,6 +75,7 @@ impl Mailboxes {
             entropy: system.entropy.clone(),
             host: hostname.as_str().chars().map(safe).collect(),
             known: Mutex::default(),
+            quotas: Quotas::default(),
         }
     }
 
@@ -73,8 +88,8 @@ impl Mailboxes {
         Names { tmp, new: format!("{}.M{}_{stem},S={size}", arrived / 1000, arrived % 1000 * 1000) }
     }
 
-    /// Opens a file under tmp/, with folders made as needed.
-    pub(super) fn begin(self: &Arc<Self>, folder: PathBuf, names: Names) -> io::Result<Draft> {
+    /// Opens a file under tmp/, with folders made as needed, if there is room.
+    pub(super) fn begin(self: &Arc<Self>, folder: PathBuf, names: Names, room: Room) -> io::Result<Draft> {
         self.prepare(&folder)?;
         let path = folder.join("tmp").join(&names.tmp);
         let file = match self.disk.open(&path, OpenMode::CreateNew) {
@@ -86,7 +101,9 @@ impl Mailboxes {
             }
             result => result?,
         };
-        Ok(Draft { mailboxes: self.clone(), folder, names, file, written: 0, named: false })
+        let mut draft = Draft { mailboxes: self.clone(), folder, names, file, written: 0, named: false, counts: false };
+        draft.counts = self.quotas.check(&*self.disk, &draft.folder, self.clock.now(), room.quota, room.coming)?;
+        Ok(draft)
     }
 
     /// Makes the folders, and their names durable all the way up. Even those that exist are synced once: the process that made
@@ -207,6 +224,9 @@ impl Draft {
             result => result,
         };
         self.named = renamed.is_ok();
+        if self.named && self.counts {
+            self.mailboxes.quotas.add(&**disk, &self.folder, Usage::of(self.written));
+        }
         renamed
     }
 

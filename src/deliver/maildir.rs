@@ -8,7 +8,8 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::lane::Job;
-use super::mailbox::{Draft, Names};
+use super::mailbox::{Draft, Names, Room};
+use super::quota::{Full, Usage};
 use super::{Attempt, Deliverer};
 use crate::mail::{Address, Cause, Diagnosis, EnhancedCode, Forward, HeaderScan, Outcome, fields};
 
@@ -68,11 +69,12 @@ impl Delivery {
     }
 }
 
-fn outcome(folder: &Path, delivered: Result<(), Diagnosis>) -> Outcome {
+fn outcome(folder: &Path, delivered: Result<(), Outcome>) -> Outcome {
     let hop = folder.display().to_string();
     match delivered {
         Ok(()) => Outcome::Delivered(Diagnosis::new(EnhancedCode(2, 0, 0), Cause::Local, "delivered to the mailbox").at(hop)),
-        Err(diagnosis) => Outcome::Deferred(diagnosis.at(hop)),
+        Err(Outcome::Failed(diagnosis)) => Outcome::Failed(diagnosis.at(hop)),
+        Err(outcome) => Outcome::Deferred(outcome.diagnosis().clone().at(hop)),
     }
 }
 
@@ -90,12 +92,14 @@ async fn start(
     let fields = format!("Return-Path: <{}>\r\nDelivered-To: {address}\r\n", attempt.reverse_path).into_bytes();
     let size = fields.len() as u64 + attempt.content.size();
     let names = deliverer.mailboxes.names(attempt.id, index, size);
+    let quota = deliverer.quota(address.domain());
     if attempt.content.size() > first.len() as u64 {
-        let stored = store(deliverer, attempt, folder.clone(), names, fields, first).await;
+        let stored =
+            store(deliverer, attempt, folder.clone(), names, Room { quota, coming: Usage::of(size) }, fields, first).await;
         return Delivery::Ended(outcome(&folder, stored));
     }
     let (reply, answer) = oneshot::channel();
-    let job = Job { folder: folder.clone(), names, fields, content: first, reply };
+    let job = Job { folder: folder.clone(), names, fields, content: first, quota, reply };
     match deliverer.lanes.send(job).await {
         Ok(()) => Delivery::Started(folder, answer),
         Err(error) => Delivery::Ended(outcome(&folder, Err(unwritable(&error, &folder)))),
@@ -108,25 +112,26 @@ async fn store(
     attempt: &Attempt,
     folder: PathBuf,
     names: Names,
+    room: Room,
     fields: Vec<u8>,
     first: Arc<Vec<u8>>,
-) -> Result<(), Diagnosis> {
+) -> Result<(), Outcome> {
     let (workers, mailboxes) = (deliverer.system.workers, deliverer.mailboxes.clone());
     let size = attempt.content.size();
     let mut read = first.len() as u64;
     let path = folder.clone();
     let failed = |error: io::Error| unwritable(&error, &path);
     let begin = move || {
-        let mut draft = mailboxes.begin(folder, names)?;
+        let mut draft = mailboxes.begin(folder, names, room)?;
         draft.write(&fields)?;
         draft.write(&first)?;
         Ok(Some(draft))
     };
     let mut draft: Option<Draft> = workers.blocking(begin).await.map_err(failed)?;
     while let Some(mut current) = draft.take() {
-        let piece = attempt.content.read_at(read, PIECE_SIZE).await.map_err(|error| unreadable(&error))?;
+        let piece = attempt.content.read_at(read, PIECE_SIZE).await.map_err(|error| Outcome::Deferred(unreadable(&error)))?;
         if piece.is_empty() {
-            return Err(unreadable(&io::ErrorKind::UnexpectedEof.into()));
+            return Err(Outcome::Deferred(unreadable(&io::ErrorKind::UnexpectedEof.into())));
         }
         read += piece.len() as u64;
         let whole = read >= size;
@@ -149,12 +154,16 @@ fn unreadable(error: &io::Error) -> Diagnosis {
     Diagnosis::new(EnhancedCode(4, 3, 0), Cause::Local, format!("the message can't be read from the spool: {error}"))
 }
 
-/// All trouble with a mailbox is transient: an admin can mend it.
-fn unwritable(error: &io::Error, folder: &Path) -> Diagnosis {
+/// All trouble with a mailbox is transient, because an admin can mend it; but whose mailbox is full may be known to leave it so.
+fn unwritable(error: &io::Error, folder: &Path) -> Outcome {
+    if let Some(full) = error.get_ref().and_then(|inner| inner.downcast_ref::<Full>()) {
+        let diagnosis = |class| Diagnosis::new(EnhancedCode(class, 2, 2), Cause::Local, full.to_string());
+        return if full.bounce { Outcome::Failed(diagnosis(5)) } else { Outcome::Deferred(diagnosis(4)) };
+    }
     let status = match error.kind() {
         io::ErrorKind::QuotaExceeded => EnhancedCode(4, 2, 2),
         io::ErrorKind::StorageFull => EnhancedCode(4, 3, 1),
         _ => EnhancedCode(4, 3, 0),
     };
-    Diagnosis::new(status, Cause::Local, format!("can't write to {}: {error}", folder.display()))
+    Outcome::Deferred(Diagnosis::new(status, Cause::Local, format!("can't write to {}: {error}", folder.display())))
 }

@@ -12,14 +12,16 @@ mod lane;
 mod mailbox;
 mod maildir;
 mod passwords;
+mod quota;
 mod remote;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{Config, Outgoing};
+use crate::config::{Config, Outgoing, Quota};
 use crate::event::Events;
-use crate::mail::{Address, BodyType, Destination, Forward, Outcome, QueueId, Request, ReversePath, Site, Timestamp};
+use crate::mail::{Address, BodyType, Destination, Domain, Forward, Outcome, QueueId, Request, ReversePath, Site, Timestamp};
 use crate::route::{Host, Router, Way};
 use crate::system::{BoxFuture, Content, System, TlsClient};
 
@@ -100,6 +102,8 @@ pub struct Deliverer {
     hosts: hosts::Hosts,
     mailboxes: Arc<mailbox::Mailboxes>,
     lanes: lane::Lanes,
+    /// How much Maildirs may hold.
+    quotas: BTreeMap<Domain, Quota>,
 }
 
 impl Deliverer {
@@ -109,6 +113,7 @@ impl Deliverer {
         let connections = Connections::new(config.remote.concurrency, system.clock.clone());
         let mailboxes = Arc::new(mailbox::Mailboxes::new(&config.hostname, &system));
         let lanes = lane::Lanes::new(mailboxes.clone(), system.workers);
+        let quotas = config.domains.iter().map(|domain| (domain.name.clone(), domain.quota)).collect();
         Self {
             config,
             routes,
@@ -120,6 +125,7 @@ impl Deliverer {
             hosts: hosts::Hosts::default(),
             mailboxes,
             lanes,
+            quotas,
         }
     }
 
@@ -129,6 +135,11 @@ impl Deliverer {
             Destination::Local(_) => maildir::deliver(self, &attempt).await.into(),
             Destination::Lmtp(_) | Destination::Route(_) | Destination::Mx(_) => remote::deliver(self, &attempt).await,
         }
+    }
+
+    /// How much the Maildirs of a domain may hold.
+    fn quota(&self, domain: &Domain) -> Quota {
+        self.quotas.get(domain).copied().unwrap_or_default()
     }
 
     /// Closes idle connections, politely but without waiting long: the server stops.

@@ -66,6 +66,11 @@ pub trait Disk: Send + Sync {
     fn watch(&self, _path: &Path) -> io::Result<Option<Box<dyn FolderWatch>>> {
         Ok(None)
     }
+    /// Adds bytes to the end of a file that others add to as well; it must exist.
+    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let file = self.open(path, OpenMode::Write)?;
+        file.write_at(file.len()?, bytes)
+    }
     /// Renames; replaces what has the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Renames; `AlreadyExists` if the new name is taken, `Unsupported` where that can't be told.
@@ -205,6 +210,11 @@ impl Disk for SystemDisk {
             }
         }
         Ok(Box::new(SystemFile(options.open(path)?)))
+    }
+
+    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        // In one call, so that the system puts it behind what others add at the same time.
+        io::Write::write_all(&mut OpenOptions::new().append(true).open(path)?, bytes)
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {

@@ -20,6 +20,7 @@ mod local;
 mod notices;
 mod outages;
 mod patience;
+mod quotas;
 mod reception;
 mod relaying;
 mod remote;

@@ -308,6 +308,7 @@ fn a_reload_brings_a_new_domain_to_new_sessions() {
             name: Domain::parse("new.test").unwrap(),
             store: MailStore::Maildir("/mail/{domain}/{user}".to_owned()),
             subaddress: String::new(),
+            quota: Default::default(),
             catch_all: None,
             aliases: None,
         };

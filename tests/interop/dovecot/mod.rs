@@ -73,6 +73,13 @@ mail_location = maildir:{home}/mail/%d/%n
 first_valid_uid = 1
 mail_uid = {owner}
 mail_gid = {owner}
+mail_plugins = quota
+protocol imap {
+  mail_plugins = quota imap_quota
+}
+plugin {
+  quota = maildir:User quota
+}
 postmaster_address = postmaster@example.test
 hostname = dovecot.test
 passdb {

@@ -45,6 +45,42 @@ fn dovecot_reads_the_maildir_over_imap() {
 }
 
 #[test]
+fn dovecot_keeps_the_same_quota_file() {
+    let home = Home::new("");
+    let Some(dovecot) = Dovecot::start(home.path()) else { return };
+    home.users(["ann@quota.test"]);
+    let domain = "[[domain]]\nname = \"quota.test\"\nquota = \"100KiB\"\nmaildir = \"mail/{domain}/{user}\"\n";
+    home.configure(&format!("user = \"{OWNER}\""), domain);
+    let server = Server::start(&home);
+    let quota = |arguments: &[&str]| {
+        let port = dovecot.imap.port().to_string();
+        let known = helper("quota.py", [&["127.0.0.1", &port, "ann@quota.test"], arguments].concat()).expect("Python is there");
+        (known["usage"].as_u64().unwrap(), known["limit"].as_u64().unwrap())
+    };
+    let send = |size: usize| {
+        let content = corpus::large("so long", size);
+        let id = server.client().send("sue@client.test", &["ann@quota.test"], &content).unwrap().id().to_owned();
+        server.finished(&id);
+        let ends = |event: &Value| ["delivered", "failed"].contains(&field(event, "event")) && field(event, "id") == id;
+        server.all_events().into_iter().find(ends).expect("it has come to an end")
+    };
+    let event = |event: &Value| field(event, "event").to_owned();
+    assert_eq!([send(40_000), send(40_000)].map(|it| event(&it)), ["delivered", "delivered"]);
+    let lies = || {
+        let files = maildir::files(&home.at("mail/quota.test/ann"));
+        files.iter().map(|file| fs::metadata(file).unwrap().len()).sum::<u64>()
+    };
+    assert_eq!(quota(&[]), (lies().div_ceil(1024), 100));
+    let full = send(40_000);
+    assert_eq!((event(&full).as_str(), field(&full, "status")), ("failed", "5.2.2"));
+    // What Dovecot's user removes makes room at once.
+    assert_eq!(quota(&["remove"]), (lies().div_ceil(1024), 100));
+    assert_eq!(event(&send(40_000)), "delivered");
+    assert_eq!(quota(&[]), (lies().div_ceil(1024), 100));
+    assert_eq!(event(&send(40_000)), "failed");
+}
+
+#[test]
 fn dovecot_takes_mail_over_lmtp_on_a_socket_and_on_a_port() {
     let home = Home::new("");
     let Some(dovecot) = Dovecot::start(home.path()) else { return };

@@ -1,0 +1,343 @@
+//! Quotas of Maildirs, as Maildir++ has them: `maildirsize` in the mailbox says how much may be in it and, in a line for each change,
+//! how much is. Other programs that know it (Dovecot among them) keep the same file. State: when each was last counted anew.
+//!
+//! Everything here blocks. A count that is wrong for a moment, after a crash or because two wrote at a time, is put right by counting
+//! anew, which happens before anything is refused.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use crate::config::Quota;
+use crate::mail::Timestamp;
+use crate::system::{Disk, OpenMode};
+
+/// The file's name.
+const NAME: &str = "maildirsize";
+/// A file longer than this is written anew, with one line; octets.
+const FILE_SIZE_MAX: usize = 5120;
+/// A mailbox that is full is counted anew only so often, when nothing in the file says that something changed.
+const COUNT_INTERVAL_MILLIS: u64 = 15 * 60 * 1000;
+/// Mailboxes whose last count is remembered; beyond that all are forgotten, which only costs another count.
+const COUNTED_MAX: usize = 16 * 1024;
+
+/// A number of octets and of messages: what is there, or what comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) struct Usage {
+    pub(super) octets: i64,
+    pub(super) messages: i64,
+}
+
+impl Usage {
+    /// One message.
+    pub(super) fn of(size: u64) -> Self {
+        Self { octets: i64::try_from(size).unwrap_or(i64::MAX), messages: 1 }
+    }
+
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self { octets: self.octets.saturating_add(other.octets), messages: self.messages.saturating_add(other.messages) }
+    }
+}
+
+/// What may be there; 0: as much as anybody likes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+struct Limit {
+    octets: i64,
+    messages: i64,
+}
+
+impl Limit {
+    fn has_room_for(self, usage: Usage) -> bool {
+        (self.octets == 0 || usage.octets <= self.octets) && (self.messages == 0 || usage.messages <= self.messages)
+    }
+}
+
+/// `1000000S,100C`
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self { octets, messages: 0 } => write!(f, "{octets}S"),
+            Self { octets: 0, messages } => write!(f, "{messages}C"),
+            Self { octets, messages } => write!(f, "{octets}S,{messages}C"),
+        }
+    }
+}
+
+/// A file's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sizes {
+    limit: Limit,
+    usage: Usage,
+    /// Lines of usage: one means that nothing changed since it was counted.
+    lines: usize,
+}
+
+/// There is no room in the mailbox.
+#[derive(Debug)]
+pub(super) struct Full {
+    text: String,
+    /// The message goes back.
+    pub(super) bounce: bool,
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Full {}
+
+/// What is known of mailboxes' quotas.
+#[derive(Default)]
+pub(super) struct Quotas {
+    counted: Mutex<BTreeMap<std::path::PathBuf, Timestamp>>,
+}
+
+impl Quotas {
+    /// Whether there is a file to be kept up, for a message that is `coming` and fits into a mailbox: an error with `Full` inside if it
+    /// doesn't. `configured` is the domain's quota; without one, that in a file that is there counts.
+    pub(super) fn check(
+        &self,
+        disk: &dyn Disk,
+        folder: &Path,
+        now: Timestamp,
+        configured: Quota,
+        coming: Usage,
+    ) -> io::Result<bool> {
+        let wanted = configured.octets.map(|octets| Limit { octets: i64::try_from(octets).unwrap_or(i64::MAX), messages: 0 });
+        let path = folder.join(NAME);
+        let found = match disk.read(&path, 16 * FILE_SIZE_MAX as u64) {
+            Ok(bytes) => Some(parse(&bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Some(None),
+            Err(error) => return Err(error),
+        };
+        let (limit, known) = match (found, wanted) {
+            // What can't be read limits nothing of itself.
+            (None | Some(None), None) => return Ok(false),
+            (Some(Some(sizes)), _) if wanted.is_none_or(|wanted| wanted == sizes.limit) => (sizes.limit, Some(sizes)),
+            (_, wanted) => (wanted.unwrap_or_default(), None),
+        };
+        let mut sizes = match known.filter(|sizes| sizes.lines < LINES_MAX) {
+            Some(sizes) => sizes,
+            None => self.count(disk, folder, now, limit)?,
+        };
+        if !limit.has_room_for(sizes.usage.plus(coming)) && (sizes.lines > 1 || self.is_old(folder, now)) {
+            sizes = self.count(disk, folder, now, limit)?;
+        }
+        if limit.has_room_for(sizes.usage.plus(coming)) {
+            return Ok(true);
+        }
+        let Usage { octets, messages } = sizes.usage;
+        let text = format!("the mailbox is full: {octets} octets in {messages} messages of {limit}, and {} more", coming.octets);
+        Err(io::Error::new(io::ErrorKind::QuotaExceeded, Full { text, bounce: configured.bounce }))
+    }
+
+    /// Notes what has come, where there is a file; what fails is made good by the next count.
+    pub(super) fn add(&self, disk: &dyn Disk, folder: &Path, come: Usage) {
+        let _ = disk.append(&folder.join(NAME), format!("{} {}\n", come.octets, come.messages).as_bytes());
+    }
+
+    fn is_old(&self, folder: &Path, now: Timestamp) -> bool {
+        let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.get(folder).is_none_or(|at| now.since(*at).as_millis() >= u128::from(COUNT_INTERVAL_MILLIS))
+    }
+
+    /// Counts all messages, and writes the file anew.
+    fn count(&self, disk: &dyn Disk, folder: &Path, now: Timestamp, limit: Limit) -> io::Result<Sizes> {
+        let mut usage = count_folder(disk, folder)?;
+        for name in disk.list(folder)? {
+            // Folders below are `.Name`; what is in the trash doesn't count.
+            let is_folder = name.starts_with('.') && name != ".Trash" && disk.exists(&folder.join(&name).join("cur"));
+            if is_folder {
+                usage = usage.plus(count_folder(disk, &folder.join(name))?);
+            }
+        }
+        let line = format!("{limit}\n{} {}\n", usage.octets, usage.messages);
+        disk.replace(&folder.join(NAME), line.as_bytes())?;
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if counted.len() >= COUNTED_MAX {
+            counted.clear();
+        }
+        counted.insert(folder.to_owned(), now);
+        Ok(Sizes { limit, usage, lines: 1 })
+    }
+}
+
+/// The messages of one folder.
+fn count_folder(disk: &dyn Disk, folder: &Path) -> io::Result<Usage> {
+    let mut usage = Usage::default();
+    for part in ["new", "cur"].map(|part| folder.join(part)) {
+        let names = match disk.list(&part) {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for name in names.iter().filter(|name| !name.starts_with('.') && !is_trashed(name)) {
+            let size = match size_in(name) {
+                Some(size) => size,
+                // It may have been renamed or removed by a reader meanwhile.
+                None => disk.open(&part.join(name), OpenMode::Read).and_then(|file| file.len()).unwrap_or(0),
+            };
+            usage = usage.plus(Usage::of(size));
+        }
+    }
+    Ok(usage)
+}
+
+/// The size that a name tells: `,S=123`.
+fn size_in(name: &str) -> Option<u64> {
+    let (_, behind) = name.split_once(",S=")?;
+    let end = behind.find(|c: char| !c.is_ascii_digit()).unwrap_or(behind.len());
+    behind[..end].parse().ok()
+}
+
+/// Whether a reader marked it for removal.
+fn is_trashed(name: &str) -> bool {
+    name.rsplit_once(":2,").is_some_and(|(_, flags)| flags.contains('T'))
+}
+
+/// Lines of a file that isn't written anew: shorter ones than `0 0` there aren't, and few are longer than 25 octets.
+const LINES_MAX: usize = FILE_SIZE_MAX / 25;
+
+/// Reads a file; none if it is malformed.
+fn parse(bytes: &[u8]) -> Option<Sizes> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let mut lines = text.lines();
+    let limit = parse_limit(lines.next()?)?;
+    let mut sizes = Sizes { limit, usage: Usage::default(), lines: 0 };
+    for line in lines {
+        let (octets, messages) = line.trim().split_once(' ')?;
+        let change = Usage { octets: octets.parse().ok()?, messages: messages.trim().parse().ok()? };
+        sizes.usage = sizes.usage.plus(change);
+        sizes.lines += 1;
+    }
+    Some(sizes)
+}
+
+fn parse_limit(line: &str) -> Option<Limit> {
+    let mut limit = Limit::default();
+    for part in line.trim().split(',') {
+        let (at, kind) = part.char_indices().last()?;
+        let number = part[..at].parse::<i64>().ok().filter(|number| *number >= 0)?;
+        match kind {
+            'S' => limit.octets = number,
+            'C' => limit.messages = number,
+            _ => {}
+        }
+    }
+    Some(limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::system::sim::SimDisk;
+
+    const BOX: &str = "/mail/ann";
+
+    fn disk(files: &[(&str, usize)]) -> Arc<SimDisk> {
+        let disk = Arc::new(SimDisk::new());
+        let on: &dyn Disk = &*disk;
+        for folder in ["new", "cur", ".Sent/cur", ".Sent/new", ".Trash/cur", ".other"] {
+            on.create_dir_all(&Path::new(BOX).join(folder)).unwrap();
+        }
+        for (name, size) in files {
+            put(on, name, &vec![b'x'; *size]);
+        }
+        disk
+    }
+
+    fn put(disk: &dyn Disk, name: &str, bytes: &[u8]) {
+        disk.open(&Path::new(BOX).join(name), OpenMode::CreateNew).unwrap().write_at(0, bytes).unwrap();
+    }
+
+    fn file(disk: &dyn Disk) -> String {
+        String::from_utf8(disk.read(&Path::new(BOX).join(NAME), 1 << 20).unwrap()).unwrap()
+    }
+
+    const NONE: Quota = Quota { octets: None, bounce: false };
+
+    fn quota(octets: u64) -> Quota {
+        Quota { octets: Some(octets), bounce: true }
+    }
+
+    #[test]
+    fn files_are_read_as_others_write_them() {
+        let sizes = parse(b"1000S,10C\n 100 2\n-30 -1\n").unwrap();
+        assert_eq!((sizes.limit, sizes.lines), (Limit { octets: 1000, messages: 10 }, 2));
+        assert_eq!(sizes.usage, Usage { octets: 70, messages: 1 });
+        for (text, said) in [("5C,7S", "7S,5C"), ("0S", "0S"), ("12S", "12S"), ("3C", "3C"), ("1S,2X", "1S")] {
+            assert_eq!(parse_limit(text).map(|limit| limit.to_string()).as_deref(), Some(said), "{text}");
+        }
+        for wrong in ["", "S", "x", "-1S", "1S\nx y\n", "1S\n1\n", "1S\n\n", "\u{e9}"] {
+            assert_eq!(parse(wrong.as_bytes()), None, "{wrong:?}");
+        }
+        assert_eq!(
+            (size_in("1.M2_3R0.host,S=123:2,S"), size_in("1.host,S=9"), size_in("1.host"), size_in("a,S=x")),
+            (Some(123), Some(9), None, None)
+        );
+        assert_eq!(["1:2,ST", "1:2,S", "1T"].map(is_trashed), [true, false, false]);
+    }
+
+    #[test]
+    fn what_is_there_is_counted_once_and_kept_up() {
+        let disk = disk(&[
+            ("cur/1.host,S=100:2,S", 100),
+            ("new/2.host", 50),
+            (".Sent/cur/3.host,S=7", 7),
+            ("cur/4.host,S=1000:2,T", 1000),
+            (".Trash/cur/5.host,S=1000", 1000),
+        ]);
+        let (disk, quotas, folder): (&dyn Disk, _, _) = (&*disk, Quotas::default(), Path::new(BOX));
+        let now = Timestamp::from_millis(1_000_000_000);
+        assert!(!quotas.check(disk, folder, now, NONE, Usage::of(1 << 40)).unwrap(), "no quota");
+        assert!(quotas.check(disk, folder, now, quota(200), Usage::of(43)).unwrap());
+        assert_eq!(file(disk), "200S\n157 3\n");
+        quotas.add(disk, folder, Usage::of(43));
+        assert_eq!(file(disk), "200S\n157 3\n43 1\n");
+        // The file says that it is full; a count says that it isn't, for nothing was written.
+        quotas.check(disk, folder, now, quota(200), Usage::of(43)).unwrap();
+        assert_eq!(file(disk), "200S\n157 3\n");
+        // Another quota: counted anew. Without one, the file's counts.
+        quotas.check(disk, folder, now, quota(300), Usage::of(143)).unwrap();
+        assert_eq!(file(disk), "300S\n157 3\n");
+        let full = quotas.check(disk, folder, now, NONE, Usage::of(144)).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::QuotaExceeded);
+        assert_eq!(full.to_string(), "the mailbox is full: 157 octets in 3 messages of 300S, and 144 more");
+        assert!(!full.get_ref().unwrap().downcast_ref::<Full>().unwrap().bounce);
+        // A reader that doesn't know the file makes room: that is found out after a while.
+        disk.unlink(&folder.join("cur/1.host,S=100:2,S")).unwrap();
+        assert!(quotas.check(disk, folder, now, NONE, Usage::of(144)).is_err());
+        let later = now.plus(Duration::from_secs(15 * 60));
+        quotas.check(disk, folder, later, NONE, Usage::of(144)).unwrap();
+        // One that knows it is believed at once.
+        assert!(quotas.check(disk, folder, later, NONE, Usage::of(244)).is_err());
+        disk.unlink(&folder.join("new/2.host")).unwrap();
+        quotas.add(disk, folder, Usage { octets: -50, messages: -1 });
+        quotas.check(disk, folder, later, NONE, Usage::of(293)).unwrap();
+    }
+
+    #[test]
+    fn messages_count_where_the_file_says_so_and_long_or_broken_files_are_written_anew() {
+        let disk = disk(&[("cur/1.host,S=100", 100)]);
+        let (disk, quotas, folder): (&dyn Disk, _, _) = (&*disk, Quotas::default(), Path::new(BOX));
+        let now = Timestamp::from_millis(1_000_000_000);
+        put(disk, NAME, b"0S,2C\n100 1\n");
+        quotas.check(disk, folder, now, NONE, Usage::of(1 << 40)).unwrap();
+        assert!(quotas.check(disk, folder, now, NONE, Usage::of(1).plus(Usage::of(1))).is_err());
+        for broken in ["no quota\n1 1\n".to_owned(), format!("500S\n{}", "1 1\n".repeat(400)), "x".repeat(200_000)] {
+            disk.replace(&folder.join(NAME), broken.as_bytes()).unwrap();
+            quotas.check(disk, folder, now, quota(500), Usage::of(400)).unwrap();
+            assert_eq!(file(disk), "500S\n100 1\n");
+        }
+        disk.replace(&folder.join(NAME), b"rubbish").unwrap();
+        quotas.check(disk, folder, now, NONE, Usage::of(1 << 40)).unwrap();
+    }
+}
