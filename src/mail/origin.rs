@@ -8,12 +8,12 @@ use super::{Message, ReversePath};
 /// Who sent a message, as far as sharing goes: `login:ann@example.test` for whoever logged in, else `client:192.0.2.0/24` by the client's
 /// network, else `domain:example.org` by the reverse-path; `notice` for our own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Origin(Arc<str>);
+pub struct Origin(Arc<String>);
 
 impl Origin {
     /// One by its name.
     pub fn named(name: &str) -> Self {
-        Self(name.into())
+        Self(Arc::new(name.to_owned()))
     }
 
     /// Its name: `login:ann@example.test`.
@@ -24,9 +24,9 @@ impl Origin {
     /// Whose message it is.
     pub fn of(message: &Message) -> Self {
         match (&message.origin, &message.reverse_path) {
-            (_, ReversePath::Null) => Self("notice".into()),
+            (_, ReversePath::Null) => Self::named("notice"),
             (Some(origin), _) => origin.clone(),
-            (None, ReversePath::Address(address)) => Self(format!("domain:{}", address.domain()).into()),
+            (None, ReversePath::Address(address)) => Self::named(&format!("domain:{}", address.domain())),
         }
     }
 }
