@@ -8,6 +8,7 @@ use crate::deliver::{Deliverer, Routes};
 use crate::directory::{DecoySeed, Directory, FileAccounts};
 use crate::event::Events;
 use crate::listen::Rules;
+use crate::mail::OwnMark;
 use crate::notice::Languages;
 use crate::policy::Policy;
 use crate::policy::login::{Bounds, Logins, Throttle};
@@ -47,12 +48,14 @@ impl Files {
 pub(super) struct Lasting {
     throttle: Arc<Throttle>,
     seed: DecoySeed,
+    mark: Arc<OwnMark>,
     events: Events,
 }
 
 impl Lasting {
-    pub(super) fn new(system: &System, events: &Events) -> Self {
-        Self { throttle: Arc::default(), seed: DecoySeed::new(&*system.entropy), events: events.clone() }
+    pub(super) fn new(system: &System, events: &Events, mark: OwnMark) -> Self {
+        let seed = DecoySeed::new(&*system.entropy);
+        Self { throttle: Arc::default(), seed, mark: Arc::new(mark), events: events.clone() }
     }
 
     fn logins(&self, config: &Config, directory: &Directory, system: &System) -> Logins {
@@ -73,11 +76,11 @@ impl Current {
     pub(super) fn new(config: Arc<Config>, files: Files, system: &System, lasting: &Lasting) -> Self {
         let Files { directory, languages } = files;
         let router = Arc::new(Router::new(Arc::clone(&config), Arc::clone(&directory), system.clone()));
-        let deliverer =
-            Deliverer::new(Arc::clone(&config), Arc::clone(&router) as Arc<dyn Routes>, system.clone(), lasting.events.clone());
+        let (routes, mark) = (Arc::clone(&router) as Arc<dyn Routes>, Arc::clone(&lasting.mark));
+        let deliverer = Deliverer::new(Arc::clone(&config), routes, system.clone(), lasting.events.clone(), mark);
         let logins = lasting.logins(&config, &directory, system);
         let policy = Policy::new(Arc::clone(&config), directory, logins);
-        let rules = Arc::new(Rules::new(Arc::clone(&config), policy));
+        let rules = Arc::new(Rules::new(Arc::clone(&config), policy, Arc::clone(&lasting.mark)));
         Self { config, rules, router, deliverer, languages }
     }
 }

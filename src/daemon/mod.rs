@@ -16,6 +16,7 @@ mod languages;
 mod lookups;
 mod notices;
 mod orders;
+mod own_key;
 mod pauses;
 mod privileges;
 mod reception;

@@ -45,6 +45,8 @@ pub(super) struct Unopened {
     pub(super) diagnosis: Diagnosis,
     /// For want of TLS.
     pub(super) insecure: bool,
+    /// The host is ourselves.
+    pub(super) ourselves: bool,
 }
 
 /// A connected session.
@@ -97,7 +99,7 @@ impl Connection {
         let next_hop = next_hop(host);
         let unreachable = |text: String| {
             let diagnosis = Diagnosis::new(EnhancedCode(4, 4, 1), Cause::Connection, text).at(next_hop.as_str());
-            Unopened { diagnosis, insecure: false }
+            Unopened { diagnosis, insecure: false, ourselves: false }
         };
         let stream = match timeout(*connect_timeout, system.net.connect(&host.endpoint, *source)).await {
             Ok(Ok(stream)) => stream,
@@ -126,7 +128,7 @@ impl Connection {
                 Err(why) => {
                     let text = format!("TLS can't be established: {why}");
                     let diagnosis = Diagnosis::new(EnhancedCode(4, 7, 5), Cause::Connection, text).at(connection.next_hop);
-                    return Err(Unopened { diagnosis, insecure: true });
+                    return Err(Unopened { diagnosis, insecure: true, ourselves: false });
                 }
             }
         }
@@ -144,8 +146,8 @@ impl Connection {
                 }
             }
         };
-        let insecure = connection.session.is_insecure();
-        Err(Unopened { diagnosis: diagnosis.at(connection.next_hop), insecure })
+        let (insecure, ourselves) = (connection.session.is_insecure(), connection.session.is_ourselves());
+        Err(Unopened { diagnosis: diagnosis.at(connection.next_hop), insecure, ourselves })
     }
 
     /// Makes the TLS handshake that the server agreed to.

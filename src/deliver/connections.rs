@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -67,6 +68,8 @@ pub(super) struct Permit {
     connections: Arc<Connections>,
     site: Site,
     outgoing: Outgoing,
+    /// It is among the busy: it has a connection, or may make one. Changes under the lock only.
+    counted: AtomicBool,
 }
 
 impl Connections {
@@ -76,8 +79,9 @@ impl Connections {
 
     /// Counts an attempt in, until the permit is dropped. It doesn't wait: how many attempts there may be is the scheduler's business.
     pub(super) fn permit(self: &Arc<Self>, site: &Site, outgoing: Outgoing) -> Permit {
-        *self.state().busy.entry(site.clone()).or_default() += 1;
-        Permit { connections: self.clone(), site: site.clone(), outgoing }
+        let permit = Permit { connections: self.clone(), site: site.clone(), outgoing, counted: AtomicBool::new(false) };
+        permit.count(&mut self.state());
+        permit
     }
 
     /// Closes all idle connections, and from now on those that would become idle.
@@ -113,8 +117,28 @@ impl Connections {
 }
 
 impl Permit {
+    /// Counts this attempt among the busy, if it isn't.
+    fn count(&self, state: &mut State) {
+        if !self.counted.swap(true, Ordering::Relaxed) {
+            *state.busy.entry(self.site.clone()).or_default() += 1;
+        }
+    }
+
+    /// And no longer.
+    fn uncount(&self, state: &mut State) {
+        if self.counted.swap(false, Ordering::Relaxed)
+            && let Some(busy) = state.busy.get_mut(&self.site)
+        {
+            *busy -= 1;
+            if *busy == 0 {
+                state.busy.remove(&self.site);
+            }
+        }
+    }
+
     /// An idle connection that fits and still seems to live.
     pub(super) fn reuse(&self, wanted: &Wanted<'_>) -> Option<Connection> {
+        self.count(&mut self.connections.state());
         loop {
             let mut connection = self.connections.state().take(&self.site, |Idle { connection, .. }| {
                 connection.is_to(wanted.host)
@@ -159,6 +183,7 @@ impl Permit {
     /// Before a new connection is made: with it there must not be too many to the site, so an idle one elsewhere may have to go.
     pub(super) fn make_room(&self) {
         let mut state = self.connections.state();
+        self.count(&mut state);
         let busy = state.busy.get(&self.site).copied().unwrap_or(0);
         let idle_max = self.concurrency().saturating_sub(busy);
         while state.idle.get(&self.site).is_some_and(|idle| idle.len() > idle_max) {
@@ -171,10 +196,11 @@ impl Permit {
     /// Keeps a ready connection for the next attempt, or closes it if there are enough.
     pub(super) fn keep(&self, connection: Connection) {
         let mut state = self.connections.state();
+        // From here on the connection counts as idle: to count it twice, even for a moment, would close one of an attempt that ends beside.
+        self.uncount(&mut state);
         let idle = state.idle.get(&self.site).map_or(0, Vec::len);
         let busy = state.busy.get(&self.site).copied().unwrap_or(0);
-        // This attempt still counts as busy, and its connection isn't counted as idle yet.
-        let enough = state.closed || state.idle_count >= IDLE_MAX || idle + busy > self.concurrency();
+        let enough = state.closed || state.idle_count >= IDLE_MAX || idle + busy >= self.concurrency();
         if enough || connection.is_used_up() || connection.age() >= OPEN_TIME {
             return leave(connection);
         }
@@ -189,13 +215,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut state = self.connections.state();
-        if let Some(busy) = state.busy.get_mut(&self.site) {
-            *busy -= 1;
-            if *busy == 0 {
-                state.busy.remove(&self.site);
-            }
-        }
+        self.uncount(&mut self.connections.state());
     }
 }
 

@@ -21,7 +21,9 @@ use std::sync::Arc;
 
 use crate::config::{Config, Outgoing, Quota};
 use crate::event::Events;
-use crate::mail::{Address, BodyType, Destination, Domain, Forward, Outcome, QueueId, Request, ReversePath, Site, Timestamp};
+use crate::mail::{
+    Address, BodyType, Destination, Domain, Forward, Outcome, OwnMark, QueueId, Request, ReversePath, Site, Timestamp,
+};
 use crate::route::{Host, Router, Way};
 use crate::system::{BoxFuture, Content, System, TlsClient};
 
@@ -99,6 +101,7 @@ pub struct Deliverer {
     tls: Arc<dyn TlsClient>,
     connections: Arc<Connections>,
     passwords: passwords::Passwords,
+    mark: Arc<OwnMark>,
     hosts: hosts::Hosts,
     mailboxes: Arc<mailbox::Mailboxes>,
     lanes: lane::Lanes,
@@ -108,7 +111,7 @@ pub struct Deliverer {
 
 impl Deliverer {
     /// A deliverer with no connections yet. `remote.concurrency` bounds the idle ones too.
-    pub fn new(config: Arc<Config>, routes: Arc<dyn Routes>, system: System, events: Events) -> Self {
+    pub fn new(config: Arc<Config>, routes: Arc<dyn Routes>, system: System, events: Events, mark: Arc<OwnMark>) -> Self {
         let tls = system.tls.client(system.disk.clone(), config.remote.tls_ca.clone());
         let connections = Connections::new(config.remote.concurrency, system.clock.clone());
         let mailboxes = Arc::new(mailbox::Mailboxes::new(&config.hostname, &system));
@@ -122,6 +125,7 @@ impl Deliverer {
             tls,
             connections,
             passwords: passwords::Passwords::default(),
+            mark,
             hosts: hosts::Hosts::default(),
             mailboxes,
             lanes,

@@ -2,6 +2,7 @@
 //! attempt.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::{Call, Connection, Unopened};
@@ -52,6 +53,8 @@ struct Run<'a> {
     ipv4_only: bool,
     /// There are such hosts, tried already or not.
     has_ipv4: bool,
+    /// A host was ourselves: those behind it aren't asked.
+    at_ourselves: bool,
 }
 
 /// Tries the destination's hosts in their order.
@@ -76,6 +79,7 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Attempt
         unfit: None,
         refused: vec![None; attempt.recipients.len()],
         ipv4_only: false,
+        at_ourselves: false,
         has_ipv4: hosts.iter().any(|host| !is_ipv6(host)),
         connections_from: None,
     };
@@ -87,7 +91,8 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Attempt
             continue;
         }
         run.try_host(host).await;
-        if run.connections_from.is_some() || run.outcomes.iter().all(Option::is_some) {
+        let settled = run.connections_from.is_some() || run.outcomes.iter().all(Option::is_some);
+        if settled || run.at_ourselves {
             break;
         }
     }
@@ -112,23 +117,28 @@ impl Run<'_> {
             self.permit.make_room();
             let connection = match self.open(host, tls).await {
                 Ok(connection) => connection,
-                Err(Unopened { diagnosis, insecure }) => {
-                    if !insecure {
-                        self.deliverer.hosts.failed(self.now(), &host.endpoint);
-                    }
-                    self.is_for_ipv6(host, &diagnosis);
-                    if insecure && self.requires_tls() {
-                        // RFC 8689 section 4.2.1: the message doesn't wait for better times.
-                        self.unfit = Some(Diagnosis { status: EnhancedCode(5, 7, 10), ..diagnosis });
-                    } else {
-                        self.misses.push(Diagnosis { turned_away: true, ..diagnosis });
-                    }
-                    return;
-                }
+                Err(unopened) => return self.missed(host, unopened),
             };
             if self.transact(connection, host).await != Carried::InPart {
                 return;
             }
+        }
+    }
+
+    /// This host doesn't serve.
+    fn missed(&mut self, host: &Host, unopened: Unopened) {
+        let Unopened { diagnosis, insecure, ourselves } = unopened;
+        if !insecure {
+            self.deliverer.hosts.failed(self.now(), &host.endpoint);
+        }
+        self.is_for_ipv6(host, &diagnosis);
+        // Hosts that are no better than ourselves would give it back to us (RFC 5321 section 5.1).
+        self.at_ourselves |= ourselves && matches!(self.attempt.destination, Destination::Mx(_));
+        if insecure && self.requires_tls() {
+            // RFC 8689 section 4.2.1: the message doesn't wait for better times.
+            self.unfit = Some(Diagnosis { status: EnhancedCode(5, 7, 10), ..diagnosis });
+        } else {
+            self.misses.push(Diagnosis { turned_away: true, ..diagnosis });
         }
     }
 
@@ -184,7 +194,7 @@ impl Run<'_> {
         let login = self.login(host)?;
         let called = self.now();
         let connection = match Connection::open(self.call(host, tls, starttls, login.clone()), host).await {
-            Err(Unopened { diagnosis, insecure: true })
+            Err(Unopened { diagnosis, insecure: true, .. })
                 if tls == RemoteTls::Opportunistic && !self.way.implicit_tls && self.permit.may_connect().is_ok() =>
             {
                 let Diagnosis { next_hop, text: reason, .. } = diagnosis;
@@ -217,7 +227,7 @@ impl Run<'_> {
             Err(why) => {
                 let text = format!("no password for {}: {}: {why}", login.name, login.password_file.display());
                 let diagnosis = Diagnosis::new(EnhancedCode(4, 3, 5), Cause::Local, text);
-                Err(Unopened { diagnosis, insecure: false })
+                Err(Unopened { diagnosis, insecure: false, ourselves: false })
             }
         }
     }
@@ -232,6 +242,7 @@ impl Run<'_> {
                 lmtp: matches!(self.attempt.destination, Destination::Lmtp(_)),
                 starttls,
                 timeouts: timeouts(&config.remote),
+                mark: Some(Arc::clone(&self.deliverer.mark)),
                 login,
             },
             connect_timeout: config.remote.connect_timeout,

@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 
 use crate::config::{self, Config, ListenAddress, ListenerTls};
 use crate::event::{Event, Events};
-use crate::mail::{QueueId, Service};
+use crate::mail::{OwnMark, QueueId, Service};
 use crate::policy::Policy;
 use crate::smtp::extension::Parameters;
 use crate::smtp::server::Settings;
@@ -45,6 +45,8 @@ pub struct Rules {
     pub config: Arc<Config>,
     /// Answers the sessions' questions.
     pub policy: Policy,
+    /// Marks our greeting and what passes here.
+    pub mark: Arc<OwnMark>,
     /// The share of connections and octets in flight that mx leaves to the other services.
     reserve: f64,
     /// By the listener's address in the configuration.
@@ -67,9 +69,10 @@ struct Entrance {
 
 impl Rules {
     /// The rules that follow from a configuration.
-    pub fn new(config: Arc<Config>, policy: Policy) -> Self {
+    pub fn new(config: Arc<Config>, policy: Policy, mark: Arc<OwnMark>) -> Self {
         let entrance = |listener: &config::Listener| Entrance {
             settings: Arc::new(Settings {
+                mark: mark.greeting().to_owned(),
                 mechanisms: if listener.service == Service::Lmtp { Vec::new() } else { policy.mechanisms() },
                 ..settings(&config, listener.service, listener.tls)
             }),
@@ -80,7 +83,7 @@ impl Rules {
         let entrances = config.listeners.iter().map(|listener| (listener.address.clone(), entrance(listener))).collect();
         let local = Arc::new(settings(&config, Service::Local, ListenerTls::None));
         let reserve = if limits::has_reserve(&config) { config.limits.submission_reserve } else { 0.0 };
-        Self { config, policy, reserve, entrances, local }
+        Self { config, policy, mark, reserve, entrances, local }
     }
 }
 
@@ -105,6 +108,7 @@ pub fn settings(config: &Config, service: Service, tls: ListenerTls) -> Settings
         data_pace: limits.data_pace,
         transaction_timeout: limits.transaction_timeout,
         starttls: tls == ListenerTls::StartTls,
+        mark: String::new(),
     }
 }
 

@@ -255,6 +255,7 @@ impl<'a> Transaction<'a> {
             [only] => Some(&only.address),
             _ => None,
         };
+        let marks = self.rules.mark.hop(draft.id(), self.envelope.recipients.iter().map(|recipient| &recipient.address));
         let field = TraceField {
             helo: &self.client.helo,
             client: self.client.address,
@@ -264,6 +265,7 @@ impl<'a> Transaction<'a> {
             logged_in: self.client.login.is_some(),
             id: draft.id(),
             recipient,
+            marks: &marks,
             at: self.reception.system.clock.now(),
         };
         field.to_header()
@@ -313,6 +315,11 @@ impl<'a> Transaction<'a> {
             return Err(Reply::new(451, EnhancedCode(4, 3, 0), "No message to keep"));
         };
         self.rules.policy.message(&self.client, &content.header)?;
+        let recipients = self.envelope.recipients.iter().map(|recipient| &recipient.address);
+        if self.rules.mark.was_here(content.header.header(), recipients) {
+            let text = "Mail loop: this message was here before for the same recipients";
+            return Err(Reply::new(554, EnhancedCode(5, 4, 6), text));
+        }
         if let Some(submitted) = content.submitted.take() {
             content.write(&submitted.finish()).await;
         }

@@ -67,6 +67,8 @@ pub struct TraceField<'a> {
     /// The recipient, only when it is the only one, because others must not learn of each other, and ASCII: an alias may lead where
     /// the header has to be.
     pub recipient: Option<&'a Address>,
+    /// By what we know it if it comes again: a comment, folded; may be empty.
+    pub marks: &'a str,
     /// When.
     pub at: Timestamp,
 }
@@ -115,6 +117,9 @@ impl TraceField<'_> {
             // RFC 8314 section 4.3 has a clause for the cipher suite, and none for the version.
             let _ = write!(field, "\r\n\ttls {} ({})", tls.cipher, tls.version);
         }
+        if !self.marks.is_empty() {
+            let _ = write!(field, "\r\n\t{}", self.marks);
+        }
         field.push_str(";\r\n\t");
         field.push_str(&self.at.rfc5322());
         field.push_str("\r\n");
@@ -161,7 +166,18 @@ mod tests {
         let at = Timestamp::from_millis(1_795_312_800_123);
         let (client, tls) = (client.parse().unwrap(), tls.then_some(&info));
         let id = QueueId(1);
-        let field = TraceField { helo, client, hostname: &hostname, protocol, tls, logged_in, id, recipient: None, at };
+        let field = TraceField {
+            helo,
+            client,
+            hostname: &hostname,
+            protocol,
+            tls,
+            logged_in,
+            id,
+            recipient: None,
+            marks: "(loop-marks 1 2)",
+            at,
+        };
         let header = field.to_header() + "Received: from x\r\n";
         assert_eq!(Arrival::read(header.as_bytes(), QueueId(2)), None);
         assert_eq!(Arrival::read(format!("X: y\r\n{header}").as_bytes(), QueueId(1)), None);
@@ -202,6 +218,7 @@ mod tests {
             logged_in: false,
             id: QueueId(1),
             recipient: Some(&ann),
+            marks: "",
             at: Timestamp::from_millis(1_795_312_800_123),
         };
         assert_eq!(
@@ -222,11 +239,11 @@ mod tests {
             exporter: None,
             end_point: None,
         };
-        field.tls = Some(&tls);
+        (field.tls, field.marks) = (Some(&tls), "(loop-marks 1 2)");
         assert_eq!(
             field.to_header(),
             "Received: from client.testx ([192.0.2.7])\r\n\tby mail.example.test (Posthouse) with ESMTPS id 0000000000001\r\n\
-             \tfor <ann@example.test>\r\n\ttls TLS_AES_256_GCM_SHA384 (TLSv1.3);\r\n\tSun, 22 Nov 2026 02:00:00 +0000\r\n"
+             \tfor <ann@example.test>\r\n\ttls TLS_AES_256_GCM_SHA384 (TLSv1.3)\r\n\t(loop-marks 1 2);\r\n\tSun, 22 Nov 2026 02:00:00 +0000\r\n"
         );
     }
 }

@@ -25,7 +25,7 @@ fn with_lmtp(config: &mut Config) {
 /// A neighbour of this machine, on the socket.
 async fn neighbour(server: &Server) -> Client {
     let mut client = Client::connect_at(&server.world.net, TRUSTED, &Endpoint::Unix(SOCKET.into())).await.unwrap();
-    assert_eq!(client.reply().await.unwrap(), "220 mail.example.test LMTP Posthouse");
+    assert!(client.reply().await.unwrap().starts_with("220 mail.example.test LMTP Posthouse "));
     let hello = client.command("LHLO neighbour.test").await.unwrap();
     assert!(hello.starts_with("250 ") || hello.starts_with("250-"), "{hello}");
     client

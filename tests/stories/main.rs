@@ -17,6 +17,7 @@ mod hints;
 mod hosts;
 mod lmtp;
 mod local;
+mod loops;
 mod notices;
 mod outages;
 mod patience;

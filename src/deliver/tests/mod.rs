@@ -139,7 +139,8 @@ fn scene_of(config: Config, system: impl FnOnce(&World) -> System) -> Scene {
     let folder_of_mail = folder.path().join("mail/us.test");
     let routes = Arc::new(Fixed { hosts: Mutex::default(), tls: Mutex::default(), folder: folder_of_mail });
     let (system, events) = (system(&world), Events::recording());
-    let deliverer = Arc::new(Deliverer::new(Arc::new(config), routes.clone(), system, events.clone()));
+    let deliverer =
+        Arc::new(Deliverer::new(Arc::new(config), routes.clone(), system, events.clone(), Arc::new(OwnMark::new(b"key"))));
     Scene { world, deliverer, routes, folder, events }
 }
 

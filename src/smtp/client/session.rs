@@ -67,6 +67,8 @@ pub struct Session {
     declined: Option<String>,
     /// It came to its end for want of TLS.
     insecure: bool,
+    /// It came to its end because the server is ourselves.
+    ourselves: bool,
     /// The login under way.
     exchange: Option<Exchange>,
 }
@@ -94,6 +96,7 @@ impl Session {
             verified: None,
             declined: None,
             insecure: false,
+            ourselves: false,
             exchange: None,
         }
     }

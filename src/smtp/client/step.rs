@@ -1,7 +1,9 @@
 //! What a driver gives a session at the start, and what it gets from it. Owns nothing.
 
+use std::sync::Arc;
+
 use super::{Login, Timeouts};
-use crate::mail::{Diagnosis, Domain, Outcome};
+use crate::mail::{Diagnosis, Domain, Outcome, OwnMark};
 
 /// What a session needs to know from the start.
 #[derive(Clone, Debug)]
@@ -14,6 +16,8 @@ pub struct Settings {
     pub starttls: StartTls,
     /// How long each stage may take.
     pub timeouts: Timeouts,
+    /// Knows our own greeting: who greets us with it is ourselves.
+    pub mark: Option<Arc<OwnMark>>,
     /// Who we are to the server, if we are to log in.
     pub login: Option<Login>,
 }

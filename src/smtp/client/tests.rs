@@ -16,6 +16,7 @@ fn settings(lmtp: bool) -> Settings {
         lmtp,
         starttls: StartTls::Never,
         timeouts: Timeouts::of(SECOND * 10),
+        mark: None,
         login: None,
     }
 }

@@ -48,7 +48,8 @@ impl Session {
             Pending::Connect { early: true } => self.break_off(Bound::Early, replies::EARLY_TALKER),
             Pending::Connect { early: false } if self.stopping => self.close(replies::STOPPING),
             Pending::Connect { early: false } => {
-                self.say_reply(&Reply::plain(220, format!("{} {} Posthouse", self.settings.hostname, self.protocol())));
+                let text = format!("{} {} Posthouse {}", self.settings.hostname, self.protocol(), self.settings.mark);
+                self.say_reply(&Reply::plain(220, text.trim_end()));
                 self.greeted();
                 self.resume(Stage::Strange);
             }

@@ -40,6 +40,8 @@ pub struct Settings {
     pub service: Service,
     /// Our name in the greeting and in the reply to HELO and EHLO.
     pub hostname: Domain,
+    /// Stands at the end of the greeting, so that we know ourselves; may be empty.
+    pub mark: String,
     /// Largest message taken and announced by SIZE; octets, more than zero.
     pub size_max: u64,
     /// Most recipients accepted in one transaction.
@@ -93,6 +95,7 @@ impl Settings {
             data_pace: 1,
             transaction_timeout: Duration::from_secs(1800),
             starttls: false,
+            mark: String::new(),
         }
     }
 }

@@ -39,6 +39,11 @@ impl Session {
         self.insecure
     }
 
+    /// Whether the session came to its end because the server is ourselves.
+    pub fn is_ourselves(&self) -> bool {
+        self.ourselves
+    }
+
     /// Why the session isn't encrypted, though the server had offered it.
     pub fn declined(&self) -> Option<&str> {
         self.declined.as_deref()
@@ -46,6 +51,11 @@ impl Session {
 
     pub(super) fn hello_replied(&mut self, now: Duration, expected: Expected, reply: &Reply) {
         match (expected, self.settings.lmtp) {
+            (Expected::Greeting, _) if self.settings.mark.as_ref().is_some_and(|mark| mark.is_greeting(&reply.text)) => {
+                self.ourselves = true;
+                let text = "mail loop: this host is ourselves, its greeting has our own mark";
+                self.leave(Diagnosis::new(EnhancedCode(5, 4, 6), Cause::Local, text));
+            }
             (Expected::Greeting, false) if reply.is_positive() => self.say_hello(now, "EHLO", Expected::Ehlo),
             (Expected::Greeting, true) if reply.is_positive() => self.say_hello(now, "LHLO", Expected::Ehlo),
             (Expected::Ehlo, false) if reply.code / 100 == 5 => self.say_hello(now, "HELO", Expected::Helo),
