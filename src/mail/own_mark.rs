@@ -10,6 +10,8 @@ use subtle::ConstantTimeEq as _;
 
 use super::{Address, QueueId, fields};
 
+/// How the comment with the marks begins.
+const OPENING: &str = "(loop-marks ";
 /// A message for more recipients isn't marked.
 const RECIPIENTS_MAX: usize = 20;
 /// So many fields with marks are looked at: they could be anybody's.
@@ -59,12 +61,16 @@ impl OwnMark {
         }
         let marks: Vec<String> = recipients.map(|recipient| self.of(id, recipient)).collect();
         let lines: Vec<String> = marks.chunks(LINE_MARKS).map(|line| line.join(" ")).collect();
-        format!("(loop-marks {})", lines.join("\r\n\t"))
+        format!("{OPENING}{})", lines.join("\r\n\t"))
     }
 
     /// Whether this message was here before for each of these recipients. What was sent on by hand since then doesn't count
     /// (`Resent-` fields stand above those of the way before, RFC 5322 section 3.6.6).
     pub fn was_here<'a>(&self, header: &[u8], mut recipients: impl Iterator<Item = &'a Address>) -> bool {
+        // Nearly no message has any.
+        if memchr::memmem::find(header, OPENING.as_bytes()).is_none() {
+            return false;
+        }
         let hops: Vec<Hop<'_>> = fields(header)
             .take_while(|field| !field.name.get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"Resent-")))
             .filter(|field| field.is("Received"))
@@ -93,7 +99,7 @@ struct Hop<'a> {
 
 impl<'a> Hop<'a> {
     fn read(field: &'a [u8]) -> Option<Self> {
-        let (before, marks) = std::str::from_utf8(field).ok()?.split_once("(loop-marks ")?;
+        let (before, marks) = std::str::from_utf8(field).ok()?.split_once(OPENING)?;
         let mut words = before.split_ascii_whitespace().rev();
         let mut behind = words.next()?;
         let id = loop {

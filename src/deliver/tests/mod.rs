@@ -96,6 +96,7 @@ fn settings() -> Config {
         relay: config::Relay { networks: Vec::new(), domains: Vec::new() },
         routes: Vec::new(),
         destinations: Vec::new(),
+        shares: Vec::new(),
         remote: config::Remote {
             port: 25,
             concurrency: 3,

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::mail::Reply;
+use crate::mail::{EnhancedCode, Reply};
 
 /// Longer ones are no waits: "will be retried for 5 days".
 const HINT_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -89,6 +89,14 @@ const KNOWN: &[(&str, u64)] = &[
     ("gray-list", 300),
 ];
 
+/// The same for texts that could mean anything if they weren't all that is said, of policy (4.7.1).
+const KNOWN_WHOLE: &[(&str, u64)] = &[
+    // rspamd's greylisting.
+    ("try again later", 300),
+    // Plesk's.
+    ("service unavailable - try again later", 300),
+];
+
 /// A piece of a reply's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token<'a> {
@@ -106,7 +114,9 @@ pub(super) fn wait(reply: &Reply) -> Option<Duration> {
     let text = reply.text.to_lowercase();
     let tokens = tokens(&text);
     let said = if ABOUT.iter().any(|about| text.contains(about)) { said(&tokens) } else { None };
-    let known = || KNOWN.iter().find(|(known, _)| text.contains(known)).map(|(_, seconds)| *seconds);
+    let policy = reply.enhanced == Some(EnhancedCode(4, 7, 1));
+    let whole = KNOWN_WHOLE.iter().filter(|(known, _)| policy && text.trim_end_matches('.') == *known);
+    let known = || KNOWN.iter().filter(|(known, _)| text.contains(known)).chain(whole).next().map(|(_, seconds)| *seconds);
     said.or_else(known).map(Duration::from_secs).filter(|wait| !wait.is_zero() && *wait <= HINT_MAX)
 }
 
@@ -221,8 +231,14 @@ mod tests {
             "451 192.0.2.7 is not yet authorized to deliver mail from <ann@example.test> to <joe@example.org>. Please try later.",
             Some(600),
         ),
-        // rspamd: its text names no time, and could be about anything
-        ("451 4.7.1 Try again later", None),
+        // rspamd
+        ("451 4.7.1 Try again later", Some(300)),
+        ("451 4.3.0 Try again later", None),
+        ("451 4.7.1 Try again later, or not", None),
+        // Plesk
+        ("451 4.7.1 Service unavailable - try again later", Some(300)),
+        // Mimecast
+        ("451 Internal resource temporarily unavailable - https://community.mimecast.com/docs/DOC-1369#451", None),
         // policyd, cluebringer
         ("450 4.7.1 <joe@example.org>: Recipient address rejected: Greylisting in effect, please come back later", Some(300)),
         ("450 4.7.1 <joe@example.org>: Recipient address rejected: Policy Rejection- Please try again in 4 minutes.", Some(240)),

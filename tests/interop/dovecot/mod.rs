@@ -99,6 +99,12 @@ service imap-login {
     port = 0
   }
 }
+auth_mechanisms = plain login scram-sha-256
+service auth {
+  unix_listener {root}/auth {
+    mode = 0666
+  }
+}
 service lmtp {
   inet_listener lmtp {
     address = 127.0.0.1

@@ -11,7 +11,7 @@ use crate::support::peer::Peer;
 use crate::support::server::{Server, field};
 
 /// Writes a certificate for this name, and its key. The certificate is also an authority that we believe.
-fn certificate(home: &Home, kind: &str) {
+pub(super) fn certificate(home: &Home, kind: &str) {
     let name = if kind == "wrong" { "other.test" } else { "127.0.0.1" };
     let mut parameters = CertificateParams::new([name.to_owned()]).unwrap();
     if kind == "expired" {

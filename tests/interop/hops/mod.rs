@@ -2,6 +2,7 @@
 
 mod certificates;
 mod greylist;
+mod login;
 mod tests;
 
 use std::fs;
