@@ -84,6 +84,7 @@ async fn defer(spool: &Spool, number: u64, content: &[u8]) {
         request: None,
         recipients: vec![Recipient::new(to, None, now)],
         updates: Vec::new(),
+        origin: None,
     };
     let message = draft.commit(accept).await.unwrap();
     let status = deferred(number, now);

@@ -144,8 +144,15 @@ async fn spool(folder: &Path, kind: &Kind, compression: Compression, count: usiz
                     let to = Recipient::new(Address::parse("recipient@example.test").unwrap(), None, now);
                     let reverse_path = ReversePath::Address(Address::parse("sender@example.org").unwrap());
                     let body = BodyType::EightBitMime;
-                    let accept =
-                        Accept { arrived: now, reverse_path, body, request: None, recipients: vec![to], updates: Vec::new() };
+                    let accept = Accept {
+                        arrived: now,
+                        reverse_path,
+                        body,
+                        request: None,
+                        recipients: vec![to],
+                        updates: Vec::new(),
+                        origin: None,
+                    };
                     draft.commit(accept).await.unwrap();
                 }
             })

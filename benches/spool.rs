@@ -154,6 +154,7 @@ fn envelope() -> Accept {
         request: None,
         recipients: vec![Recipient::new(Address::parse("recipient@example.test").unwrap(), None, now)],
         updates: Vec::new(),
+        origin: None,
     }
 }
 

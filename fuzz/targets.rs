@@ -225,6 +225,7 @@ fn change(change: &Change) {
         request: None,
         held: false,
         delays_noticed: 0,
+        origin: None,
         recipients: vec![Recipient::new(to, None, Timestamp::ZERO); base.min(100)],
     };
     let mut message = before.clone();

@@ -221,8 +221,15 @@ async fn accept(spool: &Spool, content: &[u8], piece: usize) -> QueueId {
     let now = Timestamp::from_millis(1_800_000_000_000);
     let to = Recipient::new(Address::parse("ann@example.test").unwrap(), None, now);
     let body = BodyType::EightBitMime;
-    let accept =
-        Accept { arrived: now, reverse_path: ReversePath::Null, body, request: None, recipients: vec![to], updates: Vec::new() };
+    let accept = Accept {
+        arrived: now,
+        reverse_path: ReversePath::Null,
+        body,
+        request: None,
+        recipients: vec![to],
+        updates: Vec::new(),
+        origin: None,
+    };
     draft.commit(accept).await.unwrap().id
 }
 
@@ -406,6 +413,7 @@ fn a_record_whose_chunks_give_another_size_is_malformed() {
         request: None,
         held: false,
         delays_noticed: 0,
+        origin: None,
         recipients: Vec::new(),
     };
     let parse = |size, stored: &[u8]| {
@@ -444,6 +452,7 @@ fn a_record_of_an_older_version_asks_for_nothing() {
         request: request.boxed(),
         held: false,
         delays_noticed: 0,
+        origin: None,
         recipients: vec![Recipient { dsn: dsn.boxed(), ..to() }],
     };
     let (nothing, never) = (DsnRequest::default(), DsnRequest { notify: Some(Notify::NEVER), orcpt: None });

@@ -4,6 +4,7 @@ use super::destination::{DestinationRule, Outgoing, rate};
 use super::load::{Settings, Table};
 use super::problem::{Problem, Wrong};
 use super::remote::{Remote, SpecialAddresses, StageTimeouts};
+use super::share::{Share, share_of};
 use super::typed::*;
 use super::values;
 use super::{Family, Route, RouteLogin};
@@ -32,6 +33,7 @@ pub(super) fn config(settings: &Settings) -> Built<Config> {
         remote: remote(section(settings, "remote")?)?,
         destinations: settings.repeated("destination").map(destination).collect::<Built<_>>()?,
         queue: queue(section(settings, "queue")?)?,
+        shares: settings.repeated("share").map(share).collect::<Built<_>>()?,
         retry: retry(section(settings, "retry")?)?,
         notice: notice(section(settings, "notice")?)?,
         dns: dns(section(settings, "dns")?)?,
@@ -209,6 +211,10 @@ fn destination(table: &Table) -> Built<DestinationRule> {
             connections_rate: rate("outgoing_connections_rate")?,
         },
     })
+}
+
+fn share(table: &Table) -> Built<Share> {
+    Ok(Share { sender: table.read("sender", share_of)?, weight: number(table, "weight")? })
 }
 
 fn remote_tls(table: &Table) -> Built<RemoteTls> {

@@ -6,7 +6,7 @@ use super::schema::{SECTIONS, Section, Setting};
 const COMMENT_COLUMN: usize = 44;
 
 /// Tables that nobody needs: the sample has them, commented out.
-const COMMENTED_OUT: [&str; 3] = ["certificate", "sender", "destination"];
+const COMMENTED_OUT: [&str; 4] = ["certificate", "sender", "destination", "share"];
 
 /// conf/posthouse.toml: every setting with the demo's value and its meaning.
 pub fn sample_file() -> String {

@@ -223,6 +223,7 @@ mod tests {
             // Beside which others must be longer.
             Kind::Duration if default == "30s" => "\"31s\"".to_owned(),
             Kind::Duration | Kind::Period | Kind::PeriodOrNone => "\"9h\"".to_owned(),
+            Kind::ShareOf => "\"other.test\"".to_owned(),
             Kind::RateOrNone => "\"7/9h\"".to_owned(),
             Kind::Size | Kind::SizeOrNone => "\"77KiB\"".to_owned(),
             Kind::Text | Kind::Path(_) => "\"other\"".to_owned(),

@@ -16,6 +16,7 @@ mod remote;
 mod route;
 mod schema;
 mod setting;
+mod share;
 mod typed;
 mod values;
 
@@ -29,5 +30,6 @@ pub use notice::{Notice, NoticeTo};
 pub use problem::{Problem, ProblemClass};
 pub use remote::{Remote, SpecialAddresses, StageTimeouts};
 pub use route::{DomainPattern, Family, HostPort, Route, RouteHost, RouteLogin, SenderPattern};
+pub use share::{Share, ShareOf};
 pub use typed::*;
-pub use values::parse_duration;
+pub use values::{parse_duration, parse_size};

@@ -359,6 +359,20 @@ pub(super) const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        name: "share",
+        repeated: true,
+        doc: "who has more of the queue than others: senders take turns; the first that matches counts",
+        settings: &[
+            must(
+                "sender",
+                Kind::ShareOf,
+                "shop@example.test",
+                "who logged in, else the client's network, else the reverse-path's domain: \"192.0.2.0/24\", \"*.example.test\"",
+            ),
+            sampled(set("weight", Kind::Count, "1", "turns where others have one"), "4"),
+        ],
+    },
+    Section {
         name: "retry",
         repeated: false,
         doc: "when deferred mail is tried again, and when we give up",

@@ -11,6 +11,8 @@ pub(super) enum Kind {
     CountOrNone,
     /// `"100/1m"`, or empty for none.
     RateOrNone,
+    /// A login, a network or a pattern of domains.
+    ShareOf,
     /// A TCP port, 1 to 65535.
     Port,
     /// How many leading bits of an address count: 1 to so many.
@@ -78,6 +80,7 @@ impl Kind {
             Self::Boolean => "`true` or `false`".to_owned(),
             Self::Count => "whole number, at least 1".to_owned(),
             Self::CountOrNone => "whole number".to_owned(),
+            Self::ShareOf => "mail address, network or `\"*.example.test\"`".to_owned(),
             Self::RateOrNone => "rate like `\"100/1m\"`, or `\"\"`".to_owned(),
             Self::Port => "port".to_owned(),
             Self::Prefix(max) => format!("whole number, 1 to {max}"),

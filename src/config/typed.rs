@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{DestinationRule, ListenAddress, Notice, Remote, Route};
+use super::{DestinationRule, ListenAddress, Notice, Remote, Route, Share};
 use crate::mail::{Address, Domain, Service};
 
 /// Every setting. The names are those of the file.
@@ -44,6 +44,8 @@ pub struct Config {
     pub destinations: Vec<DestinationRule>,
     /// `[queue]`
     pub queue: Queue,
+    /// `[[share]]`, in order.
+    pub shares: Vec<Share>,
     /// `[retry]`
     pub retry: Retry,
     /// `[notice]`

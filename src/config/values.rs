@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::destination::rate;
 use super::problem::Wrong;
 use super::schema::Kind;
+use super::share::share_of;
 use super::{AddressPattern, DomainPattern, HostPort, ListenAddress, LmtpAddress, RouteHost, SenderPattern};
 use crate::mail::{Address, Domain};
 
@@ -29,6 +30,7 @@ pub(super) fn check(kind: Kind, value: &Value) -> Parsed<()> {
         Kind::Prefix(max) => prefix(value, max).map(drop),
         Kind::Number(min, max) => number(value, min, max).map(drop),
         Kind::CountOrNone => count_or_none(value).map(drop),
+        Kind::ShareOf => share_of(value).map(drop),
         Kind::RateOrNone => optional(value, rate).map(drop),
         Kind::Duration => duration(value).map(drop),
         Kind::Period => period(value).map(drop),
@@ -223,7 +225,7 @@ pub(super) fn format_duration(duration: Duration) -> String {
 }
 
 /// `"50MiB"`, `"10GB"`, or a plain number of bytes.
-pub(super) fn parse_size(text: &str) -> Option<u64> {
+pub fn parse_size(text: &str) -> Option<u64> {
     const UNITS: [(&str, u64); 10] = [
         ("", 1),
         ("B", 1),
@@ -540,7 +542,7 @@ mod tests {
         fn no_text_makes_the_parsers_panic(text in "\\PC{0,40}") {
             let value = Value::from(text);
             for kind in [Kind::Duration, Kind::Size, Kind::Hostname, Kind::Address(true), Kind::Socket(true), Kind::Template,
-                Kind::Lmtp, Kind::Pattern, Kind::SenderPattern, Kind::Login, Kind::RateOrNone] {
+                Kind::Lmtp, Kind::Pattern, Kind::SenderPattern, Kind::Login, Kind::RateOrNone, Kind::ShareOf] {
                 let _ = check(kind, &value);
             }
             let list = Value::from(vec![value]);

@@ -187,6 +187,7 @@ pub(crate) fn config() -> Config {
         relay: Relay { networks: Vec::new(), domains: Vec::new() },
         routes: Vec::new(),
         destinations: Vec::new(),
+        shares: Vec::new(),
         remote: Remote {
             port: 25,
             concurrency: 20,

@@ -169,6 +169,7 @@ pub(crate) mod tests {
             request: None,
             held: false,
             delays_noticed: 1,
+            origin: None,
             recipients: vec![to("ann@example.org"), to("bob@example.net")],
         };
         let status = &mut message.recipients[0].status;

@@ -24,14 +24,15 @@ use crate::mail::{
 };
 use crate::notice::Digest;
 use crate::queue::{self, Attempt, AttemptId, Down, Report, Scheduler, Settings, Step};
-use crate::route::Plan;
 use crate::spool::{Filter, Spool, SpoolError};
 use crate::system::System;
 
-/// Messages taken from a channel, or from the index, in one go.
+/// Attempts whose ends are taken in one go.
+const ENDED_MAX: usize = 64;
+/// Messages looked at in the index in one go.
 const BATCH_MAX: usize = 256;
 /// The loop looks at the wall clock at least this often, because that can jump.
-const LOOK_MAX: Duration = Duration::from_secs(60);
+pub(super) const LOOK_MAX: Duration = Duration::from_secs(60);
 /// A clock that goes back by more than this was set back.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);
 /// A message whose bounce could not be spooled is tried again after this time.
@@ -67,8 +68,8 @@ pub(super) struct Delivery {
 
 /// The loop's inputs.
 pub(super) struct Inputs {
-    /// New mail, and when it arrived; the message itself is in the spool.
-    pub(super) accepted: mpsc::Receiver<(QueueId, Timestamp)>,
+    /// New mail; the message itself is in the spool.
+    pub(super) accepted: mpsc::Receiver<QueueId>,
     /// New mail went to the index because the channel was full.
     pub(super) overflow: Arc<Notify>,
     /// Orders.
@@ -123,6 +124,8 @@ impl Delivery {
     /// Runs until the stop; then waits for the attempts in flight, at most `shutdown_grace`. Returns how many were cut off.
     pub(super) async fn run(mut self, mut inputs: Inputs) -> usize {
         loop {
+            // What is new comes in whatever else there is to do: else a flood of outcomes would keep a single letter waiting.
+            self.admit_some(&mut inputs.accepted);
             self.plan().await;
             let wait = self.wait();
             tokio::select! {
@@ -133,13 +136,16 @@ impl Delivery {
                     self.command(command).await;
                 }
                 Some((order, written)) = self.notices.next(), if !self.notices.is_empty() => self.written(order, written),
-                Some(ended) = self.attempts.join_next_with_id(), if !self.attempts.is_empty() => self.ended(ended).await,
-                Some((domain, hosts)) = self.lookups.next() => self.scheduler.located(self.now(), domain, hosts),
-                Some((id, _)) = inputs.accepted.recv(), if self.scheduler.room() > 0 => {
-                    self.admit_new(id);
-                    self.admit_some(&mut inputs.accepted);
-                }
                 () = inputs.overflow.notified() => self.next_due = Some(Timestamp::ZERO),
+                Some((domain, hosts)) = self.lookups.next() => self.scheduler.located(self.now(), domain, hosts),
+                Some(ended) = self.attempts.join_next_with_id(), if !self.attempts.is_empty() => {
+                    self.ended(ended).await;
+                    for _ in 1..ENDED_MAX {
+                        let Some(ended) = self.attempts.try_join_next_with_id() else { break };
+                        self.ended(ended).await;
+                    }
+                }
+                Some(id) = inputs.accepted.recv() => self.admit_new(id),
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -189,39 +195,12 @@ impl Delivery {
         }
         self.awaken().await;
         self.tell_digest().await;
-        loop {
-            self.confirm_expansions().await;
-            while let Some(step) = self.scheduler.next(self.now()) {
-                self.carry_out(step).await;
-            }
-            if !self.fetch_due().await {
-                return;
-            }
+        // A page at a time: what ends and what comes in meanwhile doesn't wait for all that is due.
+        self.fetch_due().await;
+        self.confirm_expansions().await;
+        while let Some(step) = self.scheduler.next(self.now()) {
+            self.carry_out(step).await;
         }
-    }
-
-    /// Admits messages that are due; false if there are none.
-    async fn fetch_due(&mut self) -> bool {
-        let now = self.now();
-        let room = self.scheduler.room().min(BATCH_MAX);
-        if room == 0 || self.scheduler.paused().0 || self.next_due.is_none_or(|due| due > now) {
-            return false;
-        }
-        let fetched = match self.spool.due(now, room).await {
-            Ok(messages) => {
-                let any = !messages.is_empty();
-                for message in messages {
-                    self.admit(message);
-                }
-                any
-            }
-            Err(error) => return self.index_trouble(&error),
-        };
-        match self.spool.next_due().await {
-            Ok(due) => self.next_due = due,
-            Err(error) => _ = self.index_trouble(&error),
-        }
-        fetched
     }
 
     /// Whether the wall clock was set back since the last look.
@@ -264,58 +243,8 @@ impl Delivery {
         }
     }
 
-    fn index_trouble(&mut self, error: &SpoolError) -> bool {
-        self.trouble(None, "index", error);
-        self.next_due = Some(self.now().plus(LOOK_MAX));
-        false
-    }
-
     pub(super) fn trouble(&self, id: Option<QueueId>, operation: &'static str, error: &SpoolError) {
         self.events.report(Event::SpoolTrouble { id, operation, reason: error.to_string() });
-    }
-
-    /// Admits what waits in the channel, as far as there is room.
-    fn admit_some(&mut self, accepted: &mut mpsc::Receiver<(QueueId, Timestamp)>) {
-        for _ in 1..BATCH_MAX.min(self.scheduler.room()) {
-            match accepted.try_recv() {
-                Ok((id, _)) => self.admit_new(id),
-                Err(_) => return,
-            }
-        }
-    }
-
-    /// Admits a message that was just accepted, as the spool has it by now: an order may have changed it, parked it or ended it while
-    /// it was on its way here.
-    fn admit_new(&mut self, id: QueueId) {
-        if let Some(message) = self.spool.active(id) {
-            self.admit(message);
-        }
-    }
-
-    /// Takes all that waits in the channel: an order must find every message either here or in the index.
-    fn admit_waiting(&mut self, accepted: &mut mpsc::Receiver<(QueueId, Timestamp)>) {
-        while let Ok((id, arrived)) = accepted.try_recv() {
-            if self.scheduler.room() > 0 {
-                self.admit_new(id);
-            } else {
-                self.park(id, arrived);
-            }
-        }
-    }
-
-    /// Expands aliases and hands the message to the scheduler.
-    pub(super) fn admit(&mut self, mut message: Message) {
-        let now = self.now();
-        let Plan { update, destinations, expanded } = self.current.router.plan(&message, now);
-        if !update.statuses.is_empty() {
-            report::expansions(&self.events, &message, &update);
-            message.apply(&update);
-            self.spool.update(update);
-        }
-        if !expanded.is_empty() {
-            self.expanded.push((message.clone(), expanded));
-        }
-        self.scheduler.admit(now, message, destinations);
     }
 
     async fn carry_out(&mut self, step: Step) {

@@ -11,6 +11,7 @@ mod current;
 mod delivery;
 mod descriptors;
 mod handle;
+mod intake;
 mod languages;
 mod lookups;
 mod notices;

@@ -276,6 +276,7 @@ impl Writer {
             reverse_path: ReversePath::Null,
             body: notice.body,
             request: notice.request,
+            origin: None,
             recipients: vec![Recipient::new(notice.to, None, arrived)],
             updates,
         };

@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 
 use crate::config::{self, Config, ListenAddress, ListenerTls};
 use crate::event::{Event, Events};
-use crate::mail::{OwnMark, QueueId, Service, Timestamp};
+use crate::mail::{OwnMark, QueueId, Service};
 use crate::policy::Policy;
 use crate::smtp::extension::Parameters;
 use crate::smtp::server::Settings;
@@ -124,8 +124,8 @@ pub struct Reception {
     pub rules: watch::Receiver<Arc<Rules>>,
     /// Keeps what is accepted.
     pub spool: Spool,
-    /// Where committed messages go next, with the time of their arrival; when it is full they wait in the spool's index.
-    pub accepted: mpsc::Sender<(QueueId, Timestamp)>,
+    /// Where committed messages go next; when it is full they wait in the spool's index.
+    pub accepted: mpsc::Sender<QueueId>,
     /// Told when a message went to the index because `accepted` was full.
     pub overflow: Arc<Notify>,
     /// The mail log.

@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::in_flight::Load;
-use super::limits::Refusal;
+use super::limits::{self, Refusal};
 use super::login::Login;
 use super::{Reception, Rules};
 use crate::event::{Event, Named};
 use crate::mail::{
-    Address, BodyType, DsnRequest, EnhancedCode, Forward, HeaderScan, Message, Protocol, QueueId, Recipient, Reply, Request,
-    ReversePath, Service, Submitted, Timestamp, TlsInfo, TraceField,
+    Address, BodyType, DsnRequest, EnhancedCode, Forward, HeaderScan, Message, Origin, Protocol, QueueId, Recipient, Reply,
+    Request, ReversePath, Service, Submitted, Timestamp, TlsInfo, TraceField,
 };
 use crate::policy::Client;
 use crate::smtp::server::{Answer, ForwardPath, Presented, Question};
@@ -58,14 +58,14 @@ impl Envelope {
     }
 
     /// What the spool gets. What was asked for reads as it does at the message's arrival: time has passed since MAIL.
-    fn accept(&mut self, arrived: Timestamp) -> Accept {
+    fn accept(&mut self, arrived: Timestamp, origin: Option<Origin>) -> Accept {
         let elapsed = arrived.since(self.mail_at).as_secs();
         let request = self.request.as_ref().map(|request| Box::new(request.later(elapsed)));
         let released_at = request.as_ref().map_or(arrived, |request| request.released_at(arrived));
         let recipient = |to: Forward| Recipient { dsn: to.dsn, ..Recipient::new(to.address, None, released_at) };
         let recipients = std::mem::take(&mut self.recipients).into_iter().map(recipient).collect();
         let (reverse_path, body) = (self.reverse_path.clone(), self.body);
-        Accept { arrived, reverse_path, body, request, recipients, updates: Vec::new() }
+        Accept { arrived, reverse_path, body, request, origin, recipients, updates: Vec::new() }
     }
 }
 
@@ -330,7 +330,21 @@ impl<'a> Transaction<'a> {
             }
         };
         let arrived = self.reception.system.clock.now();
-        draft.commit(self.envelope.accept(arrived)).await.map_err(|error| spool_reply(&error))
+        let origin = self.origin();
+        draft.commit(self.envelope.accept(arrived, origin)).await.map_err(|error| spool_reply(&error))
+    }
+
+    /// Whose mail it is, as far as sharing goes; none: whoever its reverse-path says. Behind an LMTP client are all those whose mail it
+    /// delivers.
+    fn origin(&self) -> Option<Origin> {
+        match (&self.client.login, self.client.service) {
+            (Some(login), _) => Some(Origin::named(&format!("login:{login}"))),
+            (None, Service::Lmtp | Service::Local) => None,
+            (None, _) => {
+                let network = limits::network(self.client.address, &self.rules.config.limits);
+                Some(Origin::named(&format!("client:{network}")))
+            }
+        }
     }
 
     fn protocol(&self) -> Protocol {
@@ -362,7 +376,7 @@ impl<'a> Transaction<'a> {
             cipher: self.client.tls.as_ref().map(|tls| tls.cipher),
         });
         // When the queue is busy the message waits in the index: memory stays bounded.
-        if self.reception.accepted.try_send((message.id, message.arrived)).is_err() {
+        if self.reception.accepted.try_send(message.id).is_err() {
             self.reception.spool.park(message.id, message.arrived);
             self.reception.overflow.notify_one();
         }

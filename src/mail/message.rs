@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Address, BodyType, Cause, DeliverBy, DsnRequest, EnhancedCode, Notify, Priority, QueueId, Request, ReversePath, Timestamp,
+    Address, BodyType, Cause, DeliverBy, DsnRequest, EnhancedCode, Notify, Origin, Priority, QueueId, Request, ReversePath,
+    Timestamp,
 };
 
 /// Everything about an accepted message except its content.
@@ -25,6 +26,8 @@ pub struct Message {
     pub held: bool,
     /// How many of the configured `delay_notice` ages are done with.
     pub delays_noticed: u32,
+    /// Who sent it, as far as sharing goes; none: whoever its reverse-path says.
+    pub origin: Option<Origin>,
     /// In the order of RCPT; expansion adds at the end, so an index names a recipient for ever.
     pub recipients: Vec<Recipient>,
 }
@@ -251,6 +254,7 @@ mod tests {
             request: None,
             held: false,
             delays_noticed: 0,
+            origin: None,
             recipients: vec![to("a@x.test")],
         };
         let mut expanded = message.recipients[0].status.clone();

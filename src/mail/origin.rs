@@ -5,21 +5,28 @@ use std::sync::Arc;
 
 use super::{Message, ReversePath};
 
-/// Who sent a message, as far as sharing goes: `domain:example.org`, or `notice` for our own.
+/// Who sent a message, as far as sharing goes: `login:ann@example.test` for whoever logged in, else `client:192.0.2.0/24` by the client's
+/// network, else `domain:example.org` by the reverse-path; `notice` for our own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Origin(Arc<str>);
+pub struct Origin(Arc<String>);
 
 impl Origin {
     /// One by its name.
     pub fn named(name: &str) -> Self {
-        Self(name.into())
+        Self(Arc::new(name.to_owned()))
+    }
+
+    /// Its name: `login:ann@example.test`.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 
     /// Whose message it is.
     pub fn of(message: &Message) -> Self {
-        match &message.reverse_path {
-            ReversePath::Null => Self("notice".into()),
-            ReversePath::Address(address) => Self(format!("domain:{}", address.domain()).into()),
+        match (&message.origin, &message.reverse_path) {
+            (_, ReversePath::Null) => Self::named("notice"),
+            (Some(origin), _) => origin.clone(),
+            (None, ReversePath::Address(address)) => Self::named(&format!("domain:{}", address.domain())),
         }
     }
 }

@@ -56,6 +56,7 @@ fn message(from: &str, recipients: Vec<Recipient>) -> Message {
         request: None,
         held: false,
         delays_noticed: 0,
+        origin: None,
         recipients,
     }
 }

@@ -69,6 +69,7 @@ mod tests {
             request: None,
             held: false,
             delays_noticed: 0,
+            origin: None,
             recipients: vec![Recipient::new(Address::parse("a@x.test").unwrap(), None, arrived)],
         }
     }

@@ -7,7 +7,7 @@ use super::line::Place;
 use super::step::Step;
 use super::verdict::expire;
 use crate::config::Retry;
-use crate::mail::{Address, Destination, Domain, Message, Site, Timestamp, Update};
+use crate::mail::{Address, Destination, Domain, Message, Origin, Site, Timestamp, Update};
 
 /// A message that the scheduler holds.
 #[derive(Debug)]
@@ -48,8 +48,8 @@ pub(super) struct Part {
 pub(super) enum Stage {
     /// Waits for a time.
     Idle,
-    /// Waits to know its site.
-    Unlocated,
+    /// Waits to know its site, and counts for its origin meanwhile.
+    Unlocated(Origin),
     /// Waits for its turn at a site.
     Waiting(Site, Place),
     /// Is being attempted.

@@ -2,10 +2,10 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::fair::{Fair, Rank};
 use super::health::News;
+use super::pace::Pace;
 use crate::config::Outgoing;
 use crate::mail::{Destination, Message, Origin, Priority, QueueId, Timestamp};
 
@@ -13,8 +13,6 @@ use crate::mail::{Destination, Message, Origin, Priority, QueueId, Timestamp};
 const LIMIT_UNKNOWN: usize = 2;
 /// Attempts at a time once it was.
 const LIMIT_KNOWN: usize = 5;
-/// What an attempt takes while no other has ended.
-const PACE_UNKNOWN: Duration = Duration::from_secs(1);
 
 /// When a line has its turn: virtual time with the attempts in flight added, these, and who has waited longest.
 pub(super) type Turn = (u64, usize, u64);
@@ -56,11 +54,7 @@ pub(super) struct Line {
     pub(super) turn: Option<Turn>,
     /// Whose turn that is, and its virtual time.
     pub(super) stamp: Option<(Origin, u64)>,
-    /// Attempts that ended since it was opened.
-    ended: u32,
-    opened: Timestamp,
-    /// Messages that were sent away have been told to come back up to this time.
-    pub(super) away_until: Timestamp,
+    pub(super) pace: Pace,
 }
 
 impl Place {
@@ -91,9 +85,7 @@ impl Line {
             connected: None,
             turn: None,
             stamp: None,
-            ended: 0,
-            opened: now,
-            away_until: Timestamp::ZERO,
+            pace: Pace::new(now),
         }
     }
 
@@ -162,9 +154,9 @@ impl Line {
     }
 
     /// An attempt has ended. One more at a time after as many as are made at a time, half after one that failed.
-    pub(super) fn learn(&mut self, news: &News, concurrency: usize) {
+    pub(super) fn learn(&mut self, now: Timestamp, news: &News, concurrency: usize) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        self.ended = self.ended.saturating_add(1);
+        self.pace.count(now);
         match news {
             News::Nothing => {}
             News::Unreached(_) => (self.limit, self.reached) = ((self.limit / 2).max(1), 0),
@@ -176,11 +168,6 @@ impl Line {
                 }
             }
         }
-    }
-
-    /// The time from one ended attempt to the next; unknown is slow.
-    pub(super) fn pace(&self, now: Timestamp) -> Duration {
-        now.since(self.opened).checked_div(self.ended).unwrap_or(PACE_UNKNOWN)
     }
 
     fn tidy(&mut self, priority: Option<Priority>) {

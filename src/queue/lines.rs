@@ -5,20 +5,16 @@
 //! keeps others from their turns. Keys are ordered, never hashed: the same history gives the same turns.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use super::fair::ITEM;
 use super::health::{Down, Health, News};
 use super::line::{Line, Place, Turn, Waiting};
 use super::shares::Shares;
-use crate::config::{Outgoing, Retry};
+use crate::config::{self, Outgoing, Retry};
 use crate::mail::{Diagnosis, Message, Meter, Site, Timestamp};
 
 /// A line this long is never turned away from.
-const CROWD_MIN: usize = 64;
-/// The shortest and the longest time for which a message is sent away from a crowded line.
-const AWAY_MIN: Duration = Duration::from_secs(1);
-const AWAY_MAX: Duration = Duration::from_secs(60);
+pub(super) const CROWD_MIN: usize = 64;
 /// Lines that are looked at to find one that may have its turn now.
 const SCAN_MAX: usize = 64;
 /// Sites whose rates are remembered though nothing waits for them; when there are more, that with the first name is forgotten.
@@ -54,7 +50,7 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    pub(super) fn new(attempts_max: usize, concurrency: usize) -> Self {
+    pub(super) fn new(attempts_max: usize, concurrency: usize, weights: Vec<config::Share>) -> Self {
         Self {
             lines: BTreeMap::new(),
             local: Class::default(),
@@ -66,13 +62,14 @@ impl Lines {
             now: Timestamp::ZERO,
             later: BTreeSet::new(),
             meters: BTreeMap::new(),
-            shares: Shares::default(),
+            shares: Shares::new(weights),
             health: Health::default(),
         }
     }
 
     /// Other bounds; what is in flight stays.
-    pub(super) fn reconfigure(&mut self, attempts_max: usize, concurrency: usize) {
+    pub(super) fn reconfigure(&mut self, attempts_max: usize, concurrency: usize, weights: Vec<config::Share>) {
+        self.shares.reweigh(weights);
         self.attempts_max = attempts_max.max(1);
         self.concurrency = concurrency.max(1);
         // Routes may be others now.
@@ -120,7 +117,7 @@ impl Lines {
     ) -> Place {
         self.counter += 1;
         let place = before.unwrap_or_else(|| Place::new(message, self.counter));
-        let weight = self.shares.join(&place.origin);
+        let weight = self.shares.join(self.now, &place.origin);
         let now = self.now;
         let line = self.lines.entry(site.clone()).or_insert_with(|| Line::new(now, limits));
         line.limits = limits;
@@ -169,9 +166,9 @@ impl Lines {
 
     /// An attempt at the site has ended. `connections`: none may be made before this time, and that it would have wanted one.
     pub(super) fn finish(&mut self, site: &Site, place: &Place, news: &News, connections: Option<Timestamp>) {
-        self.shares.end(&place.origin);
+        self.shares.end(self.now, &place.origin);
         if let Some(line) = self.lines.get_mut(site) {
-            line.learn(news, self.concurrency);
+            line.learn(self.now, news, self.concurrency);
             if let Some(until) = connections {
                 line.connected = Some((line.in_flight, until));
             }
@@ -224,20 +221,19 @@ impl Lines {
         self.lines.get(site).map(|line| line.iter().cloned().collect()).unwrap_or_default()
     }
 
-    /// When a message for a crowded line should come back, if it is crowded: longer than the `room` that is left for all
-    /// others. Those who come back are spread over the time that the line needs at its pace.
-    pub(super) fn crowded(&self, now: Timestamp, site: &Site, room: usize) -> Option<Timestamp> {
-        let line = self.lines.get(site).filter(|line| line.len() >= room.max(CROWD_MIN))?;
-        let waiting = u32::try_from(line.len()).unwrap_or(u32::MAX);
-        let needed = line.pace(now).saturating_mul(waiting).clamp(AWAY_MIN, AWAY_MAX);
-        Some(now.plus(needed).max(line.away_until.min(now.plus(AWAY_MAX))))
+    /// How many wait for a site.
+    pub(super) fn waiting_at(&self, site: &Site) -> usize {
+        self.lines.get(site).map_or(0, Line::len)
     }
 
-    /// Somebody was sent away from the line until `until`: the next one comes back a little later.
-    pub(super) fn sent_away(&mut self, now: Timestamp, site: &Site, until: Timestamp) {
-        if let Some(line) = self.lines.get_mut(site) {
-            line.away_until = until.plus(line.pace(now));
-        }
+    /// Whether a line is longer than the `room` that is left for all others.
+    pub(super) fn is_crowded(&self, site: &Site, room: usize) -> bool {
+        self.lines.get(site).is_some_and(|line| line.len() >= room.max(CROWD_MIN))
+    }
+
+    /// When a message that is sent away from a crowded line should come back.
+    pub(super) fn send_away(&mut self, now: Timestamp, site: &Site) -> Timestamp {
+        self.lines.get_mut(site).map_or(now, |line| line.pace.send_away(now, line.len()))
     }
 
     /// The site of a class whose turn it is. One beyond its first attempt leaves room for others: it may have twice as many in flight
@@ -300,7 +296,7 @@ impl Lines {
         }
         let time = match &line.stamp {
             Some((stamped, time)) if stamped == origin => *time,
-            _ => self.shares.stamp(origin),
+            _ => self.shares.stamp(self.now, origin),
         };
         self.counter += 1;
         let turn = (time + line.in_flight as u64 * ITEM, line.in_flight, self.counter);
@@ -330,8 +326,10 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::mail::{BodyType, Destination, Domain, Priority, QueueId, Rate, Request, ReversePath};
+    use crate::mail::{BodyType, Destination, Domain, Origin, Priority, QueueId, Rate, Request, ReversePath};
 
     fn mx(name: &str) -> Site {
         Site::Own(Destination::Mx(Domain::parse(name).unwrap()))
@@ -352,6 +350,7 @@ mod tests {
             request: request.boxed(),
             held: false,
             delays_noticed: 0,
+            origin: None,
             recipients: Vec::new(),
         }
     }
@@ -386,7 +385,7 @@ mod tests {
 
     #[test]
     fn the_more_urgent_come_first_and_equals_in_their_order() {
-        let mut lines = Lines::new(100, 100);
+        let mut lines = Lines::new(100, 100, Vec::new());
         for (id, priority) in [(1, 0), (2, -4), (3, 4), (4, 0), (5, 4)] {
             join(&mut lines, &local("a.test"), Outgoing::default(), &letter(id, "s@x.test", priority));
         }
@@ -395,7 +394,7 @@ mod tests {
 
     #[test]
     fn destinations_take_turns_and_each_line_keeps_its_order() {
-        let mut lines = Lines::new(100, 2);
+        let mut lines = Lines::new(100, 2, Vec::new());
         fill(&mut lines, &mx("a.test"), 0..5);
         fill(&mut lines, &mx("b.test"), 5..7);
         assert_eq!(take_all(&mut lines), [0, 5, 1, 6], "two each, in turn");
@@ -405,7 +404,7 @@ mod tests {
 
     #[test]
     fn a_destination_with_nothing_in_flight_comes_before_one_with_some() {
-        let mut lines = Lines::new(100, 20);
+        let mut lines = Lines::new(100, 20, Vec::new());
         fill(&mut lines, &mx("slow.test"), 0..50);
         assert_eq!(take_all(&mut lines).len(), 2);
         finish(&mut lines, &mx("slow.test"));
@@ -415,7 +414,7 @@ mod tests {
 
     #[test]
     fn slow_destinations_leave_attempts_for_others() {
-        let mut lines = Lines::new(40, 20);
+        let mut lines = Lines::new(40, 20, Vec::new());
         for n in 0..10 {
             fill(&mut lines, &mx(&format!("slow{n}.test")), 100 * n..100 * n + 50);
         }
@@ -430,7 +429,7 @@ mod tests {
 
     #[test]
     fn one_attempt_at_a_time_still_serves_both_classes() {
-        let mut lines = Lines::new(1, 20);
+        let mut lines = Lines::new(1, 20, Vec::new());
         fill(&mut lines, &mx("a.test"), 0..9);
         fill(&mut lines, &local("b.test"), 10..19);
         let mut remote = 0;
@@ -445,7 +444,7 @@ mod tests {
 
     #[test]
     fn empty_lines_are_dropped_and_places_can_be_given_up() {
-        let mut lines = Lines::new(10, 2);
+        let mut lines = Lines::new(10, 2, Vec::new());
         let place = join(&mut lines, &mx("a.test"), Outgoing::default(), &letter(1, "s@x.test", 0));
         lines.leave(&mx("a.test"), &place);
         assert!(lines.take().is_none());
@@ -457,27 +456,18 @@ mod tests {
     }
 
     #[test]
-    fn a_crowded_line_sends_newcomers_away_at_its_own_pace() {
-        let mut lines = Lines::new(10, 2);
+    fn a_line_is_crowded_that_leaves_less_room_than_it_takes() {
+        let mut lines = Lines::new(10, 2, Vec::new());
         let a = mx("a.test");
         fill(&mut lines, &a, 0..101);
-        let now = Timestamp::from_millis(10_000);
-        assert_eq!(lines.crowded(now, &a, 1000), None);
-        lines.take().unwrap();
-        for _ in 0..100 {
-            lines.lines.get_mut(&a).unwrap().learn(&News::Nothing, 2); // 100 in 10 seconds: 100 ms each
-        }
-        let first = lines.crowded(now, &a, 50).unwrap();
-        assert_eq!(first.since(now), Duration::from_secs(10));
-        lines.sent_away(now, &a, first);
-        let second = lines.crowded(now, &a, 50).unwrap();
-        assert_eq!(second.since(first), Duration::from_millis(100));
-        assert!(lines.crowded(now, &mx("b.test"), 0).is_none());
+        assert!(!lines.is_crowded(&a, 1000) && lines.is_crowded(&a, 50) && !lines.is_crowded(&mx("b.test"), 0));
+        assert!(lines.shares.is_crowded(&Origin::named("domain:x.test"), 50));
+        assert!(!lines.shares.is_crowded(&Origin::named("domain:y.test"), 50));
     }
 
     #[test]
     fn a_single_letter_has_the_next_turn_at_the_same_site_and_elsewhere() {
-        let mut lines = Lines::new(40, 20);
+        let mut lines = Lines::new(40, 20, Vec::new());
         fill_from(&mut lines, "bulk@b.test", &mx("same.test"), 0..1000);
         for n in 0..200u64 {
             fill_from(&mut lines, "bulk@b.test", &mx(&format!("d{n}.test")), 1000 + n..1001 + n);
@@ -494,7 +484,7 @@ mod tests {
 
     #[test]
     fn a_rate_holds_mail_up_and_no_notice() {
-        let mut lines = Lines::new(40, 20);
+        let mut lines = Lines::new(40, 20, Vec::new());
         let a = mx("a.test");
         let outgoing =
             Outgoing { messages_rate: Some(Rate { count: 2, period: Duration::from_secs(60) }), ..Outgoing::default() };
@@ -518,7 +508,7 @@ mod tests {
 
     #[test]
     fn the_memory_of_a_rate_outlives_the_line() {
-        let mut lines = Lines::new(40, 20);
+        let mut lines = Lines::new(40, 20, Vec::new());
         let outgoing =
             Outgoing { messages_rate: Some(Rate { count: 1, period: Duration::from_secs(60) }), ..Outgoing::default() };
         for id in 0..2 {
@@ -533,7 +523,7 @@ mod tests {
 
     #[test]
     fn without_new_connections_a_line_goes_on_with_those_that_there_are() {
-        let mut lines = Lines::new(40, 20);
+        let mut lines = Lines::new(40, 20, Vec::new());
         let a = mx("a.test");
         let until = Timestamp::from_millis(60_000);
         fill(&mut lines, &a, 0..10);
@@ -550,7 +540,7 @@ mod tests {
 
     #[test]
     fn the_only_message_of_a_line_waits_for_its_connection_too() {
-        let mut lines = Lines::new(40, 20);
+        let mut lines = Lines::new(40, 20, Vec::new());
         let a = mx("a.test");
         let until = Timestamp::from_millis(60_000);
         fill(&mut lines, &a, 0..1);

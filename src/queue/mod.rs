@@ -4,12 +4,14 @@
 //! scheduler holds only what is ready or in flight and can be rebuilt from it at any moment.
 
 mod backoff;
+mod crowd;
 mod due;
 mod entry;
 mod fair;
 mod health;
 mod line;
 mod lines;
+mod pace;
 mod plan;
 mod postpone;
 mod report;

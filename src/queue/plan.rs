@@ -8,7 +8,7 @@ use super::lines::Lines;
 use super::scheduler::Scheduler;
 use super::sites::{Located, Sites};
 use super::step::Step;
-use crate::mail::{Destination, Domain, Message, Site, Timestamp};
+use crate::mail::{Destination, Domain, Message, Origin, Site, Timestamp};
 
 /// What it takes to put parts in line.
 pub(super) struct Plan<'a> {
@@ -38,8 +38,11 @@ impl<'a> Plan<'a> {
                 part.stage = self.stage(message, destination, part.before.take());
                 *waiting += 1;
             }
-            (Stage::Unlocated, true) => part.stage = self.stage(message, destination, part.before.take()),
-            (Stage::Waiting(..) | Stage::Unlocated, false) => part.step_out(self.lines, waiting),
+            (Stage::Unlocated(origin), true) => {
+                self.lines.shares.leave(origin);
+                part.stage = self.stage(message, destination, part.before.take());
+            }
+            (Stage::Waiting(..) | Stage::Unlocated(_), false) => part.step_out(self.lines, waiting),
             (Stage::Waiting(..) | Stage::InFlight, true) | (Stage::Idle | Stage::InFlight, false) => {}
         }
     }
@@ -55,7 +58,9 @@ impl<'a> Plan<'a> {
                 if let (true, Destination::Mx(domain)) = (ask, destination) {
                     self.steps.push_back(Step::Locate { domain: domain.clone() });
                 }
-                Stage::Unlocated
+                let origin = Origin::of(message);
+                self.lines.shares.join(self.now, &origin);
+                Stage::Unlocated(origin)
             }
         }
     }
@@ -66,7 +71,7 @@ impl Part {
     pub(super) fn step_out(&mut self, lines: &mut Lines, waiting: &mut usize) {
         match &self.stage {
             Stage::Waiting(site, place) => lines.leave(site, place),
-            Stage::Unlocated => {}
+            Stage::Unlocated(origin) => lines.shares.leave(origin),
             Stage::Idle | Stage::InFlight => return,
         }
         self.stage = Stage::Idle;

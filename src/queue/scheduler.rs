@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::backoff::wait_max;
-use super::due::{ages_reached, deadline_notice_at, due_at, expires_at, next_notice_at};
+use super::due::{ages_reached, deadline_notice_at, expires_at, next_notice_at};
 use super::entry::Entry;
 use super::health::News;
 use super::line::{Place, Waiting};
@@ -18,7 +18,7 @@ use super::sites::Sites;
 use super::step::{Attempt, AttemptId, Step};
 use super::verdict::{Verdict, When, without_result};
 use crate::config::{self, Config, Outgoing};
-use crate::mail::{Destination, Domain, Message, Outcome, Priority, QueueId, Site, Timestamp, Update};
+use crate::mail::{Destination, Domain, Message, Origin, Outcome, QueueId, Site, Timestamp, Update};
 
 /// Recipients of one attempt at the most.
 const RECIPIENTS_MAX: usize = 1000;
@@ -42,6 +42,8 @@ pub struct Settings {
     pub retry: config::Retry,
     /// What is bounded at which destinations.
     pub destinations: Vec<config::DestinationRule>,
+    /// Whose parts are larger than those of others.
+    pub shares: Vec<config::Share>,
 }
 
 impl From<&Config> for Settings {
@@ -52,6 +54,7 @@ impl From<&Config> for Settings {
             active_max: config.queue.active,
             retry: config.retry.clone(),
             destinations: config.destinations.clone(),
+            shares: config.shares.clone(),
         }
     }
 }
@@ -89,7 +92,7 @@ impl Scheduler {
     /// An empty one.
     pub fn new(settings: Settings) -> Self {
         Self {
-            lines: Lines::new(settings.attempts_max, settings.concurrency),
+            lines: Lines::new(settings.attempts_max, settings.concurrency, settings.shares.clone()),
             sites: Sites::new(settings.destinations.clone()),
             settings,
             entries: BTreeMap::new(),
@@ -117,6 +120,12 @@ impl Scheduler {
     /// How many more messages should be admitted. Beyond it they still may; memory is the caller's.
     pub fn room(&self) -> usize {
         self.settings.active_max.saturating_sub(self.entries.len())
+    }
+
+    /// Whether a message is welcome though there is no room: it is the only one of its sender, of whom nobody is to wait for others' mail.
+    pub fn welcomes(&self, message: &Message) -> bool {
+        let origin = Origin::of(message);
+        self.room() > 0 || self.entries.len() < 2 * self.settings.active_max && self.lines.shares.waiting(&origin) == 0
     }
 
     /// A message that it holds, as far as it has come.
@@ -310,7 +319,7 @@ impl Scheduler {
 
     /// Goes by other settings from now on; what is in flight stays.
     pub fn reconfigure(&mut self, now: Timestamp, settings: Settings) {
-        self.lines.reconfigure(settings.attempts_max, settings.concurrency);
+        self.lines.reconfigure(settings.attempts_max, settings.concurrency, settings.shares.clone());
         self.settings = settings;
         self.clock = now;
         self.sites = Sites::new(self.settings.destinations.clone());
@@ -444,30 +453,6 @@ impl Scheduler {
         let attempt = if attempt <= now { now.plus(IDLE_WAIT) } else { attempt };
         let retry = &self.settings.retry;
         attempt.min(next_notice_at(message, retry)).min(expires_at(message, retry))
-    }
-
-    /// When a message should come back because every line that it would join is crowded.
-    fn crowded_until(&mut self, now: Timestamp, entry: &mut Entry) -> Option<Timestamp> {
-        let retry = &self.settings.retry;
-        let other = next_notice_at(&entry.message, retry).min(expires_at(&entry.message, retry));
-        // What is urgent waits its turn here, and comes before the rest.
-        if entry.stays() || other <= now || entry.message.priority() > Priority::default() || due_at(&entry.message, retry) > now
-        {
-            return None;
-        }
-        let room = self.room();
-        let mut until = None;
-        for (destination, part) in &mut entry.parts {
-            part.update(&entry.message, &self.paused_domains);
-            if part.ready_at <= now {
-                let site = self.sites.at(now, destination)?;
-                let back = self.lines.crowded(now, &site, room)?;
-                until = until.max(Some((back, site)));
-            }
-        }
-        let (back, site) = until?;
-        self.lines.sent_away(now, &site, back);
-        Some(back.min(other))
     }
 
     /// Takes a message out of its lines and of the alarms.

@@ -3,19 +3,24 @@
 use std::collections::BTreeMap;
 
 use super::fair::ITEM;
-use crate::mail::Origin;
+use super::lines::CROWD_MIN;
+use super::pace::Pace;
+use crate::config;
+use crate::mail::{Origin, Timestamp};
 
 /// Origins with nothing here that are remembered.
 const SPENT_MAX: usize = 1024;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 struct Share {
+    weight: u32,
     /// Messages that wait in lines, once for each.
     waiting: usize,
     /// Attempts.
     in_flight: usize,
     /// The virtual time of its next turn.
     time: u64,
+    pace: Pace,
 }
 
 /// See the module.
@@ -26,13 +31,49 @@ pub(super) struct Shares {
     time: u64,
     /// How many were kept without anything here.
     idle: usize,
+    weights: Vec<config::Share>,
 }
 
 impl Shares {
+    pub(super) fn new(weights: Vec<config::Share>) -> Self {
+        Self { weights, ..Self::default() }
+    }
+
+    /// Other weights.
+    pub(super) fn reweigh(&mut self, weights: Vec<config::Share>) {
+        self.weights = weights;
+        for (origin, share) in &mut self.shares {
+            share.weight = weight(&self.weights, origin);
+        }
+    }
+
     /// One more waits. The origin's weight.
-    pub(super) fn join(&mut self, origin: &Origin) -> u32 {
-        self.shares.entry(origin.clone()).or_default().waiting += 1;
-        1
+    pub(super) fn join(&mut self, now: Timestamp, origin: &Origin) -> u32 {
+        let share = self.share(now, origin);
+        share.waiting += 1;
+        share.weight
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self, origin: &Origin) -> usize {
+        self.shares.get(origin).map_or(0, |share| share.waiting)
+    }
+
+    /// Whether more of it wait than there is `room` for all others.
+    pub(super) fn is_crowded(&self, origin: &Origin, room: usize) -> bool {
+        self.waiting(origin) >= room.max(CROWD_MIN)
+    }
+
+    /// When a message that is sent away for being one too many of its origin should come back.
+    pub(super) fn send_away(&mut self, now: Timestamp, origin: &Origin) -> Timestamp {
+        let share = self.share(now, origin);
+        share.pace.send_away(now, share.waiting)
+    }
+
+    fn share(&mut self, now: Timestamp, origin: &Origin) -> &mut Share {
+        let weights = &self.weights;
+        let new = || Share { weight: weight(weights, origin), waiting: 0, in_flight: 0, time: 0, pace: Pace::new(now) };
+        self.shares.entry(origin.clone()).or_insert_with(new)
     }
 
     /// One less waits.
@@ -52,8 +93,9 @@ impl Shares {
     }
 
     /// An attempt has ended.
-    pub(super) fn end(&mut self, origin: &Origin) {
+    pub(super) fn end(&mut self, now: Timestamp, origin: &Origin) {
         if let Some(share) = self.shares.get_mut(origin) {
+            share.pace.count(now);
             share.in_flight = share.in_flight.saturating_sub(1);
             self.drop(origin);
         }
@@ -65,11 +107,11 @@ impl Shares {
     }
 
     /// The virtual time of a turn that it takes up.
-    pub(super) fn stamp(&mut self, origin: &Origin) -> u64 {
-        let now = self.time;
-        let share = self.shares.entry(origin.clone()).or_default();
-        let time = share.time.max(now);
-        share.time = time + ITEM;
+    pub(super) fn stamp(&mut self, now: Timestamp, origin: &Origin) -> u64 {
+        let present = self.time;
+        let share = self.share(now, origin);
+        let time = share.time.max(present);
+        share.time = time + ITEM / u64::from(share.weight);
         time
     }
 
@@ -91,5 +133,44 @@ impl Shares {
             self.idle = 0;
             self.shares.retain(|_, share| !idle(share));
         }
+    }
+}
+
+fn weight(weights: &[config::Share], origin: &Origin) -> u32 {
+    weights.iter().find(|share| share.sender.matches(origin)).map_or(1, |share| share.weight.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Share, ShareOf};
+
+    #[test]
+    fn turns_are_by_weight_and_a_newcomer_begins_at_the_present() {
+        let heavy = Share { sender: ShareOf::Client("192.0.2.0/24".parse().unwrap()), weight: 4 };
+        let mut shares = Shares::new(vec![heavy]);
+        let (four, one) = (Origin::named("client:192.0.2.0/24"), Origin::named("domain:x.test"));
+        let now = Timestamp::ZERO;
+        assert_eq!((shares.join(now, &four), shares.join(now, &one)), (4, 1));
+        let mut turns: Vec<(u64, u8)> = (0..40).map(|_| (shares.stamp(now, &four), 4)).collect();
+        turns.extend((0..40).map(|_| (shares.stamp(now, &one), 1)));
+        turns.sort();
+        assert_eq!(turns[..20].iter().filter(|(_, weight)| *weight == 4).count(), 16);
+        shares.served(turns[20].0);
+        assert_eq!(shares.stamp(now, &Origin::named("domain:new.test")), turns[20].0);
+    }
+
+    #[test]
+    fn the_memory_of_origins_is_bounded() {
+        let mut shares = Shares::default();
+        for n in 0..10 * SPENT_MAX {
+            let origin = Origin::named(&format!("domain:d{n}.test"));
+            shares.join(Timestamp::ZERO, &origin);
+            let time = shares.stamp(Timestamp::ZERO, &origin);
+            shares.served(time);
+            shares.start(&origin);
+            shares.end(Timestamp::ZERO, &origin);
+        }
+        assert!(shares.shares.len() <= 2 * SPENT_MAX, "{}", shares.shares.len());
     }
 }

@@ -9,8 +9,8 @@ use super::backoff::tests::retry;
 use super::*;
 use crate::config::Retry;
 use crate::mail::{
-    Address, BodyType, Cause, Destination, Diagnosis, Domain, EnhancedCode, Message, Outcome, QueueId, Recipient, RecipientState,
-    ReversePath, Timestamp, Update,
+    Address, BodyType, Cause, DeliverBy, DeliverByMode, Destination, Diagnosis, Domain, EnhancedCode, Message, Outcome, QueueId,
+    Recipient, RecipientState, Request, ReversePath, Timestamp, Update,
 };
 
 const START: Timestamp = Timestamp::from_millis(1_795_312_800_000);
@@ -29,6 +29,7 @@ fn message(id: u64, from: &str, to: &[&str]) -> Message {
         request: None,
         held: false,
         delays_noticed: 0,
+        origin: None,
         recipients: to.iter().map(|to| Recipient::new(Address::parse(to).unwrap(), None, START)).collect(),
     }
 }
@@ -56,6 +57,7 @@ fn settings() -> Settings {
         active_max: 1000,
         retry: Retry { jitter: 0.0, ..retry() },
         destinations: Vec::new(),
+        shares: Vec::new(),
     }
 }
 
@@ -381,7 +383,7 @@ fn mail_for_a_crowded_destination_is_sent_away_for_a_while_and_other_mail_is_not
     let mut scheduler = Scheduler::new(Settings { active_max: 200, ..settings() });
     let mut parked = 0;
     for id in 1..=300 {
-        admit(&mut scheduler, START, &message(id, "s@x.test", &["a@slow.test"]));
+        admit(&mut scheduler, START, &message(id, &format!("s@x{id}.test"), &["a@slow.test"]));
         while let Some(step) = next(&mut scheduler, START) {
             if let Step::Park { due, .. } = step {
                 assert!((START..=at(61)).contains(&due), "{due}");
@@ -393,6 +395,61 @@ fn mail_for_a_crowded_destination_is_sent_away_for_a_while_and_other_mail_is_not
     assert!(scheduler.room() > 50);
     admit(&mut scheduler, START, &message(999, "s@x.test", &["a@slow.test", "b@quick.test"]));
     assert_eq!(attempt(&mut scheduler, START).destination.to_string(), "mx:quick.test");
+}
+
+#[test]
+fn a_senders_bulk_leaves_room_and_turns_for_anothers_letter() {
+    let mut scheduler = Scheduler::new(Settings { active_max: 200, ..settings() });
+    for id in 1..=5000 {
+        // To so many destinations that none of them is crowded.
+        admit(&mut scheduler, START, &message(id, "bulk@b.test", &[&format!("a@d{}.test", id % 1000)]));
+        while next(&mut scheduler, START).is_some() {}
+    }
+    assert!((20..=110).contains(&scheduler.room()), "{}", scheduler.room());
+    let letter = message(9000, "ann@a.test", &["eve@d1.test"]);
+    assert!(scheduler.welcomes(&letter));
+    admit(&mut scheduler, START, &letter);
+    assert_eq!(attempt(&mut scheduler, START).id, QueueId(9000), "though the bulk has all the attempts that it may have");
+}
+
+#[test]
+fn without_room_the_only_letter_of_a_sender_is_welcome() {
+    let mut scheduler = Scheduler::new(Settings { active_max: 10, ..settings() });
+    for id in 1..=12 {
+        admit(&mut scheduler, START, &message(id, "s@x.test", &["a@one.test"]));
+    }
+    assert_eq!(scheduler.room(), 0);
+    assert!(!scheduler.welcomes(&message(20, "s@x.test", &["a@one.test"])));
+    assert!(scheduler.welcomes(&message(20, "ann@a.test", &["a@one.test"])));
+    for id in 30..38 {
+        admit(&mut scheduler, START, &message(id, &format!("s@y{id}.test"), &["a@one.test"]));
+    }
+    assert!(!scheduler.welcomes(&message(20, "ann@a.test", &["a@one.test"])), "there is a bound");
+}
+
+#[test]
+fn a_nearer_deadline_goes_first_among_a_senders_own() {
+    let mut scheduler = Scheduler::new(Settings { concurrency: 1, ..settings() });
+    admit(&mut scheduler, START, &message(1, "s@x.test", &["a@one.test"]));
+    let first = attempt(&mut scheduler, START);
+    for (id, seconds) in [(2, None), (3, Some(900)), (4, Some(60))] {
+        let mut letter = message(id, "s@x.test", &["a@one.test"]);
+        let by = |seconds| DeliverBy { seconds, mode: DeliverByMode::Return, trace: false, told: false };
+        letter.request = Request { deliver_by: seconds.map(by), ..Request::default() }.boxed();
+        admit(&mut scheduler, START, &letter);
+    }
+    let mut order = Vec::new();
+    let mut flying = first;
+    for _ in 0..3 {
+        report(&mut scheduler, START, &flying, Outcome::Delivered);
+        let next = std::iter::from_fn(|| next(&mut scheduler, START)).find_map(|step| match step {
+            Step::Attempt(attempt) => Some(attempt),
+            _ => None,
+        });
+        flying = next.unwrap();
+        order.push(flying.id.0);
+    }
+    assert_eq!(order, [4, 3, 2]);
 }
 
 #[test]
@@ -612,7 +669,14 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let settings = Settings { attempts_max: 5, concurrency: 2, active_max: 10, retry: retry(), destinations: Vec::new() };
+        let settings = Settings {
+            attempts_max: 5,
+            concurrency: 2,
+            active_max: 10,
+            retry: retry(),
+            destinations: Vec::new(),
+            shares: Vec::new(),
+        };
         let bounds = (5, 2);
         let (spool, parked, flying, in_flight) = Default::default();
         Self { scheduler: Scheduler::new(settings), now: START, next_id: 1, spool, parked, flying, in_flight, bounds, changes: 0 }
@@ -659,6 +723,7 @@ impl World {
                     active_max: 10,
                     retry: retry(),
                     destinations: Vec::new(),
+                    shares: Vec::new(),
                 };
                 self.scheduler.reconfigure(self.now, settings);
             }

@@ -74,6 +74,7 @@ mod tests {
             request: None,
             held: false,
             delays_noticed: 0,
+            origin: None,
             recipients: ["a@x.test", "b@x.test", "c@x.test"].map(recipient).to_vec(),
         };
         message.recipients[0].status.state = RecipientState::Delivered;

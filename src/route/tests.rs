@@ -378,6 +378,7 @@ fn message(to: &[&str]) -> Message {
         request: None,
         held: false,
         delays_noticed: 0,
+        origin: None,
         recipients: to.iter().map(|to| Recipient::new(address(to), None, Timestamp::ZERO)).collect(),
     }
 }

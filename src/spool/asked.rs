@@ -160,7 +160,7 @@ fn is_plain(recipients: &[Recipient]) -> bool {
 
 /// Whether versions before 3 could say this.
 pub(super) fn message_is_old(message: &Message) -> bool {
-    message.request.is_none() && message.body != BodyType::BinaryMime && is_plain(&message.recipients)
+    message.request.is_none() && message.origin.is_none() && message.body != BodyType::BinaryMime && is_plain(&message.recipients)
 }
 
 /// Whether versions before 3 could say this.

@@ -5,8 +5,8 @@
 use super::asked::{put_dsn, put_request};
 use super::record::ContentFile;
 use crate::mail::{
-    Address, BodyType, Cause, EnhancedCode, Message, QueueId, Recipient, RecipientState, RecipientStatus, ReversePath, Timestamp,
-    Update,
+    Address, BodyType, Cause, EnhancedCode, Message, Origin, QueueId, Recipient, RecipientState, RecipientStatus, ReversePath,
+    Timestamp, Update,
 };
 
 /// The bytes are not what they should be; says what was being read.
@@ -83,6 +83,8 @@ fn put_address(out: &mut Vec<u8>, address: &Address) {
 const DSN_GIVEN: u8 = 0x80;
 /// Bit of a message's body type: what MAIL asked for follows the delay notices. Since version 3.
 const REQUEST_GIVEN: u8 = 0x80;
+/// Bit of a message's body type: who sent it follows that. Since version 3.
+const ORIGIN_GIVEN: u8 = 0x40;
 
 fn put_status(out: &mut Vec<u8>, status: &RecipientStatus, flags: u8) {
     out.push(
@@ -144,11 +146,15 @@ pub(crate) fn put_message(out: &mut Vec<u8>, message: &Message) {
         BodyType::EightBitMime => 1,
         BodyType::BinaryMime => 2,
     };
-    out.push(body | if message.request.is_some() { REQUEST_GIVEN } else { 0 });
+    let request = if message.request.is_some() { REQUEST_GIVEN } else { 0 };
+    out.push(body | request | if message.origin.is_some() { ORIGIN_GIVEN } else { 0 });
     out.push(u8::from(message.held));
     put_number(out, u64::from(message.delays_noticed));
     if let Some(request) = &message.request {
         put_request(out, request);
+    }
+    if let Some(origin) = &message.origin {
+        put_text(out, origin.as_str());
     }
     put_number(out, message.recipients.len() as u64);
     for recipient in &message.recipients {
@@ -343,7 +349,7 @@ impl<'a> Reader<'a> {
         let size = self.number("size")?;
         let reverse_path = self.address("reverse-path")?.map_or(ReversePath::Null, ReversePath::Address);
         let flags = self.byte("body type")?;
-        let body = match flags & !REQUEST_GIVEN {
+        let body = match flags & !(REQUEST_GIVEN | ORIGIN_GIVEN) {
             0 => BodyType::SevenBit,
             1 => BodyType::EightBitMime,
             2 => BodyType::BinaryMime,
@@ -356,7 +362,9 @@ impl<'a> Reader<'a> {
         };
         let delays_noticed = self.small("delay notices")?;
         let request = if flags & REQUEST_GIVEN != 0 { Some(Box::new(self.request()?)) } else { None };
-        Ok(Message { id, arrived, size, reverse_path, body, request, held, delays_noticed, recipients: self.recipients()? })
+        let origin = if flags & ORIGIN_GIVEN != 0 { Some(Origin::named(self.text("origin")?)) } else { None };
+        let recipients = self.recipients()?;
+        Ok(Message { id, arrived, size, reverse_path, body, request, held, delays_noticed, origin, recipients })
     }
 
     pub(crate) fn change(&mut self, id: QueueId) -> Result<Change, Malformed> {

@@ -5,8 +5,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::mail::{
-    Address, Cause, DsnRequest, EnhancedCode, Message, QueueId, Recipient, RecipientState, RecipientStatus, Request, ReversePath,
-    Timestamp,
+    Address, Cause, DsnRequest, EnhancedCode, Message, Origin, QueueId, Recipient, RecipientState, RecipientStatus, Request,
+    ReversePath, Timestamp,
 };
 
 /// The version of the document that is written.
@@ -25,6 +25,7 @@ struct Document<'a> {
     request: Option<&'a Request>,
     held: bool,
     delay_notices: u32,
+    origin: Option<&'a str>,
     recipients: Vec<RecipientDocument<'a>>,
 }
 
@@ -66,6 +67,7 @@ pub(super) fn write(message: &Message) -> Vec<u8> {
         request: message.request.as_deref(),
         held: message.held,
         delay_notices: message.delays_noticed,
+        origin: message.origin.as_ref().map(Origin::as_str),
         recipients: recipients.collect(),
     };
     // Numbers, texts and names: nothing of it can fail.
@@ -98,6 +100,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Message, String> {
         request: if version > 1 { fields.named("request")?.and_then(Request::boxed) } else { None },
         held: fields.flag("held")?,
         delays_noticed: fields.small("delay_notices")?,
+        // Not in documents of other servers of this version.
+        origin: if fields.has("origin") { fields.optional("origin", |text| Ok(Origin::named(text)))? } else { None },
         recipients: recipients(&mut fields, version)?,
     };
     fields.end()?;
@@ -156,6 +160,10 @@ impl Fields {
 
     fn take(&mut self, name: &str) -> Result<Value, String> {
         self.map.remove(name).ok_or_else(|| self.error(name, "missing"))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.map.contains_key(name)
     }
 
     fn number(&mut self, name: &str) -> Result<u64, String> {
@@ -247,6 +255,10 @@ pub(super) mod tests {
             })
     }
 
+    fn sender_of(id: u64) -> Option<Origin> {
+        (id % 2 == 1).then(|| Origin::named("login:ann@example.test"))
+    }
+
     pub(in crate::spool) fn message() -> impl Strategy<Value = Message> {
         let recipients = prop::collection::vec(recipient(), 1..5);
         let asked = (body_type(), request());
@@ -260,6 +272,7 @@ pub(super) mod tests {
                 request,
                 held,
                 delays_noticed,
+                origin: sender_of(id),
                 recipients,
             })
     }

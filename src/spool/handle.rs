@@ -15,7 +15,7 @@ use super::recover::{self, Recovered, Start};
 use super::segment::Layout;
 use super::shared::{Op, Shared};
 use super::{Filter, Gauges, Options, Recovery, SpoolError, Stats, aside, commit, reader, release};
-use crate::mail::{BodyType, Message, QueueId, Recipient, Request, ReversePath, Timestamp, Update};
+use crate::mail::{BodyType, Message, Origin, QueueId, Recipient, Request, ReversePath, Timestamp, Update};
 use crate::system::{Content, DiskLock, System};
 
 /// A listing is made in pages of this many messages, so that other work comes between.
@@ -61,6 +61,8 @@ pub struct Accept {
     pub body: BodyType,
     /// What else the sender asked for.
     pub request: Option<Box<Request>>,
+    /// Who sent it, where that isn't the reverse-path's domain.
+    pub origin: Option<Origin>,
     /// At least one.
     pub recipients: Vec<Recipient>,
     /// Changes to other messages that become durable with this one or not at all: a notice and the states it speaks of.
@@ -350,9 +352,10 @@ impl Draft {
     /// Makes the message durable: after this returns `Ok` it is never lost. The message is active.
     pub async fn commit(mut self, accept: Accept) -> Result<Message, SpoolError> {
         let spool = self.spool.clone();
-        let Accept { arrived, reverse_path, body, request, recipients, updates } = accept;
+        let Accept { arrived, reverse_path, body, request, origin, recipients, updates } = accept;
         let (id, size) = (self.id, self.content.size());
-        let message = Message { id, arrived, size, reverse_path, body, request, held: false, delays_noticed: 0, recipients };
+        let (held, delays_noticed) = (false, 0);
+        let message = Message { id, arrived, size, reverse_path, body, request, held, delays_noticed, origin, recipients };
         // What is parked can't be changed together with another message: those come into memory for it.
         let mut parked = Vec::new();
         for update in &updates {

@@ -85,6 +85,7 @@ mod tests {
             request: None,
             held: false,
             delays_noticed: 0,
+            origin: None,
             recipients: Vec::new(),
         };
         Frame::accept(content, &message, &[])

@@ -408,7 +408,9 @@ mod tests {
 
     use super::super::asked::tests::{body_type, dsn, request};
     use super::*;
-    use crate::mail::{Address, Cause, Domain, EnhancedCode, Recipient, RecipientState, RecipientStatus, ReversePath, Timestamp};
+    use crate::mail::{
+        Address, Cause, Domain, EnhancedCode, Origin, Recipient, RecipientState, RecipientStatus, ReversePath, Timestamp,
+    };
 
     fn address() -> impl Strategy<Value = Address> {
         ("[ -~]{1,64}", "[a-z0-9]{1,20}(\\.[a-z]{2,5}){0,3}")
@@ -480,12 +482,13 @@ mod tests {
         let path = prop::option::of(address()).prop_map(|path| path.map_or(ReversePath::Null, ReversePath::Address));
         let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
         let flags = (any::<bool>(), body_type(), any::<bool>());
-        let path = (path, request());
+        let origin = prop::option::of(any::<String>().prop_map(|name| Origin::named(&name)));
+        let path = (path, request(), origin);
         (numbers, flags, path, recipients(4), content, prop::collection::vec(change(), 0..3)).prop_map(
             |(
                 (sequence, id, arrived, size, delays_noticed),
                 (batch, body, held),
-                (reverse_path, request),
+                (reverse_path, request, origin),
                 recipients,
                 content,
                 changes,
@@ -503,6 +506,7 @@ mod tests {
                     request,
                     held,
                     delays_noticed,
+                    origin,
                     recipients,
                 };
                 Record { sequence, batch, id: message.id, body: Body::Accept { message, content, changes } }

@@ -187,6 +187,7 @@ mod tests {
             request: None,
             held: false,
             delays_noticed: 0,
+            origin: None,
             recipients: Vec::new(),
         };
         let body = Body::Accept { message, content: ContentAt::Inline(content.to_vec(), Form::Plain), changes: Vec::new() };

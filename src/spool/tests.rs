@@ -93,6 +93,7 @@ impl Spooled {
                 request: None,
                 recipients,
                 updates: Vec::new(),
+                origin: None,
             };
             let mut message = draft.commit(accept).await.unwrap();
             let mut update = Update { delays_noticed: Some(number as u32), ..Update::new(message.id) };
@@ -591,6 +592,7 @@ fn an_import_names_what_is_wrong_and_takes_the_rest() {
             request: None,
             held: false,
             delays_noticed: 0,
+            origin: None,
             recipients: vec![Recipient::new(Address::parse("a@x.test").unwrap(), None, Timestamp::from_millis(1000))],
         };
         let both = |id: QueueId, envelope: &Message, content: &[u8]| {

@@ -129,7 +129,8 @@ impl House {
         draft.write(&vec![b'y'; (size % 4096) as usize]).await.unwrap();
         let to = Recipient::new(Address::parse("ann@example.test").unwrap(), None, START);
         let (reverse_path, body) = (ReversePath::Null, BodyType::SevenBit);
-        let accept = Accept { arrived: START, reverse_path, body, request: None, recipients: vec![to], updates: Vec::new() };
+        let accept =
+            Accept { arrived: START, reverse_path, body, request: None, recipients: vec![to], updates: Vec::new(), origin: None };
         let id = draft.commit(accept).await.unwrap().id;
         self.sizes.insert(id, size);
         id

@@ -37,6 +37,7 @@ fn tell_short_story(disk: &SimDisk) -> Vec<Message> {
                 request: None,
                 recipients: vec![to],
                 updates: Vec::new(),
+                origin: None,
             };
             messages.push(draft.commit(accept).await.unwrap());
         }

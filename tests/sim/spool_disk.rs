@@ -39,6 +39,7 @@ async fn accept(spool: &Spool, number: usize) -> Message {
         request: None,
         recipients: vec![to],
         updates: Vec::new(),
+        origin: None,
     };
     draft.commit(accept).await.unwrap()
 }

@@ -230,7 +230,15 @@ fn accept(random: &mut SimRandom, now: Timestamp) -> Accept {
         0 => ReversePath::Null,
         n => ReversePath::Address(Address::parse(&format!("s{n}@from.test")).unwrap()),
     };
-    Accept { arrived: now, reverse_path, body: BodyType::EightBitMime, request: None, recipients, updates: Vec::new() }
+    Accept {
+        arrived: now,
+        reverse_path,
+        body: BodyType::EightBitMime,
+        request: None,
+        recipients,
+        updates: Vec::new(),
+        origin: None,
+    }
 }
 
 /// A change of the kinds that the server makes.
@@ -315,6 +323,7 @@ impl Story<'_> {
             request: accept.request.clone(),
             held: false,
             delays_noticed: 0,
+            origin: None,
             recipients: accept.recipients.clone(),
         };
         let refusals = self.model(|model| {

@@ -124,6 +124,7 @@ fn envelope() -> Accept {
         request: None,
         recipients: vec![recipient],
         updates: Vec::new(),
+        origin: None,
     }
 }
 

@@ -11,6 +11,7 @@ mod bounded;
 mod bounds;
 mod client;
 mod extensions;
+mod fairness;
 mod gate;
 mod hints;
 mod hosts;

@@ -142,21 +142,33 @@ impl Case {
         expected
     }
 
+    /// The original's language.
+    pub(crate) fn language(&self) -> &'static str {
+        match (self.hop, self.beyond) {
+            (Hop::Mailbox, _) => "pt-BR",
+            (_, Beyond::Nothing) => "en",
+            (Hop::Plain, Beyond::Content) => "es",
+            (_, Beyond::Content) => "de",
+            (_, Beyond::Recipient) => "ja",
+            (_, Beyond::Sender) => "fr",
+        }
+    }
+
     /// MAIL's argument and RCPT's, and the content.
-    fn message(&self, wish: &Wish) -> (String, String, &'static str) {
+    fn message(&self, wish: &Wish) -> (String, String, String) {
         let utf8 = if self.beyond == Beyond::Nothing { "" } else { " SMTPUTF8 BODY=8BITMIME" };
         let ret = wish.ret.map(|ret| format!(" RET={ret}")).unwrap_or_default();
         let mail = format!("<{}@example.test> ENVID={}{ret}{utf8}", self.sender(), wish.envelope_id());
         let notify = wish.notify.map(|notify| format!(" NOTIFY={notify}")).unwrap_or_default();
         let rcpt = format!("<{}> ORCPT={}{notify}", self.recipient(), self.original());
-        let content = match self.beyond {
-            Beyond::Nothing => {
-                "Message-ID: <a.letter@client.test>\r\nSubject: a letter\r\nFrom: a@b.test\r\n\r\nsecret words\r\n"
-            }
-            _ => {
-                "Message-ID: <a.letter@client.test>\r\nSubject: a letter, gr\u{fc}n\r\nFrom: a@b.test\r\n\r\nsecret words, gr\u{f6}\u{df}er\r\n"
-            }
+        let (subject, words) = match self.beyond {
+            Beyond::Nothing => ("a letter", "secret words"),
+            _ => ("a letter, gr\u{fc}n", "secret words, gr\u{f6}\u{df}er"),
         };
+        let content = format!(
+            "Message-ID: <a.letter@client.test>\r\nContent-Language: {}\r\nSubject: {subject}\r\nFrom: a@b.test\r\n\r\n{words}\r\n",
+            self.language()
+        );
         (mail, rcpt, content)
     }
 
@@ -175,7 +187,7 @@ impl Case {
         far.script(|script| script.set_always(Stage::AnyRecipient, act));
         for wish in Wish::all() {
             let (mail, rcpt, content) = self.message(&wish);
-            server.client(TRUSTED).await.ask(&mail, &[&rcpt], content).await;
+            server.client(TRUSTED).await.ask(&mail, &[&rcpt], &content).await;
         }
         if self.end == End::Late {
             server.pass(5 * HOUR).await;

@@ -45,6 +45,10 @@ impl Routes for Fixed {
         }
         Ok(self.folder.join(address.local()))
     }
+
+    fn quota(&self, _address: &Address) -> Option<u64> {
+        None
+    }
 }
 
 struct Scene {
@@ -92,6 +96,7 @@ fn settings() -> Config {
         relay: config::Relay { networks: Vec::new(), domains: Vec::new() },
         routes: Vec::new(),
         destinations: Vec::new(),
+        shares: Vec::new(),
         remote: config::Remote {
             port: 25,
             concurrency: 3,

@@ -247,6 +247,7 @@ mod tests {
             request: None,
             held: id.is_multiple_of(5),
             delays_noticed: 0,
+            origin: None,
             recipients: recipients.collect(),
         };
         Stored {

@@ -1,0 +1,83 @@
+//! How messages come to the scheduler: new ones from the sessions, and those that are due from the index. State: the delivery loop's.
+
+use tokio::sync::mpsc;
+
+use super::delivery::{Delivery, LOOK_MAX};
+use super::report;
+use crate::mail::{Message, QueueId};
+use crate::route::Plan;
+use crate::spool::SpoolError;
+
+/// Messages taken from the channel in one go.
+const NEW_MAX: usize = 256;
+/// Messages taken from the index in one go.
+const DUE_MAX: usize = 64;
+/// A message for which there is no room comes back after this time.
+const ROOM_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl Delivery {
+    /// Admits messages that are due, if there is room.
+    pub(super) async fn fetch_due(&mut self) {
+        let now = self.now();
+        let room = self.scheduler.room().min(DUE_MAX);
+        if room == 0 || self.scheduler.paused().0 || self.next_due.is_none_or(|due| due > now) {
+            return;
+        }
+        match self.spool.due(now, room).await {
+            Ok(messages) => messages.into_iter().for_each(|message| self.admit(message)),
+            Err(error) => return self.index_trouble(&error),
+        }
+        match self.spool.next_due().await {
+            Ok(due) => self.next_due = due,
+            Err(error) => self.index_trouble(&error),
+        }
+    }
+
+    fn index_trouble(&mut self, error: &SpoolError) {
+        self.trouble(None, "index", error);
+        self.next_due = Some(self.now().plus(LOOK_MAX));
+    }
+
+    /// Admits what waits in the channel.
+    pub(super) fn admit_some(&mut self, accepted: &mut mpsc::Receiver<QueueId>) {
+        for _ in 0..NEW_MAX {
+            match accepted.try_recv() {
+                Ok(id) => self.admit_new(id),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Admits a message that was just accepted, as the spool has it by now: an order may have changed it, parked it or ended it while
+    /// it was on its way here. Where there is no room it goes to the index, unless it is the only one of its sender.
+    pub(super) fn admit_new(&mut self, id: QueueId) {
+        let Some(message) = self.spool.active(id) else { return };
+        if self.scheduler.welcomes(&message) {
+            self.admit(message);
+        } else {
+            self.park(id, self.now().plus(ROOM_WAIT));
+        }
+    }
+
+    /// Takes all that waits in the channel: an order must find every message either here or in the index.
+    pub(super) fn admit_waiting(&mut self, accepted: &mut mpsc::Receiver<QueueId>) {
+        while let Ok(id) = accepted.try_recv() {
+            self.admit_new(id);
+        }
+    }
+
+    /// Expands aliases and hands the message to the scheduler.
+    pub(super) fn admit(&mut self, mut message: Message) {
+        let now = self.now();
+        let Plan { update, destinations, expanded } = self.current.router.plan(&message, now);
+        if !update.statuses.is_empty() {
+            report::expansions(&self.events, &message, &update);
+            message.apply(&update);
+            self.spool.update(update);
+        }
+        if !expanded.is_empty() {
+            self.expanded.push((message.clone(), expanded));
+        }
+        self.scheduler.admit(now, message, destinations);
+    }
+}

@@ -1,0 +1,116 @@
+//! What there is is shared fairly: senders take turns, and none of them fills what all need.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use posthouse::config::{DestinationRule, DomainPattern, Outgoing, Share, ShareOf};
+use posthouse::mail::{Origin, Rate};
+use posthouse::system::sim::{Peer, Script};
+
+use crate::submission;
+use crate::world::*;
+
+const CONTENT: &str = "Subject: hi\r\n\r\nhello\r\n";
+
+/// Somebody in `relay.networks`, of another network than `TRUSTED`.
+const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(60, 0, 1, 1));
+
+/// A server from which one message a second goes to far.test, whatever waits.
+async fn slow(active: usize, shares: Vec<Share>) -> (Server, Peer) {
+    let messages_rate = Some(Rate { count: 1, period: Duration::from_secs(1) });
+    let outgoing = Outgoing { messages_rate, ..Outgoing::default() };
+    let setup = Setup::new().config(|config| {
+        config.destinations =
+            vec![DestinationRule { domain: DomainPattern::Any, mx: DomainPattern::Any, shared: false, outgoing }];
+        config.queue.active = active;
+        config.shares = shares;
+    });
+    let server = setup.start().await;
+    let far = server.domain("far.test", Script::default()).await;
+    (server, far)
+}
+
+async fn bulk(server: &Server, from: IpAddr, name: &str, count: usize) {
+    let mut client = server.client(from).await;
+    for n in 0..count {
+        let to = format!("{name}{n}@far.test");
+        client.transaction("news@example.test", &[&to], CONTENT.as_bytes()).await.unwrap();
+    }
+}
+
+fn position(far: &Peer, to: &str) -> Option<usize> {
+    far.taken().iter().position(|taken| taken.recipients[0] == to)
+}
+
+#[test]
+fn a_single_letter_goes_before_the_rest_of_anothers_bulk() {
+    story(async {
+        let (server, far) = slow(20_000, Vec::new()).await;
+        bulk(&server, TRUSTED, "n", 500).await;
+        server.pass(Duration::from_secs(10)).await;
+        let before = far.taken().len();
+        let mut client = server.client(OTHER).await;
+        client.transaction("news@example.test", &["eve@far.test"], CONTENT.as_bytes()).await.unwrap();
+        server.until("the letter", || position(&far, "eve@far.test").is_some()).await;
+        let after = position(&far, "eve@far.test").unwrap() - before;
+        assert!(after <= 2, "{after} went before it");
+    });
+}
+
+#[test]
+fn the_bulk_doesnt_fill_the_memory_that_all_need() {
+    story(async {
+        // Room for a hundred: nearly all of the bulk waits on disk, and goes in the end.
+        let (server, far) = slow(100, Vec::new()).await;
+        bulk(&server, TRUSTED, "n", 400).await;
+        for n in 0..5 {
+            server.pass(Duration::from_secs(20)).await;
+            let before = far.taken().len();
+            let to = format!("eve{n}@far.test");
+            let mut client = server.client(OTHER).await;
+            client.transaction("ann@example.test", &[&to], CONTENT.as_bytes()).await.unwrap();
+            server.until("the letter", || position(&far, &to).is_some()).await;
+            let after = position(&far, &to).unwrap() - before;
+            assert!(after <= 2, "{after} went before letter {n}");
+        }
+        server.empty().await;
+        assert_eq!((far.taken().len(), server.count("deferred")), (405, 0));
+        let took = server.now().since(server.started());
+        assert!(took < Duration::from_secs(600), "{took:?}: what waited on disk came back in time");
+    });
+}
+
+#[test]
+fn two_senders_take_turns_by_their_weights() {
+    story(async {
+        let share = Share { sender: ShareOf::Client("60.0.1.0/24".parse().unwrap()), weight: 3 };
+        let (server, far) = slow(20_000, vec![share]).await;
+        server.handle.pause(None).await.unwrap();
+        bulk(&server, TRUSTED, "one", 60).await;
+        bulk(&server, OTHER, "three", 60).await;
+        server.handle.resume(None).await.unwrap();
+        server.until("forty of them", || far.taken().len() >= 40).await;
+        let heavy = far.taken()[..40].iter().filter(|taken| taken.recipients[0].starts_with("three")).count();
+        assert!((28..=32).contains(&heavy), "{heavy} of 40");
+    });
+}
+
+#[test]
+fn whose_mail_it_is_outlives_a_restart() {
+    story(async {
+        let origins = async |server: &Server| {
+            let queue = server.queue().await;
+            queue.iter().map(|message| Origin::of(message).to_string()).collect::<Vec<_>>()
+        };
+        let server = submission::setup().start().await;
+        server.handle.pause(None).await.unwrap();
+        let mut ida = submission::ida(&server).await;
+        ida.transaction("ida@example.test", &["ann@example.test"], CONTENT.as_bytes()).await.unwrap();
+        assert_eq!(origins(&server).await, ["login:ida@example.test"]);
+        let server = Setup::new().start().await;
+        server.handle.pause(None).await.unwrap();
+        server.send("kim@far.test", &["ann@example.test"], CONTENT).await;
+        let server = server.restart().await;
+        assert_eq!(origins(&server).await, ["client:70.0.0.0/24"]);
+    });
+}
