@@ -32,4 +32,4 @@ pub use remote::{Remote, SpecialAddresses, StageTimeouts};
 pub use route::{DomainPattern, Family, HostPort, Route, RouteHost, RouteLogin, SenderPattern};
 pub use share::{Share, ShareOf};
 pub use typed::*;
-pub use values::parse_duration;
+pub use values::{parse_duration, parse_size};

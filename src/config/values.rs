@@ -225,7 +225,7 @@ pub(super) fn format_duration(duration: Duration) -> String {
 }
 
 /// `"50MiB"`, `"10GB"`, or a plain number of bytes.
-pub(super) fn parse_size(text: &str) -> Option<u64> {
+pub fn parse_size(text: &str) -> Option<u64> {
     const UNITS: [(&str, u64); 10] = [
         ("", 1),
         ("B", 1),

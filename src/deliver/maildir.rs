@@ -92,7 +92,7 @@ async fn start(
     let fields = format!("Return-Path: <{}>\r\nDelivered-To: {address}\r\n", attempt.reverse_path).into_bytes();
     let size = fields.len() as u64 + attempt.content.size();
     let names = deliverer.mailboxes.names(attempt.id, index, size);
-    let quota = deliverer.quota(address.domain());
+    let quota = deliverer.quota(address);
     if attempt.content.size() > first.len() as u64 {
         let stored =
             store(deliverer, attempt, folder.clone(), names, Room { quota, coming: Usage::of(size) }, fields, first).await;

@@ -37,6 +37,8 @@ pub trait Routes: Send + Sync {
     fn way(&self, destination: &Destination, sender: &ReversePath) -> Way;
     /// The Maildir of a local address. An outcome where there is none.
     fn maildir(&self, address: &Address) -> Result<PathBuf, Outcome>;
+    /// What that may hold, where it isn't the same for its whole domain.
+    fn quota(&self, address: &Address) -> Option<u64>;
 }
 
 impl Routes for Router {
@@ -50,6 +52,10 @@ impl Routes for Router {
 
     fn maildir(&self, address: &Address) -> Result<PathBuf, Outcome> {
         self.maildir(address)
+    }
+
+    fn quota(&self, address: &Address) -> Option<u64> {
+        self.quota(address)
     }
 }
 
@@ -141,9 +147,10 @@ impl Deliverer {
         }
     }
 
-    /// How much the Maildirs of a domain may hold.
-    fn quota(&self, domain: &Domain) -> Quota {
-        self.quotas.get(domain).copied().unwrap_or_default()
+    /// How much a local address' Maildir may hold.
+    fn quota(&self, address: &Address) -> Quota {
+        let domain = self.quotas.get(address.domain()).copied().unwrap_or_default();
+        Quota { octets: self.routes.quota(address).or(domain.octets), ..domain }
     }
 
     /// Closes idle connections, politely but without waiting long: the server stops.

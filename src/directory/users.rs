@@ -1,5 +1,5 @@
-//! The users file: `ADDRESS:HASH KEYS` a line. Who has a mailbox here, the hash of the password (PHC string, argon2id) and its
-//! SCRAM keys (see `scram`), which may be missing.
+//! The users file: `ADDRESS:HASH KEYS quota=SIZE` a line. Who has a mailbox here, the hash of the password (PHC string, argon2id), its
+//! SCRAM keys (see `scram`) and how much the mailbox may hold, which both may be missing.
 //!
 //! Changes keep every other line as it is, comments too, and replace the file whole: a reader sees the old or the new one.
 
@@ -13,7 +13,7 @@ use argon2::password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash}
 
 use super::mailbox::check_name;
 use super::scram::ScramKeys;
-use crate::config::{Problem, ProblemClass};
+use crate::config::{Problem, ProblemClass, parse_size};
 use crate::mail::{Address, Domain};
 use crate::system::{Disk, Entropy};
 
@@ -21,6 +21,9 @@ use crate::system::{Disk, Entropy};
 const FILE_SIZE_MAX: u64 = 256 << 20;
 /// More problems than this aren't told.
 const PROBLEMS_MAX: usize = 100;
+
+/// Stands before a user's quota, which ends its line.
+const QUOTA: &str = " quota=";
 
 /// A parsed users file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +41,8 @@ enum Line {
         hash: String,
         /// For SCRAM; lines that older versions wrote have none.
         keys: Option<ScramKeys>,
+        /// As it is written; a size.
+        quota: Option<String>,
     },
 }
 
@@ -100,12 +105,12 @@ impl Users {
                 continue;
             }
             match parse_user(line) {
-                Ok((address, user, hash, keys)) => {
+                Ok((address, user, hash, keys, quota)) => {
                     let key = (address.domain().clone(), user);
                     if users.by_user.insert(key, users.lines.len()).is_some() {
                         problems.push(problem(format!("{address} stands twice"), "remove one of the two lines"));
                     }
-                    users.lines.push(Line::User { address, hash, keys });
+                    users.lines.push(Line::User { address, hash, keys, quota });
                 }
                 Err((what, remedy)) => problems.push(problem(what, remedy)),
             }
@@ -187,13 +192,21 @@ impl Users {
         all > 0 && with == all
     }
 
+    /// What a user's mailbox may hold, if that is said here; the name in lower case.
+    pub fn quota(&self, domain: &Domain, user: &str) -> Option<u64> {
+        match self.lines.get(*self.by_user.get(&(domain.clone(), user.to_owned()))?)? {
+            Line::User { quota, .. } => parse_size(quota.as_ref()?),
+            Line::Other(_) => None,
+        }
+    }
+
     pub(super) fn find(&self, address: &Address) -> Option<usize> {
         self.by_user.get(&(address.domain().clone(), address.local().to_ascii_lowercase())).copied()
     }
 
     fn put(&mut self, address: Address, user: String, secrets: Secrets) {
         let key = (address.domain().clone(), user);
-        let line = Line::User { address, hash: secrets.hash, keys: Some(secrets.keys) };
+        let line = Line::User { address, hash: secrets.hash, keys: Some(secrets.keys), quota: None };
         match self.by_user.get(&key) {
             Some(at) => self.lines[*at] = line,
             None => {
@@ -208,8 +221,11 @@ impl Users {
         for line in &self.lines {
             match line {
                 Line::Other(line) => text.push_str(line),
-                Line::User { address, hash, keys: None } => text.push_str(&format!("{address}:{hash}")),
-                Line::User { address, hash, keys: Some(keys) } => text.push_str(&format!("{address}:{hash} {keys}")),
+                Line::User { address, hash, keys, quota } => {
+                    text.push_str(&format!("{address}:{hash}"));
+                    keys.iter().for_each(|keys| text.push_str(&format!(" {keys}")));
+                    quota.iter().for_each(|quota| text.push_str(&format!("{QUOTA}{quota}")));
+                }
             }
             text.push('\n');
         }
@@ -223,8 +239,8 @@ struct Secrets {
     keys: ScramKeys,
 }
 
-/// A user's line, taken apart: the address, its name in lower case, the hash, the SCRAM keys.
-type User = (Address, String, String, Option<ScramKeys>);
+/// A user's line, taken apart: the address, its name in lower case, the hash, the SCRAM keys, the quota.
+type User = (Address, String, String, Option<ScramKeys>, Option<String>);
 
 fn parse_user(line: &str) -> Result<User, (String, &'static str)> {
     // Neither hash nor keys have a colon; a quoted local part may have one.
@@ -235,6 +251,10 @@ fn parse_user(line: &str) -> Result<User, (String, &'static str)> {
     let address = Address::parse_utf8(address)
         .map_err(|error| (format!("there is no address before the colon: {error}"), "write it like ann@example.test:HASH"))?;
     let user = check_name(&address).map_err(|why| (format!("{address} can't be a user: {why}"), "choose another name"))?;
+    let (secrets, quota) = secrets.rsplit_once(QUOTA).map_or((secrets, None), |(secrets, quota)| (secrets, Some(quota)));
+    if quota.is_some_and(|quota| parse_size(quota).is_none_or(|size| size == 0)) {
+        return Err((format!("the quota of {address} is no size"), "write it like quota=2GiB, at the end of the line"));
+    }
     let (hash, keys) = secrets.split_once(' ').map_or((secrets, None), |(hash, keys)| (hash, Some(keys)));
     let sound = hash.starts_with("$argon2id$") && PasswordHash::new(hash).is_ok_and(|hash| hash.hash.is_some());
     if !sound {
@@ -248,7 +268,7 @@ fn parse_user(line: &str) -> Result<User, (String, &'static str)> {
             (what, "give the user a password again with `posthouse user passwd`")
         })?),
     };
-    Ok((address, user, hash.to_owned(), keys))
+    Ok((address, user, hash.to_owned(), keys, quota.map(str::to_owned)))
 }
 
 /// Adds a user; creates the file and its folder if need be.
@@ -362,12 +382,14 @@ mod tests {
         let (disk, entropy) = (SystemDisk, SystemEntropy);
         assert_eq!(list(&disk, &path).unwrap(), []);
         add(&disk, &entropy, &path, &ann, "secret").unwrap();
-        let with_comment = format!("# staff\n\n{}", std::fs::read_to_string(&path).unwrap());
+        let with_comment = format!("# staff\n\n{} quota=2GiB\n", std::fs::read_to_string(&path).unwrap().trim_end());
         std::fs::write(&path, with_comment).unwrap();
         add(&disk, &entropy, &path, &bob, "other").unwrap();
         assert!(matches!(add(&disk, &entropy, &path, &bob, "x"), Err(UsersError::Exists(_))));
         passwd(&disk, &entropy, &path, &Address::parse("ANN@example.test").unwrap(), "changed").unwrap();
         let users = Users::load(&disk, &path).unwrap();
+        let quotas = ["ann", "bob", "sue"].map(|user| users.quota(ann.domain(), user));
+        assert_eq!(quotas, [Some(2 << 30), None, None]);
         assert!(users.verify(&ann, "changed") && !users.verify(&ann, "secret") && users.verify(&bob, "other"));
         remove(&disk, &path, &bob).unwrap();
         assert!(matches!(remove(&disk, &path, &bob), Err(UsersError::Unknown(_))));

@@ -107,6 +107,12 @@ impl Router {
         }
     }
 
+    /// What the users file says that a local address' mailbox may hold.
+    pub fn quota(&self, address: &Address) -> Option<u64> {
+        let mailbox = self.directory.mailbox(address)?;
+        self.directory.users().quota(&mailbox.domain, &mailbox.user)
+    }
+
     /// The Maildir of a local address; an outcome where there is none, or none any more.
     pub fn maildir(&self, address: &Address) -> Result<PathBuf, Outcome> {
         let resolved = match self.directory.mailbox(address) {

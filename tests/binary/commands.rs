@@ -7,6 +7,7 @@ use std::process::{Output, Stdio};
 use serde_json::Value;
 
 use crate::support::home::Home;
+use crate::support::maildir;
 use crate::support::server::{Server, field, listing, posthouse, run};
 
 /// Nobody answers there: deliveries to other domains are deferred at once.
@@ -136,4 +137,30 @@ fn explain_tells_the_way_without_sending() {
     for line in listing(&home, &["explain", "nobody@example.test", "--json"]) {
         assert!(field(&line, "text").contains("nobody@example.test"), "{line}");
     }
+}
+
+#[test]
+fn check_reads_the_operators_texts_of_notices() {
+    let home = Home::new(&format!("{UNREACHABLE}[notice]\nlanguage = \"nl\"\ntemplates = \"conf/notices\"\n"));
+    fs::create_dir(home.at("conf/notices")).unwrap();
+    let missing = run(&home, &["check"]);
+    let said = String::from_utf8_lossy(&missing.stderr).into_owned();
+    assert!(said.contains("notice.language: there are no texts in \"nl\"; choose one of de, en, es, fr, ja, pt"), "{said}");
+    let english = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/notice/languages/en.toml")).unwrap();
+    fs::write(home.at("conf/notices/nl.toml"), english.replace("{postmaster}", "{postmeester}")).unwrap();
+    let wrong = run(&home, &["check"]);
+    let said = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    let expected = "conf/notices/nl.toml: closing.help: {postmeester} stands for nothing; here it knows {postmaster}";
+    assert!(said.contains(expected), "{said}");
+    assert_eq!([&missing, &wrong].map(status), [Some(78); 2]);
+    fs::write(home.at("conf/notices/nl.toml"), english.replace("Not delivered", "Niet bezorgd")).unwrap();
+    assert!(text(&run(&home, &["check"])).contains("no problems"));
+    let server = Server::start(&home);
+    let id = server.client().send("ann@example.test", &["joe@example.org"], CONTENT).unwrap().id().to_owned();
+    server.event("deferred", |event| field(event, "id") == id);
+    assert_eq!(text(&run(&home, &["queue", "bounce", &id])), "bounced 1 message\n");
+    let notified = server.event("notified", |event| field(event, "id") == id);
+    server.finished(field(&notified, "notice"));
+    let bounce = String::from_utf8(maildir::only(&home.maildir("ann"))).unwrap();
+    assert!(bounce.contains("Subject: Niet bezorgd: "), "{bounce}");
 }

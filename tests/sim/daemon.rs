@@ -2,7 +2,7 @@
 //! disk operation, and may go again while the server recovers.
 //!
 //! Always true afterwards: a recipient whose 250 the client saw is delivered or bounced once the queue is empty, never both; nothing
-//! comes twice but for a crash or cut between delivery and its record; no notice is about a notice; nothing outlives its lifetime;
+//! comes twice but for a crash or cut between delivery and its record; no notice is about a notice; each sender hears what it asked for, once, and nothing else; nothing outlives its lifetime;
 //! nobody is asked again sooner than it said, nor soon after a lost last reply; a refusal over IPv6 is nobody's last word;
 //! log, index and scheduler agree; nothing is damaged, and nothing arrives in part.
 //!
@@ -93,6 +93,8 @@ async fn client(world: World, number: u64, mut random: SimRandom, sent: Shared<V
         let from = if random.below(8) == 0 { String::new() } else { format!("s{number}@example.test") };
         let mut to: Vec<&str> = (0..1 + random.below(4)).map(|_| RECIPIENTS[random.below(11) as usize]).collect();
         to.dedup();
+        let wishes = [None, None, None, Some("NEVER"), Some("SUCCESS,FAILURE,DELAY"), Some("SUCCESS")];
+        let notify = wishes[random.below(6) as usize];
         let size = match random.below(12) {
             0 => 300_000,
             1 | 2 => 8000,
@@ -102,10 +104,11 @@ async fn client(world: World, number: u64, mut random: SimRandom, sent: Shared<V
         let content = format!("Subject: {token}\r\nX-From: {from}\r\n\r\n{lines}").into_bytes();
         let at = {
             let mut sent = sent.lock().unwrap();
-            sent.push(Sent { token, to: to.clone(), content: content.clone(), accepted: false });
+            sent.push(Sent { token, from: from.clone(), to: to.clone(), notify, content: content.clone(), accepted: false });
             sent.len() - 1
         };
-        let replies = client.transaction(&from, &to, &content).await?;
+        let parameters = notify.map(|notify| format!(" NOTIFY={notify}")).unwrap_or_default();
+        let replies = client.transaction_with(&from, &to, &parameters, &content).await?;
         let accepted = replies.last().is_some_and(|reply| reply.starts_with("250 2.0.0"));
         sent.lock().unwrap()[at].accepted = accepted;
         if random.below(3) == 0 {

@@ -15,12 +15,31 @@ use crate::world::{below_our_fields, maildir};
 pub(crate) struct Sent {
     /// Its subject.
     pub(crate) token: String,
+    /// Empty for none.
+    pub(crate) from: String,
     /// As given to RCPT.
     pub(crate) to: Vec<&'static str>,
+    /// What each of those was given with.
+    pub(crate) notify: Option<&'static str>,
     pub(crate) content: Vec<u8>,
     /// Whether the client saw the 250.
     pub(crate) accepted: bool,
 }
+
+impl Sent {
+    /// Whether somebody is to be told of that.
+    fn wants(&self, what: &str) -> bool {
+        self.notify.map_or(what != "SUCCESS", |notify| notify.contains(what))
+    }
+
+    /// Whether an alias is among the recipients.
+    fn is_expanded(&self) -> bool {
+        self.to.iter().any(|to| ALIASES.contains(to))
+    }
+}
+
+/// Those that stand for others.
+const ALIASES: [&str; 2] = ["team@example.test", "mix@example.test"];
 
 /// What is to become of a recipient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +99,9 @@ pub(crate) struct Found {
     delivered: BTreeMap<(String, String), usize>,
     failed: BTreeMap<(String, String), usize>,
     delayed: BTreeMap<(String, String), usize>,
+    /// Deliveries that were told of.
+    confirmed: BTreeMap<(String, String), usize>,
+    expanded: BTreeMap<(String, String), usize>,
     contents: Vec<(String, Vec<u8>)>,
 }
 
@@ -130,17 +152,31 @@ impl Found {
             if let Some(address) = line.strip_prefix("Final-Recipient: rfc822; ") {
                 address.clone_into(&mut recipient);
             } else if let Some(action) = line.strip_prefix("Action: ") {
-                let counts = if action == "failed" { &mut self.failed } else { &mut self.delayed };
+                let counts = match action {
+                    "failed" => &mut self.failed,
+                    "delayed" => &mut self.delayed,
+                    "delivered" | "relayed" => &mut self.confirmed,
+                    "expanded" => &mut self.expanded,
+                    _ => panic!("{text}"),
+                };
                 *counts.entry((token.clone(), recipient.clone())).or_default() += 1;
             }
         }
+    }
+
+    /// A delivery is confirmed once, together with being recorded, where that is wanted. What aliases lead to isn't.
+    fn check_confirmed(&self, message: &Sent, confirmed: usize, delivered: usize, what: &str) {
+        let wanted = message.wants("SUCCESS") && !message.from.is_empty();
+        assert!(confirmed <= usize::from(wanted && delivered > 0), "confirmed {confirmed} times: {what}");
+        let must = wanted && delivered > 0 && message.accepted && !message.is_expanded();
+        assert!(!must || confirmed == 1, "not confirmed: {what}");
     }
 
     /// Holds what was found against what was sent. `crashes`: how often the power went.
     pub(crate) fn check(&self, sent: &[Sent], crashes: usize) {
         let mut known = Vec::new();
         for message in sent {
-            let mut outcomes = 0;
+            let (mut outcomes, mut heard) = (0, 0);
             let recipients = expanded(&message.to);
             for recipient in &recipients {
                 let key = (message.token.clone(), (*recipient).to_owned());
@@ -158,15 +194,25 @@ impl Found {
                 };
                 assert!(delivered <= delivered_max && failed <= 1, "too often: {what}");
                 assert!(fate(recipient) == Fate::Bounce || failed == 0, "bounced without cause: {what}");
+                // Nobody can tell from outside what became of mail whose failure nobody wants to hear of.
+                heard += usize::from(fate(recipient) != Fate::Bounce || message.wants("FAILURE"));
                 outcomes += usize::from(delivered + failed > 0);
+                assert!(failed == 0 || message.wants("FAILURE"), "nobody asked: {what}");
+                assert!(delayed == 0 || message.wants("DELAY"), "nobody asked: {what}");
+                self.check_confirmed(message, count(&self.confirmed), delivered, &what);
                 known.push(key);
             }
-            let whole = outcomes == recipients.len();
-            let what = format!("{} of the recipients of {} to {:?}", recipients.len() - outcomes, message.token, message.to);
+            for alias in message.to.iter().filter(|to| ALIASES.contains(to)) {
+                let count = self.expanded.get(&(message.token.clone(), (*alias).to_owned())).copied().unwrap_or(0);
+                assert!(count == 0 || message.wants("SUCCESS") && !message.from.is_empty(), "nobody asked about {alias}");
+                assert!(count <= 1 + crashes, "too often: {count} for {alias}");
+            }
+            let whole = outcomes == heard;
+            let what = format!("{} of the recipients of {} to {:?}", heard - outcomes, message.token, message.to);
             assert!(whole || !message.accepted, "lost: {what}");
             assert!(whole || outcomes == 0, "in part: {what}");
         }
-        for key in self.delivered.keys().chain(self.failed.keys()).chain(self.delayed.keys()) {
+        for key in self.delivered.keys().chain(self.failed.keys()).chain(self.delayed.keys()).chain(self.confirmed.keys()) {
             assert!(known.contains(key), "nobody sent {key:?}");
         }
         for (token, content) in &self.contents {

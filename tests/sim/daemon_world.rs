@@ -99,6 +99,8 @@ impl AsyncWrite for PoweredStream {
 pub(crate) fn config(paused: bool) -> Config {
     let mut config = story_config();
     config.spool.min_free = 1;
+    // Nobody reaches it; but it is kept.
+    config.domains[0].quota.octets = Some(1 << 30);
     config.spool.segment_size = 16 * 1024;
     config.queue.paused = paused;
     config.queue.active = 5;

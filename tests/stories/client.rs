@@ -85,13 +85,24 @@ impl Client {
 
     /// One transaction, as far as the server goes along: the replies from MAIL on.
     pub(crate) async fn transaction(&mut self, from: &str, to: &[&str], content: &[u8]) -> Result<Vec<String>, Gone> {
+        self.transaction_with(from, to, "", content).await
+    }
+
+    /// The same, with these parameters for each recipient.
+    pub(crate) async fn transaction_with(
+        &mut self,
+        from: &str,
+        to: &[&str],
+        parameters: &str,
+        content: &[u8],
+    ) -> Result<Vec<String>, Gone> {
         let mut replies = vec![self.command(&format!("MAIL FROM:<{from}>")).await?];
         if !replies[0].starts_with("250") {
             return Ok(replies);
         }
         let mut taken = false;
         for recipient in to {
-            let reply = self.command(&format!("RCPT TO:<{recipient}>")).await?;
+            let reply = self.command(&format!("RCPT TO:<{recipient}>{parameters}")).await?;
             taken |= reply.starts_with("250");
             replies.push(reply);
         }

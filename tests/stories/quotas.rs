@@ -107,6 +107,30 @@ fn what_comes_in_one_round_does_not_overfill_a_mailbox() {
 }
 
 #[test]
+fn a_users_own_quota_counts_more_than_the_domains_and_is_taken_up_by_a_reload() {
+    story(async {
+        let server = setup(1 << 20, true).start().await;
+        let addresses = ["ann@example.test", "bob@example.test"];
+        let own =
+            |quota: &str| write(&server.disk, "/conf/users", &users(&addresses).replacen("\nbob", &format!("{quota}\nbob"), 1));
+        own(" quota=5KB");
+        server.reload(|_| {}).await.unwrap();
+        server.send("bob@example.test", &addresses, &content(8000)).await;
+        server.empty().await;
+        assert_eq!((server.mailbox("ann").len(), server.mailbox("bob").len()), (0, 2), "the mail, and ann's bounce");
+        assert!(server.mails("bob").iter().any(|mail| mail.contains("Final-Recipient: rfc822; ann@example.test")));
+        own(" quota=2MiB");
+        server.reload(|_| {}).await.unwrap();
+        server.send("bob@example.test", &addresses[..1], &content(8000)).await;
+        server.empty().await;
+        assert_eq!(server.mailbox("ann").len(), 1);
+        own(" quota=much");
+        let problems = server.reload(|_| {}).await.unwrap_err();
+        assert!(problems[0].contains("the quota of ann@example.test is no size"), "{problems:?}");
+    });
+}
+
+#[test]
 fn a_file_that_is_there_counts_where_nothing_is_configured() {
     story(async {
         let server = Setup::new().start().await;

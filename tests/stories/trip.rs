@@ -38,6 +38,8 @@ pub(crate) enum Hop {
     Plain,
     /// A mailbox here.
     Mailbox,
+    /// An address here that stands for two others.
+    Group,
 }
 
 /// What is beyond ASCII.
@@ -99,7 +101,7 @@ impl Case {
             for hop in [Hop::Dsn, Hop::Plain] {
                 cases.extend([End::Taken, End::Refused, End::Late].map(|end| Case { hop, beyond, end }));
             }
-            cases.push(Case { hop: Hop::Mailbox, beyond, end: End::Taken });
+            cases.extend([Hop::Mailbox, Hop::Group].map(|hop| Case { hop, beyond, end: End::Taken }));
         }
         cases
     }
@@ -112,6 +114,7 @@ impl Case {
         match (self.hop, self.beyond) {
             (Hop::Mailbox, Beyond::Recipient | Beyond::Sender) => "\u{437}\u{43e}\u{44f}@example.test",
             (Hop::Mailbox, _) => "bob@example.test",
+            (Hop::Group, _) => "team@example.test",
             (_, Beyond::Recipient | Beyond::Sender) => "\u{437}\u{43e}\u{44f}@far.test",
             _ => "eve@far.test",
         }
@@ -137,33 +140,46 @@ impl Case {
             (End::Refused, _) | (_, Hop::Dsn) => {}
             (_, Hop::Plain) if wish.wants("SUCCESS") => tell("relayed", false),
             (_, Hop::Mailbox) if wish.wants("SUCCESS") => tell("delivered", false),
+            (_, Hop::Group) if wish.wants("SUCCESS") => tell("expanded", false),
             _ => {}
         }
         expected
     }
 
+    /// The original's language.
+    pub(crate) fn language(&self) -> &'static str {
+        match (self.hop, self.beyond) {
+            (Hop::Mailbox | Hop::Group, _) => "pt-BR",
+            (_, Beyond::Nothing) => "en",
+            (Hop::Plain, Beyond::Content) => "es",
+            (_, Beyond::Content) => "de",
+            (_, Beyond::Recipient) => "ja",
+            (_, Beyond::Sender) => "fr",
+        }
+    }
+
     /// MAIL's argument and RCPT's, and the content.
-    fn message(&self, wish: &Wish) -> (String, String, &'static str) {
+    fn message(&self, wish: &Wish) -> (String, String, String) {
         let utf8 = if self.beyond == Beyond::Nothing { "" } else { " SMTPUTF8 BODY=8BITMIME" };
         let ret = wish.ret.map(|ret| format!(" RET={ret}")).unwrap_or_default();
         let mail = format!("<{}@example.test> ENVID={}{ret}{utf8}", self.sender(), wish.envelope_id());
         let notify = wish.notify.map(|notify| format!(" NOTIFY={notify}")).unwrap_or_default();
         let rcpt = format!("<{}> ORCPT={}{notify}", self.recipient(), self.original());
-        let content = match self.beyond {
-            Beyond::Nothing => {
-                "Message-ID: <a.letter@client.test>\r\nSubject: a letter\r\nFrom: a@b.test\r\n\r\nsecret words\r\n"
-            }
-            _ => {
-                "Message-ID: <a.letter@client.test>\r\nSubject: a letter, gr\u{fc}n\r\nFrom: a@b.test\r\n\r\nsecret words, gr\u{f6}\u{df}er\r\n"
-            }
+        let (subject, words) = match self.beyond {
+            Beyond::Nothing => ("a letter", "secret words"),
+            _ => ("a letter, gr\u{fc}n", "secret words, gr\u{f6}\u{df}er"),
         };
+        let content = format!(
+            "Message-ID: <a.letter@client.test>\r\nContent-Language: {}\r\nSubject: {subject}\r\nFrom: a@b.test\r\n\r\n{words}\r\n",
+            self.language()
+        );
         (mail, rcpt, content)
     }
 
     /// Sends all wishes; the notices that came, and what the next hop was told.
     pub(crate) async fn play(&self) -> (Vec<Vec<u8>>, Vec<String>) {
         let setup = Setup::new().user("jos\u{e9}@example.test").user("\u{437}\u{43e}\u{44f}@example.test");
-        let server = setup.config(|config| config.retry.delay_notice = vec![4 * HOUR]).start().await;
+        let server = setup.aliases("team: bob, sue\n").config(|config| config.retry.delay_notice = vec![4 * HOUR]).start().await;
         let offered = ["8BITMIME", "SMTPUTF8", "PIPELINING", "DSN"];
         let script = Script::offering(if self.hop == Hop::Dsn { &offered } else { &offered[..3] });
         let far = server.domain("far.test", script).await;
@@ -175,7 +191,7 @@ impl Case {
         far.script(|script| script.set_always(Stage::AnyRecipient, act));
         for wish in Wish::all() {
             let (mail, rcpt, content) = self.message(&wish);
-            server.client(TRUSTED).await.ask(&mail, &[&rcpt], content).await;
+            server.client(TRUSTED).await.ask(&mail, &[&rcpt], &content).await;
         }
         if self.end == End::Late {
             server.pass(5 * HOUR).await;

@@ -45,6 +45,10 @@ impl Routes for Fixed {
         }
         Ok(self.folder.join(address.local()))
     }
+
+    fn quota(&self, _address: &Address) -> Option<u64> {
+        None
+    }
 }
 
 struct Scene {
