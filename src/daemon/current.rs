@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::languages;
+use super::own_key::OwnKey;
 use crate::config::Config;
 use crate::deliver::{Deliverer, Routes};
 use crate::directory::{DecoySeed, Directory, FileAccounts};
@@ -53,9 +54,8 @@ pub(super) struct Lasting {
 }
 
 impl Lasting {
-    pub(super) fn new(system: &System, events: &Events, mark: OwnMark) -> Self {
-        let seed = DecoySeed::new(&*system.entropy);
-        Self { throttle: Arc::default(), seed, mark: Arc::new(mark), events: events.clone() }
+    pub(super) fn new(events: &Events, key: &OwnKey) -> Self {
+        Self { throttle: Arc::default(), seed: key.decoys(), mark: Arc::new(key.mark()), events: events.clone() }
     }
 
     fn logins(&self, config: &Config, directory: &Directory, system: &System) -> Logins {

@@ -12,7 +12,7 @@ use super::certificates::Certificates;
 use super::current::{Current, Files, Lasting};
 use super::delivery::{Delivery, Inputs};
 use super::handle::{Handle, Inner};
-use super::own_key;
+use super::own_key::{self, OwnKey};
 use super::pauses::Pauses;
 use super::reception::{self, Listeners, Sockets};
 use crate::config::{Config, ListenAddress};
@@ -115,10 +115,11 @@ impl Bound {
         let watcher = watcher.unwrap_or_else(|| recovery_lines(&events, &system));
         let (spool, pauses) = open_spool(&config, &system, &events, index, watcher).await?;
         certificates.complete(&config).map_err(StartError::Tls)?;
-        let mark = own_key::load(&system, &config.spool.path).map_err(|error| {
-            StartError::System(format!("{}/mark.key: {error}; make it readable, or remove it", config.spool.path.display()))
+        let key = OwnKey::load(&system, &config.spool.path).map_err(|error| {
+            let file = config.spool.path.join(own_key::FILE_NAME);
+            StartError::System(format!("{}: {error}; make it readable, or remove it", file.display()))
         })?;
-        let lasting = Lasting::new(&system, &events, mark);
+        let lasting = Lasting::new(&events, &key);
         let current = Arc::new(Current::new(Arc::clone(&config), files, &system, &lasting));
         let (accepted_in, accepted) = mpsc::channel(ACCEPTED_MAX);
         let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);

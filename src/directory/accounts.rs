@@ -13,7 +13,7 @@ use super::scram::ScramKeys;
 use super::users::Users;
 use crate::mail::Address;
 use crate::smtp::scram::prepare;
-use crate::system::{BoxFuture, Entropy, Workers};
+use crate::system::{BoxFuture, Workers};
 
 /// Logins that wait for a worker, for each that has one; more are told to come back.
 const WAITING_MAX: usize = 64;
@@ -60,15 +60,14 @@ pub trait Accounts: Send + Sync + fmt::Debug {
     fn has_scram(&self) -> bool;
 }
 
-/// Seeds the decoys that stand for accounts which don't exist. The same for as long as the server runs.
+/// Seeds the decoys that stand for accounts which don't exist. To be the same for ever: an account that exists doesn't change by itself.
 #[derive(Clone, Debug)]
 pub struct DecoySeed(hmac::Key);
 
 impl DecoySeed {
-    /// A fresh one.
-    pub fn new(entropy: &dyn Entropy) -> Self {
-        let seed: Vec<u8> = (0..4).flat_map(|_| entropy.next_u64().to_le_bytes()).collect();
-        Self(hmac::Key::new(hmac::HMAC_SHA256, &seed))
+    /// Made from a secret.
+    pub fn new(secret: &[u8]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
     }
 }
 
@@ -174,14 +173,13 @@ fn passwords(password: &[u8]) -> Vec<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::system::SystemEntropy;
 
     /// The password is "secret".
     const HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$vk+JgWgZGbXHtEqPQPhzXbD+QxxkJR5Fq2AXLhDyYaY";
 
     fn accounts(text: &str) -> FileAccounts {
         let users = Arc::new(Users::parse(text).unwrap());
-        FileAccounts::new(users, DecoySeed::new(&SystemEntropy), Workers::Inline, 1)
+        FileAccounts::new(users, DecoySeed::new(b"secret"), Workers::Inline, 1)
     }
 
     fn address(name: &str) -> Address {

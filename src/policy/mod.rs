@@ -64,11 +64,11 @@ mod tests {
     use super::login::{Bounds, Throttle};
     use super::*;
     use crate::directory::{DecoySeed, FileAccounts};
-    use crate::system::{SystemEntropy, Workers};
+    use crate::system::Workers;
 
     /// A policy with the accounts of the directory.
     pub(super) fn policy(config: Config, directory: Directory) -> Policy {
-        let seed = DecoySeed::new(&SystemEntropy);
+        let seed = DecoySeed::new(b"secret");
         let accounts = FileAccounts::new(Arc::clone(directory.users()), seed, Workers::Inline, 1);
         let minute = std::time::Duration::from_secs(60);
         let bounds = Bounds { client: 9, account: 9, period: minute, delay: minute };

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use posthouse::config::{AddressPattern, Config, ListenerTls, Sender};
 use posthouse::event::Event;
 use posthouse::mail::{Address, Service};
@@ -286,5 +288,28 @@ fn from_and_sender_belong_to_the_login_too() {
         server.empty().await;
         let mail = server.mails("bob").remove(0);
         assert!(mail.contains("From: <ida@example.test>\r\n\r\nno field\r\nFrom: ann@example.test\r\n\r\nbody"), "{mail}");
+    });
+}
+
+/// What somebody who isn't logged in is told of the name's password in the middle of a SCRAM exchange: salt and iterations.
+async fn scram_terms(server: &Server, name: &str) -> String {
+    let mut client = server.client(STRANGER).await;
+    let first = STANDARD.encode(format!("n,,n={name},r=x"));
+    let reply = client.command(&format!("AUTH SCRAM-SHA-256 {first}")).await.unwrap();
+    let challenge = String::from_utf8(STANDARD.decode(reply.strip_prefix("334 ").unwrap()).unwrap()).unwrap();
+    challenge.split_once(",s=").unwrap().1.to_owned()
+}
+
+#[test]
+fn an_account_that_does_not_exist_looks_the_same_after_a_restart_as_one_that_does() {
+    story(async {
+        let mut server = setup().without_users().start().await;
+        let mut terms = Vec::new();
+        for _ in 0..2 {
+            terms.push((scram_terms(&server, "ida@example.test").await, scram_terms(&server, "eve@example.test").await));
+            server = server.restart().await;
+        }
+        assert_eq!(terms[0], terms[1]);
+        assert_ne!(terms[0].0, terms[0].1);
     });
 }

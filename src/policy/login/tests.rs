@@ -21,7 +21,7 @@ fn accounts() -> FileAccounts {
     let keys = ScramKeys::derive_with("secret", SALT, NonZeroU32::new(4096).unwrap()).unwrap();
     let hash = hash_of("secret");
     let text = format!("Ann@example.test:{hash} {keys}\nbob@example.test:{hash}\n");
-    FileAccounts::new(Arc::new(Users::parse(&text).unwrap()), DecoySeed::new(&SystemEntropy), Workers::Inline, 2)
+    FileAccounts::new(Arc::new(Users::parse(&text).unwrap()), DecoySeed::new(b"secret"), Workers::Inline, 2)
 }
 
 fn hash_of(password: &str) -> String {
