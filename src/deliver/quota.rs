@@ -347,4 +347,18 @@ mod tests {
         disk.replace(&folder.join(NAME), b"rubbish").unwrap();
         quotas.check(disk, folder, now, NONE, Usage::of(1 << 40)).unwrap();
     }
+
+    proptest::proptest! {
+        /// The file is whoever's mailbox it is: nothing in it stops a delivery but a limit that is really there.
+        #[test]
+        fn no_file_makes_the_check_fail(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60), lines in "([0-9SC,-]{0,20}\n){0,4}") {
+            for content in [bytes, lines.into_bytes()] {
+                let disk = disk(&[]);
+                put(&*disk, NAME, &content);
+                let checked = Quotas::default().check(&*disk, Path::new(BOX), Timestamp::ZERO, NONE, Usage::of(1));
+                let full = checked.as_ref().err().is_some_and(|error| error.kind() == io::ErrorKind::QuotaExceeded);
+                proptest::prop_assert!(checked.is_ok() || full, "{:?}", checked);
+            }
+        }
+    }
 }

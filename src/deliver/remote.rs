@@ -103,7 +103,7 @@ impl Run<'_> {
     async fn try_host(&mut self, host: &Host) {
         let tls = self.level(host);
         let certain = self.is_certain(host);
-        let wanted = Wanted { host, tls, sources: &self.way.sources, certain };
+        let wanted = Wanted { host, tls, sources: self.sources(host), certain };
         if let Some(connection) = self.permit.reuse(&wanted)
             && self.transact(connection, host).await == Carried::Done
         {
@@ -174,13 +174,19 @@ impl Run<'_> {
         }
     }
 
-    /// Which of our own addresses the host is called from; none: the system chooses.
+    /// Our own addresses that the host may be called from; none: the system chooses, as it does for what stays on this machine.
+    fn sources(&self, host: &Host) -> &[IpAddr] {
+        if is_here(&host.endpoint) { &[] } else { &self.way.sources }
+    }
+
+    /// One of them.
     fn source(&self, host: &Host) -> Option<IpAddr> {
         let Endpoint::Tcp(to) = &host.endpoint else { return None };
-        let fitting: Vec<IpAddr> = self.way.sources.iter().filter(|source| source.is_ipv4() == to.is_ipv4()).copied().collect();
+        let sources = self.sources(host);
+        let fitting: Vec<IpAddr> = sources.iter().filter(|source| source.is_ipv4() == to.is_ipv4()).copied().collect();
         let chosen = self.deliverer.system.entropy.below(fitting.len().max(1) as u64);
         // An address of the wrong family is better than one that isn't configured: calling from it fails, and says why.
-        fitting.get(usize::try_from(chosen).unwrap_or(0)).or(self.way.sources.first()).copied()
+        fitting.get(usize::try_from(chosen).unwrap_or(0)).or(sources.first()).copied()
     }
 
     /// A connection as well encrypted as is asked for. Where that is only a wish, a handshake that fails is followed by one

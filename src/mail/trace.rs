@@ -246,4 +246,14 @@ mod tests {
              \tfor <ann@example.test>\r\n\ttls TLS_AES_256_GCM_SHA384 (TLSv1.3)\r\n\t(loop-marks 1 2);\r\n\tSun, 22 Nov 2026 02:00:00 +0000\r\n"
         );
     }
+
+    proptest::proptest! {
+        /// Whatever a client calls itself, and whatever it sends below, it isn't taken for another.
+        #[test]
+        fn no_name_and_no_header_passes_for_a_login(helo in "[ -~]{0,60}", below in "\\PC{0,100}") {
+            let found = read(&helo, "192.0.2.7", Protocol::Esmtp, false, true);
+            proptest::prop_assert_eq!(found, Some(Arrival { client: "192.0.2.7".parse().ok(), logged_in: false }));
+            proptest::prop_assert_eq!(Arrival::read(below.as_bytes(), QueueId(1)), None);
+        }
+    }
 }

@@ -81,9 +81,10 @@ impl Way {
         lines
     }
 
-    /// Whether this address may be called: it is of a family that is wanted, and we have an address of it.
+    /// Whether this address may be called: it is of a family that is wanted, and we have an address of it, where one is needed.
     pub(super) fn calls(&self, ip: IpAddr) -> bool {
-        let source = self.sources.is_empty() || self.sources.iter().any(|source| source.is_ipv4() == ip.is_ipv4());
+        let source =
+            self.sources.is_empty() || ip.is_loopback() || self.sources.iter().any(|source| source.is_ipv4() == ip.is_ipv4());
         source && self.family.has(ip)
     }
 }

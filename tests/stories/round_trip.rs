@@ -31,6 +31,7 @@ fn every_sender_hears_what_he_asked_for_and_nothing_else() {
 fn check(case: &Case, expected: &Expected, notice: &str) {
     let (utf8, global) = (case.beyond == Beyond::Sender, case.beyond != Beyond::Nothing);
     let recipient = match (case.beyond, utf8) {
+        _ if case.hop == Hop::Group => "rfc822; team@example.test\r\nAction: expanded\r\n",
         (Beyond::Recipient, _) => "utf-8;\\x{437}\\x{43E}\\x{44F}@",
         (_, true) => "utf-8; \u{437}\u{43e}\u{44f}@",
         _ => "rfc822; ",

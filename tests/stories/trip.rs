@@ -38,6 +38,8 @@ pub(crate) enum Hop {
     Plain,
     /// A mailbox here.
     Mailbox,
+    /// An address here that stands for two others.
+    Group,
 }
 
 /// What is beyond ASCII.
@@ -99,7 +101,7 @@ impl Case {
             for hop in [Hop::Dsn, Hop::Plain] {
                 cases.extend([End::Taken, End::Refused, End::Late].map(|end| Case { hop, beyond, end }));
             }
-            cases.push(Case { hop: Hop::Mailbox, beyond, end: End::Taken });
+            cases.extend([Hop::Mailbox, Hop::Group].map(|hop| Case { hop, beyond, end: End::Taken }));
         }
         cases
     }
@@ -112,6 +114,7 @@ impl Case {
         match (self.hop, self.beyond) {
             (Hop::Mailbox, Beyond::Recipient | Beyond::Sender) => "\u{437}\u{43e}\u{44f}@example.test",
             (Hop::Mailbox, _) => "bob@example.test",
+            (Hop::Group, _) => "team@example.test",
             (_, Beyond::Recipient | Beyond::Sender) => "\u{437}\u{43e}\u{44f}@far.test",
             _ => "eve@far.test",
         }
@@ -137,6 +140,7 @@ impl Case {
             (End::Refused, _) | (_, Hop::Dsn) => {}
             (_, Hop::Plain) if wish.wants("SUCCESS") => tell("relayed", false),
             (_, Hop::Mailbox) if wish.wants("SUCCESS") => tell("delivered", false),
+            (_, Hop::Group) if wish.wants("SUCCESS") => tell("expanded", false),
             _ => {}
         }
         expected
@@ -145,7 +149,7 @@ impl Case {
     /// The original's language.
     pub(crate) fn language(&self) -> &'static str {
         match (self.hop, self.beyond) {
-            (Hop::Mailbox, _) => "pt-BR",
+            (Hop::Mailbox | Hop::Group, _) => "pt-BR",
             (_, Beyond::Nothing) => "en",
             (Hop::Plain, Beyond::Content) => "es",
             (_, Beyond::Content) => "de",
@@ -175,7 +179,7 @@ impl Case {
     /// Sends all wishes; the notices that came, and what the next hop was told.
     pub(crate) async fn play(&self) -> (Vec<Vec<u8>>, Vec<String>) {
         let setup = Setup::new().user("jos\u{e9}@example.test").user("\u{437}\u{43e}\u{44f}@example.test");
-        let server = setup.config(|config| config.retry.delay_notice = vec![4 * HOUR]).start().await;
+        let server = setup.aliases("team: bob, sue\n").config(|config| config.retry.delay_notice = vec![4 * HOUR]).start().await;
         let offered = ["8BITMIME", "SMTPUTF8", "PIPELINING", "DSN"];
         let script = Script::offering(if self.hop == Hop::Dsn { &offered } else { &offered[..3] });
         let far = server.domain("far.test", script).await;

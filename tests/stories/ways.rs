@@ -139,6 +139,26 @@ fn hosts_are_called_from_the_addresses_that_are_configured() {
 }
 
 #[test]
+fn what_stays_on_this_machine_needs_no_address_of_ours() {
+    story(async {
+        let configure = |c: &mut Config| {
+            c.remote.sources = vec![ip("50.9.9.1")];
+            c.routes = vec![route("filter.test", "127.0.0.1"), route("six.test", "::1")];
+        };
+        let server = Setup::new().config(configure).start().await;
+        let four = server.listen("127.0.0.1", Script::default()).await;
+        let six = server.listen("::1", Script::default()).await;
+        for _ in 0..2 {
+            server.relay("ann@example.test", &["eve@filter.test", "eve@six.test"], CONTENT).await;
+            server.empty().await;
+        }
+        assert!(four.taken().iter().chain(&six.taken()).all(|taken| taken.client != ip("50.9.9.1")));
+        assert_eq!((four.taken().len(), four.connections()), (2, 1), "and the connection is used again");
+        assert_eq!((six.taken().len(), six.connections()), (2, 1));
+    });
+}
+
+#[test]
 fn a_family_comes_first_or_alone() {
     let cases = [
         (Family::Any, "2a00::1 50.2.0.1"),
