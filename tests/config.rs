@@ -276,6 +276,20 @@ fn the_consoles_certificate_and_key_must_be_readable() {
 }
 
 #[test]
+fn a_routes_password_must_be_readable() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    let route = "[[route]]\ndomain = \"*\"\nhosts = [\"relay.test\"]\ntls = \"verify\"\nlogin = \"ann\"\n";
+    let config = load_with(&format!("{MINIMAL}{route}password_file = {file:?}\n"), &[]).unwrap().config;
+    let said = || config::check_files(&config).iter().map(Problem::to_string).collect::<Vec<_>>();
+    assert!(said()[0].contains("password: the file does not exist; correct route.password_file"), "{:?}", said());
+    std::fs::write(&file, "\nsecret\n").unwrap();
+    assert_eq!(said(), [format!("{}: its first line is empty; put the password there, in the first line", file.display())]);
+    std::fs::write(&file, "secret\n").unwrap();
+    assert!(said().is_empty());
+}
+
+#[test]
 fn missing_and_broken_users_and_aliases_are_told_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);

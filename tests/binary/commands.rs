@@ -140,6 +140,30 @@ fn explain_tells_the_way_without_sending() {
 }
 
 #[test]
+fn explain_tells_a_senders_route_with_login_family_and_addresses() {
+    let home = Home::new(
+        "[[route]]\ndomain = \"*\"\nsender = \"*@news.test\"\nhosts = [\"198.51.100.7:587\"]\ntls = \"verify\"\n\
+         login = \"news\"\npassword_file = \"conf/password\"\nfamily = \"ipv4\"\nsources = [\"192.0.2.25\"]\n\
+         [[route]]\ndomain = \"far.test\"\nprotocol = \"lmtp\"\nhosts = [\"unix:/run/lmtp\"]\n",
+    );
+    std::fs::write(home.at("conf/password"), "sesame\n").unwrap();
+    let explain = |from: &str| text(&run(&home, &["explain", "joe@far.test", "--from", from]));
+    let told = explain("weekly@news.test");
+    for line in [
+        "route[0] (* from *@news.test) leads by SMTP to news@198.51.100.7:587\n",
+        "  TLS always, with a certificate that is the host's\n",
+        "  logged in as news, with the password in conf/password\n",
+        "  only IPv4 addresses\n",
+        "  called from 192.0.2.25\n",
+        "  1. [198.51.100.7] at 198.51.100.7:587\n",
+    ] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+    assert!(!told.contains("sesame"));
+    assert!(explain("ann@example.test").contains("(far.test from *) leads by LMTP to unix:/run/lmtp\n"));
+}
+
+#[test]
 fn check_reads_the_operators_texts_of_notices() {
     let home = Home::new(&format!("{UNREACHABLE}[notice]\nlanguage = \"nl\"\ntemplates = \"conf/notices\"\n"));
     fs::create_dir(home.at("conf/notices")).unwrap();

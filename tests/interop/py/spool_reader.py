@@ -47,6 +47,7 @@ class Description(io.BytesIO):
         body, held, notices = self.byte(), self.byte(), self.number()
         if body & 128:
             self.request()
+        origin = body & 64 and self.text()
         time = datetime.datetime.fromtimestamp(arrived // 1000, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         return {"sender": sender, "size": size, "arrived": time, "recipients": self.recipients()}
 
