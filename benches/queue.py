@@ -211,10 +211,13 @@ def fairness(args, root, port, count, out):
     print("idle:        {} letters, p50 {:.2f} ms, p99 {:.2f} ms".format(*letters(args.letters)))
     server.queue("pause")
     join(load(server.port, [f"n{n}@d.test" for n in range(args.bulk)]))
-    before = count.value
+    before, began = count.value, time.monotonic()
     server.queue("resume")
     beside = letters(2 * args.letters, lambda: count.value - before < args.bulk * 0.9)
     print("beside bulk: {} letters, p50 {:.2f} ms, p99 {:.2f} ms".format(*beside), f"({count.value - before} of {args.bulk} gone meanwhile)")
+    letters_out = beside[0]
+    wait_for(lambda: count.value - before >= args.bulk + letters_out, 3600)
+    print(f"all gone at {(args.bulk + letters_out) / (time.monotonic() - began):.0f}/s")
     server.stop()
 
 

@@ -7,10 +7,10 @@ use crate::mail::Timestamp;
 /// So many make a round.
 const ROUND: u32 = 64;
 /// What is assumed while none of them was seen.
-const UNKNOWN: Duration = Duration::from_millis(10);
+const UNKNOWN: Duration = Duration::from_millis(1);
 /// The shortest and the longest time for which a message is sent away.
 const AWAY_MIN: Duration = Duration::from_secs(1);
-const AWAY_MAX: Duration = Duration::from_secs(300);
+const AWAY_MAX: Duration = Duration::from_secs(60);
 
 /// The pace at which attempts end, and those who were told to come back when it is their turn.
 #[derive(Clone, Debug)]
