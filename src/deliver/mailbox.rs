@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::quota::{Quotas, Usage};
+use super::quota::{Full, Quotas, Usage};
 use crate::config::Quota;
 use crate::mail::{Domain, QueueId, Timestamp};
 use crate::system::{Clock, Disk, DiskFile, Entropy, OpenMode, System};
@@ -102,7 +102,11 @@ impl Mailboxes {
             result => result?,
         };
         let mut draft = Draft { mailboxes: self.clone(), folder, names, file, written: 0, named: false, counts: false };
-        draft.counts = self.quotas.check(&*self.disk, &draft.folder, self.clock.now(), room.quota, room.coming)?;
+        draft.counts = match self.quotas.check(&*self.disk, &draft.folder, self.clock.now(), room.quota, room.coming) {
+            // An earlier try may have brought this very message, which takes no more room then: nobody is both delivered and bounced.
+            Err(error) if Full::of(&error).is_some() && self.disk.exists(&draft.name()) => true,
+            checked => checked?,
+        };
         Ok(draft)
     }
 
@@ -185,8 +189,7 @@ impl Draft {
 
     /// Gives the message, whose bytes are durable, its name under new/: that folder it returns, whose sync makes the name durable.
     pub(super) fn publish(mut self) -> io::Result<PathBuf> {
-        let new = self.folder.join("new");
-        let name = new.join(&self.names.new);
+        let (new, name) = (self.folder.join("new"), self.name());
         match self.rename(&name) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 if !self.is_same(&name)? {
@@ -246,6 +249,11 @@ impl Draft {
             at += size as u64;
         }
         Ok(true)
+    }
+
+    /// Where it goes.
+    fn name(&self) -> PathBuf {
+        self.folder.join("new").join(&self.names.new)
     }
 
     fn path(&self) -> PathBuf {

@@ -156,7 +156,7 @@ fn unreadable(error: &io::Error) -> Diagnosis {
 
 /// All trouble with a mailbox is transient, because an admin can mend it; but whose mailbox is full may be known to leave it so.
 fn unwritable(error: &io::Error, folder: &Path) -> Outcome {
-    if let Some(full) = error.get_ref().and_then(|inner| inner.downcast_ref::<Full>()) {
+    if let Some(full) = Full::of(error) {
         let diagnosis = |class| Diagnosis::new(EnhancedCode(class, 2, 2), Cause::Local, full.to_string());
         return if full.bounce { Outcome::Failed(diagnosis(5)) } else { Outcome::Deferred(diagnosis(4)) };
     }

@@ -82,6 +82,13 @@ pub(super) struct Full {
     pub(super) bounce: bool,
 }
 
+impl Full {
+    /// What an error says of a full mailbox, if it is about one.
+    pub(super) fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref().and_then(|inner| inner.downcast_ref())
+    }
+}
+
 impl fmt::Display for Full {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)

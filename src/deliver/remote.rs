@@ -343,7 +343,8 @@ impl Run<'_> {
         let transient = self.misses.iter().rev().find(|miss| miss.status.0 != 5);
         let rest = match (transient, self.unfit.as_ref().or(self.misses.last())) {
             (Some(miss), _) => Outcome::Deferred(miss.clone()),
-            (None, Some(unfit)) if self.unfit.is_some() => Outcome::Failed(unfit.clone()),
+            // A host that wasn't asked, for the rate's sake, may be better.
+            (None, Some(unfit)) if self.unfit.is_some() && connections_from.is_none() => Outcome::Failed(unfit.clone()),
             (None, Some(miss)) if foreign && connections_from.is_none() => Outcome::Failed(miss.clone()),
             (None, Some(miss)) => {
                 let status = EnhancedCode(4, miss.status.1, miss.status.2);

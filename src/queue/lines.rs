@@ -208,9 +208,11 @@ impl Lines {
         self.turn(site);
     }
 
-    /// A clock that was set back: nothing is put off beyond `latest`.
-    pub(super) fn clamp(&mut self, latest: Timestamp) {
+    /// A clock that was set back: nothing is put off beyond `latest`, and until when no connection may be made isn't known any more.
+    pub(super) fn clamp(&mut self, now: Timestamp, latest: Timestamp) {
+        self.now = now;
         self.health.clamp(latest);
+        self.lines.values_mut().for_each(|line| line.connected = None);
         for (_, site) in std::mem::take(&mut self.later) {
             self.turn(&site);
         }
@@ -279,7 +281,7 @@ impl Lines {
         let Some(origin) = line.first() else { return };
         let notice = line.has_notice();
         let probed = self.health.is_probed(site);
-        let limit = if probed { 1 } else { line.limit(self.now, self.concurrency, notice) };
+        let limit = line.limit(self.now, self.concurrency, notice).min(if probed { 1 } else { usize::MAX });
         if site.is_remote() && line.in_flight >= limit {
             // Nothing else than time brings a line back whose connections are used up.
             if let Some(until) = connections_from {

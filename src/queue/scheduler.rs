@@ -347,7 +347,7 @@ impl Scheduler {
             self.clock = now;
             let latest = now.plus(wait_max(&self.settings.retry));
             self.entries.values_mut().for_each(|entry| entry.clamp(latest));
-            self.lines.clamp(latest);
+            self.lines.clamp(now, latest);
             self.sites.clamp(now);
             self.refresh_all(now);
         }

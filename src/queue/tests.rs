@@ -7,10 +7,10 @@ use proptest::prelude::*;
 
 use super::backoff::tests::retry;
 use super::*;
-use crate::config::Retry;
+use crate::config::{DestinationRule, DomainPattern, Outgoing, Retry};
 use crate::mail::{
     Address, BodyType, Cause, DeliverBy, DeliverByMode, Destination, Diagnosis, Domain, EnhancedCode, Message, Outcome, QueueId,
-    Recipient, RecipientState, Request, ReversePath, Timestamp, Update,
+    Rate, Recipient, RecipientState, Request, ReversePath, Timestamp, Update,
 };
 
 const START: Timestamp = Timestamp::from_millis(1_795_312_800_000);
@@ -519,6 +519,49 @@ fn an_admins_word_counts_for_more_than_a_destination_that_was_down() {
     scheduler.forgive(destinations(&again).into_iter().map(|(_, destination)| destination));
     admit(&mut scheduler, START, &again);
     attempt(&mut scheduler, START);
+}
+
+#[test]
+fn a_probe_that_may_not_connect_yet_waits_until_it_may() {
+    let mut scheduler = Scheduler::new(settings());
+    for id in 1..=3 {
+        admit(&mut scheduler, START, &message(id, "s@x.test", &["a@dead.test"]));
+        let attempt = attempt(&mut scheduler, START);
+        not_reached(&mut scheduler, START, &attempt);
+    }
+    admit(&mut scheduler, at(300), &message(4, "s@x.test", &["a@dead.test"]));
+    let probe = attempt(&mut scheduler, at(300));
+    scheduler.report(at(300), probe.attempt, no_connection_before(at(360)), &mut || 0.5);
+    assert_eq!((next(&mut scheduler, at(300)), scheduler.deadline()), (None, Some(at(360))), "not again at once");
+    assert_eq!(attempt(&mut scheduler, at(360)).id, QueueId(4));
+}
+
+fn no_connection_before(time: Timestamp) -> Report {
+    Report { outcomes: Vec::new(), connections_from: Some(time) }
+}
+
+#[test]
+fn a_clock_set_back_makes_nobody_wait_longer_for_a_rate() {
+    let outgoing = Outgoing { messages_rate: Some(Rate { count: 1, period: Duration::from_secs(60) }), ..Outgoing::default() };
+    let slow = DomainPattern::Exact(Domain::parse("slow.test").unwrap());
+    let rule = DestinationRule { domain: slow, mx: DomainPattern::Any, shared: false, outgoing };
+    let mut scheduler = Scheduler::new(Settings { destinations: vec![rule], ..settings() });
+    admit(&mut scheduler, START, &message(1, "s@x.test", &["a@one.test"]));
+    let one = attempt(&mut scheduler, START);
+    scheduler.report(START, one.attempt, no_connection_before(at(60)), &mut || 0.5);
+    admit(&mut scheduler, START, &message(2, "s@x.test", &["a@slow.test"]));
+    assert_eq!(attempt(&mut scheduler, START).id, QueueId(2));
+    let earlier = |seconds: u64| Timestamp::from_millis(START.as_millis() - 86_400_000 + seconds * 1000);
+    while next(&mut scheduler, earlier(0)).is_some() {}
+    for (id, to) in [(3, "a@one.test"), (4, "a@slow.test")] {
+        let mut new = Message { arrived: earlier(0), ..message(id, "s@x.test", &[to]) };
+        new.recipients[0].status.next_attempt = earlier(0);
+        admit(&mut scheduler, earlier(0), &new);
+    }
+    // Whoever counts connections is asked again, and says what is true now.
+    assert_eq!(attempt(&mut scheduler, earlier(0)).id, QueueId(3));
+    assert_eq!(next(&mut scheduler, earlier(59)), None);
+    assert_eq!(attempt(&mut scheduler, earlier(60)).id, QueueId(4));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Attempts at servers that offer more, or less, than the message needs.
 
 use super::*;
-use crate::mail::{DeliverBy, DeliverByMode, DsnRequest, EnvelopeId, Notify, OriginalRecipient, Priority, Request, Ret};
+use crate::mail::{DeliverBy, DeliverByMode, DsnRequest, EnvelopeId, Notify, OriginalRecipient, Priority, Rate, Request, Ret};
 
 const SIGNED: &[u8] = "Content-Type: multipart/signed; boundary=x\r\n\r\n--x\r\n\r\nGrüße\r\n--x--\r\n".as_bytes();
 
@@ -175,6 +175,21 @@ fn what_requires_tls_never_goes_out_without_it() {
         let mailbox = scene.peer(&destination, Script::lmtp()).await;
         assert_eq!(scene.attempt(Attempt { destination, ..asked() }).await, ["delivered 2.0.0 mx1"]);
         assert_eq!(mailbox.taken().len(), 1);
+    });
+}
+
+#[test]
+fn a_host_that_a_rate_keeps_from_being_asked_may_be_the_one_that_takes_it() {
+    run(async {
+        let scene = scene();
+        let _unfit = scene.peer(&mx(), Script::plain()).await;
+        let _rude = scene.peer(&mx(), Script::default().always(Stage::Greeting, Act::say("554 5.7.1 not you"))).await;
+        let fit = scene.peer(&mx(), Script::offering(&["DELIVERBY 60"])).await;
+        let rate = Rate { count: 2, period: Duration::from_secs(60) };
+        let outgoing = Outgoing { connections_rate: Some(rate), ..Outgoing::default() };
+        let asked = Attempt { outgoing, ..asking(by(60, DeliverByMode::Return), "\r\n") };
+        assert_eq!(scene.attempt(asked).await, ["deferred 4.3.3 mx1"]);
+        assert_eq!(fit.connections(), 0);
     });
 }
 

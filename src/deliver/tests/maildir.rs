@@ -44,6 +44,19 @@ fn a_second_try_after_a_lost_record_makes_no_double() {
 }
 
 #[test]
+fn a_second_try_is_not_refused_for_the_room_that_the_first_one_took() {
+    run(async {
+        let scene = scene();
+        assert_eq!(scene.send(local(), &["ann@us.test"], b"x\r\n").await, ["delivered 2.0.0"]);
+        std::fs::write(scene.routes.folder.join("ann/maildirsize"), "100S\n58 1\n").unwrap();
+        assert_eq!(scene.send(local(), &["ann@us.test"], b"x\r\n").await, ["delivered 2.0.0"]);
+        assert_eq!(scene.files("ann", "new").len(), 1);
+        assert_eq!(scene.send_as(77, local(), &["ann@us.test"], Arc::new(b"x\r\n".to_vec())).await, ["failed 5.2.2"]);
+        assert!(scene.files("ann", "tmp").is_empty());
+    });
+}
+
+#[test]
 fn a_message_that_was_here_before_is_a_loop() {
     run(async {
         let scene = scene();
