@@ -11,7 +11,9 @@ use super::current::Current;
 use super::delivery::Delivery;
 use crate::config::{Config, NoticeTo};
 use crate::event::{Event, NoticeKind};
-use crate::mail::{Address, Arrival, Destination, HeaderScan, Message, QueueId, Recipient, Ret, ReversePath, Timestamp, Update};
+use crate::mail::{
+    Address, Arrival, Destination, HeaderScan, Message, Origin, QueueId, Recipient, Ret, ReversePath, Timestamp, Update,
+};
 use crate::notice::{self, Context, Digest, Notice, Returned, Success};
 use crate::route::Route;
 use crate::spool::{Accept, Spool, SpoolError};
@@ -234,8 +236,7 @@ impl Writer {
             Saying::Failed(_) => self.original(message).await,
             _ => Original { octets: self.header(message.id).await, whole: false },
         };
-        if let Some(sender) = message.reverse_path.address().filter(|sender| !self.may_tell(sender, message.id, &original.octets))
-        {
+        if let Some(sender) = message.reverse_path.address().filter(|sender| !self.may_tell(sender, message, &original.octets)) {
             return Ok(Told::NoStranger(sender.clone()));
         }
         let notice = match *saying {
@@ -250,13 +251,14 @@ impl Writer {
     }
 
     /// Whether this sender of a message that begins so may get notices.
-    fn may_tell(&self, sender: &Address, id: QueueId, header: &[u8]) -> bool {
+    fn may_tell(&self, sender: &Address, message: &Message, header: &[u8]) -> bool {
         let Config { notice, relay, .. } = &*self.current.config;
-        if notice.to == NoticeTo::Everyone {
+        // The spool knows of a login even when it can't give the header.
+        if notice.to == NoticeTo::Everyone || message.origin.as_ref().is_some_and(Origin::is_login) {
             return true;
         }
         let is_trusted = |client: IpAddr| relay.networks.iter().any(|network| network.contains(&client.to_canonical()));
-        match Arrival::read(header, id) {
+        match Arrival::read(header, message.id) {
             Some(Arrival { client: None, .. } | Arrival { logged_in: true, .. }) => true,
             Some(Arrival { client: Some(client), .. }) if is_trusted(client) => true,
             _ => match self.current.router.route(&ReversePath::Null, sender) {

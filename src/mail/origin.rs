@@ -21,6 +21,11 @@ impl Origin {
         &self.0
     }
 
+    /// Whether somebody had logged in.
+    pub fn is_login(&self) -> bool {
+        self.0.starts_with("login:")
+    }
+
     /// Whose message it is.
     pub fn of(message: &Message) -> Self {
         match (&message.origin, &message.reverse_path) {

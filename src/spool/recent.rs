@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::record::Frame;
 use crate::mail::QueueId;
-use crate::system::{BoxFuture, Content};
+use crate::system::{BoxFuture, Content, piece_at};
 
 /// Memory that it may take. An attempt follows its message within milliseconds; whatever waits longer is read from the log.
 const BYTES_MAX: usize = 8 << 20;
@@ -61,10 +61,8 @@ impl Content for Inline {
     }
 
     fn read_at(&self, offset: u64, size_max: usize) -> BoxFuture<'_, io::Result<Vec<u8>>> {
-        let content = &self.record[self.from..self.to];
-        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(content.len());
-        let to = from.saturating_add(size_max).min(content.len());
-        Box::pin(async move { Ok(content[from..to].to_vec()) })
+        let piece = piece_at(&self.record[self.from..self.to], offset, size_max).to_vec();
+        Box::pin(std::future::ready(Ok(piece)))
     }
 }
 

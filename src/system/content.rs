@@ -19,8 +19,14 @@ impl Content for Vec<u8> {
     }
 
     fn read_at(&self, offset: u64, size_max: usize) -> BoxFuture<'_, io::Result<Vec<u8>>> {
-        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.len());
-        let to = from.saturating_add(size_max).min(self.len());
-        Box::pin(async move { Ok(self[from..to].to_vec()) })
+        let piece = piece_at(self, offset, size_max).to_vec();
+        Box::pin(std::future::ready(Ok(piece)))
     }
+}
+
+/// What `Content::read_at` gives of content that lies in memory.
+pub(crate) fn piece_at(content: &[u8], offset: u64, size_max: usize) -> &[u8] {
+    let from = usize::try_from(offset).unwrap_or(usize::MAX).min(content.len());
+    let to = from.saturating_add(size_max).min(content.len());
+    &content[from..to]
 }

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 pub use clock::{Clock, SystemClock};
 pub use content::Content;
+pub(crate) use content::piece_at;
 pub use disk::{Disk, DiskFile, DiskLock, DiskSyncer, OpenMode, Origin, SystemDisk};
 pub use dns::{Dns, DnsError, MxRecord, SystemDns};
 pub use entropy::{Entropy, SystemEntropy};

@@ -326,6 +326,30 @@ fn who_logged_in_is_known_whatever_the_sender() {
 }
 
 #[test]
+fn who_logged_in_is_told_also_when_the_message_can_no_longer_be_read() {
+    story(async {
+        let setup = crate::submission::setup().config(|config| {
+            config.notice.to = NoticeTo::Known;
+            config.retry.delay_notice.clear();
+            let addresses = vec![AddressPattern::Exact(Address::parse("joe@home.test").unwrap())];
+            config.senders.push(Sender { login: None, addresses });
+        });
+        let server = setup.start().await;
+        let home = server.domain("home.test", Script::default()).await;
+        server.handle.pause(None).await.unwrap();
+        let mut client = crate::submission::ida(&server).await;
+        // Too long for a record: it has a file.
+        let content = CONTENT.replace("ann@example.test", "joe@home.test") + &"all of it\r\n".repeat(20_000);
+        let id = queue_id(&client.transaction("joe@home.test", &["eve@far.test"], content.as_bytes()).await.unwrap());
+        server.disk.unlink(format!("/spool/content/{id}").as_ref()).unwrap();
+        server.handle.resume(None).await.unwrap();
+        server.pass(6 * DAY).await;
+        server.empty().await;
+        assert_eq!((notified(&server), home.taken().len()), (vec![NoticeKind::Bounce], 1));
+    });
+}
+
+#[test]
 fn the_postmaster_is_told_once_a_day_how_many_were_not() {
     story(async {
         let setup = Setup::new().aliases("abroad: gone@far.test\n").config(|config| config.notice.to = NoticeTo::Known);
