@@ -1,12 +1,16 @@
 //! A child process in a process group of its own, its output read line by line, gone when the guard is dropped.
 
-use std::io::{BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::ioctl_fionread;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// A running program, and all it started.
@@ -26,7 +30,27 @@ pub struct Output(Arc<(Mutex<Lines>, Condvar)>);
 #[derive(Default)]
 struct Lines {
     lines: Vec<String>,
-    readers: usize,
+    streams: Vec<Stream>,
+}
+
+/// One of the outputs, read under the lock only: so that it can be told whether all that was written is here.
+struct Stream {
+    pipe: Arc<File>,
+    taken: u64,
+    open: bool,
+}
+
+impl Lines {
+    fn ended(&self) -> bool {
+        self.streams.iter().all(|stream| !stream.open)
+    }
+}
+
+impl Stream {
+    /// How much will have been taken when all that was written until now is.
+    fn written(&self) -> u64 {
+        self.taken + if self.open { ioctl_fionread(&self.pipe).unwrap_or(0) } else { 0 }
+    }
 }
 
 impl Process {
@@ -126,29 +150,45 @@ impl Drop for Process {
 }
 
 impl Output {
-    fn read(&self, stream: impl Read + Send + 'static) {
-        self.lock().readers += 1;
+    fn read(&self, stream: impl Into<OwnedFd>) {
+        let pipe = Arc::new(File::from(stream.into()));
+        let index = {
+            let mut lines = self.lock();
+            lines.streams.push(Stream { pipe: Arc::clone(&pipe), taken: 0, open: true });
+            lines.streams.len() - 1
+        };
         let this = self.clone();
         thread::spawn(move || {
-            let mut stream = BufReader::new(stream);
-            let mut line = Vec::new();
-            while stream.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
-                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-                line.clear();
-                this.change(|lines| lines.lines.push(text));
-            }
-            this.change(|lines| lines.readers -= 1);
+            let mut rest = Vec::new();
+            while this.take(index, &pipe, &mut rest) {}
         });
+    }
+
+    /// Waits until there is more, and takes it. False at its end.
+    fn take(&self, index: usize, mut pipe: &File, rest: &mut Vec<u8>) -> bool {
+        // It doesn't fail but for a signal.
+        while poll(&mut [PollFd::new(&pipe, PollFlags::IN)], None).is_err() {}
+        let mut piece = [0; 16 * 1024];
+        let mut lines = self.lock();
+        let size = pipe.read(&mut piece).unwrap_or(0);
+        lines.streams[index].taken += size as u64;
+        lines.streams[index].open = size > 0;
+        rest.extend_from_slice(&piece[..size]);
+        if size == 0 && !rest.is_empty() {
+            rest.push(b'\n');
+        }
+        while let Some(end) = rest.iter().position(|octet| *octet == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            lines.lines.push(String::from_utf8_lossy(&line).trim_end().to_owned());
+        }
+        drop(lines);
+        self.0.1.notify_all();
+        size > 0
     }
 
     /// A test that fails while it waits leaves the lock poisoned; the lines are right all the same.
     fn lock(&self) -> MutexGuard<'_, Lines> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Lines)) {
-        change(&mut self.lock());
-        self.0.1.notify_all();
     }
 
     /// Waits for the first line, from the beginning or yet to come, in which `find` finds something.
@@ -164,7 +204,7 @@ impl Output {
                 seen += 1;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || lines.readers == 0 {
+            if left.is_zero() || lines.ended() {
                 let from = lines.lines.len().saturating_sub(60);
                 let why = if left.is_zero() { "in time" } else { "before the program ended" };
                 panic!("did not see {what} {why}; the last lines were:\n{}", lines.lines[from..].join("\n"));
@@ -176,14 +216,19 @@ impl Output {
     fn wait_until_closed(&self, deadline: Instant) {
         let mut lines = self.lock();
         // A program's children may keep its outputs open: what they write is nothing to wait long for.
-        while lines.readers > 0 && Instant::now() < deadline {
+        while !lines.ended() && Instant::now() < deadline {
             lines = self.0.1.wait_timeout(lines, Duration::from_millis(50)).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// All lines so far.
+    /// All lines that were written before the call, whoever has read them by then.
     pub fn lines(&self) -> Vec<String> {
-        self.lock().lines.clone()
+        let mut lines = self.lock();
+        let written: Vec<u64> = lines.streams.iter().map(Stream::written).collect();
+        while lines.streams.iter().zip(&written).any(|(stream, written)| stream.open && stream.taken < *written) {
+            lines = self.0.1.wait(lines).unwrap_or_else(PoisonError::into_inner);
+        }
+        lines.lines.clone()
     }
 
     /// All lines so far, as one text.

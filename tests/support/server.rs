@@ -123,7 +123,7 @@ impl Server {
         })
     }
 
-    /// All events of this name so far.
+    /// All events of this name so far: whatever the server did before the call is among them.
     pub fn events(&self, name: &str) -> Vec<Value> {
         self.all_events().into_iter().filter(|event| field(event, "event") == name).collect()
     }
