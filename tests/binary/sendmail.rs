@@ -249,7 +249,9 @@ fn what_strangers_put_there_is_set_aside_and_harms_nobody() {
         server.event("drop-refused", |event| field(event, "path").ends_with(&format!("refused/{name}")));
         assert!(drop.join("refused").join(name).symlink_metadata().is_ok(), "{name}");
     }
-    let letters = server.events("notified");
+    let mut letters = server.events("notified");
+    // Sue's own can't be delivered, and may have come back already.
+    letters.retain(|event| event["id"] == event["notice"]);
     let told = |to: &str| letters.iter().filter(|event| field(event, "to") == to).count();
     assert_eq!((told("postmaster@example.test"), told("sue@example.org")), (3, 1));
     assert_eq!(server.stop().code(), Some(0));
