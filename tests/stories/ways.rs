@@ -54,7 +54,8 @@ fn a_sender_who_does_without_tls_is_heard_where_no_route_asks_for_it() {
             .start()
             .await;
         let strict = server.listen("10.0.0.1", Script::default()).await;
-        let (far, named) = (server.domain("far.test", Script::default()).await, server.domain("named.test", Script::default()).await);
+        let (far, named) =
+            (server.domain("far.test", Script::default()).await, server.domain("named.test", Script::default()).await);
         let content = "Subject: report\r\nTLS-Required: No\r\n\r\nhello\r\n";
         let to = ["joe@far.test", "joe@strict.test", "joe@named.test"];
         server.relay("ann@example.test", &to, CONTENT).await;
