@@ -39,9 +39,11 @@ impl fmt::Debug for OwnMark {
 impl OwnMark {
     /// Marks made with this key.
     pub fn new(key: &[u8]) -> Self {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, key);
-        let greeting = mark(&key, b"greeting", GREETING_SIZE);
-        Self { key, greeting }
+        let mut mark = Self { key: hmac::Key::new(hmac::HMAC_SHA256, key), greeting: String::new() };
+        let mut greeting = String::new();
+        mark.write(b"greeting", GREETING_SIZE, &mut greeting);
+        mark.greeting = greeting;
+        mark
     }
 
     /// What stands in our greeting.
@@ -59,9 +61,18 @@ impl OwnMark {
         if recipients.len() > RECIPIENTS_MAX {
             return String::new();
         }
-        let marks: Vec<String> = recipients.map(|recipient| self.of(id, recipient)).collect();
-        let lines: Vec<String> = marks.chunks(LINE_MARKS).map(|line| line.join(" ")).collect();
-        format!("{OPENING}{})", lines.join("\r\n\t"))
+        let mut field = String::with_capacity(OPENING.len() + recipients.len() * (2 * MARK_SIZE + 3) + 1);
+        field.push_str(OPENING);
+        for (count, recipient) in recipients.enumerate() {
+            match count {
+                0 => {}
+                _ if count % LINE_MARKS == 0 => field.push_str("\r\n\t"),
+                _ => field.push(' '),
+            }
+            self.write(hop_of(id, recipient).as_bytes(), MARK_SIZE, &mut field);
+        }
+        field.push(')');
+        field
     }
 
     /// Whether this message was here before for each of these recipients. What was sent on by hand since then doesn't count
@@ -82,13 +93,24 @@ impl OwnMark {
 
     /// The mark of a recipient: another one in each message, so that nobody can tell by it who else got some mail.
     fn of(&self, id: QueueId, recipient: &Address) -> String {
-        let text = format!("hop {id} {}@{}", recipient.local().to_lowercase(), recipient.domain());
-        mark(&self.key, text.as_bytes(), MARK_SIZE)
+        let mut mark = String::new();
+        self.write(hop_of(id, recipient).as_bytes(), MARK_SIZE, &mut mark);
+        mark
+    }
+
+    /// Adds the mark of a text, in hexadecimal digits.
+    fn write(&self, text: &[u8], size: usize, to: &mut String) {
+        let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value & 15)]);
+        for octet in hmac::sign(&self.key, text).as_ref().iter().take(size) {
+            to.push(digit(octet >> 4));
+            to.push(digit(*octet));
+        }
     }
 }
 
-fn mark(key: &hmac::Key, text: &[u8], size: usize) -> String {
-    hmac::sign(key, text).as_ref().iter().take(size).map(|octet| format!("{octet:02x}")).collect()
+/// What a recipient's mark is made of.
+fn hop_of(id: QueueId, recipient: &Address) -> String {
+    format!("hop {id} {}@{}", recipient.local().to_lowercase(), recipient.domain())
 }
 
 /// The marks of a `Received:` field.
