@@ -105,7 +105,15 @@ async fn client(world: World, number: u64, mut random: SimRandom, sent: Shared<V
         let content = format!("Subject: {token}\r\nX-From: {from}\r\n\r\n{lines}").into_bytes();
         let at = {
             let mut sent = sent.lock().unwrap();
-            sent.push(Sent { token, from: from.clone(), to: to.clone(), notify, content: content.clone(), accepted: false });
+            sent.push(Sent {
+                token,
+                from: from.clone(),
+                to: to.clone(),
+                notify,
+                content: content.clone(),
+                accepted: false,
+                is_bad: false,
+            });
             sent.len() - 1
         };
         let parameters = notify.map(|notify| format!(" NOTIFY={notify}")).unwrap_or_default();
