@@ -40,9 +40,7 @@ impl OwnMark {
     /// Marks made with this key.
     pub fn new(key: &[u8]) -> Self {
         let mut mark = Self { key: hmac::Key::new(hmac::HMAC_SHA256, key), greeting: String::new() };
-        let mut greeting = String::new();
-        mark.write(b"greeting", GREETING_SIZE, &mut greeting);
-        mark.greeting = greeting;
+        write_hex(&mark.sign(&[b"greeting"]), GREETING_SIZE, &mut mark.greeting);
         mark
     }
 
@@ -63,13 +61,14 @@ impl OwnMark {
         }
         let mut field = String::with_capacity(OPENING.len() + recipients.len() * (2 * MARK_SIZE + 3) + 1);
         field.push_str(OPENING);
+        let number = id.to_string();
         for (count, recipient) in recipients.enumerate() {
             match count {
                 0 => {}
                 _ if count % LINE_MARKS == 0 => field.push_str("\r\n\t"),
                 _ => field.push(' '),
             }
-            self.write(hop_of(id, recipient).as_bytes(), MARK_SIZE, &mut field);
+            write_hex(&self.sign_hop(&number, recipient), MARK_SIZE, &mut field);
         }
         field.push(')');
         field
@@ -94,23 +93,29 @@ impl OwnMark {
     /// The mark of a recipient: another one in each message, so that nobody can tell by it who else got some mail.
     fn of(&self, id: QueueId, recipient: &Address) -> String {
         let mut mark = String::new();
-        self.write(hop_of(id, recipient).as_bytes(), MARK_SIZE, &mut mark);
+        write_hex(&self.sign_hop(&id.to_string(), recipient), MARK_SIZE, &mut mark);
         mark
     }
 
-    /// Adds the mark of a text, in hexadecimal digits.
-    fn write(&self, text: &[u8], size: usize, to: &mut String) {
-        let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value & 15)]);
-        for octet in hmac::sign(&self.key, text).as_ref().iter().take(size) {
-            to.push(digit(octet >> 4));
-            to.push(digit(*octet));
-        }
+    fn sign_hop(&self, id: &str, recipient: &Address) -> hmac::Tag {
+        let (local, domain) = (recipient.local().to_lowercase(), recipient.domain().as_str());
+        self.sign(&[b"hop ", id.as_bytes(), b" ", local.as_bytes(), b"@", domain.as_bytes()])
+    }
+
+    fn sign(&self, text: &[&[u8]]) -> hmac::Tag {
+        let mut context = hmac::Context::with_key(&self.key);
+        text.iter().for_each(|part| context.update(part));
+        context.sign()
     }
 }
 
-/// What a recipient's mark is made of.
-fn hop_of(id: QueueId, recipient: &Address) -> String {
-    format!("hop {id} {}@{}", recipient.local().to_lowercase(), recipient.domain())
+/// The first octets of a tag, in hexadecimal digits.
+fn write_hex(tag: &hmac::Tag, size: usize, to: &mut String) {
+    let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value & 15)]);
+    for octet in tag.as_ref().iter().take(size) {
+        to.push(digit(octet >> 4));
+        to.push(digit(*octet));
+    }
 }
 
 /// The marks of a `Received:` field.
