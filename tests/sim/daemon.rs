@@ -2,7 +2,7 @@
 //! disk operation, and may go again while the server recovers.
 //!
 //! Always true afterwards: a recipient whose 250 the client saw is delivered or bounced once the queue is empty, never both; nothing
-//! comes twice but for a crash or cut between delivery and its record; no notice is about a notice; each sender hears what it asked for, once, and nothing else; nothing outlives its lifetime;
+//! comes twice but for a crash or cut between delivery and its record, and not even then where a mailbox has it, read or not; no notice is about a notice; each sender hears what it asked for, once, and nothing else; nothing outlives its lifetime;
 //! nobody is asked again sooner than it said, nor soon after a lost last reply; a refusal over IPv6 is nobody's last word;
 //! log, index and scheduler agree; nothing is damaged, and nothing arrives in part.
 //!
@@ -23,8 +23,8 @@ use posthouse::system::{Clock, Disk};
 
 use crate::client::{Client, Gone};
 use crate::daemon_rules::{Found, Sent, check_waits};
-use crate::daemon_world::{Peers, Scripts, Shared, address, new_disk, start, until};
-use crate::world::{DAY, HOUR, MINUTE, TRUSTED};
+use crate::daemon_world::{Peers, Scripts, Shared, USERS, address, new_disk, start, until};
+use crate::world::{DAY, HOUR, MINUTE, TRUSTED, read_mails};
 
 const CLIENTS: u64 = 4;
 const RECIPIENTS: [&str; 11] = [
@@ -260,6 +260,10 @@ fn crash(seed: u64, cut: Option<u64>) -> usize {
             0 => MemoryIndex::forgetful(),
             _ => left.index.without_last(random.below(left.index.unmarked() as u64 + 1) as usize),
         };
+        if random.below(2) == 0 {
+            let disk = Arc::new(left.disk.clone());
+            USERS.iter().for_each(|user| read_mails(&disk, &format!("/mail/example.test/{user}")));
+        }
         if random.below(3) == 0 {
             left.disk.crash_after(random.below(60));
         }

@@ -341,12 +341,24 @@ impl Server {
     }
 }
 
-/// The mails in a Maildir's new folder, in the order of their names.
+/// The mails in a Maildir, in the order of their names; those that were read come last.
 pub(crate) fn maildir(disk: &Arc<SimDisk>, path: &str) -> Vec<Vec<u8>> {
     let disk: &dyn Disk = &**disk;
-    let new = PathBuf::from(path).join("new");
-    let names = disk.list(&new).unwrap_or_default();
-    names.iter().map(|name| disk.read(&new.join(name), u64::MAX).unwrap()).collect()
+    let folders = ["new", "cur"].map(|folder| PathBuf::from(path).join(folder));
+    let files = folders.iter().flat_map(|folder| disk.list(folder).unwrap_or_default().into_iter().map(|name| folder.join(name)));
+    files.map(|file| disk.read(&file, u64::MAX).unwrap()).collect()
+}
+
+/// Looks at the new mails in a Maildir, as mail programs do: they are moved, and marked.
+pub(crate) fn read_mails(disk: &Arc<SimDisk>, path: &str) {
+    let disk: &dyn Disk = &**disk;
+    let (new, cur) = (PathBuf::from(path).join("new"), PathBuf::from(path).join("cur"));
+    for name in disk.list(&new).unwrap_or_default() {
+        disk.rename(&new.join(&name), &cur.join(format!("{name}:2,S"))).unwrap();
+    }
+    for folder in [new, cur] {
+        let _ = disk.sync_dir(&folder);
+    }
 }
 
 /// The id in the reply to the final dot.

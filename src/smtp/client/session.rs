@@ -269,8 +269,10 @@ impl Session {
 
     fn replied(&mut self, now: Duration, reply: &Reply) {
         if reply.code == 421 {
-            // The server is about to close, whatever it was asked (RFC 5321 section 3.8).
-            return self.end(diagnosis(reply), true);
+            // The server is about to close, whatever it was asked (RFC 5321 section 3.8). Only behind the final dot may that be about
+            // the message: large providers so refuse one sender's, and take everybody else's.
+            let turned_away = self.phase != Phase::Final || !self.dot_sent;
+            return self.end(Diagnosis { turned_away, ..diagnosis(reply) }, true);
         }
         let Some(expected) = self.expected.pop_front() else {
             return self.unexpected(reply);
