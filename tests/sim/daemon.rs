@@ -23,8 +23,8 @@ use posthouse::system::{Clock, Disk};
 
 use crate::client::{Client, Gone};
 use crate::daemon_rules::{Found, Sent, check_waits};
-use crate::daemon_world::{Peers, Scripts, Shared, USERS, address, new_disk, start, until};
-use crate::world::{DAY, HOUR, MINUTE, TRUSTED, read_mails};
+use crate::daemon_world::{Peers, Scripts, Shared, USERS, address, new_disk, read_mails, start, until};
+use crate::world::{DAY, HOUR, MINUTE, TRUSTED};
 
 const CLIENTS: u64 = 4;
 const RECIPIENTS: [&str; 11] = [
@@ -261,8 +261,7 @@ fn crash(seed: u64, cut: Option<u64>) -> usize {
             _ => left.index.without_last(random.below(left.index.unmarked() as u64 + 1) as usize),
         };
         if random.below(2) == 0 {
-            let disk = Arc::new(left.disk.clone());
-            USERS.iter().for_each(|user| read_mails(&disk, &format!("/mail/example.test/{user}")));
+            USERS.iter().for_each(|user| read_mails(&left.disk, &format!("/mail/example.test/{user}")));
         }
         if random.below(3) == 0 {
             left.disk.crash_after(random.below(60));

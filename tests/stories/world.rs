@@ -349,18 +349,6 @@ pub(crate) fn maildir(disk: &Arc<SimDisk>, path: &str) -> Vec<Vec<u8>> {
     files.map(|file| disk.read(&file, u64::MAX).unwrap()).collect()
 }
 
-/// Looks at the new mails in a Maildir, as mail programs do: they are moved, and marked.
-pub(crate) fn read_mails(disk: &Arc<SimDisk>, path: &str) {
-    let disk: &dyn Disk = &**disk;
-    let (new, cur) = (PathBuf::from(path).join("new"), PathBuf::from(path).join("cur"));
-    for name in disk.list(&new).unwrap_or_default() {
-        disk.rename(&new.join(&name), &cur.join(format!("{name}:2,S"))).unwrap();
-    }
-    for folder in [new, cur] {
-        let _ = disk.sync_dir(&folder);
-    }
-}
-
 /// The id in the reply to the final dot.
 pub(crate) fn queue_id(replies: &[String]) -> QueueId {
     let last = replies.last().unwrap();
