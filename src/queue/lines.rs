@@ -9,16 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::fair::ITEM;
 use super::health::{Down, Health, News};
 use super::line::{Line, Place, Turn, Waiting};
+use super::meters::Meters;
 use super::shares::Shares;
 use crate::config::{self, Outgoing, Retry};
-use crate::mail::{Diagnosis, Message, Meter, Site, Timestamp};
+use crate::mail::{Diagnosis, Message, Site, Timestamp};
 
 /// A line this long is never turned away from.
 pub(super) const CROWD_MIN: usize = 64;
 /// Lines that are looked at to find one that may have its turn now.
 const SCAN_MAX: usize = 64;
-/// Sites whose rates are remembered though nothing waits for them; when there are more, that with the first name is forgotten.
-const METERS_MAX: usize = 20_000;
 
 /// Sites of one kind, local or remote, share attempts and turns.
 #[derive(Debug, Default)]
@@ -41,8 +40,7 @@ pub(super) struct Lines {
     now: Timestamp,
     /// Lines that may start an attempt only later, and when.
     later: BTreeSet<(Timestamp, Site)>,
-    /// What was started lately at sites whose messages are counted.
-    meters: BTreeMap<Site, Meter>,
+    meters: Meters,
     /// What origins have had of late.
     pub(super) shares: Shares,
     /// What is known of sites beyond their mail.
@@ -61,7 +59,7 @@ impl Lines {
             concurrency: concurrency.max(1),
             now: Timestamp::ZERO,
             later: BTreeSet::new(),
-            meters: BTreeMap::new(),
+            meters: Meters::default(),
             shares: Shares::new(weights),
             health: Health::default(),
         }
@@ -150,7 +148,7 @@ impl Lines {
             self.shares.served(time);
         }
         if let Some(rate) = line.limits.messages_rate.filter(|_| !place.is_notice()) {
-            self.meters.entry(site.clone()).or_default().add(self.now, rate);
+            self.meters.add(self.now, &site, rate);
         }
         self.shares.start(&place.origin);
         self.class(remote).in_flight += 1;
@@ -162,6 +160,13 @@ impl Lines {
     /// What an admin bounds at a site.
     pub(super) fn outgoing(&self, site: &Site) -> Outgoing {
         self.lines.get(site).map(|line| line.limits).unwrap_or_default()
+    }
+
+    /// A message that was started then stands in line again, because the attempt came to nothing: it isn't counted yet.
+    pub(super) fn take_back(&mut self, started: Timestamp, site: &Site, place: &Place) {
+        if !place.is_notice() {
+            self.meters.take_back(started, site);
+        }
     }
 
     /// An attempt at the site has ended. `connections`: none may be made before this time, and that it would have wanted one.
@@ -290,7 +295,7 @@ impl Lines {
             return;
         }
         if let Some(rate) = line.limits.messages_rate.filter(|_| !notice) {
-            let next = self.meters.get_mut(site).map_or(self.now, |meter| meter.next(self.now, rate));
+            let next = self.meters.next(self.now, site, rate);
             if next > self.now {
                 self.later.insert((next, site.clone()));
                 return;
@@ -307,22 +312,6 @@ impl Lines {
         line.stamp = Some((origin.clone(), time));
         line.turn = Some(turn);
         class.turns.insert(turn, site.clone());
-        self.forget_meters();
-    }
-
-    /// Rates of sites where the last period had nothing needn't be remembered.
-    fn forget_meters(&mut self) {
-        if self.meters.len() <= METERS_MAX {
-            return;
-        }
-        let (now, lines) = (self.now, &self.lines);
-        self.meters.retain(|site, meter| {
-            let rate = lines.get(site).and_then(|line| line.limits.messages_rate);
-            rate.is_some_and(|rate| !meter.is_idle(now, rate))
-        });
-        while self.meters.len() > METERS_MAX {
-            self.meters.pop_first();
-        }
     }
 }
 

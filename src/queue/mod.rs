@@ -11,6 +11,7 @@ mod fair;
 mod health;
 mod line;
 mod lines;
+mod meters;
 mod pace;
 mod plan;
 mod postpone;

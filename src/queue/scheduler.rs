@@ -86,6 +86,7 @@ struct Flight {
     destination: Destination,
     site: Site,
     place: Place,
+    started: Timestamp,
 }
 
 impl Scheduler {
@@ -216,9 +217,12 @@ impl Scheduler {
     ) -> Verdict {
         self.watch_clock(now);
         let Report { outcomes, connections_from } = report.into();
-        let Some(Flight { id, destination, site, place }) = self.attempts.remove(&attempt) else {
+        let Some(Flight { id, destination, site, place, started }) = self.attempts.remove(&attempt) else {
             return Verdict::new(QueueId(0));
         };
+        if outcomes.is_empty() && connections_from.is_some() {
+            self.lines.take_back(started, &site, &place);
+        }
         let random = jitter();
         let news = News::of(&outcomes);
         self.lines.finish(&site, &place, &news, connections_from);
@@ -337,7 +341,7 @@ impl Scheduler {
         entry.waiting -= 1;
         entry.attempts += 1;
         self.attempt_last += 1;
-        self.attempts.insert(attempt, Flight { id, destination: destination.clone(), site: site.clone(), place });
+        self.attempts.insert(attempt, Flight { id, destination: destination.clone(), site: site.clone(), place, started: now });
         Some(Step::Attempt(Attempt { attempt, id, destination, site, outgoing, recipients }))
     }
 

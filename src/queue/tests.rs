@@ -536,6 +536,27 @@ fn a_probe_that_may_not_connect_yet_waits_until_it_may() {
     assert_eq!(attempt(&mut scheduler, at(360)).id, QueueId(4));
 }
 
+#[test]
+fn who_waits_for_a_connection_is_not_counted_as_a_message() {
+    let outgoing = Outgoing { messages_rate: Some(Rate { count: 2, period: Duration::from_secs(3600) }), ..Outgoing::default() };
+    let rule = DestinationRule { domain: DomainPattern::Any, mx: DomainPattern::Any, shared: false, outgoing };
+    let mut scheduler = Scheduler::new(Settings { destinations: vec![rule], ..settings() });
+    admit(&mut scheduler, START, &message(1, "s@x.test", &["a@one.test"]));
+    for minute in 0..5 {
+        let tried = attempt(&mut scheduler, at(60 * minute));
+        let report = no_connection_before(at(60 * (minute + 1)));
+        scheduler.report(at(60 * minute), tried.attempt, report, &mut || 0.5);
+    }
+    let tried = attempt(&mut scheduler, at(300));
+    report(&mut scheduler, at(300), &tried, Outcome::Delivered);
+    for id in [2, 3] {
+        admit(&mut scheduler, at(301), &message(id, "s@x.test", &["a@one.test"]));
+    }
+    assert!(is_done(next(&mut scheduler, at(301))));
+    assert_eq!(attempt(&mut scheduler, at(301)).id, QueueId(2));
+    assert_eq!(next(&mut scheduler, at(301)), None, "two in an hour");
+}
+
 fn no_connection_before(time: Timestamp) -> Report {
     Report { outcomes: Vec::new(), connections_from: Some(time) }
 }

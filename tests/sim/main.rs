@@ -11,6 +11,7 @@
 #[path = "../stories/client.rs"]
 mod client;
 mod daemon;
+mod daemon_drops;
 mod daemon_rules;
 mod daemon_world;
 mod spool;
