@@ -1,5 +1,7 @@
 //! How messages come to the scheduler: new ones from the sessions, and those that are due from the index. State: the delivery loop's.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 
 use super::delivery::{Delivery, LOOK_MAX};
@@ -53,7 +55,7 @@ impl Delivery {
     pub(super) fn admit_new(&mut self, id: QueueId) {
         let Some(message) = self.spool.active(id) else { return };
         if self.scheduler.welcomes(&message) {
-            self.admit(message);
+            self.admit(Arc::unwrap_or_clone(message));
         } else {
             self.park(id, self.now().plus(ROOM_WAIT));
         }
