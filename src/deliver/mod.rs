@@ -14,6 +14,7 @@ mod maildir;
 mod passwords;
 mod quota;
 mod remote;
+mod waiver;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

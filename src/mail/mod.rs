@@ -22,6 +22,7 @@ mod site;
 mod submitted;
 mod timestamp;
 mod tls;
+mod tls_required;
 mod trace;
 
 pub use address::{Address, AddressError, ReversePath};
@@ -44,4 +45,5 @@ pub use site::Site;
 pub use submitted::Submitted;
 pub use timestamp::Timestamp;
 pub use tls::TlsInfo;
+pub use tls_required::tls_is_optional;
 pub use trace::{Arrival, Protocol, TraceField};
