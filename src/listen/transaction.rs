@@ -375,11 +375,7 @@ impl<'a> Transaction<'a> {
             tls: self.client.tls.as_ref().map(|tls| tls.version),
             cipher: self.client.tls.as_ref().map(|tls| tls.cipher),
         });
-        // When the queue is busy the message waits in the index: memory stays bounded.
-        if self.reception.accepted.try_send(message.id).is_err() {
-            self.reception.spool.park(message.id, message.arrived);
-            self.reception.overflow.notify_one();
-        }
+        self.reception.hand_on(message);
     }
 }
 

@@ -33,6 +33,8 @@ struct Face {
     shared: Arc<Shared>,
     /// Ends when all loops have ended.
     ended: Mutex<mpsc::Receiver<Infallible>>,
+    /// The greatest id that was given out before.
+    before: QueueId,
 }
 
 impl Drop for Face {
@@ -83,6 +85,7 @@ impl Spool {
         let begun = system.workers.blocking(move || Ok(start_up(start))).await;
         let (recovered, lock) = begun.map_err(|error| SpoolError::Io(error.to_string()))??;
         let Recovered { identity, state, log, index, factory, recovery } = recovered;
+        let before = state.last_id;
         let (tell, commands) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared::new(options, system, identity, state, tell));
         shared.space_now();
@@ -97,7 +100,7 @@ impl Spool {
             };
             system.workers.dedicated(name, run).map_err(|error| SpoolError::Io(format!("can't start {name}: {error}")))
         };
-        let spool = Spool(Arc::new(Face { shared: shared.clone(), ended: Mutex::new(ended) }));
+        let spool = Spool(Arc::new(Face { shared: shared.clone(), ended: Mutex::new(ended), before }));
         run("spool-log", Box::pin(commit::run(shared.clone(), log)))?;
         run("spool-index", Box::pin(keeper::run(shared.clone(), index, factory, commands)))?;
         run("spool-release", Box::pin(release::run(shared)))?;
@@ -271,6 +274,12 @@ impl Spool {
         }
         let stored = self.0.shared.ask(|reply| Command::Look { id, reply }).await??;
         Ok(stored.as_ref().map(Located::from))
+    }
+
+    /// Whether a message may have been here before the spool was opened: what became of it last, nobody may have had the time to write
+    /// down.
+    pub fn may_be_from_before(&self, id: QueueId) -> bool {
+        id <= self.0.before
     }
 
     /// Figures without work, for metrics.
