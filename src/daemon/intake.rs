@@ -1,5 +1,7 @@
 //! How messages come to the scheduler: new ones from the sessions, and those that are due from the index. State: the delivery loop's.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 
 use super::delivery::{Delivery, LOOK_MAX};
@@ -49,7 +51,7 @@ impl Delivery {
     /// it was on its way here.
     pub(super) fn admit_new(&mut self, id: QueueId) {
         if let Some(message) = self.spool.active(id) {
-            self.admit(message);
+            self.admit(Arc::unwrap_or_clone(message));
         }
     }
 

@@ -27,7 +27,7 @@ mod trace;
 pub use address::{Address, AddressError, ReversePath};
 pub use address_list::{Listed, NotAnAddress, addresses};
 pub use destination::Destination;
-pub use domain::{Domain, DomainError};
+pub use domain::{AddressLiteral, Domain, DomainError};
 pub use dsn::{DsnRequest, Notify, OriginalRecipient, decode_xtext, encode_xtext};
 pub use header::{Field, HeaderScan, fields};
 pub use mailboxes::mailboxes;

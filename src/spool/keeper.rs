@@ -376,7 +376,7 @@ impl Keeper {
     fn activate(&self, index: &mut dyn Index, id: QueueId) -> Result<Option<(Message, Timestamp)>, IndexError> {
         let Some((stored, due)) = index.get(id)? else { return Ok(None) };
         index.set_due(id, TAKEN)?;
-        let message = stored.message.clone();
+        let message = Message::clone(&stored.message);
         let entry = Entry::indexed(stored);
         self.shared.lock().active.insert(id, entry);
         Ok(Some((message, due)))
@@ -433,12 +433,12 @@ impl Keeper {
         let page = index.page(filter, count_max)?;
         let state = self.shared.lock();
         let parked = page.found.into_iter().map(|stored| stored.message).filter(|message| !state.overrides(message.id));
-        let mut messages: Vec<Message> = parked.collect();
+        let mut messages: Vec<Message> = parked.map(Arc::unwrap_or_clone).collect();
         let after = filter.after.map_or(Bound::Unbounded, Bound::Excluded);
         let to = page.next.map_or(Bound::Unbounded, Bound::Included);
         if filter.after.is_none_or(|after| page.next.is_none_or(|to| after < to)) {
-            let active = state.active.range((after, to)).map(|(_, entry)| &entry.stored.message);
-            let parking = state.parking.range((after, to)).map(|(_, parking)| &parking.entry.stored.message);
+            let active = state.active.range((after, to)).map(|(_, entry)| &*entry.stored.message);
+            let parking = state.parking.range((after, to)).map(|(_, parking)| &*parking.entry.stored.message);
             let matching = |message: &&Message| filter.matches(message);
             // More than this many of either can't be on the page.
             messages.extend(active.filter(matching).take(count_max).cloned());
