@@ -204,6 +204,11 @@ impl Spool {
         Ok(self.take_with_due(id).await?.map(|(message, _)| message))
     }
 
+    /// Makes those of these messages active that are parked; `ids` ascending.
+    pub async fn take_all(&self, ids: Vec<QueueId>) -> Result<Vec<Message>, SpoolError> {
+        self.0.shared.ask(|reply| Command::TakeAll { ids, reply }).await?
+    }
+
     async fn take_with_due(&self, id: QueueId) -> Result<Option<(Message, Timestamp)>, SpoolError> {
         self.0.shared.ask(|reply| Command::Take { id, reply }).await?
     }

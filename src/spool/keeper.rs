@@ -83,6 +83,11 @@ pub(crate) enum Command {
         id: QueueId,
         reply: Answer<Option<(Message, Timestamp)>>,
     },
+    /// All of these that are parked.
+    TakeAll {
+        ids: Vec<QueueId>,
+        reply: Answer<Vec<Message>>,
+    },
     Look {
         id: QueueId,
         reply: Answer<Option<Stored>>,
@@ -206,6 +211,12 @@ impl Keeper {
             }
             Command::Take { id, reply } => {
                 let _ = reply.send(self.with_index(|keeper, index| keeper.take(index, id)));
+            }
+            Command::TakeAll { ids, reply } => {
+                let mut taken = Vec::new();
+                let asked = self.with_index(|keeper, index| keeper.take_all(index, &ids, &mut taken));
+                // See `Due`.
+                let _ = reply.send(if taken.is_empty() { asked.map(|()| taken) } else { Ok(taken) });
             }
             Command::Look { id, reply } => {
                 let _ = reply.send(self.with_index(|keeper, index| keeper.look(index, id)));
@@ -398,6 +409,15 @@ impl Keeper {
         }
         drop(state);
         self.activate(index, id)
+    }
+
+    fn take_all(&self, index: &mut dyn Index, ids: &[QueueId], taken: &mut Vec<Message>) -> Result<(), IndexError> {
+        // What was taken before the index gave way isn't asked for again.
+        let last = taken.last().map(|message| message.id);
+        for id in ids.iter().filter(|id| last.is_none_or(|last| **id > last)) {
+            taken.extend(self.take(index, *id)?.map(|(message, _)| message));
+        }
+        Ok(())
     }
 
     fn look(&self, index: &mut dyn Index, id: QueueId) -> Result<Option<Stored>, IndexError> {
