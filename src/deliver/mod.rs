@@ -12,7 +12,6 @@ mod lane;
 mod mailbox;
 mod maildir;
 mod passwords;
-mod quota;
 mod remote;
 mod waiver;
 
