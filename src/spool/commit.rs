@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::codec::Change;
+use super::gather;
 use super::index::{Place, Position, Stored};
 use super::keeper::Command;
 use super::log::{Failure, Log};
@@ -36,11 +37,13 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
         writing: Duration::ZERO,
         marked_to: Position::default(),
         seen: Position::default(),
+        hasty_until: Duration::ZERO,
     };
     loop {
         if committer.until_mark().is_some_and(|wait| wait.is_zero()) {
             committer.mark();
         }
+        committer.gather().await;
         let Taken { batch, more, closing } = committer.take();
         let idle = batch.is_empty() && (committer.written.is_empty() || !closing && committer.until_sync() > Duration::ZERO);
         let pause = match idle || committer.commit(batch) {
@@ -82,6 +85,8 @@ struct Committer {
     marked_to: Position,
     /// Where the log ended when the index was marked last.
     seen: Position,
+    /// Until then no batch is waited for.
+    hasty_until: Duration,
 }
 
 /// What is told once the lock is released.
@@ -109,6 +114,35 @@ impl Committer {
         let more = count < state.queue.len();
         let batch = if more { state.queue.drain(..count).collect() } else { std::mem::take(&mut state.queue) };
         Taken { batch, more, closing }
+    }
+
+    /// Waits a moment for more messages, if many are under way and few are here.
+    async fn gather(&mut self) {
+        let shared = self.shared.clone();
+        let now = shared.clock.monotonic();
+        if now < self.hasty_until {
+            return;
+        }
+        shared.gathering.aim();
+        let enough = || {
+            let state = shared.lock();
+            let mut new = state.queue.iter().map(|op| matches!(op, Op::Accept { .. }));
+            let others_wait = state.queue.iter().any(|op| op.is_awaited() && !matches!(op, Op::Accept { .. }));
+            state.closing || others_wait || !new.any(|new| new) || shared.gathering.is_enough(state.queue.len())
+        };
+        let more = async {
+            loop {
+                let wake = shared.wake.notified();
+                if enough() {
+                    return;
+                }
+                wake.await;
+            }
+        };
+        if tokio::time::timeout(gather::WAIT_MAX, more).await.is_err() {
+            self.hasty_until = now + gather::HASTE;
+        }
+        shared.gathering.rest();
     }
 
     /// How long what is written may still wait for its sync.
