@@ -13,6 +13,8 @@ pub struct Way {
     pub(super) hosts: Vec<RouteHost>,
     /// How connections are encrypted.
     pub tls: RemoteTls,
+    /// The server is this site's store: what it takes has arrived.
+    pub store: bool,
     /// TLS from the first octet.
     pub implicit_tls: bool,
     /// Who we are to the hosts, if we log in.
@@ -29,6 +31,7 @@ impl Way {
         Self {
             hosts: Vec::new(),
             tls: remote.tls,
+            store: false,
             implicit_tls: false,
             login: None,
             family: remote.family,
@@ -36,9 +39,9 @@ impl Way {
         }
     }
 
-    /// To a server of this site.
+    /// To the store of this site.
     pub(super) fn here(&self) -> Self {
-        Self { tls: RemoteTls::None, family: Family::Any, sources: Vec::new(), ..self.clone() }
+        Self { tls: RemoteTls::None, store: true, family: Family::Any, sources: Vec::new(), ..self.clone() }
     }
 
     /// As a route says, and where it is silent, as `[remote]` does.
@@ -48,6 +51,7 @@ impl Way {
             hosts: route.hosts.clone(),
             // A route that is there for something else must not make the way to MX hosts less safe than all the others.
             tls: if route.hosts.is_empty() { route.tls.max(remote.tls) } else { route.tls },
+            store: false,
             implicit_tls: route.implicit_tls,
             login: route.login.clone(),
             family: route.family.unwrap_or(remote.family),
@@ -93,7 +97,7 @@ impl Way {
 impl Way {
     /// One that is special in nothing but its encryption.
     pub(crate) fn sample(tls: RemoteTls) -> Self {
-        Self { hosts: Vec::new(), tls, implicit_tls: false, login: None, family: Family::Any, sources: Vec::new() }
+        Self { hosts: Vec::new(), tls, store: false, implicit_tls: false, login: None, family: Family::Any, sources: Vec::new() }
     }
 }
 
