@@ -114,7 +114,7 @@ impl Delivery {
             next_due,
             spool_path,
             clocks,
-            awakening: Awakening::default(),
+            awakening: Awakening::new(),
             notices: Notices::default(),
             digest: Digest::new(now),
             lookups: Lookups::default(),
@@ -183,7 +183,7 @@ impl Delivery {
         if self.may_awaken() {
             return Duration::ZERO;
         }
-        let due = if self.scheduler.paused().0 { None } else { self.next_due.filter(|_| self.scheduler.room() > 0) };
+        let due = if self.scheduler.paused().0 { None } else { self.next_due };
         let next = [self.scheduler.deadline(), due, self.digest_due()].into_iter().flatten().min();
         next.map_or(LOOK_MAX, |next| next.since(self.now())).min(LOOK_MAX)
     }
@@ -285,6 +285,7 @@ impl Delivery {
                 self.awakening.start(vec![domain.clone()]);
                 self.events.report(Event::DestinationMoved { domain, destination: site });
             }
+            Step::Recall { ids } => self.recall(ids).await,
             Step::Park { id, due } => self.park(id, due),
             Step::Done { id, arrived, recipients } => {
                 self.spool.done(id);

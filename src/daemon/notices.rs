@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use tokio::task::{self, JoinSet};
 
 use super::current::Current;
@@ -77,7 +78,7 @@ type Written = Result<Told, SpoolError>;
 /// Who was told.
 pub(super) enum Told {
     /// This address, by this message.
-    By(Message, Address),
+    By(Arc<Message>, Address),
     /// Nobody: there is no sender.
     Nobody,
     /// Nobody: the sender isn't known here.
@@ -154,7 +155,7 @@ impl Delivery {
         match told {
             Told::By(message, to) => {
                 self.events.report(Event::Notified { id, notice: message.id, kind, to, recipients: order.told.len() });
-                return self.admit(message);
+                return self.admit(Arc::unwrap_or_clone(message));
             }
             Told::NoStranger(sender) => {
                 self.digest.add(sender.domain(), self.now());
@@ -192,7 +193,7 @@ impl Delivery {
                 self.digest = Digest::new(self.now());
                 let (id, kind) = (message.id, NoticeKind::Digest);
                 self.events.report(Event::Notified { id, notice: id, kind, to, recipients: 0 });
-                self.admit(message);
+                self.admit(Arc::unwrap_or_clone(message));
             }
             Err(error) => {
                 self.trouble(None, "digest", &error);
@@ -258,6 +259,14 @@ impl Writer {
             return true;
         }
         let is_trusted = |client: IpAddr| relay.networks.iter().any(|network| network.contains(&client.to_canonical()));
+        // Damage on our side is no reason for silence, but towards those whom the spool knows to have come from elsewhere.
+        if header.is_empty() {
+            let from = message.origin.as_ref().and_then(Origin::network);
+            let overlaps = |network: &IpNet| from.is_some_and(|from| network.contains(&from) || from.contains(network));
+            if from.is_none() || relay.networks.iter().any(overlaps) {
+                return true;
+            }
+        }
         match Arrival::read(header, message.id) {
             Some(Arrival { client: None, .. } | Arrival { logged_in: true, .. }) => true,
             Some(Arrival { client: Some(client), .. }) if is_trusted(client) => true,
@@ -269,7 +278,7 @@ impl Writer {
     }
 
     /// Spools a notice as a new message with null reverse-path.
-    async fn commit(&self, notice: Notice, updates: Vec<Update>) -> Result<Message, SpoolError> {
+    async fn commit(&self, notice: Notice, updates: Vec<Update>) -> Result<Arc<Message>, SpoolError> {
         let arrived = self.clock.now();
         let mut draft = self.spool.begin_notice()?;
         draft.write(&notice.content).await?;

@@ -13,8 +13,8 @@ mod mailbox;
 mod maildir;
 mod meters;
 mod passwords;
-mod quota;
 mod remote;
+mod waiver;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -9,7 +9,7 @@ use super::connection::{Call, Connection, Unopened};
 use super::connections::{Permit, Wanted};
 use super::fitting::{self, Fitted, Unfit};
 use super::hosts::is_ipv6;
-use super::{Attempt, Attempted, Deliverer, Host, Way, ipv6};
+use super::{Attempt, Attempted, Deliverer, Host, Way, ipv6, waiver};
 use crate::config::{Remote, RemoteTls};
 use crate::event::Event;
 use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Forward, Outcome, Timestamp};
@@ -72,7 +72,7 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Attempt
     let mut run = Run {
         deliverer,
         attempt,
-        way: deliverer.routes.way(&attempt.destination, &attempt.reverse_path),
+        way: waiver::way(deliverer.routes.way(&attempt.destination, &attempt.reverse_path), attempt).await,
         permit: deliverer.connections.permit(&attempt.site, attempt.outgoing),
         outcomes: vec![None; attempt.recipients.len()],
         misses: Vec::new(),

@@ -130,7 +130,7 @@ impl<'a> Intake<'a> {
     }
 
     /// Makes the message durable, as the session asked for.
-    pub(super) async fn commit(&mut self) -> Result<Message, Refusal> {
+    pub(super) async fn commit(&mut self) -> Result<Arc<Message>, Refusal> {
         self.transaction.commit().await.map_err(|reply| match reply.code {
             500.. => Refusal::Never(reply.to_string()),
             _ => Refusal::Later(reply.to_string()),

@@ -341,7 +341,7 @@ async fn changed(watch: &mut Option<Box<dyn FolderWatch>>) {
 }
 
 /// Spools a notice.
-async fn commit(mut draft: Draft, notice: Notice, now: Timestamp) -> Result<Message, SpoolError> {
+async fn commit(mut draft: Draft, notice: Notice, now: Timestamp) -> Result<Arc<Message>, SpoolError> {
     draft.write(&notice.content).await?;
     let accept = Accept {
         arrived: now,

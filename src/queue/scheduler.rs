@@ -18,12 +18,10 @@ use super::sites::Sites;
 use super::step::{Attempt, AttemptId, Step};
 use super::verdict::{Verdict, When, without_result};
 use crate::config::{self, Config, Outgoing};
-use crate::mail::{Destination, Domain, Message, Origin, Outcome, QueueId, Site, Timestamp, Update};
+use crate::mail::{Destination, Domain, Message, Outcome, QueueId, Site, Timestamp, Update};
 
 /// Recipients of one attempt at the most.
 const RECIPIENTS_MAX: usize = 1000;
-/// Mail for a paused domain is looked at again after this time.
-const PAUSED_WAIT: Duration = Duration::from_secs(60);
 /// A message that would be due at once, although nothing of it can be attempted, waits this long.
 const IDLE_WAIT: Duration = Duration::from_secs(60);
 /// A clock that goes back by more than this has been set back.
@@ -118,15 +116,9 @@ impl Scheduler {
         self.entries.is_empty()
     }
 
-    /// How many more messages should be admitted. Beyond it they still may; memory is the caller's.
+    /// How many more messages it may hold. Those for whom there is no room it parks, and calls them back.
     pub fn room(&self) -> usize {
         self.settings.active_max.saturating_sub(self.entries.len())
-    }
-
-    /// Whether a message is welcome though there is no room: it is the only one of its sender, of whom nobody is to wait for others' mail.
-    pub fn welcomes(&self, message: &Message) -> bool {
-        let origin = Origin::of(message);
-        self.room() > 0 || self.entries.len() < 2 * self.settings.active_max && self.lines.shares.waiting(&origin) == 0
     }
 
     /// A message that it holds, as far as it has come.
@@ -202,7 +194,11 @@ impl Scheduler {
                 _ => break,
             }
         }
-        if self.paused { None } else { self.start(now) }
+        match self.paused {
+            true => None,
+            // What can be started isn't to wait for what comes from disk.
+            false => self.start(now).or_else(|| self.recall(now).map(|ids| Step::Recall { ids })),
+        }
     }
 
     /// An attempt has ended: what that means for its recipients. A recipient without an outcome counts as deferred. `jitter`
@@ -302,8 +298,9 @@ impl Scheduler {
         }
     }
 
-    /// Ends one domain's pause, or every pause. Mail of the domain that was parked meanwhile comes back within a minute.
+    /// Ends one domain's pause, or every pause. Mail that was parked meanwhile is called back.
     pub fn resume(&mut self, now: Timestamp, domain: Option<Domain>) {
+        self.lines.away.resume(domain.as_ref());
         match domain {
             None => {
                 self.paused = false;
@@ -439,19 +436,23 @@ impl Scheduler {
         if entry.message.is_done() {
             return Some(Step::Done { id, arrived: entry.message.arrived, recipients: entry.message.recipients.len() });
         }
-        let due = entry.away.unwrap_or_else(|| self.park_until(now, &entry.message));
+        let due = match entry.away {
+            Some(due) => due,
+            None => self.park_until(now, &entry.message),
+        };
         Some(Step::Park { id, due })
     }
 
-    /// When a message that leaves should come back.
-    fn park_until(&self, now: Timestamp, message: &Message) -> Timestamp {
+    /// When a message that leaves should come back, unless it is called before.
+    fn park_until(&mut self, now: Timestamp, message: &Message) -> Timestamp {
         if message.held {
             return Timestamp::NEVER;
         }
+        let paused = self.paused_until(now, message);
         let open = message.recipients.iter().filter(|r| r.is_open());
-        let attempt = open.map(|r| {
-            let paused = self.paused_domains.contains(r.address.domain());
-            if paused { r.status.next_attempt.max(now.plus(PAUSED_WAIT)) } else { r.status.next_attempt }
+        let attempt = open.map(|r| match paused {
+            Some(until) if self.paused_domains.contains(r.address.domain()) => r.status.next_attempt.max(until),
+            _ => r.status.next_attempt,
         });
         let attempt = attempt.min().unwrap_or(Timestamp::NEVER);
         let attempt = if attempt <= now { now.plus(IDLE_WAIT) } else { attempt };

@@ -247,7 +247,7 @@ impl State {
         let Some(entry) = self.visible_mut(update.id) else { return false };
         entry.changed = generation;
         let base = entry.stored.message.recipients.len() as u32;
-        entry.stored.message.apply(update);
+        Arc::make_mut(&mut entry.stored.message).apply(update);
         entry.since.get_or_insert(end);
         self.queue.push_back(Op::State(Frame::state(update, base)));
         self.park_again(update.id);
@@ -273,7 +273,7 @@ impl State {
     /// Makes a message active that is still on its way into the index.
     pub(crate) fn unpark(&mut self, id: QueueId) -> Option<Message> {
         let parking = self.parking.remove(&id)?;
-        let message = parking.entry.stored.message.clone();
+        let message = Message::clone(&parking.entry.stored.message);
         self.active.insert(id, parking.entry);
         Some(message)
     }
