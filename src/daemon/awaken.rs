@@ -1,25 +1,34 @@
-//! Mail that waits for a destination that was down and is back: fetched from the index in pages, as there is room. State: the
-//! domains that are back, and how far each has come.
+//! Mail in the index that could be tried, and comes by itself only much later: what waits for a destination that was down and is back,
+//! and, after a start, what waited for a place when the server stopped. Fetched in pages, so that other things come between; the scheduler
+//! has a place for all of it. State: the domains that are back, and how far each search has come.
 
 use std::collections::BTreeMap;
 
 use super::delivery::Delivery;
 use crate::mail::{Cause, Domain, Message, MessageState, QueueId, Update};
+use crate::queue;
 use crate::spool::Filter;
 
 /// Messages in a page.
-const PAGE: usize = 100;
+const PAGE: usize = 32;
 /// Domains that are fetched for; mail of further ones comes at its own time.
 const DOMAINS_MAX: usize = 1000;
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Awakening {
     /// After which message the next page begins.
     domains: BTreeMap<Domain, Option<QueueId>>,
+    /// The same of mail that was never tried; none: all of it was looked at since the start.
+    new: Option<Option<QueueId>>,
 }
 
 impl Awakening {
+    /// That of a server that was just started.
+    pub(super) fn new() -> Self {
+        Self { domains: BTreeMap::new(), new: Some(None) }
+    }
+
     /// These domains' destination is back. What goes by a route or to an LMTP server isn't found by a domain: it comes at its own time.
     pub(super) fn start(&mut self, domains: Vec<Domain>) {
         let room = DOMAINS_MAX.saturating_sub(self.domains.len());
@@ -35,15 +44,19 @@ impl Awakening {
 }
 
 impl Delivery {
-    /// Whether there is something to fetch, and room for it.
+    /// Whether there is something to fetch.
     pub(super) fn may_awaken(&self) -> bool {
-        !self.awakening.domains.is_empty() && self.scheduler.room() > PAGE && !self.scheduler.paused().0
+        let wanted = self.awakening.new.is_some() || !self.awakening.domains.is_empty();
+        wanted && !self.scheduler.paused().0
     }
 
     /// Fetches one page, if it may.
     pub(super) async fn awaken(&mut self) {
         if !self.may_awaken() {
             return;
+        }
+        if let Some(after) = self.awakening.new.take() {
+            return self.awaken_new(after).await;
         }
         let Some((domain, after)) = self.awakening.domains.pop_first() else { return };
         let (state, limit) = (Some(MessageState::Deferred), Some(PAGE));
@@ -58,6 +71,20 @@ impl Delivery {
         if let Some(last) = page.last() {
             self.awakening.domains.insert(domain, Some(last.id));
         }
+    }
+
+    /// Who was sent away before the start, for want of a place, is sent away again, or has one.
+    async fn awaken_new(&mut self, after: Option<QueueId>) {
+        let (state, limit) = (Some(MessageState::Active), Some(PAGE));
+        let page = match self.spool.list(&Filter { state, after, limit, ..Filter::default() }).await {
+            Ok(page) => page,
+            Err(error) => return self.trouble(None, "index", &error),
+        };
+        let (now, retry) = (self.now(), &self.current.config.retry);
+        let ready = |message: &&Message| queue::due_at(message, retry) <= now && self.scheduler.message(message.id).is_none();
+        let ids: Vec<QueueId> = page.iter().filter(ready).map(|message| message.id).collect();
+        self.recall(ids).await;
+        self.awakening.new = page.last().map(|last| Some(last.id));
     }
 
     async fn awaken_one(&mut self, message: &Message, domain: &Domain) {

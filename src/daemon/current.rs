@@ -80,7 +80,7 @@ impl Current {
         let deliverer = Deliverer::new(Arc::clone(&config), routes, system.clone(), lasting.events.clone(), mark);
         let logins = lasting.logins(&config, &directory, system);
         let policy = Policy::new(Arc::clone(&config), directory, logins);
-        let rules = Arc::new(Rules::new(Arc::clone(&config), policy, Arc::clone(&lasting.mark)));
+        let rules = Arc::new(Rules::new(Arc::clone(&config), policy, Arc::clone(&lasting.mark), Arc::clone(&languages)));
         Self { config, rules, router, deliverer, languages }
     }
 }

@@ -114,7 +114,7 @@ impl Delivery {
             next_due,
             spool_path,
             clocks,
-            awakening: Awakening::default(),
+            awakening: Awakening::new(),
             notices: Notices::default(),
             digest: Digest::new(now),
             lookups: Lookups::default(),
@@ -183,7 +183,7 @@ impl Delivery {
         if self.may_awaken() {
             return Duration::ZERO;
         }
-        let due = if self.scheduler.paused().0 { None } else { self.next_due.filter(|_| self.scheduler.room() > 0) };
+        let due = if self.scheduler.paused().0 { None } else { self.next_due };
         let next = [self.scheduler.deadline(), due, self.digest_due()].into_iter().flatten().min();
         next.map_or(LOOK_MAX, |next| next.since(self.now())).min(LOOK_MAX)
     }
@@ -285,6 +285,7 @@ impl Delivery {
                 self.awakening.start(vec![domain.clone()]);
                 self.events.report(Event::DestinationMoved { domain, destination: site });
             }
+            Step::Recall { ids } => self.recall(ids).await,
             Step::Park { id, due } => self.park(id, due),
             Step::Done { id, arrived, recipients } => {
                 self.spool.done(id);
@@ -309,17 +310,19 @@ impl Delivery {
         let (reverse_path, body, arrived) = (message.reverse_path.clone(), message.body, message.arrived);
         let request = message.request.clone();
         let (spool, current) = (self.spool.clone(), Arc::clone(&self.current));
-        let attempts = attempt.recipients.first().and_then(|(index, _)| message.recipients.get(*index as usize));
+        let attempts = attempt.recipients.iter().filter_map(|(index, _)| message.recipients.get(*index as usize));
+        let attempts = attempts.map(|recipient| recipient.status.attempts).max().unwrap_or(0);
         self.events.report(Event::Attempting {
             id: attempt.id,
             destination: attempt.destination.clone(),
             recipients: attempt.recipients.len(),
-            attempts: attempts.map_or(0, |recipient| recipient.status.attempts),
+            attempts,
         });
         let dsn = |index: u32| message.recipients.get(index as usize).and_then(|recipient| recipient.dsn.clone());
         let Attempt { attempt, id, destination, site, outgoing, recipients } = attempt;
         let recipients =
             recipients.into_iter().map(|(index, address)| (index, Forward { address, dsn: dsn(index) })).collect::<Vec<_>>();
+        let again = attempts > 0 || spool.may_be_from_before(id);
         let running = Running { attempt, id, destination: destination.clone() };
         let task = self.attempts.spawn(async move {
             match spool.content(id).await {
@@ -334,6 +337,7 @@ impl Delivery {
                         site,
                         outgoing,
                         recipients,
+                        again,
                         content,
                     };
                     current.deliverer.attempt(attempt).await

@@ -1,5 +1,7 @@
 //! How messages come to the scheduler: new ones from the sessions, and those that are due from the index. State: the delivery loop's.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 
 use super::delivery::{Delivery, LOOK_MAX};
@@ -12,18 +14,15 @@ use crate::spool::SpoolError;
 const NEW_MAX: usize = 256;
 /// Messages taken from the index in one go.
 const DUE_MAX: usize = 64;
-/// A message for which there is no room comes back after this time.
-const ROOM_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Delivery {
-    /// Admits messages that are due, if there is room.
+    /// Admits messages that are due. For whom there is no room, the scheduler has another place.
     pub(super) async fn fetch_due(&mut self) {
         let now = self.now();
-        let room = self.scheduler.room().min(DUE_MAX);
-        if room == 0 || self.scheduler.paused().0 || self.next_due.is_none_or(|due| due > now) {
+        if self.scheduler.paused().0 || self.next_due.is_none_or(|due| due > now) {
             return;
         }
-        match self.spool.due(now, room).await {
+        match self.spool.due(now, DUE_MAX).await {
             Ok(messages) => messages.into_iter().for_each(|message| self.admit(message)),
             Err(error) => return self.index_trouble(&error),
         }
@@ -49,13 +48,18 @@ impl Delivery {
     }
 
     /// Admits a message that was just accepted, as the spool has it by now: an order may have changed it, parked it or ended it while
-    /// it was on its way here. Where there is no room it goes to the index, unless it is the only one of its sender.
+    /// it was on its way here.
     pub(super) fn admit_new(&mut self, id: QueueId) {
-        let Some(message) = self.spool.active(id) else { return };
-        if self.scheduler.welcomes(&message) {
-            self.admit(message);
-        } else {
-            self.park(id, self.now().plus(ROOM_WAIT));
+        if let Some(message) = self.spool.active(id) {
+            self.admit(Arc::unwrap_or_clone(message));
+        }
+    }
+
+    /// Admits messages that the scheduler calls for.
+    pub(super) async fn recall(&mut self, ids: Vec<QueueId>) {
+        match self.spool.take_all(ids).await {
+            Ok(messages) => messages.into_iter().for_each(|message| self.admit(message)),
+            Err(error) => self.trouble(None, "index", &error),
         }
     }
 

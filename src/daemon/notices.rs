@@ -77,7 +77,7 @@ type Written = Result<Told, SpoolError>;
 /// Who was told.
 pub(super) enum Told {
     /// This address, by this message.
-    By(Message, Address),
+    By(Arc<Message>, Address),
     /// Nobody: there is no sender.
     Nobody,
     /// Nobody: the sender isn't known here.
@@ -154,7 +154,7 @@ impl Delivery {
         match told {
             Told::By(message, to) => {
                 self.events.report(Event::Notified { id, notice: message.id, kind, to, recipients: order.told.len() });
-                return self.admit(message);
+                return self.admit(Arc::unwrap_or_clone(message));
             }
             Told::NoStranger(sender) => {
                 self.digest.add(sender.domain(), self.now());
@@ -192,7 +192,7 @@ impl Delivery {
                 self.digest = Digest::new(self.now());
                 let (id, kind) = (message.id, NoticeKind::Digest);
                 self.events.report(Event::Notified { id, notice: id, kind, to, recipients: 0 });
-                self.admit(message);
+                self.admit(Arc::unwrap_or_clone(message));
             }
             Err(error) => {
                 self.trouble(None, "digest", &error);
@@ -269,7 +269,7 @@ impl Writer {
     }
 
     /// Spools a notice as a new message with null reverse-path.
-    async fn commit(&self, notice: Notice, updates: Vec<Update>) -> Result<Message, SpoolError> {
+    async fn commit(&self, notice: Notice, updates: Vec<Update>) -> Result<Arc<Message>, SpoolError> {
         let arrived = self.clock.now();
         let mut draft = self.spool.begin_notice()?;
         draft.write(&notice.content).await?;

@@ -245,7 +245,12 @@ impl Connection {
 
     /// Whether the connection had died before the transaction that just failed began: it was used before, and the server said nothing.
     pub(super) fn was_stale(&self) -> bool {
-        self.transactions > 1 && !self.session.is_heard()
+        self.is_reused() && !self.session.is_heard()
+    }
+
+    /// Whether an earlier message went over it.
+    pub(super) fn is_reused(&self) -> bool {
+        self.transactions > 1
     }
 
     /// See `Session::is_unanswered`.

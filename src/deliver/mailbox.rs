@@ -51,6 +51,8 @@ pub(super) struct Names {
     /// Under new/: always the same for this message and recipient. A retry after a crash, or after a sync that failed, so meets
     /// what is there already instead of making a double.
     new: String,
+    /// It may be there already.
+    again: bool,
 }
 
 /// A message under tmp/. Dropped unfinished, it is removed.
@@ -80,12 +82,12 @@ impl Mailboxes {
     }
 
     /// `<seconds>.M<microseconds>_<queue id>R<recipient>.<host>,S=<octets>`: sorts by arrival, and `S` spares readers a stat.
-    pub(super) fn names(&self, id: QueueId, recipient: u32, size: u64) -> Names {
+    pub(super) fn names(&self, id: QueueId, recipient: u32, size: u64, again: bool) -> Names {
         let arrived = id.time().as_millis();
         let stem = format!("{id}R{recipient}.{}", self.host);
         // tmp/ is swept by the time in the name, so that is the time of this try.
         let tmp = format!("{}.X{:016x}_{stem}", self.clock.now().as_millis() / 1000, self.entropy.next_u64());
-        Names { tmp, new: format!("{}.M{}_{stem},S={size}", arrived / 1000, arrived % 1000 * 1000) }
+        Names { tmp, new: format!("{}.M{}_{stem},S={size}", arrived / 1000, arrived % 1000 * 1000), again }
     }
 
     /// Opens a file under tmp/, with folders made as needed, if there is room.
@@ -104,7 +106,7 @@ impl Mailboxes {
         let mut draft = Draft { mailboxes: self.clone(), folder, names, file, written: 0, named: false, counts: false };
         draft.counts = match self.quotas.check(&*self.disk, &draft.folder, self.clock.now(), room.quota, room.coming) {
             // An earlier try may have brought this very message, which takes no more room then: nobody is both delivered and bounced.
-            Err(error) if Full::of(&error).is_some() && self.disk.exists(&draft.name()) => true,
+            Err(error) if Full::of(&error).is_some() && draft.earlier()?.is_some() => true,
             checked => checked?,
         };
         Ok(draft)
@@ -189,6 +191,12 @@ impl Draft {
 
     /// Gives the message, whose bytes are durable, its name under new/: that folder it returns, whose sync makes the name durable.
     pub(super) fn publish(mut self) -> io::Result<PathBuf> {
+        if self.names.again
+            && let Some(earlier) = self.earlier()?
+            && self.is_same(&earlier)?
+        {
+            return Ok(earlier.parent().unwrap_or(&self.folder).to_owned());
+        }
         let (new, name) = (self.folder.join("new"), self.name());
         match self.rename(&name) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -200,6 +208,27 @@ impl Draft {
             result => result?,
         }
         Ok(new)
+    }
+
+    /// Where an earlier try's file is: under the name that it was given, or where a reader moved it, who appends flags. New comes
+    /// first: what isn't there any more when cur is read has been moved there before.
+    fn earlier(&self) -> io::Result<Option<PathBuf>> {
+        let name = self.name();
+        if self.mailboxes.disk.exists(&name) {
+            return Ok(Some(name));
+        }
+        if !self.names.again {
+            return Ok(None);
+        }
+        let cur = self.folder.join("cur");
+        let is_ours = |name: &String| {
+            name.strip_prefix(&self.names.new).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+        };
+        let names = match self.mailboxes.disk.list(&cur) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            names => names?,
+        };
+        Ok(names.into_iter().find(is_ours).map(|name| cur.join(name)))
     }
 
     /// All of it, for a message by itself.

@@ -91,7 +91,7 @@ async fn start(
     // the way stays true in the mailbox. Readers of Maildirs take both. So our own fields have CRLF too.
     let fields = format!("Return-Path: <{}>\r\nDelivered-To: {address}\r\n", attempt.reverse_path).into_bytes();
     let size = fields.len() as u64 + attempt.content.size();
-    let names = deliverer.mailboxes.names(attempt.id, index, size);
+    let names = deliverer.mailboxes.names(attempt.id, index, size, attempt.again);
     let quota = deliverer.quota(address);
     if attempt.content.size() > first.len() as u64 {
         let stored =

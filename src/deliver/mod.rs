@@ -14,6 +14,7 @@ mod maildir;
 mod passwords;
 mod quota;
 mod remote;
+mod waiver;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -79,6 +80,8 @@ pub struct Attempt {
     pub outgoing: Outgoing,
     /// Index in the message, and what RCPT says.
     pub recipients: Vec<(u32, Forward)>,
+    /// There may have been an attempt before, also one that nobody recorded.
+    pub again: bool,
     /// Its bytes.
     pub content: Arc<dyn Content>,
 }

@@ -9,7 +9,7 @@ use super::connection::{Call, Connection, Unopened};
 use super::connections::{Permit, Wanted};
 use super::fitting::{self, Fitted, Unfit};
 use super::hosts::is_ipv6;
-use super::{Attempt, Attempted, Deliverer, Host, Way, ipv6};
+use super::{Attempt, Attempted, Deliverer, Host, Way, ipv6, waiver};
 use crate::config::{Remote, RemoteTls};
 use crate::event::Event;
 use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Forward, Outcome, Timestamp};
@@ -29,7 +29,7 @@ enum Carried {
     Done,
     /// The server takes no more in this session, though there are recipients left.
     InPart,
-    /// The connection had died in idleness: nothing came of it, and nothing is to be concluded from it.
+    /// The connection had died in idleness, or the server had had enough of it: a new one shows what else there is to it.
     Stale,
 }
 
@@ -72,7 +72,7 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Attempt
     let mut run = Run {
         deliverer,
         attempt,
-        way: deliverer.routes.way(&attempt.destination, &attempt.reverse_path),
+        way: waiver::way(deliverer.routes.way(&attempt.destination, &attempt.reverse_path), attempt).await,
         permit: deliverer.connections.permit(&attempt.site, attempt.outgoing),
         outcomes: vec![None; attempt.recipients.len()],
         misses: Vec::new(),
@@ -321,8 +321,14 @@ impl Run<'_> {
             }
         }
         let ready = connection.is_ready();
-        if miss.as_ref().is_some_and(|miss| miss.cause == Cause::Connection) {
-            self.deliverer.hosts.failed(self.now(), &host.endpoint);
+        if let Some(miss) = &miss {
+            if miss.turned_away && connection.is_reused() {
+                return Carried::Stale;
+            }
+            if miss.turned_away || miss.cause == Cause::Connection {
+                self.deliverer.hosts.failed(self.now(), &host.endpoint);
+            }
+            self.is_for_ipv6(host, miss);
         }
         let carried = if miss.is_some() && ready { Carried::InPart } else { Carried::Done };
         self.misses.extend(miss);

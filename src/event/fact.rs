@@ -122,7 +122,8 @@ events! {
 
     /// A message that a user of this machine left in the drop folder is in the spool, and its file is gone.
     TakenUp "taken-up" INFO { id: QueueId, user: String, path: String }
-    /// A file in the drop folder is no message, or none that can be taken: it was moved to `refused/` in that folder.
+    /// A file in the drop folder is no message, or none that can be taken: it was moved to `refused/` in that folder; whoever it is from is
+    /// told, or else the postmaster (event `notified`).
     DropRefused "drop-refused" ERROR { path: String, reason: String }
     /// The drop folder can't be used as it should; what is in it stays there.
     DropTrouble "drop-trouble" ERROR { path: String, reason: String }

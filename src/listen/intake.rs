@@ -23,6 +23,8 @@ pub(super) enum Refusal {
     Later(String),
     /// It never will be.
     Never(String),
+    /// Its file can't be read, and stands in nobody's way.
+    Unread(String),
 }
 
 /// A message on its way through the session.
@@ -84,7 +86,7 @@ impl<'a> Intake<'a> {
         while offset < dropped.content_size() {
             let source = Arc::clone(dropped);
             let piece = self.reception.system.workers.blocking(move || source.content(offset, PIECE)).await;
-            let piece = piece.map_err(|error| Refusal::Later(format!("it can't be read: {error}")))?;
+            let piece = piece.map_err(|error| Refusal::Unread(error.to_string()))?;
             offset += piece.len() as u64;
             hasher.update(&piece);
             let mut wire = Vec::with_capacity(piece.len() + 64);
@@ -108,7 +110,7 @@ impl<'a> Intake<'a> {
         loop {
             match self.session.next() {
                 Step::Send(reply) => {
-                    self.said = String::from_utf8_lossy(&reply).trim_end().to_owned();
+                    self.said = String::from_utf8_lossy(&reply).trim_end().replace('\r', "");
                     match reply.first() {
                         Some(b'4') => return Err(Refusal::Later(self.said.clone())),
                         Some(b'5') => return Err(Refusal::Never(self.said.clone())),
@@ -128,7 +130,7 @@ impl<'a> Intake<'a> {
     }
 
     /// Makes the message durable, as the session asked for.
-    pub(super) async fn commit(&mut self) -> Result<Message, Refusal> {
+    pub(super) async fn commit(&mut self) -> Result<Arc<Message>, Refusal> {
         self.transaction.commit().await.map_err(|reply| match reply.code {
             500.. => Refusal::Never(reply.to_string()),
             _ => Refusal::Later(reply.to_string()),

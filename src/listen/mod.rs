@@ -10,6 +10,7 @@ mod limits;
 mod login;
 mod proxy;
 mod quiet;
+mod refused;
 mod takeup;
 mod transaction;
 
@@ -25,7 +26,8 @@ use tokio::task::JoinSet;
 
 use crate::config::{self, Config, ListenAddress, ListenerTls};
 use crate::event::{Event, Events};
-use crate::mail::{OwnMark, QueueId, Service};
+use crate::mail::{Message, OwnMark, QueueId, Service};
+use crate::notice::Languages;
 use crate::policy::Policy;
 use crate::smtp::extension::Parameters;
 use crate::smtp::server::Settings;
@@ -53,6 +55,8 @@ pub struct Rules {
     entrances: BTreeMap<ListenAddress, Entrance>,
     /// What the session machine must know of the drop folder.
     local: Arc<Settings>,
+    /// What those are told in whose mail from there is refused.
+    languages: Arc<Languages>,
 }
 
 /// How sessions of a listener are to be.
@@ -69,7 +73,7 @@ struct Entrance {
 
 impl Rules {
     /// The rules that follow from a configuration.
-    pub fn new(config: Arc<Config>, policy: Policy, mark: Arc<OwnMark>) -> Self {
+    pub fn new(config: Arc<Config>, policy: Policy, mark: Arc<OwnMark>, languages: Arc<Languages>) -> Self {
         let entrance = |listener: &config::Listener| Entrance {
             settings: Arc::new(Settings {
                 mark: mark.greeting().to_owned(),
@@ -83,7 +87,7 @@ impl Rules {
         let entrances = config.listeners.iter().map(|listener| (listener.address.clone(), entrance(listener))).collect();
         let local = Arc::new(settings(&config, Service::Local, ListenerTls::None));
         let reserve = if limits::has_reserve(&config) { config.limits.submission_reserve } else { 0.0 };
-        Self { config, policy, mark, reserve, entrances, local }
+        Self { config, policy, mark, reserve, entrances, local, languages }
     }
 }
 
@@ -207,6 +211,15 @@ impl Reception {
                 self.limited(Some(client), refusal);
                 self.gate.refuse(stream, refusal).await;
             }
+        }
+    }
+
+    /// Hands a committed message on to be delivered.
+    fn hand_on(&self, message: &Message) {
+        // When the queue is busy the message waits in the index: memory stays bounded.
+        if self.accepted.try_send(message.id).is_err() {
+            self.spool.park(message.id, message.arrived);
+            self.overflow.notify_one();
         }
     }
 

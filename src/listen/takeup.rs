@@ -3,7 +3,8 @@
 //!
 //! Nothing is lost and nothing doubled, wherever a crash falls. A file first gets the name of the id that its message will have
 //! (`taken/ID.…`), then the message is committed, then the file goes, and only then is the message delivered. So at a start a
-//! file there whose message is in the spool is done with, and any other one isn't in the spool.
+//! file there whose message is in the spool is done with, and any other one isn't in the spool. With a file that is refused it is the same: the
+//! message is the notice of that, and the file goes to `refused/`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,20 +15,25 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::intake::{Intake, Refusal};
+use super::refused::Refused;
 use super::{Reception, stopped};
-use crate::event::Event;
-use crate::mail::QueueId;
-use crate::maildrop::{Dropped, Layout, Named, OpenError, named, taken_name};
+use crate::event::{Event, NoticeKind};
+use crate::mail::{HeaderScan, Message, QueueId, Recipient, ReversePath, Timestamp};
+use crate::maildrop::{Dropped, End, Layout, Named, OpenError, named, taken_name};
+use crate::notice::{Context, Notice};
+use crate::spool::{Accept, Draft, SpoolError};
 use crate::system::FolderWatch;
 
 /// The folder is looked into at least so often.
 const RESCAN: Duration = Duration::from_secs(30);
 /// Files that are looked at in one go.
 const SCAN_MAX: usize = 1000;
-/// Refused files that are kept; more stay where they are.
+/// Refused files that are kept; more stay where they are, and nobody is told of them.
 const REFUSED_MAX: usize = 1000;
 /// Names that are remembered as told of.
 const TOLD_MAX: usize = 10_000;
+/// As much of a refused message's header is read for the notice; octets.
+const HEADER_SIZE_MAX: usize = 64 * 1024;
 /// A file that was begun so long ago, and not ended, never will be.
 const GIVEN_UP: Duration = Duration::from_secs(2 * 86_400);
 
@@ -94,39 +100,39 @@ impl TakeUp {
         }
     }
 
-    /// Clears up behind a crash: of each file one name is left, and none of those whose message is in the spool.
+    /// Clears up behind a crash: of each file one name is left, and none in `taken/` if what was committed for it is in the spool.
     async fn settle(&mut self) -> io::Result<()> {
         let disk = Arc::clone(&self.reception.system.disk);
-        let mut files: BTreeMap<String, Vec<QueueId>> = BTreeMap::new();
+        let mut files: BTreeMap<String, Vec<(QueueId, End)>> = BTreeMap::new();
         for file in disk.list(&self.layout.taken)? {
-            if let Some((id, name)) = taken_name(&file) {
-                files.entry(name.to_owned()).or_default().push(id);
+            if let Some((id, name, end)) = taken_name(&file) {
+                files.entry(name.to_owned()).or_default().push((id, end));
             }
         }
-        for (name, ids) in files {
-            let mut kept = None;
-            let mut is_in = false;
-            for id in &ids {
+        for (name, takings) in files {
+            let mut ended = None;
+            for (id, end) in &takings {
                 match self.reception.spool.message(*id).await {
-                    Ok(Some(_)) => is_in = true,
+                    Ok(Some(_)) => ended = Some(*end),
                     Ok(None) => {}
                     // Better late than twice.
                     Err(error) => return Err(io::Error::other(error.to_string())),
                 }
             }
-            for id in ids {
-                if is_in || kept.is_some() {
-                    disk.unlink(&self.layout.taken_file(id, &name))?;
-                } else {
-                    kept = Some(id);
-                }
+            let mut takings = takings.into_iter().map(|(id, end)| self.layout.taken_file(id, &name, end));
+            match (ended, takings.next()) {
+                (Some(End::Kept), Some(file)) => disk.unlink(&file)?,
+                (Some(End::Refused), Some(file)) => disk.rename(&file, &self.layout.refused.join(&name))?,
+                (None, _) | (_, None) => {}
             }
+            takings.try_for_each(|file| disk.unlink(&file))?;
             // A crash may have left both names of one file.
             let first = self.layout.folder.join(&name);
             if disk.exists(&first) {
                 disk.unlink(&first)?;
             }
         }
+        disk.sync_dir(&self.layout.refused)?;
         disk.sync_dir(&self.layout.taken)?;
         disk.sync_dir(&self.layout.folder)
     }
@@ -134,7 +140,7 @@ impl TakeUp {
     /// Takes up all that is there now. What has to wait ends it: the next one comes soon enough.
     async fn scan(&mut self, stop: &watch::Receiver<bool>) -> io::Result<()> {
         for file in self.reception.system.disk.list_some(&self.layout.taken, SCAN_MAX)? {
-            if let Some((_, name)) = taken_name(&file) {
+            if let Some((_, name, _)) = taken_name(&file) {
                 let found = Found { name: name.to_owned(), path: self.layout.taken.join(&file) };
                 if !self.told.contains(&found.name) && (*stop.borrow() || !self.take(found).await?) {
                     return Ok(());
@@ -178,86 +184,135 @@ impl TakeUp {
     async fn take(&mut self, found: Found) -> io::Result<bool> {
         let (disk, path) = (Arc::clone(&self.reception.system.disk), found.path.clone());
         let opened = self.reception.system.workers.blocking(move || Ok(Dropped::open(&*disk, &path))).await?;
-        let dropped = match opened {
-            Ok(dropped) => Arc::new(dropped),
-            Err(OpenError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
-            Err(OpenError::Io(error)) => {
-                let why = format!("{} can't be read", found.name);
-                self.trouble(&why, &error);
-                self.leave(&found.name);
-                return Ok(true);
+        let (dropped, said) = match opened {
+            Ok(dropped) => {
+                let dropped = Arc::new(dropped);
+                (Some(Arc::clone(&dropped)), self.keep(&found, &dropped).await)
             }
-            Err(OpenError::Wrong(why)) => {
-                self.refuse(&found, why)?;
-                return Ok(true);
+            Err(OpenError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(OpenError::Io(error)) if !is_for_good(&error) => {
+                (None, Err((Refusal::Unread(error.to_string()), found.path.clone())))
+            }
+            Err(error) => (None, Err((Refusal::Never(error.to_string()), found.path.clone()))),
+        };
+        let said = match said {
+            Ok(()) => Ok(()),
+            Err((Refusal::Later(why), _)) => Err(why),
+            Err((Refusal::Never(why), path)) => self.refuse(&Found { path, ..found }, dropped, &why).await,
+            Err((Refusal::Unread(why), _)) => {
+                self.trouble(&format!("{} can't be read", found.name), &io::Error::other(why));
+                self.leave(&found.name);
+                Ok(())
             }
         };
+        if let Err(why) = &said
+            && self.waits.as_ref() != Some(why)
+        {
+            self.trouble("has mail that can't be taken up now", &io::Error::other(why.clone()));
+        }
+        self.waits = said.err();
+        Ok(self.waits.is_none())
+    }
+
+    /// Makes a file's message durable and hands it on; the exact order is what the module's text promises. If that isn't to be, why, and where the
+    /// file lies.
+    async fn keep(&mut self, found: &Found, dropped: &Arc<Dropped>) -> Result<(), (Refusal, PathBuf)> {
         let reception = self.reception.clone();
         let rules = reception.rules.borrow().clone();
         let mut intake = Intake::new(&reception, &rules);
-        let said = match intake.say(&dropped).await {
-            Ok(id) => self.commit(&mut intake, id, &found, dropped.origin().user).await,
-            Err(refusal) => Err((refusal, found)),
-        };
-        match said {
-            Ok(()) => {
-                self.waits = None;
-                Ok(true)
-            }
-            Err((Refusal::Never(why), found)) => {
-                self.refuse(&found, &why)?;
-                Ok(true)
-            }
-            Err((Refusal::Later(why), _)) => {
-                if self.waits.as_ref() != Some(&why) {
-                    self.trouble("has mail that can't be taken up now", &io::Error::other(why.clone()));
-                    self.waits = Some(why);
-                }
-                Ok(false)
-            }
-        }
-    }
-
-    /// The exact order is what the module's text promises.
-    async fn commit(&mut self, intake: &mut Intake<'_>, id: QueueId, found: &Found, user: u32) -> Result<(), (Refusal, Found)> {
-        let disk = Arc::clone(&self.reception.system.disk);
-        let workers = self.reception.system.workers;
-        let taken = self.layout.taken_file(id, &found.name);
-        let here = |path: &Path| Found { name: found.name.clone(), path: path.to_owned() };
-        let (mover, from, to, layout) = (Arc::clone(&disk), found.path.clone(), taken.clone(), self.layout.clone());
-        let moved = move || {
-            mover.rename(&from, &to)?;
-            mover.sync_dir(&layout.taken)?;
-            mover.sync_dir(&layout.folder)
-        };
-        workers.blocking(moved).await.map_err(|error| (Refusal::Later(error.to_string()), here(&found.path)))?;
-        let message = intake.commit().await.map_err(|refusal| (refusal, here(&taken)))?;
-        let (remover, path, folder) = (disk, taken.clone(), self.layout.taken.clone());
-        let removed = workers.blocking(move || remover.unlink(&path).and_then(|()| remover.sync_dir(&folder))).await;
-        if let Err(error) = removed {
-            self.trouble(&format!("{} was taken up, but can't be removed; remove it by hand", taken.display()), &error);
-            self.leave(&found.name);
-        }
-        self.reception.events.report(Event::TakenUp { id, user: user.to_string(), path: found.name.clone() });
+        let id = intake.say(dropped).await.map_err(|refusal| (refusal, found.path.clone()))?;
+        let taken = self.layout.taken_file(id, &found.name, End::Kept);
+        let moved = self.rename(&found.path, &taken, [&self.layout.taken, &self.layout.folder]).await;
+        moved.map_err(|error| (Refusal::Later(error.to_string()), found.path.clone()))?;
+        let message = intake.commit().await.map_err(|refusal| (refusal, taken.clone()))?;
+        let (disk, path, folder) = (Arc::clone(&reception.system.disk), taken.clone(), self.layout.taken.clone());
+        let removed = reception.system.workers.blocking(move || disk.unlink(&path).and_then(|()| disk.sync_dir(&folder))).await;
+        self.ended(&found.name, &taken, removed);
+        let user = dropped.origin().user.to_string();
+        self.reception.events.report(Event::TakenUp { id, user, path: found.name.clone() });
         intake.committed(&message);
         Ok(())
     }
 
-    /// Moves a file out of the way.
-    fn refuse(&mut self, found: &Found, why: &str) -> io::Result<()> {
-        let disk = &self.reception.system.disk;
-        let mut to = found.path.clone();
-        if disk.list_some(&self.layout.refused, REFUSED_MAX)?.len() < REFUSED_MAX {
-            to = self.layout.refused.join(&found.name);
-            disk.rename(&found.path, &to)?;
-            disk.sync_dir(&self.layout.refused)?;
-            disk.sync_dir(&self.layout.folder)?;
-        } else {
+    /// Moves a file out of the way and has those told whom it concerns, in the same order. Err: that has to wait.
+    async fn refuse(&mut self, found: &Found, dropped: Option<Arc<Dropped>>, why: &str) -> Result<(), String> {
+        let reception = self.reception.clone();
+        let refused = reception.system.disk.list_some(&self.layout.refused, REFUSED_MAX).map_err(|error| error.to_string())?;
+        let reason = why.to_owned();
+        if refused.len() >= REFUSED_MAX {
             self.leave(&found.name);
+            reception.events.report(Event::DropRefused { path: found.path.display().to_string(), reason });
+            return Ok(());
         }
-        let (path, reason) = (to.display().to_string(), why.to_owned());
-        self.reception.events.report(Event::DropRefused { path, reason });
+        let to = self.layout.refused.join(&found.name);
+        let path = to.display().to_string();
+        let draft = reception.spool.begin_notice().map_err(|error| error.to_string())?;
+        let Some(notice) = self.notice(draft.id(), found, dropped, why).await? else {
+            let moved = self.rename(&found.path, &to, [&self.layout.refused, &self.layout.folder]).await;
+            moved.map_err(|error| error.to_string())?;
+            reception.events.report(Event::DropRefused { path, reason });
+            return Ok(());
+        };
+        let id = draft.id();
+        let taken = self.layout.taken_file(id, &found.name, End::Refused);
+        let moved = self.rename(&found.path, &taken, [&self.layout.taken, &self.layout.folder]).await;
+        moved.map_err(|error| error.to_string())?;
+        let told = notice.to.clone();
+        let message = commit(draft, notice, reception.system.clock.now()).await.map_err(|error| error.to_string())?;
+        let moved = self.rename(&taken, &to, [&self.layout.refused, &self.layout.taken]).await;
+        self.ended(&found.name, &taken, moved);
+        reception.events.report(Event::DropRefused { path, reason });
+        let kind = if told == reception.rules.borrow().config.postmaster { NoticeKind::DoubleBounce } else { NoticeKind::Bounce };
+        reception.events.report(Event::Notified { id, notice: id, kind, to: told, recipients: message.recipients.len() });
+        reception.hand_on(&message);
         Ok(())
+    }
+
+    /// What is to be told of a refused file.
+    async fn notice(
+        &self,
+        id: QueueId,
+        found: &Found,
+        dropped: Option<Arc<Dropped>>,
+        why: &str,
+    ) -> Result<Option<Notice>, String> {
+        let system = &self.reception.system;
+        let mut header = HeaderScan::new(HEADER_SIZE_MAX);
+        if let Some(dropped) = dropped.clone() {
+            let read = system.workers.blocking(move || dropped.content(0, HEADER_SIZE_MAX)).await;
+            header.receive(&read.map_err(|error| error.to_string())?);
+        }
+        let rules = self.reception.rules.borrow().clone();
+        let context = Context {
+            hostname: rules.config.hostname.clone(),
+            postmaster: rules.config.postmaster.clone(),
+            now: system.clock.now(),
+            seed: system.entropy.next_u64(),
+            languages: Arc::clone(&rules.languages),
+        };
+        let envelope = dropped.iter().flat_map(|dropped| dropped.commands()).collect();
+        let recipients_max = rules.config.limits.recipients;
+        let refused = Refused { id, file: &found.name, why, envelope, header: header.header(), recipients_max };
+        Ok(refused.notice(&context))
+    }
+
+    /// Renames a file and makes that durable in these folders, in this order.
+    async fn rename(&self, from: &Path, to: &Path, folders: [&Path; 2]) -> io::Result<()> {
+        let disk = Arc::clone(&self.reception.system.disk);
+        let (from, to, folders) = (from.to_owned(), to.to_owned(), folders.map(Path::to_owned));
+        let moved = move || {
+            disk.rename(&from, &to)?;
+            folders.iter().try_for_each(|folder| disk.sync_dir(folder))
+        };
+        self.reception.system.workers.blocking(moved).await
+    }
+
+    /// What was to be committed for a file in `taken/` is, and the file is out of there, or should be.
+    fn ended(&mut self, name: &str, taken: &Path, removed: io::Result<()>) {
+        if let Err(error) = removed {
+            self.trouble(&format!("{} is done with, but can't be removed; remove it by hand", taken.display()), &error);
+            self.leave(name);
+        }
     }
 
     /// Remembers a file that stays where it is.
@@ -283,4 +338,24 @@ async fn changed(watch: &mut Option<Box<dyn FolderWatch>>) {
     if told.is_err() {
         *watch = None;
     }
+}
+
+/// Spools a notice.
+async fn commit(mut draft: Draft, notice: Notice, now: Timestamp) -> Result<Arc<Message>, SpoolError> {
+    draft.write(&notice.content).await?;
+    let accept = Accept {
+        arrived: now,
+        reverse_path: ReversePath::Null,
+        body: notice.body,
+        request: notice.request,
+        origin: None,
+        recipients: vec![Recipient::new(notice.to, None, now)],
+        updates: Vec::new(),
+    };
+    draft.commit(accept).await
+}
+
+/// Whether a file that can't be opened never will be: it is a link, or not meant for us.
+fn is_for_good(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput)
 }

@@ -25,6 +25,8 @@ const HEADER_SIZE_MAX: usize = 256 * 1024;
 const RECIPIENT_SIZE: usize = 256;
 /// And what it takes if notices were asked for.
 const DSN_SIZE: usize = 640;
+/// Among so many recipients doubles are found without a set.
+const FEW: usize = 16;
 
 /// What the session has said and got accepted so far.
 pub(super) struct Transaction<'a> {
@@ -34,7 +36,7 @@ pub(super) struct Transaction<'a> {
     /// An exchange that AUTH began.
     pub(super) login: Option<Login>,
     envelope: Envelope,
-    /// The envelope's recipients again, for finding doubles.
+    /// The envelope's recipients beyond the first few again, for finding doubles.
     known: BTreeSet<Address>,
     content: Option<Incoming>,
     /// What the transaction takes of `limits.in_flight`.
@@ -217,17 +219,24 @@ impl<'a> Transaction<'a> {
             self.refused("recipient", to, reply)
         })?;
         // The same recipient twice is one delivery.
-        if !self.known.contains(&address) {
+        if !self.is_known(&address) {
             let asked = if dsn.is_some() { DSN_SIZE } else { 0 };
             let octets = RECIPIENT_SIZE + asked + 2 * (address.local().len() + address.domain().as_str().len());
             if let Err(refusal) = self.load.add(octets as u64) {
                 let reply = self.overloaded(refusal);
                 return Err(self.refused("recipient", Some(address), reply));
             }
-            self.known.insert(address.clone());
+            if self.envelope.recipients.len() >= FEW {
+                self.known.insert(address.clone());
+            }
             self.envelope.recipients.push(Forward { address, dsn });
         }
         Ok(())
+    }
+
+    /// Whether it is a recipient already. The first few are looked at one by one: nearly no message has more.
+    fn is_known(&self, address: &Address) -> bool {
+        self.known.contains(address) || self.envelope.recipients.iter().take(FEW).any(|known| known.address == *address)
     }
 
     /// Opens a draft and puts our trace field on top of it.
@@ -304,13 +313,13 @@ impl<'a> Transaction<'a> {
     }
 
     /// Makes the message durable. The rest of the server doesn't know of it before [`Transaction::committed`].
-    pub(super) async fn commit(&mut self) -> Result<Message, Reply> {
+    pub(super) async fn commit(&mut self) -> Result<Arc<Message>, Reply> {
         let kept = self.keep().await;
         self.load.clear();
         kept.map_err(|reply| self.refused("message", None, reply))
     }
 
-    async fn keep(&mut self) -> Result<Message, Reply> {
+    async fn keep(&mut self) -> Result<Arc<Message>, Reply> {
         let Some(mut content) = self.content.take() else {
             return Err(Reply::new(451, EnhancedCode(4, 3, 0), "No message to keep"));
         };
@@ -375,11 +384,7 @@ impl<'a> Transaction<'a> {
             tls: self.client.tls.as_ref().map(|tls| tls.version),
             cipher: self.client.tls.as_ref().map(|tls| tls.cipher),
         });
-        // When the queue is busy the message waits in the index: memory stays bounded.
-        if self.reception.accepted.try_send(message.id).is_err() {
-            self.reception.spool.park(message.id, message.arrived);
-            self.reception.overflow.notify_one();
-        }
+        self.reception.hand_on(message);
     }
 }
 

@@ -11,6 +11,19 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct Domain(String);
 
+/// An IP address as it is written where a domain could stand (RFC 5321 section 4.1.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressLiteral(pub IpAddr);
+
+impl fmt::Display for AddressLiteral {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(ip) => write!(f, "[{ip}]"),
+            IpAddr::V6(ip) => write!(f, "[IPv6:{ip}]"),
+        }
+    }
+}
+
 /// Why a text is not a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DomainError {
@@ -66,10 +79,7 @@ impl Domain {
 
     /// The address literal of an IP address.
     pub fn from_ip(ip: IpAddr) -> Self {
-        match ip {
-            IpAddr::V4(ip) => Self(format!("[{ip}]")),
-            IpAddr::V6(ip) => Self(format!("[IPv6:{ip}]")),
-        }
+        Self(AddressLiteral(ip).to_string())
     }
 
     /// The canonical text, brackets included for an address literal.

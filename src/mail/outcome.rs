@@ -64,7 +64,7 @@ pub struct Diagnosis {
     /// How long the remote wants us to wait before the next attempt.
     #[serde(skip)]
     pub wait: Option<Duration>,
-    /// The host takes no mail from us now, whoever it is for: it said so in place of a greeting, or before the first transaction.
+    /// The host takes no mail from us now, whoever it is for: it said so in place of a greeting, or left with a 421 before a message's end.
     #[serde(skip)]
     pub turned_away: bool,
 }

@@ -39,9 +39,9 @@ impl fmt::Debug for OwnMark {
 impl OwnMark {
     /// Marks made with this key.
     pub fn new(key: &[u8]) -> Self {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, key);
-        let greeting = mark(&key, b"greeting", GREETING_SIZE);
-        Self { key, greeting }
+        let mut mark = Self { key: hmac::Key::new(hmac::HMAC_SHA256, key), greeting: String::new() };
+        write_hex(&mark.sign(&[b"greeting"]), GREETING_SIZE, &mut mark.greeting);
+        mark
     }
 
     /// What stands in our greeting.
@@ -59,9 +59,19 @@ impl OwnMark {
         if recipients.len() > RECIPIENTS_MAX {
             return String::new();
         }
-        let marks: Vec<String> = recipients.map(|recipient| self.of(id, recipient)).collect();
-        let lines: Vec<String> = marks.chunks(LINE_MARKS).map(|line| line.join(" ")).collect();
-        format!("{OPENING}{})", lines.join("\r\n\t"))
+        let mut field = String::with_capacity(OPENING.len() + recipients.len() * (2 * MARK_SIZE + 3) + 1);
+        field.push_str(OPENING);
+        let number = id.to_string();
+        for (count, recipient) in recipients.enumerate() {
+            match count {
+                0 => {}
+                _ if count % LINE_MARKS == 0 => field.push_str("\r\n\t"),
+                _ => field.push(' '),
+            }
+            write_hex(&self.sign_hop(&number, recipient), MARK_SIZE, &mut field);
+        }
+        field.push(')');
+        field
     }
 
     /// Whether this message was here before for each of these recipients. What was sent on by hand since then doesn't count
@@ -82,13 +92,30 @@ impl OwnMark {
 
     /// The mark of a recipient: another one in each message, so that nobody can tell by it who else got some mail.
     fn of(&self, id: QueueId, recipient: &Address) -> String {
-        let text = format!("hop {id} {}@{}", recipient.local().to_lowercase(), recipient.domain());
-        mark(&self.key, text.as_bytes(), MARK_SIZE)
+        let mut mark = String::new();
+        write_hex(&self.sign_hop(&id.to_string(), recipient), MARK_SIZE, &mut mark);
+        mark
+    }
+
+    fn sign_hop(&self, id: &str, recipient: &Address) -> hmac::Tag {
+        let (local, domain) = (recipient.local().to_lowercase(), recipient.domain().as_str());
+        self.sign(&[b"hop ", id.as_bytes(), b" ", local.as_bytes(), b"@", domain.as_bytes()])
+    }
+
+    fn sign(&self, text: &[&[u8]]) -> hmac::Tag {
+        let mut context = hmac::Context::with_key(&self.key);
+        text.iter().for_each(|part| context.update(part));
+        context.sign()
     }
 }
 
-fn mark(key: &hmac::Key, text: &[u8], size: usize) -> String {
-    hmac::sign(key, text).as_ref().iter().take(size).map(|octet| format!("{octet:02x}")).collect()
+/// The first octets of a tag, in hexadecimal digits.
+fn write_hex(tag: &hmac::Tag, size: usize, to: &mut String) {
+    let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value & 15)]);
+    for octet in tag.as_ref().iter().take(size) {
+        to.push(digit(octet >> 4));
+        to.push(digit(*octet));
+    }
 }
 
 /// The marks of a `Received:` field.

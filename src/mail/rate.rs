@@ -56,10 +56,15 @@ impl Meter {
         }
     }
 
-    /// Whether it remembers nothing.
-    pub fn is_idle(&mut self, now: Timestamp, rate: Rate) -> bool {
-        self.forget(now, rate.period);
-        self.times.is_empty()
+    /// What was counted then didn't happen after all.
+    pub fn take_back(&mut self, added: Timestamp) {
+        let index = self.times.partition_point(|(time, _)| *time < added);
+        if let Some((_, count)) = self.times.get_mut(index) {
+            (self.count, *count) = (self.count.saturating_sub(1), *count - 1);
+            if *count == 0 {
+                self.times.remove(index);
+            }
+        }
     }
 
     fn forget(&mut self, now: Timestamp, period: Duration) {
@@ -98,7 +103,25 @@ mod tests {
         assert_eq!(meter.next(at(60_000), rate), at(60_000));
         meter.add(at(60_000), rate);
         assert_eq!(meter.next(at(60_000), rate), at(70_000));
-        assert!(!meter.is_idle(at(119_999), rate) && meter.is_idle(at(120_000), rate));
+        meter.next(at(119_999), rate);
+        assert!(!meter.times.is_empty());
+        meter.next(at(120_000), rate);
+        assert!(meter.times.is_empty());
+    }
+
+    #[test]
+    fn what_is_taken_back_counts_no_longer_and_what_happened_beside_it_does() {
+        let rate = Rate { count: 3, period: Duration::from_secs(60) };
+        let mut meter = Meter::default();
+        for second in [0, 10, 20] {
+            meter.add(at(second * 1000), rate);
+        }
+        meter.take_back(at(0));
+        assert_eq!(meter.next(at(21_000), rate), at(21_000));
+        meter.add(at(21_000), rate);
+        assert_eq!(meter.next(at(21_000), rate), at(70_000));
+        meter.take_back(at(90_000));
+        assert_eq!(meter.count, 3);
     }
 
     #[test]

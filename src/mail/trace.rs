@@ -3,10 +3,12 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use super::{Address, Domain, QueueId, Timestamp, TlsInfo, fields};
+use super::{Address, AddressLiteral, Domain, QueueId, Timestamp, TlsInfo, fields};
 
 /// As much of a HELO name is shown; octets.
 const HELO_SIZE_MAX: usize = 255;
+/// Few fields are longer; octets.
+const CAPACITY: usize = 384;
 
 /// The `with` clause (RFC 3848).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,20 +81,16 @@ impl TraceField<'_> {
         if self.protocol == Protocol::Local {
             return self.local();
         }
-        let mut field = String::with_capacity(256);
+        let mut field = String::with_capacity(CAPACITY);
         field.push_str("Received: from ");
         // A HELO name goes in only as printable ASCII: it is a stranger's text in our header.
         let plain = self.helo.chars().filter(|c| c.is_ascii_graphic() && !matches!(c, '(' | ')'));
         field.extend(plain.take(HELO_SIZE_MAX));
-        for part in [
-            " (",
-            Domain::from_ip(self.client).as_str(),
-            ")\r\n\tby ",
-            self.hostname.as_str(),
-            " (Posthouse) with ",
-            self.protocol.keyword(self.tls.is_some(), self.logged_in),
-            " id ",
-        ] {
+        // Writing to memory can't fail.
+        let _ = write!(field, " ({})\r\n\tby ", AddressLiteral(self.client));
+        for part in
+            [self.hostname.as_str(), " (Posthouse) with ", self.protocol.keyword(self.tls.is_some(), self.logged_in), " id "]
+        {
             field.push_str(part);
         }
         self.end(&mut field);
@@ -108,7 +106,6 @@ impl TraceField<'_> {
 
     /// The clauses that every message has, and the end.
     fn end(&self, field: &mut String) {
-        // Writing to memory can't fail.
         let _ = write!(field, "{}", self.id);
         if let Some(recipient) = self.recipient.filter(|recipient| recipient.is_ascii()) {
             let _ = write!(field, "\r\n\tfor <{recipient}>");

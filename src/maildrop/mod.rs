@@ -7,7 +7,8 @@
 //! drop/new-…        is being written, or was given up
 //! drop/mail-…       whole and durable: the server's to take up
 //! drop/taken/ID.…   about to be committed under this id
-//! drop/refused/…    can't be taken up; for the admin to look at
+//! drop/taken/ID.….refused   can't be taken up; the notice of it is about to be committed under this id
+//! drop/refused/…    can't be taken up, and that was told; for the admin to look at
 //! ```
 
 mod file;
@@ -26,6 +27,8 @@ pub use writer::{DropError, Writer};
 const UNFINISHED: &str = "new-";
 /// Begins the name of a whole one.
 const WHOLE: &str = "mail-";
+/// Ends the name of a file that is about to be refused: a plain name has no dot.
+const REFUSAL: &str = ".refused";
 /// Longest name that is looked at, octets.
 const NAME_SIZE_MAX: usize = 64;
 
@@ -86,16 +89,33 @@ impl Layout {
         if self.folder.parent() == Some(spool) { disk.let_pass(spool) } else { Ok(()) }
     }
 
-    /// Where a file lies that is about to be committed.
-    pub fn taken_file(&self, id: QueueId, name: &str) -> PathBuf {
-        self.taken.join(format!("{id}.{name}"))
+    /// Where a file lies while its message, or the notice that it is refused, is committed under this id.
+    pub fn taken_file(&self, id: QueueId, name: &str, end: End) -> PathBuf {
+        let ending = match end {
+            End::Kept => "",
+            End::Refused => REFUSAL,
+        };
+        self.taken.join(format!("{id}.{name}{ending}"))
     }
 }
 
-/// The id and the first name of a file in `taken/`.
-pub fn taken_name(name: &str) -> Option<(QueueId, &str)> {
-    let (id, name) = name.split_once('.')?;
-    Some((id.parse().ok()?, name))
+/// What becomes of a file, by what is committed under the id that it has in `taken/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its message: it goes.
+    Kept,
+    /// A notice that it is refused: it is kept in `refused/`.
+    Refused,
+}
+
+/// What the name of a file in `taken/` says: the id, the file's first name, and how it ends.
+pub fn taken_name(file: &str) -> Option<(QueueId, &str, End)> {
+    let (id, name) = file.split_once('.')?;
+    let (name, end) = match name.strip_suffix(REFUSAL) {
+        Some(name) => (name, End::Refused),
+        None => (name, End::Kept),
+    };
+    Some((id.parse().ok()?, name, end))
 }
 
 #[cfg(test)]
@@ -117,9 +137,10 @@ mod tests {
             assert_eq!(named(name), expected, "{name}");
         }
         let layout = Layout::new(Path::new("drop"));
-        let taken = layout.taken_file(QueueId(7), "mail-x");
-        assert_eq!(taken, Path::new("drop/taken/0000000000007.mail-x"));
-        assert_eq!(taken_name("0000000000007.mail-x"), Some((QueueId(7), "mail-x")));
+        for (end, file) in [(End::Kept, "0000000000007.mail-x"), (End::Refused, "0000000000007.mail-x.refused")] {
+            assert_eq!(layout.taken_file(QueueId(7), "mail-x", end), Path::new("drop/taken").join(file));
+            assert_eq!(taken_name(file), Some((QueueId(7), "mail-x", end)));
+        }
         assert_eq!(taken_name("mail-x"), None);
     }
 }

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use lettre::message::MultiPart;
-
 use super::phrases::Part;
 use super::text::time_in;
 use super::words::{clean, wrap};
-use super::{Context, Notice, Title, part, text_body};
-use crate::mail::{BodyType, Domain, Request, Timestamp};
+use super::{Context, Notice, Title};
+use crate::mail::{Domain, Timestamp};
 
 /// Domains that are counted one by one; the rest is counted together.
 const DOMAINS_MAX: usize = 1000;
@@ -82,18 +80,8 @@ impl Digest {
         }
         text.push_str("\r\n");
         wrap(&mut text, "", &say(Part::DigestClosing, &[("hostname", hostname.as_str())]));
-        let title = Title {
-            to: postmaster,
-            subject: clean(&say(Part::DigestSubject, &[("count", &count)]), 300),
-            name: "digest",
-            origin: "auto-generated",
-            language: &language.tag,
-        };
-        let mut mail = MultiPart::mixed().build();
-        title.set(mail.headers_mut(), context, "multipart/mixed");
-        let mail = mail.singlepart(part("text/plain; charset=utf-8", text_body(text)));
-        let request = Request { smtputf8: !postmaster.is_ascii(), ..Request::default() };
-        Notice { to: postmaster.clone(), content: mail.formatted(), body: BodyType::SevenBit, request: request.boxed() }
+        let subject = clean(&say(Part::DigestSubject, &[("count", &count)]), 300);
+        Title { to: postmaster, subject, name: "digest", origin: "auto-generated", language: &language.tag }.letter(context, text)
     }
 }
 

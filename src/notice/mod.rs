@@ -13,6 +13,7 @@ mod digest;
 mod languages;
 mod original;
 mod phrases;
+mod refused;
 mod status;
 mod text;
 mod words;
@@ -28,6 +29,7 @@ pub use addressee::{Addressee, Topic, addressee, wanted};
 pub use digest::Digest;
 pub use languages::Languages;
 pub use phrases::Flaw;
+pub use refused::refused;
 
 use languages::Language;
 use original::Original;
@@ -245,6 +247,16 @@ impl Title<'_> {
         raw(headers, "Content-Language", language.to_owned(), None);
         headers.set(MIME_VERSION_1_0);
         headers.set(content_type(&format!("{kind}; boundary=\"=_{seed:016x}_{name}\"")));
+    }
+
+    /// A notice of nothing but this text, that isn't about a message's recipients.
+    fn letter(self, context: &Context, text: String) -> Notice {
+        let to = self.to.clone();
+        let mut mail = MultiPart::mixed().build();
+        self.set(mail.headers_mut(), context, "multipart/mixed");
+        let mail = mail.singlepart(part("text/plain; charset=utf-8", text_body(text)));
+        let request = Request { smtputf8: !to.is_ascii(), ..Request::default() };
+        Notice { to, content: mail.formatted(), body: BodyType::SevenBit, request: request.boxed() }
     }
 }
 

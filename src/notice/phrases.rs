@@ -83,6 +83,9 @@ parts! {
     DigestOpening = "digest.opening" ["time" "count"],
     DigestMore = "digest.more" ["count"],
     DigestClosing = "digest.closing" ["hostname"],
+    RefusedSubject = "refused.subject" [],
+    RefusedOpening = "refused.opening" ["file"],
+    RefusedClosing = "refused.closing" ["hostname"],
 }
 
 /// What is wrong with a file of texts.

@@ -1,53 +1,122 @@
-//! Who is sent away for a while, to the spool's index, because too many of his kind wait here already. State: the scheduler's.
+//! Who is sent away, to the spool's index, because too many of his kind wait here already, and who is called back. State: the scheduler's.
 
+use std::time::Duration;
+
+use super::away::Wait;
 use super::due::{due_at, expires_at, next_notice_at};
 use super::entry::Entry;
+use super::lines::CROWD_MIN;
 use super::scheduler::Scheduler;
-use crate::mail::{Origin, Priority, Timestamp};
+use crate::mail::{Domain, Message, Origin, Priority, QueueId, Timestamp};
 
-/// This part of the room is kept for other senders, of what one sends to however many destinations.
+/// This part of the room is kept from whoever has more here than there is room left for others.
 const KEPT: usize = 8;
+/// Half of it also from whoever has nothing here yet, before a crowded line.
+const KEPT_FROM_ALL: usize = 16;
+/// A line with no more than these of an origin's messages calls for others of it that are away.
+const LOW: usize = 32;
+/// Messages called back in one go: few, so that nothing else waits long for them.
+const RECALLED_MAX: usize = 16;
+/// Flows that are looked at in one go.
+const LOOKS_MAX: usize = 8;
+/// Who is away comes back at the latest after this time: a server that was started anew has forgotten who is. New mail is looked for then,
+/// what was tried before comes by itself.
+const AWAY_NEW: Duration = Duration::from_secs(3600);
+const AWAY_TRIED: Duration = Duration::from_secs(600);
+/// The same for those who can't be remembered.
+const AWAY_FORGOTTEN: Duration = Duration::from_secs(60);
 
 impl Scheduler {
-    /// When a message should come back because its origin has more here than there is room left for others, or because every line that it
-    /// would join does.
+    /// When a message should come back, unless it is called before, because there is no room for it in any of the lines that it would join.
     pub(super) fn crowded_until(&mut self, now: Timestamp, entry: &mut Entry) -> Option<Timestamp> {
         let retry = &self.settings.retry;
         let other = next_notice_at(&entry.message, retry).min(expires_at(&entry.message, retry));
+        if entry.stays() || other <= now || due_at(&entry.message, retry) > now {
+            return None;
+        }
         // What is urgent waits its turn here, and comes before the rest.
-        if entry.stays() || other <= now || entry.message.priority() > Priority::default() || due_at(&entry.message, retry) > now
-        {
+        if entry.message.priority() > Priority::default() && self.entries.len() < 2 * self.settings.active_max {
             return None;
         }
         let origin = Origin::of(&entry.message);
-        let room = self.room();
-        // A destination for which nothing waits is not to wait for those where much does, as long as there is some room for others.
-        let idle = room >= self.settings.active_max / KEPT && self.has_idle_line(now, entry);
-        let back = match self.lines.shares.is_crowded(&origin, room) && !idle {
-            true => self.lines.shares.send_away(now, &origin),
-            false => self.crowded_lines_until(now, entry)?,
-        };
-        Some(back.min(other))
-    }
-
-    fn has_idle_line(&self, now: Timestamp, entry: &Entry) -> bool {
-        let sites = entry.parts.keys().map(|destination| self.sites.at(now, destination));
-        sites.into_iter().any(|site| site.is_none_or(|site| self.lines.waiting_at(&site) == 0))
-    }
-
-    fn crowded_lines_until(&mut self, now: Timestamp, entry: &mut Entry) -> Option<Timestamp> {
-        let room = self.room();
-        let mut sites = Vec::new();
+        let mut waits = None;
         for (destination, part) in &mut entry.parts {
             part.update(&entry.message, &self.paused_domains);
             if part.ready_at <= now {
-                let site = self.sites.at(now, destination)?;
-                if !self.lines.is_crowded(&site, room) {
+                let wait = self.sites.last_of(destination).map_or(Wait::Room, Wait::Line);
+                if self.has_room(&wait, &origin) {
                     return None;
                 }
-                sites.push(site);
+                waits.get_or_insert(wait);
             }
         }
-        sites.iter().map(|site| self.lines.send_away(now, site)).max()
+        Some(now.plus(self.send_away(waits?, origin, &entry.message)).min(other))
+    }
+
+    /// When a message should come back that can't be tried because of a pause; none if it isn't so.
+    pub(super) fn paused_until(&mut self, now: Timestamp, message: &Message) -> Option<Timestamp> {
+        let ready = |domain: &&Domain| self.paused_domains.contains(*domain);
+        let open = message.recipients.iter().filter(|r| r.is_open() && r.status.next_attempt <= now);
+        let domain = open.map(|r| r.address.domain()).find(ready)?.clone();
+        Some(now.plus(self.send_away(Wait::Pause(domain), Origin::of(message), message)))
+    }
+
+    fn send_away(&mut self, wait: Wait, origin: Origin, message: &Message) -> Duration {
+        let tried = message.recipients.iter().any(|recipient| recipient.status.attempts > 0);
+        match self.lines.away.put(wait, origin, message.id) {
+            true if tried => AWAY_TRIED,
+            true => AWAY_NEW,
+            false => AWAY_FORGOTTEN,
+        }
+    }
+
+    /// Whether one more of an origin is welcome. What is held may go beyond `active_max` by half for lines that stand still, and up to
+    /// twice that for origins of which nothing is here: nobody waits for others' mail.
+    fn has_room(&self, wait: &Wait, origin: &Origin) -> bool {
+        let (held, active_max, room) = (self.entries.len(), self.settings.active_max, self.room());
+        let of_origin = self.lines.shares.waiting(origin);
+        let line = match wait {
+            Wait::Line(site) => self.lines.waiting_at(site),
+            Wait::Room | Wait::Pause(_) => 0,
+        };
+        let crowded = |count: usize| count >= room.max(CROWD_MIN);
+        let welcome = match wait {
+            _ if of_origin == 0 && !crowded(line) => true,
+            _ if of_origin == 0 => room >= active_max / KEPT_FROM_ALL,
+            Wait::Line(_) if line == 0 => held < active_max + active_max / 2,
+            _ if !crowded(line) && !crowded(of_origin) => true,
+            Wait::Line(site) => room >= active_max / KEPT && self.lines.waiting_of(site, origin) < self.allowance(),
+            Wait::Room | Wait::Pause(_) => room >= active_max / KEPT,
+        };
+        welcome && held < active_max.saturating_mul(2)
+    }
+
+    /// How many messages of each flow that is away may be here.
+    fn allowance(&self) -> usize {
+        (self.room() / (self.lines.away.flows() + 1)).clamp(1, CROWD_MIN)
+    }
+
+    /// Messages that are away and for which there is a place now.
+    pub(super) fn recall(&mut self, now: Timestamp) -> Option<Vec<QueueId>> {
+        for _ in 0..LOOKS_MAX {
+            let flow = self.lines.away.next_open()?;
+            let mut count = RECALLED_MAX;
+            if let Wait::Line(site) = &flow.0 {
+                if let Some(until) = self.lines.down(now, site).map(|down| down.until) {
+                    self.lines.away.rest(site, until);
+                    continue;
+                }
+                let (here, allowance) = (self.lines.waiting_of(site, &flow.1), self.allowance());
+                if here > LOW.min(allowance / 2) {
+                    self.lines.away.close(&flow);
+                    continue;
+                }
+                count = count.min(allowance - here);
+            }
+            if self.has_room(&flow.0, &flow.1) {
+                return Some(self.lines.away.take(&flow, count));
+            }
+        }
+        None
     }
 }

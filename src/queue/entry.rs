@@ -13,7 +13,8 @@ use crate::mail::{Address, Destination, Domain, Message, Origin, Site, Timestamp
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) message: Message,
-    pub(super) parts: BTreeMap<Destination, Part>,
+    /// Boxed: a map of one entry has room for eleven.
+    pub(super) parts: BTreeMap<Destination, Box<Part>>,
     /// Parts that are ready: they stand in a line, or wait to know in which.
     pub(super) waiting: usize,
     /// Parts with an attempt in flight.
@@ -95,7 +96,7 @@ impl Entry {
         for (index, destination) in destinations {
             let open = self.message.recipients.get(index as usize).is_some_and(|r| r.is_open());
             if open && taken.insert(index) {
-                self.parts.entry(destination).or_insert_with(Part::new).recipients.push(index);
+                self.parts.entry(destination).or_insert_with(|| Box::new(Part::new())).recipients.push(index);
             }
         }
     }

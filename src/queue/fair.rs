@@ -49,6 +49,11 @@ impl<T> Fair<T> {
         self.count
     }
 
+    /// Those of one origin.
+    pub(super) fn len_of(&self, origin: &Origin) -> usize {
+        self.flows.get(origin).map_or(0, |flow| flow.items.len())
+    }
+
     /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
         self.count == 0

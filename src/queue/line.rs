@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use super::fair::{Fair, Rank};
 use super::health::News;
-use super::pace::Pace;
 use crate::config::Outgoing;
 use crate::mail::{Destination, Message, Origin, Priority, QueueId, Timestamp};
 
@@ -54,7 +53,6 @@ pub(super) struct Line {
     pub(super) turn: Option<Turn>,
     /// Whose turn that is, and its virtual time.
     pub(super) stamp: Option<(Origin, u64)>,
-    pub(super) pace: Pace,
 }
 
 impl Place {
@@ -72,7 +70,7 @@ impl Place {
 }
 
 impl Line {
-    pub(super) fn new(now: Timestamp, limits: Outgoing) -> Self {
+    pub(super) fn new(limits: Outgoing) -> Self {
         Self {
             notices: Fair::default(),
             mail: BTreeMap::new(),
@@ -85,13 +83,17 @@ impl Line {
             connected: None,
             turn: None,
             stamp: None,
-            pace: Pace::new(now),
         }
     }
 
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.count
+    }
+
+    /// How many of an origin wait.
+    pub(super) fn len_of(&self, origin: &Origin) -> usize {
+        std::iter::once(&self.notices).chain(self.mail.values()).map(|fair| fair.len_of(origin)).sum()
     }
 
     /// Whether one of those who wait is a notice.
@@ -154,9 +156,8 @@ impl Line {
     }
 
     /// An attempt has ended. One more at a time after as many as are made at a time, half after one that failed.
-    pub(super) fn learn(&mut self, now: Timestamp, news: &News, concurrency: usize) {
+    pub(super) fn learn(&mut self, news: &News, concurrency: usize) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        self.pace.count(now);
         match news {
             News::Nothing => {}
             News::Unreached(_) => (self.limit, self.reached) = ((self.limit / 2).max(1), 0),

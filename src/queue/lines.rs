@@ -6,19 +6,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::away::Away;
 use super::fair::ITEM;
 use super::health::{Down, Health, News};
 use super::line::{Line, Place, Turn, Waiting};
+use super::meters::Meters;
 use super::shares::Shares;
 use crate::config::{self, Outgoing, Retry};
-use crate::mail::{Diagnosis, Message, Meter, Site, Timestamp};
+use crate::mail::{Diagnosis, Message, Origin, Site, Timestamp};
 
 /// A line this long is never turned away from.
 pub(super) const CROWD_MIN: usize = 64;
 /// Lines that are looked at to find one that may have its turn now.
 const SCAN_MAX: usize = 64;
-/// Sites whose rates are remembered though nothing waits for them; when there are more, that with the first name is forgotten.
-const METERS_MAX: usize = 20_000;
 
 /// Sites of one kind, local or remote, share attempts and turns.
 #[derive(Debug, Default)]
@@ -41,10 +41,11 @@ pub(super) struct Lines {
     now: Timestamp,
     /// Lines that may start an attempt only later, and when.
     later: BTreeSet<(Timestamp, Site)>,
-    /// What was started lately at sites whose messages are counted.
-    meters: BTreeMap<Site, Meter>,
+    meters: Meters,
     /// What origins have had of late.
     pub(super) shares: Shares,
+    /// Who isn't here and waits to be called.
+    pub(super) away: Away,
     /// What is known of sites beyond their mail.
     health: Health,
 }
@@ -61,8 +62,9 @@ impl Lines {
             concurrency: concurrency.max(1),
             now: Timestamp::ZERO,
             later: BTreeSet::new(),
-            meters: BTreeMap::new(),
+            meters: Meters::default(),
             shares: Shares::new(weights),
+            away: Away::default(),
             health: Health::default(),
         }
     }
@@ -74,6 +76,7 @@ impl Lines {
         self.concurrency = concurrency.max(1);
         // Routes may be others now.
         self.health = Health::default();
+        self.away.wake_all();
         let sites: Vec<Site> = self.lines.keys().cloned().collect();
         for site in sites {
             self.turn(&site);
@@ -83,6 +86,7 @@ impl Lines {
     /// Time goes on: lines that had to wait for it have their turns again.
     pub(super) fn tick(&mut self, now: Timestamp) {
         self.now = now;
+        self.away.tick(now);
         while let Some((at, _)) = self.later.first()
             && *at <= now
             && let Some((_, site)) = self.later.pop_first()
@@ -91,9 +95,9 @@ impl Lines {
         }
     }
 
-    /// When a line may start an attempt that may not now.
+    /// When a line may start an attempt that may not now, or who waits for a site that is down may come back.
     pub(super) fn deadline(&self) -> Option<Timestamp> {
-        self.later.first().map(|(at, _)| *at)
+        self.later.first().map(|(at, _)| *at).into_iter().chain(self.away.deadline()).min()
     }
 
     /// Attempts in flight.
@@ -117,9 +121,8 @@ impl Lines {
     ) -> Place {
         self.counter += 1;
         let place = before.unwrap_or_else(|| Place::new(message, self.counter));
-        let weight = self.shares.join(self.now, &place.origin);
-        let now = self.now;
-        let line = self.lines.entry(site.clone()).or_insert_with(|| Line::new(now, limits));
+        let weight = self.shares.join(&place.origin);
+        let line = self.lines.entry(site.clone()).or_insert_with(|| Line::new(limits));
         line.limits = limits;
         line.insert(&place, weight, waiting);
         self.turn(site);
@@ -132,6 +135,7 @@ impl Lines {
             && line.remove(place).is_some()
         {
             self.shares.leave(&place.origin);
+            self.away.touch(site, &place.origin);
             self.turn(site);
         }
     }
@@ -150,9 +154,10 @@ impl Lines {
             self.shares.served(time);
         }
         if let Some(rate) = line.limits.messages_rate.filter(|_| !place.is_notice()) {
-            self.meters.entry(site.clone()).or_default().add(self.now, rate);
+            self.meters.add(self.now, &site, rate);
         }
         self.shares.start(&place.origin);
+        self.away.touch(&site, &place.origin);
         self.class(remote).in_flight += 1;
         self.remote_last = remote;
         self.turn(&site);
@@ -164,11 +169,18 @@ impl Lines {
         self.lines.get(site).map(|line| line.limits).unwrap_or_default()
     }
 
+    /// A message that was started then stands in line again, because the attempt came to nothing: it isn't counted yet.
+    pub(super) fn take_back(&mut self, started: Timestamp, site: &Site, place: &Place) {
+        if !place.is_notice() {
+            self.meters.take_back(started, site);
+        }
+    }
+
     /// An attempt at the site has ended. `connections`: none may be made before this time, and that it would have wanted one.
     pub(super) fn finish(&mut self, site: &Site, place: &Place, news: &News, connections: Option<Timestamp>) {
-        self.shares.end(self.now, &place.origin);
+        self.shares.end(&place.origin);
         if let Some(line) = self.lines.get_mut(site) {
-            line.learn(self.now, news, self.concurrency);
+            line.learn(news, self.concurrency);
             if let Some(until) = connections {
                 line.connected = Some((line.in_flight, until));
             }
@@ -198,6 +210,7 @@ impl Lines {
     /// See `Health::reached`.
     pub(super) fn reached(&mut self, site: &Site) -> Option<Down> {
         let down = self.health.reached(site)?;
+        self.away.wake(site);
         self.turn(site);
         Some(down)
     }
@@ -205,6 +218,7 @@ impl Lines {
     /// Nothing is held against a site.
     pub(super) fn forgive(&mut self, site: &Site) {
         self.health.forgive(site);
+        self.away.wake(site);
         self.turn(site);
     }
 
@@ -212,6 +226,7 @@ impl Lines {
     pub(super) fn clamp(&mut self, now: Timestamp, latest: Timestamp) {
         self.now = now;
         self.health.clamp(latest);
+        self.away.wake_all();
         self.lines.values_mut().for_each(|line| line.connected = None);
         for (_, site) in std::mem::take(&mut self.later) {
             self.turn(&site);
@@ -223,19 +238,14 @@ impl Lines {
         self.lines.get(site).map(|line| line.iter().cloned().collect()).unwrap_or_default()
     }
 
+    /// How many of an origin wait for a site.
+    pub(super) fn waiting_of(&self, site: &Site, origin: &Origin) -> usize {
+        self.lines.get(site).map_or(0, |line| line.len_of(origin))
+    }
+
     /// How many wait for a site.
     pub(super) fn waiting_at(&self, site: &Site) -> usize {
         self.lines.get(site).map_or(0, Line::len)
-    }
-
-    /// Whether a line is longer than the `room` that is left for all others.
-    pub(super) fn is_crowded(&self, site: &Site, room: usize) -> bool {
-        self.lines.get(site).is_some_and(|line| line.len() >= room.max(CROWD_MIN))
-    }
-
-    /// When a message that is sent away from a crowded line should come back.
-    pub(super) fn send_away(&mut self, now: Timestamp, site: &Site) -> Timestamp {
-        self.lines.get_mut(site).map_or(now, |line| line.pace.send_away(now, line.len()))
     }
 
     /// The site of a class whose turn it is. One beyond its first attempt leaves room for others: it may have twice as many in flight
@@ -290,7 +300,7 @@ impl Lines {
             return;
         }
         if let Some(rate) = line.limits.messages_rate.filter(|_| !notice) {
-            let next = self.meters.get_mut(site).map_or(self.now, |meter| meter.next(self.now, rate));
+            let next = self.meters.next(self.now, site, rate);
             if next > self.now {
                 self.later.insert((next, site.clone()));
                 return;
@@ -298,7 +308,7 @@ impl Lines {
         }
         let time = match &line.stamp {
             Some((stamped, time)) if stamped == origin => *time,
-            _ => self.shares.stamp(self.now, origin),
+            _ => self.shares.stamp(origin),
         };
         self.counter += 1;
         let turn = (time + line.in_flight as u64 * ITEM, line.in_flight, self.counter);
@@ -307,22 +317,6 @@ impl Lines {
         line.stamp = Some((origin.clone(), time));
         line.turn = Some(turn);
         class.turns.insert(turn, site.clone());
-        self.forget_meters();
-    }
-
-    /// Rates of sites where the last period had nothing needn't be remembered.
-    fn forget_meters(&mut self) {
-        if self.meters.len() <= METERS_MAX {
-            return;
-        }
-        let (now, lines) = (self.now, &self.lines);
-        self.meters.retain(|site, meter| {
-            let rate = lines.get(site).and_then(|line| line.limits.messages_rate);
-            rate.is_some_and(|rate| !meter.is_idle(now, rate))
-        });
-        while self.meters.len() > METERS_MAX {
-            self.meters.pop_first();
-        }
     }
 }
 
@@ -331,7 +325,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::mail::{BodyType, Destination, Domain, Origin, Priority, QueueId, Rate, Request, ReversePath};
+    use crate::mail::{BodyType, Destination, Domain, Priority, QueueId, Rate, Request, ReversePath};
 
     fn mx(name: &str) -> Site {
         Site::Own(Destination::Mx(Domain::parse(name).unwrap()))
@@ -455,16 +449,6 @@ mod tests {
         finish(&mut lines, &mx("a.test"));
         assert_eq!(lines.iter().count(), 0);
         assert!(lines.remote.turns.is_empty());
-    }
-
-    #[test]
-    fn a_line_is_crowded_that_leaves_less_room_than_it_takes() {
-        let mut lines = Lines::new(10, 2, Vec::new());
-        let a = mx("a.test");
-        fill(&mut lines, &a, 0..101);
-        assert!(!lines.is_crowded(&a, 1000) && lines.is_crowded(&a, 50) && !lines.is_crowded(&mx("b.test"), 0));
-        assert!(lines.shares.is_crowded(&Origin::named("domain:x.test"), 50));
-        assert!(!lines.shares.is_crowded(&Origin::named("domain:y.test"), 50));
     }
 
     #[test]

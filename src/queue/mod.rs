@@ -3,6 +3,7 @@
 //! Everything here is pure: time comes in as a value, decisions go out as steps and updates. The truth stays in the spool; the
 //! scheduler holds only what is ready or in flight and can be rebuilt from it at any moment.
 
+mod away;
 mod backoff;
 mod crowd;
 mod due;
@@ -11,7 +12,7 @@ mod fair;
 mod health;
 mod line;
 mod lines;
-mod pace;
+mod meters;
 mod plan;
 mod postpone;
 mod report;

@@ -59,7 +59,7 @@ impl<'a> Plan<'a> {
                     self.steps.push_back(Step::Locate { domain: domain.clone() });
                 }
                 let origin = Origin::of(message);
-                self.lines.shares.join(self.now, &origin);
+                self.lines.shares.join(&origin);
                 Stage::Unlocated(origin)
             }
         }

@@ -18,12 +18,10 @@ use super::sites::Sites;
 use super::step::{Attempt, AttemptId, Step};
 use super::verdict::{Verdict, When, without_result};
 use crate::config::{self, Config, Outgoing};
-use crate::mail::{Destination, Domain, Message, Origin, Outcome, QueueId, Site, Timestamp, Update};
+use crate::mail::{Destination, Domain, Message, Outcome, QueueId, Site, Timestamp, Update};
 
 /// Recipients of one attempt at the most.
 const RECIPIENTS_MAX: usize = 1000;
-/// Mail for a paused domain is looked at again after this time.
-const PAUSED_WAIT: Duration = Duration::from_secs(60);
 /// A message that would be due at once, although nothing of it can be attempted, waits this long.
 const IDLE_WAIT: Duration = Duration::from_secs(60);
 /// A clock that goes back by more than this has been set back.
@@ -86,6 +84,7 @@ struct Flight {
     destination: Destination,
     site: Site,
     place: Place,
+    started: Timestamp,
 }
 
 impl Scheduler {
@@ -117,15 +116,9 @@ impl Scheduler {
         self.entries.is_empty()
     }
 
-    /// How many more messages should be admitted. Beyond it they still may; memory is the caller's.
+    /// How many more messages it may hold. Those for whom there is no room it parks, and calls them back.
     pub fn room(&self) -> usize {
         self.settings.active_max.saturating_sub(self.entries.len())
-    }
-
-    /// Whether a message is welcome though there is no room: it is the only one of its sender, of whom nobody is to wait for others' mail.
-    pub fn welcomes(&self, message: &Message) -> bool {
-        let origin = Origin::of(message);
-        self.room() > 0 || self.entries.len() < 2 * self.settings.active_max && self.lines.shares.waiting(&origin) == 0
     }
 
     /// A message that it holds, as far as it has come.
@@ -201,7 +194,11 @@ impl Scheduler {
                 _ => break,
             }
         }
-        if self.paused { None } else { self.start(now) }
+        match self.paused {
+            true => None,
+            // What can be started isn't to wait for what comes from disk.
+            false => self.start(now).or_else(|| self.recall(now).map(|ids| Step::Recall { ids })),
+        }
     }
 
     /// An attempt has ended: what that means for its recipients. A recipient without an outcome counts as deferred. `jitter`
@@ -216,9 +213,12 @@ impl Scheduler {
     ) -> Verdict {
         self.watch_clock(now);
         let Report { outcomes, connections_from } = report.into();
-        let Some(Flight { id, destination, site, place }) = self.attempts.remove(&attempt) else {
+        let Some(Flight { id, destination, site, place, started }) = self.attempts.remove(&attempt) else {
             return Verdict::new(QueueId(0));
         };
+        if outcomes.is_empty() && connections_from.is_some() {
+            self.lines.take_back(started, &site, &place);
+        }
         let random = jitter();
         let news = News::of(&outcomes);
         self.lines.finish(&site, &place, &news, connections_from);
@@ -298,8 +298,9 @@ impl Scheduler {
         }
     }
 
-    /// Ends one domain's pause, or every pause. Mail of the domain that was parked meanwhile comes back within a minute.
+    /// Ends one domain's pause, or every pause. Mail that was parked meanwhile is called back.
     pub fn resume(&mut self, now: Timestamp, domain: Option<Domain>) {
+        self.lines.away.resume(domain.as_ref());
         match domain {
             None => {
                 self.paused = false;
@@ -337,7 +338,7 @@ impl Scheduler {
         entry.waiting -= 1;
         entry.attempts += 1;
         self.attempt_last += 1;
-        self.attempts.insert(attempt, Flight { id, destination: destination.clone(), site: site.clone(), place });
+        self.attempts.insert(attempt, Flight { id, destination: destination.clone(), site: site.clone(), place, started: now });
         Some(Step::Attempt(Attempt { attempt, id, destination, site, outgoing, recipients }))
     }
 
@@ -435,19 +436,23 @@ impl Scheduler {
         if entry.message.is_done() {
             return Some(Step::Done { id, arrived: entry.message.arrived, recipients: entry.message.recipients.len() });
         }
-        let due = entry.away.unwrap_or_else(|| self.park_until(now, &entry.message));
+        let due = match entry.away {
+            Some(due) => due,
+            None => self.park_until(now, &entry.message),
+        };
         Some(Step::Park { id, due })
     }
 
-    /// When a message that leaves should come back.
-    fn park_until(&self, now: Timestamp, message: &Message) -> Timestamp {
+    /// When a message that leaves should come back, unless it is called before.
+    fn park_until(&mut self, now: Timestamp, message: &Message) -> Timestamp {
         if message.held {
             return Timestamp::NEVER;
         }
+        let paused = self.paused_until(now, message);
         let open = message.recipients.iter().filter(|r| r.is_open());
-        let attempt = open.map(|r| {
-            let paused = self.paused_domains.contains(r.address.domain());
-            if paused { r.status.next_attempt.max(now.plus(PAUSED_WAIT)) } else { r.status.next_attempt }
+        let attempt = open.map(|r| match paused {
+            Some(until) if self.paused_domains.contains(r.address.domain()) => r.status.next_attempt.max(until),
+            _ => r.status.next_attempt,
         });
         let attempt = attempt.min().unwrap_or(Timestamp::NEVER);
         let attempt = if attempt <= now { now.plus(IDLE_WAIT) } else { attempt };

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::fair::ITEM;
-use super::lines::CROWD_MIN;
-use super::pace::Pace;
 use crate::config;
-use crate::mail::{Origin, Timestamp};
+use crate::mail::Origin;
 
 /// Origins with nothing here that are remembered.
 const SPENT_MAX: usize = 1024;
@@ -20,7 +18,6 @@ struct Share {
     in_flight: usize,
     /// The virtual time of its next turn.
     time: u64,
-    pace: Pace,
 }
 
 /// See the module.
@@ -48,8 +45,8 @@ impl Shares {
     }
 
     /// One more waits. The origin's weight.
-    pub(super) fn join(&mut self, now: Timestamp, origin: &Origin) -> u32 {
-        let share = self.share(now, origin);
+    pub(super) fn join(&mut self, origin: &Origin) -> u32 {
+        let share = self.share(origin);
         share.waiting += 1;
         share.weight
     }
@@ -59,20 +56,9 @@ impl Shares {
         self.shares.get(origin).map_or(0, |share| share.waiting)
     }
 
-    /// Whether more of it wait than there is `room` for all others.
-    pub(super) fn is_crowded(&self, origin: &Origin, room: usize) -> bool {
-        self.waiting(origin) >= room.max(CROWD_MIN)
-    }
-
-    /// When a message that is sent away for being one too many of its origin should come back.
-    pub(super) fn send_away(&mut self, now: Timestamp, origin: &Origin) -> Timestamp {
-        let share = self.share(now, origin);
-        share.pace.send_away(now, share.waiting)
-    }
-
-    fn share(&mut self, now: Timestamp, origin: &Origin) -> &mut Share {
+    fn share(&mut self, origin: &Origin) -> &mut Share {
         let weights = &self.weights;
-        let new = || Share { weight: weight(weights, origin), waiting: 0, in_flight: 0, time: 0, pace: Pace::new(now) };
+        let new = || Share { weight: weight(weights, origin), waiting: 0, in_flight: 0, time: 0 };
         self.shares.entry(origin.clone()).or_insert_with(new)
     }
 
@@ -93,9 +79,8 @@ impl Shares {
     }
 
     /// An attempt has ended.
-    pub(super) fn end(&mut self, now: Timestamp, origin: &Origin) {
+    pub(super) fn end(&mut self, origin: &Origin) {
         if let Some(share) = self.shares.get_mut(origin) {
-            share.pace.count(now);
             share.in_flight = share.in_flight.saturating_sub(1);
             self.drop(origin);
         }
@@ -107,9 +92,9 @@ impl Shares {
     }
 
     /// The virtual time of a turn that it takes up.
-    pub(super) fn stamp(&mut self, now: Timestamp, origin: &Origin) -> u64 {
+    pub(super) fn stamp(&mut self, origin: &Origin) -> u64 {
         let present = self.time;
-        let share = self.share(now, origin);
+        let share = self.share(origin);
         let time = share.time.max(present);
         share.time = time + ITEM / u64::from(share.weight);
         time
@@ -150,14 +135,13 @@ mod tests {
         let heavy = Share { sender: ShareOf::Client("192.0.2.0/24".parse().unwrap()), weight: 4 };
         let mut shares = Shares::new(vec![heavy]);
         let (four, one) = (Origin::named("client:192.0.2.0/24"), Origin::named("domain:x.test"));
-        let now = Timestamp::ZERO;
-        assert_eq!((shares.join(now, &four), shares.join(now, &one)), (4, 1));
-        let mut turns: Vec<(u64, u8)> = (0..40).map(|_| (shares.stamp(now, &four), 4)).collect();
-        turns.extend((0..40).map(|_| (shares.stamp(now, &one), 1)));
+        assert_eq!((shares.join(&four), shares.join(&one)), (4, 1));
+        let mut turns: Vec<(u64, u8)> = (0..40).map(|_| (shares.stamp(&four), 4)).collect();
+        turns.extend((0..40).map(|_| (shares.stamp(&one), 1)));
         turns.sort();
         assert_eq!(turns[..20].iter().filter(|(_, weight)| *weight == 4).count(), 16);
         shares.served(turns[20].0);
-        assert_eq!(shares.stamp(now, &Origin::named("domain:new.test")), turns[20].0);
+        assert_eq!(shares.stamp(&Origin::named("domain:new.test")), turns[20].0);
     }
 
     #[test]
@@ -165,11 +149,11 @@ mod tests {
         let mut shares = Shares::default();
         for n in 0..10 * SPENT_MAX {
             let origin = Origin::named(&format!("domain:d{n}.test"));
-            shares.join(Timestamp::ZERO, &origin);
-            let time = shares.stamp(Timestamp::ZERO, &origin);
+            shares.join(&origin);
+            let time = shares.stamp(&origin);
             shares.served(time);
             shares.start(&origin);
-            shares.end(Timestamp::ZERO, &origin);
+            shares.end(&origin);
         }
         assert!(shares.shares.len() <= 2 * SPENT_MAX, "{}", shares.shares.len());
     }

@@ -58,7 +58,15 @@ impl Sites {
         Located::Unknown { ask }
     }
 
-    /// The same without asking.
+    /// Where a destination's mail was going when that was last known.
+    pub(super) fn last_of(&self, destination: &Destination) -> Option<Site> {
+        match destination {
+            Destination::Mx(domain) => self.last(domain).cloned(),
+            _ => Some(Site::Own(destination.clone())),
+        }
+    }
+
+    /// The same as `locate` without asking.
     pub(super) fn at(&self, now: Timestamp, destination: &Destination) -> Option<Site> {
         let Destination::Mx(domain) = destination else { return Some(Site::Own(destination.clone())) };
         self.known.get(domain).filter(|known| known.until > now).map(|known| known.site.clone())

@@ -89,6 +89,11 @@ pub enum Step {
         /// Where its mail goes now.
         site: Site,
     },
+    /// There is a place for these messages, which were parked for the want of one: admit those that still are. Ascending.
+    Recall {
+        /// Which.
+        ids: Vec<QueueId>,
+    },
     /// Nothing to do before `due`: the message has left the scheduler and waits in the spool's index.
     Park {
         /// The message.

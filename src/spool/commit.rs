@@ -362,7 +362,7 @@ pub(crate) fn settle_changes(state: &mut State, changes: &[Change], durable: Opt
         let Some(entry) = state.visible_mut(id) else { continue };
         entry.in_doubt = entry.in_doubt.saturating_sub(1);
         if let Some(position) = durable {
-            change.apply(&mut entry.stored.message);
+            change.apply(Arc::make_mut(&mut entry.stored.message));
             entry.since.get_or_insert(position);
         }
         if entry.in_doubt > 0 {

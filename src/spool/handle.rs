@@ -33,6 +33,8 @@ struct Face {
     shared: Arc<Shared>,
     /// Ends when all loops have ended.
     ended: Mutex<mpsc::Receiver<Infallible>>,
+    /// The greatest id that was given out before.
+    before: QueueId,
 }
 
 impl Drop for Face {
@@ -83,6 +85,7 @@ impl Spool {
         let begun = system.workers.blocking(move || Ok(start_up(start))).await;
         let (recovered, lock) = begun.map_err(|error| SpoolError::Io(error.to_string()))??;
         let Recovered { identity, spares, state, log, index, factory, recovery } = recovered;
+        let before = state.last_id;
         let (tell, commands) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared::new(options, system, identity, spares, state, tell));
         shared.space_now();
@@ -97,7 +100,7 @@ impl Spool {
             };
             system.workers.dedicated(name, run).map_err(|error| SpoolError::Io(format!("can't start {name}: {error}")))
         };
-        let spool = Spool(Arc::new(Face { shared: shared.clone(), ended: Mutex::new(ended) }));
+        let spool = Spool(Arc::new(Face { shared: shared.clone(), ended: Mutex::new(ended), before }));
         run("spool-log", Box::pin(commit::run(shared.clone(), log)))?;
         run("spool-index", Box::pin(keeper::run(shared.clone(), index, factory, commands)))?;
         run("spool-release", Box::pin(release::run(shared)))?;
@@ -153,10 +156,11 @@ impl Spool {
     }
 
     /// Takes up a message whose content is lost: with a content file that isn't there. False: a message of this id is here.
-    pub(crate) async fn restore_without_content(&self, message: &Message) -> Result<bool, SpoolError> {
+    pub(crate) async fn restore_without_content(&self, message: Message) -> Result<bool, SpoolError> {
         let Some(mut draft) = self.reserve(message.id).await? else { return Ok(false) };
-        draft.commit_content(AcceptContent::File(ContentFile { crc: 0, compressed: None }), message, Vec::new()).await?;
-        self.park(message.id, (self.0.shared.options.due)(message));
+        let message = Arc::new(message);
+        draft.commit_content(AcceptContent::File(ContentFile { crc: 0, compressed: None }), &message, Vec::new()).await?;
+        self.park(message.id, (self.0.shared.options.due)(&message));
         Ok(true)
     }
 
@@ -200,22 +204,27 @@ impl Spool {
         Ok(self.take_with_due(id).await?.map(|(message, _)| message))
     }
 
+    /// Makes those of these messages active that are parked; `ids` ascending.
+    pub async fn take_all(&self, ids: Vec<QueueId>) -> Result<Vec<Message>, SpoolError> {
+        self.0.shared.ask(|reply| Command::TakeAll { ids, reply }).await?
+    }
+
     async fn take_with_due(&self, id: QueueId) -> Result<Option<(Message, Timestamp)>, SpoolError> {
         self.0.shared.ask(|reply| Command::Take { id, reply }).await?
     }
 
     /// A look at a message that is active.
-    pub fn active(&self, id: QueueId) -> Option<Message> {
+    pub fn active(&self, id: QueueId) -> Option<Arc<Message>> {
         self.0.shared.lock().active.get(&id).map(|entry| entry.stored.message.clone())
     }
 
     /// A look at a message, active or parked.
     pub async fn message(&self, id: QueueId) -> Result<Option<Message>, SpoolError> {
         if let Some(entry) = self.0.shared.lock().visible(id) {
-            return Ok(Some(entry.stored.message.clone()));
+            return Ok(Some(Message::clone(&entry.stored.message)));
         }
         let stored = self.0.shared.ask(|reply| Command::Look { id, reply }).await??;
-        Ok(stored.map(|stored| stored.message))
+        Ok(stored.map(|stored| Arc::unwrap_or_clone(stored.message)))
     }
 
     /// Messages that match, ordered by id. For long queues ask in pages: `limit`, then `after`.
@@ -279,6 +288,12 @@ impl Spool {
         }
         let stored = self.0.shared.ask(|reply| Command::Look { id, reply }).await??;
         Ok(stored.as_ref().map(Located::from))
+    }
+
+    /// Whether a message may have been here before the spool was opened: what became of it last, nobody may have had the time to write
+    /// down.
+    pub fn may_be_from_before(&self, id: QueueId) -> bool {
+        id <= self.0.before
     }
 
     /// Figures without work, for metrics.
@@ -363,12 +378,13 @@ impl Draft {
     }
 
     /// Makes the message durable: after this returns `Ok` it is never lost. The message is active.
-    pub async fn commit(mut self, accept: Accept) -> Result<Message, SpoolError> {
+    pub async fn commit(mut self, accept: Accept) -> Result<Arc<Message>, SpoolError> {
         let spool = self.spool.clone();
         let Accept { arrived, reverse_path, body, request, origin, recipients, updates } = accept;
         let (id, size) = (self.id, self.content.size());
         let (held, delays_noticed) = (false, 0);
         let message = Message { id, arrived, size, reverse_path, body, request, held, delays_noticed, origin, recipients };
+        let message = Arc::new(message);
         // What is parked can't be changed together with another message: those come into memory for it.
         let mut parked = Vec::new();
         for update in &updates {
@@ -384,14 +400,14 @@ impl Draft {
     /// Makes a message durable that was in a spool before, in the state that it had there: with the draft's id and size, else as
     /// given. It is parked.
     pub async fn restore(mut self, message: Message) -> Result<(), SpoolError> {
-        let message = Message { id: self.id, size: self.content.size(), ..message };
+        let message = Arc::new(Message { id: self.id, size: self.content.size(), ..message });
         self.commit_message(&message, Vec::new()).await?;
         let due = (self.spool.0.shared.options.due)(&message);
         self.spool.park(message.id, due);
         Ok(())
     }
 
-    async fn commit_message(&mut self, message: &Message, updates: Vec<Update>) -> Result<(), SpoolError> {
+    async fn commit_message(&mut self, message: &Arc<Message>, updates: Vec<Update>) -> Result<(), SpoolError> {
         let taken = Incoming::Failed(SpoolError::Closed);
         let content = std::mem::replace(&mut self.content, taken).finish(&self.spool.0.shared).await?;
         self.commit_content(content, message, updates).await
@@ -400,7 +416,7 @@ impl Draft {
     async fn commit_content(
         &mut self,
         content: AcceptContent,
-        message: &Message,
+        message: &Arc<Message>,
         updates: Vec<Update>,
     ) -> Result<(), SpoolError> {
         let spool = self.spool.clone();

@@ -83,6 +83,11 @@ pub(crate) enum Command {
         id: QueueId,
         reply: Answer<Option<(Message, Timestamp)>>,
     },
+    /// All of these that are parked.
+    TakeAll {
+        ids: Vec<QueueId>,
+        reply: Answer<Vec<Message>>,
+    },
     Look {
         id: QueueId,
         reply: Answer<Option<Stored>>,
@@ -206,6 +211,12 @@ impl Keeper {
             }
             Command::Take { id, reply } => {
                 let _ = reply.send(self.with_index(|keeper, index| keeper.take(index, id)));
+            }
+            Command::TakeAll { ids, reply } => {
+                let mut taken = Vec::new();
+                let asked = self.with_index(|keeper, index| keeper.take_all(index, &ids, &mut taken));
+                // See `Due`.
+                let _ = reply.send(if taken.is_empty() { asked.map(|()| taken) } else { Ok(taken) });
             }
             Command::Look { id, reply } => {
                 let _ = reply.send(self.with_index(|keeper, index| keeper.look(index, id)));
@@ -365,7 +376,7 @@ impl Keeper {
     fn activate(&self, index: &mut dyn Index, id: QueueId) -> Result<Option<(Message, Timestamp)>, IndexError> {
         let Some((stored, due)) = index.get(id)? else { return Ok(None) };
         index.set_due(id, TAKEN)?;
-        let message = stored.message.clone();
+        let message = Message::clone(&stored.message);
         let entry = Entry::indexed(stored);
         self.shared.lock().active.insert(id, entry);
         Ok(Some((message, due)))
@@ -400,6 +411,15 @@ impl Keeper {
         self.activate(index, id)
     }
 
+    fn take_all(&self, index: &mut dyn Index, ids: &[QueueId], taken: &mut Vec<Message>) -> Result<(), IndexError> {
+        // What was taken before the index gave way isn't asked for again.
+        let last = taken.last().map(|message| message.id);
+        for id in ids.iter().filter(|id| last.is_none_or(|last| **id > last)) {
+            taken.extend(self.take(index, *id)?.map(|(message, _)| message));
+        }
+        Ok(())
+    }
+
     fn look(&self, index: &mut dyn Index, id: QueueId) -> Result<Option<Stored>, IndexError> {
         let state = self.shared.lock();
         if state.overrides(id) {
@@ -413,12 +433,12 @@ impl Keeper {
         let page = index.page(filter, count_max)?;
         let state = self.shared.lock();
         let parked = page.found.into_iter().map(|stored| stored.message).filter(|message| !state.overrides(message.id));
-        let mut messages: Vec<Message> = parked.collect();
+        let mut messages: Vec<Message> = parked.map(Arc::unwrap_or_clone).collect();
         let after = filter.after.map_or(Bound::Unbounded, Bound::Excluded);
         let to = page.next.map_or(Bound::Unbounded, Bound::Included);
         if filter.after.is_none_or(|after| page.next.is_none_or(|to| after < to)) {
-            let active = state.active.range((after, to)).map(|(_, entry)| &entry.stored.message);
-            let parking = state.parking.range((after, to)).map(|(_, parking)| &parking.entry.stored.message);
+            let active = state.active.range((after, to)).map(|(_, entry)| &*entry.stored.message);
+            let parking = state.parking.range((after, to)).map(|(_, parking)| &*parking.entry.stored.message);
             let matching = |message: &&Message| filter.matches(message);
             // More than this many of either can't be on the page.
             messages.extend(active.filter(matching).take(count_max).cloned());

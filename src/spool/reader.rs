@@ -76,7 +76,7 @@ impl StoppedSpool {
         while messages.len() < limit {
             // The index in memory can't fail.
             let Ok(page) = self.index.page(&filter, PAGE.min(limit - messages.len())) else { break };
-            messages.extend(page.found.into_iter().map(|stored| stored.message));
+            messages.extend(page.found.into_iter().map(|stored| Arc::unwrap_or_clone(stored.message)));
             match page.next {
                 Some(next) => filter.after = Some(next),
                 None => break,
@@ -87,7 +87,7 @@ impl StoppedSpool {
 
     /// One message.
     pub fn message(&self, id: QueueId) -> Option<Message> {
-        self.index.get(id).ok().flatten().map(|(stored, _)| stored.message)
+        self.index.get(id).ok().flatten().map(|(stored, _)| Arc::unwrap_or_clone(stored.message))
     }
 
     /// A message's content.

@@ -276,7 +276,7 @@ async fn hold(spool: &Spool, disk: &Arc<dyn Disk>, layout: &Layout, lost: &[Queu
             did(step(StepKind::Restored));
             continue;
         }
-        spool.restore_without_content(&Message { held: true, ..message }).await?;
+        spool.restore_without_content(Message { held: true, ..message }).await?;
         spool.flush().await?;
         let kept = envelope_name(id);
         disk.rename(&path, &layout.quarantine.join(&kept)).map_err(|error| SpoolError::io("can't rename", &path, &error))?;

@@ -277,7 +277,7 @@ impl<'a> Replay<'a> {
                     ContentAt::Inline(..) => None,
                     ContentAt::File(file) => Some(file),
                 };
-                self.keep(Stored { message, place, file }, due);
+                self.keep(Stored { message: Arc::new(message), place, file }, due);
                 for change in changes {
                     self.change(&change)?;
                 }
@@ -298,7 +298,7 @@ impl<'a> Replay<'a> {
         if let Some((stored, _)) = self.load(change.update.id)? {
             let before = index::size_of(stored);
             // A change that speaks of recipients whose own record is damaged is left out; the attempt is made again.
-            change.apply(&mut stored.message);
+            change.apply(Arc::make_mut(&mut stored.message));
             let after = index::size_of(stored);
             self.recent_size = (self.recent_size + after).saturating_sub(before);
         }

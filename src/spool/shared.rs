@@ -249,7 +249,7 @@ impl State {
         let Some(entry) = self.visible_mut(update.id) else { return false };
         entry.changed = generation;
         let base = entry.stored.message.recipients.len() as u32;
-        entry.stored.message.apply(update);
+        Arc::make_mut(&mut entry.stored.message).apply(update);
         entry.since.get_or_insert(end);
         self.queue.push_back(Op::State(Frame::state(update, base)));
         self.park_again(update.id);
@@ -275,7 +275,7 @@ impl State {
     /// Makes a message active that is still on its way into the index.
     pub(crate) fn unpark(&mut self, id: QueueId) -> Option<Message> {
         let parking = self.parking.remove(&id)?;
-        let message = parking.entry.stored.message.clone();
+        let message = Message::clone(&parking.entry.stored.message);
         self.active.insert(id, parking.entry);
         Some(message)
     }
@@ -454,28 +454,6 @@ impl Shared {
                 self.report(Note::Trouble(format!("can't see how much is free in {}: {error}", self.layout.root.display())));
             }
         }
-    }
-
-    /// How many spare segments there may be, if one more goes.
-    pub(crate) fn spares_max(&self, state: &State, going: Option<u64>) -> usize {
-        if state.closing || self.free() < self.free_for_spares() {
-            return 0;
-        }
-        let room = state.segments.room_for_spares(self.options.segment_size, state.end.segment, going);
-        self.options.spares.min(usize::try_from(room).unwrap_or(usize::MAX))
-    }
-
-    /// Whether the open segment, of which so much isn't written, may be filled.
-    pub(crate) fn may_fill(&self, unwritten: u64) -> bool {
-        let state = self.lock();
-        let (size, spares) = (self.options.segment_size, self.spares.count() as u64);
-        let free = self.free() >= self.free_for_spares().saturating_add(unwritten);
-        free && !state.closing && state.segments.may_fill(size, state.end.segment, spares)
-    }
-
-    /// Free bytes that others find beside spares, at least.
-    fn free_for_spares(&self) -> u64 {
-        self.options.min_free.saturating_mul(2)
     }
 
     fn monotonic(&self) -> u64 {

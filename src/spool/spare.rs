@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::SpoolError;
 use super::segment::{Layout, spare_size};
+use super::shared::{Shared, State};
 use crate::system::{Disk, OpenMode};
 
 /// What spares are called.
@@ -108,5 +109,29 @@ impl Spares {
             Ok(()) => self.pool().ready.push(path),
             Err(_) => self.abandon(&path),
         }
+    }
+}
+
+impl Shared {
+    /// How many spare segments there may be, if one more goes.
+    pub(crate) fn spares_max(&self, state: &State, going: Option<u64>) -> usize {
+        if state.closing || self.free() < self.free_for_spares() {
+            return 0;
+        }
+        let room = state.segments.room_for_spares(self.options.segment_size, state.end.segment, going);
+        self.options.spares.min(usize::try_from(room).unwrap_or(usize::MAX))
+    }
+
+    /// Whether the open segment, of which so much isn't written, may be filled.
+    pub(crate) fn may_fill(&self, unwritten: u64) -> bool {
+        let state = self.lock();
+        let (size, spares) = (self.options.segment_size, self.spares.count() as u64);
+        let free = self.free() >= self.free_for_spares().saturating_add(unwritten);
+        free && !state.closing && state.segments.may_fill(size, state.end.segment, spares)
+    }
+
+    /// Free bytes that others find beside spares, at least.
+    pub(crate) fn free_for_spares(&self) -> u64 {
+        self.options.min_free.saturating_mul(2)
     }
 }

@@ -96,7 +96,7 @@ impl Spooled {
                 updates: Vec::new(),
                 origin: None,
             };
-            let mut message = draft.commit(accept).await.unwrap();
+            let mut message = Message::clone(&*draft.commit(accept).await.unwrap());
             let mut update = Update { delays_noticed: Some(number as u32), ..Update::new(message.id) };
             let mut status = message.recipients[0].status.clone();
             match number % 4 {
@@ -369,7 +369,8 @@ fn an_index_that_is_not_the_logs_is_named_and_built_anew() {
         (
             Box::new(|spooled, id| {
                 let (mut stored, due) = spooled.index.get(id).unwrap().unwrap();
-                stored.message.held = !stored.message.held;
+                let held = &mut Arc::make_mut(&mut stored.message).held;
+                *held = !*held;
                 spooled.index.insert(&stored, due).unwrap();
             }),
             FindingKind::IndexDiffers,

@@ -45,7 +45,8 @@ pub trait Disk: Send + Sync {
         names.truncate(count_max);
         Ok(names)
     }
-    /// Opens a file that somebody else made, for reading, and tells whose it is. Follows no link and waits for nothing.
+    /// Opens a file that somebody else made, for reading, and tells whose it is. Follows no link and waits for nothing: `InvalidInput`
+    /// for what is a link or a socket.
     fn open_strange(&self, path: &Path) -> io::Result<(Box<dyn DiskFile>, Origin)> {
         Ok((self.open(path, OpenMode::Read)?, Origin { is_plain: true, ..Origin::default() }))
     }
@@ -248,7 +249,12 @@ impl Disk for SystemDisk {
     fn open_strange(&self, path: &Path) -> io::Result<(Box<dyn DiskFile>, Origin)> {
         use rustix::fs::{Mode, OFlags};
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let file = rustix::fs::open(path, flags, Mode::empty()).map(File::from).map_err(|error| match error {
+            rustix::io::Errno::LOOP | rustix::io::Errno::NXIO => {
+                io::Error::new(io::ErrorKind::InvalidInput, "it is no file but a link or a socket")
+            }
+            error => error.into(),
+        })?;
         let found = file.metadata()?;
         let modified = u64::try_from(found.mtime()).unwrap_or(0).saturating_mul(1000);
         let origin = Origin {

@@ -1,8 +1,10 @@
 //! The whole server's stories: clients send, users of the machine leave mail in the drop folder, mail is delivered, deferred,
 //! expanded, bounced, held; the power goes with every single disk operation, and may go again while the server recovers.
 //!
-//! Always true afterwards: a recipient whose 250 the client saw, or whose file was safe in the drop folder, is delivered or bounced once the queue is empty, never both; nothing
-//! comes twice but for a crash or cut between delivery and its record; no notice is about a notice; each sender hears what it asked for, once, and nothing else; nothing outlives its lifetime;
+//! Always true afterwards: a recipient whose 250 the client saw, or whose file was safe in the drop folder, is delivered or bounced
+//! once the queue is empty, never both; nothing comes twice but for a crash or cut between delivery and its record, and not even then
+//! where a mailbox has it, read or not; no notice is about a notice; each sender hears what it asked for, once, and nothing else;
+//! nothing outlives its lifetime;
 //! nobody is asked again sooner than it said, nor soon after a lost last reply; a refusal over IPv6 is nobody's last word;
 //! log, index and scheduler agree; nothing is damaged, and nothing arrives in part.
 //!
@@ -24,7 +26,7 @@ use posthouse::system::{Clock, Disk};
 use crate::client::{Client, Gone};
 use crate::daemon_drops::{leave, user};
 use crate::daemon_rules::{Found, Sent, check_waits};
-use crate::daemon_world::{Peers, Scripts, Shared, address, new_disk, start, until};
+use crate::daemon_world::{Peers, Scripts, Shared, USERS, address, new_disk, read_mails, start, until};
 use crate::world::{DAY, HOUR, MINUTE, TRUSTED};
 
 const CLIENTS: u64 = 4;
@@ -105,7 +107,15 @@ async fn client(world: World, number: u64, mut random: SimRandom, sent: Shared<V
         let content = format!("Subject: {token}\r\nX-From: {from}\r\n\r\n{lines}").into_bytes();
         let at = {
             let mut sent = sent.lock().unwrap();
-            sent.push(Sent { token, from: from.clone(), to: to.clone(), notify, content: content.clone(), accepted: false });
+            sent.push(Sent {
+                token,
+                from: from.clone(),
+                to: to.clone(),
+                notify,
+                content: content.clone(),
+                accepted: false,
+                is_bad: false,
+            });
             sent.len() - 1
         };
         let parameters = notify.map(|notify| format!(" NOTIFY={notify}")).unwrap_or_default();
@@ -273,6 +283,9 @@ fn crash(seed: u64, cut: Option<u64>) -> usize {
             0 => MemoryIndex::forgetful(),
             _ => left.index.without_last(random.below(left.index.unmarked() as u64 + 1) as usize),
         };
+        if random.below(2) == 0 {
+            USERS.iter().for_each(|user| read_mails(&left.disk, &format!("/mail/example.test/{user}")));
+        }
         // The server is down, and somebody sends all the same.
         if crashes == 1 && random.below(2) == 0 {
             let world = left.world.restart(left.now);

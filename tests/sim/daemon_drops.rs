@@ -20,9 +20,12 @@ pub(crate) fn leave(world: &World, disk: &SimDisk, token: String, random: &mut S
     let from = format!("s{}@example.test", random.below(4));
     let mut to: Vec<&str> = (0..1 + random.below(3)).map(|_| RECIPIENTS[random.below(6) as usize]).collect();
     to.dedup();
+    // Content that no server takes.
+    let is_bad = random.below(4) == 0;
     let lines = "a line of the body, forty-two octets.....\r\n".repeat(random.below(100) as usize);
-    let content = format!("Subject: {token}\r\nX-From: {from}\r\n\r\n.{lines}\r\n").into_bytes();
-    let mut sent = Sent { token, from, to, notify: None, content, accepted: false };
+    let content = format!("Subject: {token}\r\nX-From: {from}\r\n\r\n.{lines}{}\r\n", if is_bad { "\r" } else { "" });
+    let content = content.into_bytes();
+    let mut sent = Sent { token, from, to, notify: None, content, accepted: false, is_bad };
     let system = world.system(Arc::new(disk.clone()) as Arc<dyn Disk>);
     let folder = config(false).sendmail.drop.unwrap();
     let mut commands = vec![format!("MAIL FROM:<{}>", sent.from)];

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -179,6 +179,18 @@ impl Peers {
     pub(crate) fn taken(&self) -> Vec<(String, Vec<u8>)> {
         let taken = self.0.iter().flat_map(Peer::taken);
         taken.flat_map(|taken| taken.recipients.into_iter().map(move |to| (to, taken.content.clone()))).collect()
+    }
+}
+
+/// Looks at the new mails in a Maildir, as mail programs do: they are moved, and marked.
+pub(crate) fn read_mails(disk: &SimDisk, path: &str) {
+    let disk: &dyn Disk = disk;
+    let (new, cur) = (PathBuf::from(path).join("new"), PathBuf::from(path).join("cur"));
+    for name in disk.list(&new).unwrap_or_default() {
+        disk.rename(&new.join(&name), &cur.join(format!("{name}:2,S"))).unwrap();
+    }
+    for folder in [new, cur] {
+        let _ = disk.sync_dir(&folder);
     }
 }
 

@@ -31,6 +31,7 @@ struct Books {
     /// The largest share of the bound that was ever taken.
     share: f64,
     log: u64,
+    zeros: u64,
     content: u64,
     index: u64,
     /// Segments that were begun in a new file, and in a spare.
@@ -59,7 +60,7 @@ impl Books {
         if operation.kind == OperationKind::Write {
             let bytes = operation.bytes.len() as u64;
             match operation.path.components().nth(2).and_then(|part| part.as_os_str().to_str()) {
-                Some("log") if operation.bytes.iter().all(|octet| *octet == 0) => {}
+                Some("log") if operation.bytes.iter().all(|octet| *octet == 0) => self.zeros += bytes,
                 Some("log") => {
                     self.log += bytes;
                     let copied = self.survivors(operation.bytes);
@@ -226,17 +227,18 @@ fn disk_use_stays_under_twice_what_lives_and_two_segments_at_every_moment() {
             let (left, used) = (house.sizes.values().sum::<u64>(), house.disk.used());
             let books = house.books.lock().unwrap();
             println!(
-                "segments of {} KiB: {} messages, {:.1} MB accepted; log {:.1} MB written, content {:.1}, index {:.1}, survivors {:.1}; \
+                "segments of {} KiB: {} messages, {:.1} MB accepted; log {:.1} MB and zeros {:.1} MB written, content {:.1}, index {:.1}, survivors {:.1}; \
                  {:.2} bytes written a byte of mail; at most {:.1} MB on disk and {:.0} % of the bound; {:.2} MB at the end for {:.2} MB \
                  that live",
                 segment_size >> 10,
                 books.sizes.len(),
                 books.accepted as f64 / 1e6,
                 books.log as f64 / 1e6,
+                books.zeros as f64 / 1e6,
                 books.content as f64 / 1e6,
                 books.index as f64 / 1e6,
                 books.copied() as f64 / 1e6,
-                (books.log + books.content + books.index) as f64 / books.accepted as f64,
+                (books.log + books.zeros + books.content + books.index) as f64 / books.accepted as f64,
                 books.peak as f64 / 1e6,
                 books.share * 100.0,
                 used as f64 / 1e6,

@@ -39,7 +39,7 @@ fn tell_short_story(disk: &SimDisk) -> Vec<Message> {
                 updates: Vec::new(),
                 origin: None,
             };
-            messages.push(draft.commit(accept).await.unwrap());
+            messages.push(Message::clone(&*draft.commit(accept).await.unwrap()));
         }
         messages
     })

@@ -41,7 +41,7 @@ async fn accept(spool: &Spool, number: usize) -> Message {
         updates: Vec::new(),
         origin: None,
     };
-    draft.commit(accept).await.unwrap()
+    Message::clone(&*draft.commit(accept).await.unwrap())
 }
 
 fn deferred(message: &Message, next_attempt: Timestamp) -> Update {

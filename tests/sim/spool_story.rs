@@ -287,7 +287,7 @@ fn change(random: &mut SimRandom, message: &Message, now: Timestamp) -> Update {
 }
 
 /// A message on its way: whose answer it is, how many refusals came before, and the answer.
-type Waiting = (QueueId, u64, JoinHandle<Result<Message, SpoolError>>);
+type Waiting = (QueueId, u64, JoinHandle<Result<Arc<Message>, SpoolError>>);
 
 /// One life: the spool, what is known, what comes next.
 struct Story<'a> {
@@ -356,10 +356,10 @@ impl Story<'_> {
         Ok((draft, refusals))
     }
 
-    fn answered(&mut self, id: QueueId, refusals: u64, result: Result<Message, SpoolError>) -> Result<(), SpoolError> {
+    fn answered(&mut self, id: QueueId, refusals: u64, result: Result<Arc<Message>, SpoolError>) -> Result<(), SpoolError> {
         match result {
             Ok(message) => self.model(|model| {
-                assert_eq!(model.of(id).versions, [message]);
+                assert_eq!(model.of(id).versions, [Message::clone(&message)]);
                 model.committed(id, refusals);
                 Ok(())
             }),

@@ -81,6 +81,30 @@ fn the_bulk_doesnt_fill_the_memory_that_all_need() {
 }
 
 #[test]
+fn what_came_during_a_pause_goes_at_once_afterwards_though_most_of_it_waits_on_disk() {
+    story(async {
+        let domain = || Some(posthouse::mail::Domain::parse("far.test").unwrap());
+        for (paused, restarted) in [(None, false), (domain(), false), (None, true)] {
+            let setup = Setup::new().config(|config| config.queue.active = 100);
+            let mut server = setup.start().await;
+            let far = server.domain("far.test", Script::default()).await;
+            server.handle.pause(paused.clone()).await.unwrap();
+            bulk(&server, TRUSTED, "n", 400).await;
+            // Long enough for everything to have settled on disk.
+            server.pass(Duration::from_secs(300)).await;
+            if restarted {
+                server = server.restart().await;
+            }
+            let resumed = server.now();
+            server.handle.resume(paused).await.unwrap();
+            server.until("all of it", || far.taken().len() == 400).await;
+            let took = server.now().since(resumed);
+            assert!(took < Duration::from_secs(5), "{took:?}");
+        }
+    });
+}
+
+#[test]
 fn two_senders_take_turns_by_their_weights() {
     story(async {
         let share = Share { sender: ShareOf::Client("60.0.1.0/24".parse().unwrap()), weight: 3 };

@@ -10,6 +10,7 @@
 mod bounded;
 mod bounds;
 mod client;
+mod drops;
 mod extensions;
 mod fairness;
 mod gate;

@@ -59,6 +59,41 @@ fn mail_for_a_host_that_greets_nobody_waits_without_attempts_as_long_as_it_says(
     });
 }
 
+/// What a server that always says 421 at this stage hears of 50 messages in 19 minutes: connections, and how often it was down.
+async fn leaving(server: &Server, stage: Stage) -> (posthouse::system::sim::Peer, u64, usize) {
+    let act = Act::SayAndClose("421 4.3.2 too much to do, try again in 20 minutes".to_owned());
+    let far = server.domain("far.test", Script::default().always(stage, act)).await;
+    for _ in 0..50 {
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+    }
+    server.pass(19 * MINUTE).await;
+    let found = (far.connections(), server.count("destination-down"));
+    (far, found.0, found.1)
+}
+
+#[test]
+fn mail_for_a_host_that_leaves_before_any_messages_end_waits_without_attempts_too() {
+    for stage in [Stage::Ehlo, Stage::Mail, Stage::AnyRecipient, Stage::Data] {
+        story(async {
+            let server = Setup::new().start().await;
+            let (far, connections, down) = leaving(&server, stage.clone()).await;
+            assert_eq!((connections, down, server.count("postponed")), (3, 1, 47), "{stage:?}");
+            far.script(|script| *script = Script::default());
+            server.pass(4 * MINUTE).await;
+            assert_eq!((far.taken().len(), server.count("destination-up")), (50, 1), "{stage:?}");
+        });
+    }
+}
+
+#[test]
+fn a_host_that_leaves_behind_the_final_dot_may_have_meant_that_message() {
+    story(async {
+        let server = Setup::new().start().await;
+        let (_far, connections, down) = leaving(&server, Stage::End).await;
+        assert_eq!((connections, down), (50, 0));
+    });
+}
+
 #[test]
 fn an_order_to_retry_is_tried_although_the_destination_is_down() {
     story(async {

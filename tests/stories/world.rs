@@ -341,12 +341,12 @@ impl Server {
     }
 }
 
-/// The mails in a Maildir's new folder, in the order of their names.
+/// The mails in a Maildir, in the order of their names; those that were read come last.
 pub(crate) fn maildir(disk: &Arc<SimDisk>, path: &str) -> Vec<Vec<u8>> {
     let disk: &dyn Disk = &**disk;
-    let new = PathBuf::from(path).join("new");
-    let names = disk.list(&new).unwrap_or_default();
-    names.iter().map(|name| disk.read(&new.join(name), u64::MAX).unwrap()).collect()
+    let folders = ["new", "cur"].map(|folder| PathBuf::from(path).join(folder));
+    let files = folders.iter().flat_map(|folder| disk.list(folder).unwrap_or_default().into_iter().map(|name| folder.join(name)));
+    files.map(|file| disk.read(&file, u64::MAX).unwrap()).collect()
 }
 
 /// The id in the reply to the final dot.

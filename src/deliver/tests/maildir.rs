@@ -283,3 +283,31 @@ fn deliveries_at_a_time_share_their_syncs() {
         assert_eq!(full.syncs(), 2);
     });
 }
+
+#[test]
+fn a_second_try_finds_what_a_reader_has_moved_meanwhile() {
+    run(async {
+        let scene = scene();
+        let again = |content: &[u8]| Attempt {
+            again: true,
+            content: Arc::new(content.to_vec()),
+            ..attempt(1, local(), &["ann@us.test"])
+        };
+        for flags in ["", ":2,", ":2,FRSa", ",W=60:2,S", ";2,S"] {
+            assert_eq!(scene.attempt(again(b"x\r\n")).await, ["delivered 2.0.0"]);
+            let folder = scene.routes.folder.join("ann");
+            let name = scene.files("ann", "new").remove(0);
+            std::fs::rename(folder.join("new").join(&name), folder.join("cur").join(name + flags)).unwrap();
+            assert_eq!(scene.attempt(again(b"x\r\n")).await, ["delivered 2.0.0"]);
+            assert_eq!((scene.files("ann", "new").len(), scene.files("ann", "cur").len()), (0, 1), "{flags}");
+            // It takes no more room either.
+            std::fs::write(folder.join("maildirsize"), "100S\n58 1\n").unwrap();
+            assert_eq!(scene.attempt(again(b"x\r\n")).await, ["delivered 2.0.0"]);
+            std::fs::remove_file(folder.join("maildirsize")).unwrap();
+            // The same name with other content is another message.
+            assert_eq!(scene.attempt(again(b"y\r\n")).await, ["delivered 2.0.0"]);
+            assert!(scene.read("ann").ends_with(b"y\r\n"));
+            std::fs::remove_dir_all(folder).unwrap();
+        }
+    });
+}

@@ -212,6 +212,7 @@ fn attempt(id: u64, destination: Destination, recipients: &[&str]) -> Attempt {
         destination,
         recipients: (0..).zip(recipients.iter().map(|text| address(text).into())).collect(),
         arrived: World::new(7).clock.now(),
+        again: false,
         content: Arc::new(Vec::new()),
     }
 }

@@ -145,6 +145,20 @@ fn a_connection_that_died_in_idleness_costs_nothing() {
 }
 
 #[test]
+fn a_server_that_has_had_enough_of_a_session_gets_a_new_one() {
+    run(async {
+        for stage in [Stage::AnyRecipient, Stage::Data] {
+            let scene = scene();
+            let enough = Act::SayAndClose("421 4.7.0 too many messages in this session".to_owned());
+            let peer = scene.peer(&mx(), Script::default().once(stage.clone(), Act::Usual).once(stage, enough)).await;
+            assert_eq!(scene.send(mx(), &["a@peer.test"], b"x\r\n").await, ["delivered 2.0.0 mx1"]);
+            assert_eq!(scene.send(mx(), &["a@peer.test"], b"x\r\n").await, ["delivered 2.0.0 mx1"]);
+            assert_eq!(peer.taken().iter().map(|t| t.connection).collect::<Vec<_>>(), [1, 2]);
+        }
+    });
+}
+
+#[test]
 fn connections_to_a_destination_stay_bounded() {
     run(async {
         let scene = Arc::new(scene());

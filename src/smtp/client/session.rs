@@ -1,5 +1,6 @@
 //! The client session: greeting, hello, any number of transactions, quit. State: the phase, the replies awaited, the bytes to send.
 
+mod ending;
 mod hello;
 mod login;
 
@@ -114,22 +115,6 @@ impl Session {
                 Some(Err(error)) => self.lost_step(&error.to_string()),
             }
         }
-    }
-
-    /// The connection is lost: closed by the peer, or broken.
-    pub fn closed(&mut self, _now: Duration, why: &str) {
-        let text = format!("connection lost {}: {why}", self.moment());
-        self.end(Diagnosis::new(EnhancedCode(4, 4, 2), Cause::Connection, text), false);
-    }
-
-    /// To be called once `deadline` has passed; before it, nothing happens.
-    pub fn tick(&mut self, now: Duration) {
-        if self.deadline.is_none_or(|deadline| now < deadline) {
-            return;
-        }
-        let status = if self.phase == Phase::Greeting { EnhancedCode(4, 4, 1) } else { EnhancedCode(4, 4, 2) };
-        let text = format!("time-out {}", self.moment());
-        self.end(Diagnosis::new(status, Cause::Connection, text), false);
     }
 
     /// Starts a transaction; only at `Ready`, and otherwise, after the connection's end, it finishes at once, deferred.
@@ -269,8 +254,10 @@ impl Session {
 
     fn replied(&mut self, now: Duration, reply: &Reply) {
         if reply.code == 421 {
-            // The server is about to close, whatever it was asked (RFC 5321 section 3.8).
-            return self.end(diagnosis(reply), true);
+            // The server is about to close, whatever it was asked (RFC 5321 section 3.8). Only behind the final dot may that be about
+            // the message: large providers so refuse one sender's, and take everybody else's.
+            let turned_away = self.phase != Phase::Final || !self.dot_sent;
+            return self.end(Diagnosis { turned_away, ..diagnosis(reply) }, true);
         }
         let Some(expected) = self.expected.pop_front() else {
             return self.unexpected(reply);
@@ -423,46 +410,6 @@ impl Session {
         }
     }
 
-    /// A reply to nothing that we said. While content goes out, a server that won't have it may say so early; but an early yes,
-    /// like any other word out of turn, means that its replies are no longer about what we say.
-    fn unexpected(&mut self, reply: &Reply) {
-        match &mut self.progress {
-            Some(progress) if self.phase == Phase::Content && reply.code / 100 >= 4 => {
-                progress.data_refused(reply);
-                self.end(diagnosis(reply), true);
-            }
-            _ => self.lost_step(&format!("it said {reply} out of turn")),
-        }
-    }
-
-    /// The peer doesn't speak the protocol; the dot's fate is unknown.
-    fn lost_step(&mut self, why: &str) {
-        let mut text = format!("the server can't be understood {}: {why}", self.moment());
-        text.truncate(text.floor_char_boundary(500));
-        self.end(Diagnosis::new(EnhancedCode(4, 5, 0), Cause::Remote, text), false);
-    }
-
-    /// The end of the connection. `said`: the server itself ended it with a reply, so it doesn't have what it was asked about.
-    fn end(&mut self, diagnosis: Diagnosis, said: bool) {
-        self.out.clear();
-        self.insecure |= self.expected.front() == Some(&Expected::StartTls);
-        match self.phase {
-            Phase::Closed => return,
-            Phase::Greeting | Phase::Hello | Phase::Securing => self.results.push_back(Step::Refused(diagnosis)),
-            Phase::Ready | Phase::Quitting => {}
-            Phase::Envelope | Phase::Content | Phase::Final => {
-                if let Some(mut progress) = self.progress.take() {
-                    let in_doubt = self.phase == Phase::Final && self.dot_sent && !said;
-                    progress.give_up(&diagnosis, self.phase != Phase::Final || !self.dot_sent, in_doubt);
-                    self.finish(progress);
-                }
-            }
-        }
-        self.phase = Phase::Closed;
-        self.expected.clear();
-        self.deadline = None;
-    }
-
     fn finish(&mut self, progress: Progress) {
         let (outcomes, unanswered) = progress.finish();
         self.unanswered = unanswered;
@@ -486,15 +433,6 @@ impl Session {
     fn wait(&mut self, now: Duration) {
         if let Some(expected) = self.expected.front() {
             self.deadline = Some(now + expected.time(&self.settings.timeouts));
-        }
-    }
-
-    /// Where the session stands, for people.
-    fn moment(&self) -> &'static str {
-        match (self.phase, self.expected.front()) {
-            (Phase::Content, _) => "while sending the message",
-            (_, Some(expected)) => expected.moment(self.settings.lmtp, self.sending.is_chunks()),
-            (_, None) => "between transactions",
         }
     }
 }

@@ -310,7 +310,9 @@ fn closing_replies_defer_at_every_point() {
         sent(&mut session);
         say(&mut session, replies);
         say(&mut session, "421 4.3.2 Going down\r\n");
-        assert_eq!(finished(&mut session), ["deferred 4.3.2 Remote"], "{replies}");
+        let Step::Finished(outcomes) = session.next() else { panic!("{replies}") };
+        let Outcome::Deferred(found) = &outcomes[0] else { panic!("{outcomes:?}") };
+        assert_eq!((found.status, found.cause, found.turned_away), (EnhancedCode(4, 3, 2), Cause::Remote, true), "{replies}");
         assert!(session.is_unanswered(0));
         assert!(matches!(session.next(), Step::Closed));
     }
@@ -320,8 +322,10 @@ fn closing_replies_defer_at_every_point() {
     sent(&mut session);
     content(&mut session, "a\r\n");
     say(&mut session, "421 4.3.2 Going down\r\n");
-    assert_eq!(finished(&mut session), ["deferred 4.3.2 Remote"]);
-    assert!(!session.is_unanswered(0), "it was told everything and said no");
+    let Step::Finished(outcomes) = session.next() else { panic!("it isn't over") };
+    let Outcome::Deferred(found) = &outcomes[0] else { panic!("{outcomes:?}") };
+    assert_eq!((found.status, found.turned_away), (EnhancedCode(4, 3, 2), false));
+    assert!(!session.is_unanswered(0), "it was told everything and said no to that");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! message by its ordinal in the run; summaries, some hundred messages in one value.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{Place, Stored};
 use crate::mail::{Domain, Message, MessageState, QueueId, Timestamp};
@@ -97,7 +98,7 @@ pub(crate) fn read_stored(id: QueueId, value: &[u8]) -> Result<(Stored, Timestam
     let file = reader.content_file(kind == 2)?;
     let message = reader.message(id)?;
     reader.end()?;
-    Ok((Stored { message, place, file: (kind > 0).then_some(file) }, due))
+    Ok((Stored { message: Arc::new(message), place, file: (kind > 0).then_some(file) }, due))
 }
 
 fn put_place(value: &mut Vec<u8>, place: &Place) {

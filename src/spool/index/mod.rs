@@ -24,6 +24,7 @@ pub(crate) use self::recent::size as size_of;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use crate::mail::{Message, QueueId, Timestamp};
 use crate::spool::codec::Malformed;
@@ -53,8 +54,8 @@ pub struct Position {
 /// A message with where its Accept record and its content lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// The message as it now is.
-    pub message: Message,
+    /// The message as it now is; whoever got it before has it as it was then.
+    pub message: Arc<Message>,
     /// Its Accept record.
     pub place: Place,
     /// The content's file; none if the content lies in the record.
@@ -251,7 +252,7 @@ mod tests {
             recipients: recipients.collect(),
         };
         Stored {
-            message,
+            message: Arc::new(message),
             place: Place { segment: 1, offset, length: 7 },
             file: id.is_multiple_of(3).then_some(ContentFile { crc: 9, compressed: id.is_multiple_of(2).then_some(10) }),
         }

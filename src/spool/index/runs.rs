@@ -199,9 +199,12 @@ impl RunIndex {
 
     fn begin_merge(&mut self) -> Result<bool, IndexError> {
         let numbers = self.mergeable();
+        if numbers.is_empty() {
+            return Ok(false);
+        }
         let size: u64 = numbers.iter().filter_map(|number| self.runs.get(number)).map(|run| run.size).sum();
         let room = self.disk.available(&self.folder).unwrap_or(u64::MAX);
-        if numbers.is_empty() || room < 2 * size + ROOM_MIN {
+        if room < 2 * size + ROOM_MIN {
             return Ok(false);
         }
         let number = self.next_number();
