@@ -121,7 +121,7 @@ impl Disk for Slow {
     }
 }
 
-async fn accept(spool: &Spool, content: &[u8]) -> Message {
+async fn accept(spool: &Spool, content: &[u8]) -> Arc<Message> {
     let mut draft = spool.begin().unwrap();
     draft.write(content).await.unwrap();
     let to = Recipient::new(Address::parse("ann@example.test").unwrap(), None, START);
