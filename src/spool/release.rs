@@ -286,7 +286,7 @@ async fn remove(shared: &Arc<Shared>, number: u64) -> Result<(), SpoolError> {
 /// A segment's name goes, durably: it becomes a spare if one more is wanted, else it is removed.
 fn retire(shared: &Shared, number: u64) -> Result<Option<PathBuf>, SpoolError> {
     let wanted = shared.spares.count() < shared.spares_max(&shared.lock(), Some(number));
-    let spare = if wanted { shared.spares.retire(number) } else { None };
+    let spare = shared.spares.retire(number, wanted);
     if spare.is_none() {
         let path = shared.layout.segment(number);
         match shared.disk.unlink(&path) {

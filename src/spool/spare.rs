@@ -84,12 +84,12 @@ impl Spares {
         let _ = self.disk.unlink(path);
     }
 
-    /// Gives a segment in which nothing lives another name, in place of its removal; none if it can't be trusted, or is too short to be
-    /// of use. It must not be written before that name is durable and nobody reads it any longer.
-    pub(crate) fn retire(&self, segment: u64) -> Option<PathBuf> {
+    /// Gives a segment in which nothing lives another name, in place of its removal; none if that isn't wanted, or it can't be trusted, or is too
+    /// short to be of use. It must not be written before that name is durable and nobody reads it any longer.
+    pub(crate) fn retire(&self, segment: u64, wanted: bool) -> Option<PathBuf> {
         let from = self.layout.segment(segment);
         let mut pool = self.pool();
-        if !pool.sound.remove(&segment) {
+        if !pool.sound.remove(&segment) || !wanted {
             return None;
         }
         let length = self.disk.open(&from, OpenMode::Read).and_then(|file| file.len()).ok()?;
