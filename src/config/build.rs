@@ -247,6 +247,7 @@ fn remote(table: &Table) -> Built<Remote> {
         concurrency: count(table, "concurrency")?,
         connect_timeout: table.read("connect_timeout", values::period)?,
         reply_timeout: table.read("reply_timeout", values::period)?,
+        transaction_timeout: table.read("transaction_timeout", values::period)?,
         stage_timeouts: stage_timeouts(table)?,
         special_addresses: word(table, "special_addresses", &special)?,
         tls: remote_tls(table)?,

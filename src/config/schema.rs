@@ -298,6 +298,12 @@ pub(super) const SECTIONS: &[Section] = &[
                 "for the reply to the final dot; \"\" for twice `reply_timeout`: too short a time means duplicates",
             ),
             set(
+                "transaction_timeout",
+                Kind::Period,
+                "2h",
+                "for one message, from MAIL to the final dot, however slowly a server takes its recipients",
+            ),
+            set(
                 "tls",
                 Kind::Choice(&["none", "opportunistic", "require", "verify"]),
                 "opportunistic",

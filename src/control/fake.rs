@@ -194,6 +194,7 @@ pub(crate) fn config() -> Config {
             concurrency: 20,
             connect_timeout: minute,
             reply_timeout: minute,
+            transaction_timeout: minute,
             stage_timeouts: Default::default(),
             special_addresses: SpecialAddresses::Refuse,
             tls: RemoteTls::Opportunistic,

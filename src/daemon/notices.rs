@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use tokio::task::{self, JoinSet};
 
 use super::current::Current;
@@ -258,6 +259,14 @@ impl Writer {
             return true;
         }
         let is_trusted = |client: IpAddr| relay.networks.iter().any(|network| network.contains(&client.to_canonical()));
+        // Damage on our side is no reason for silence, but towards those whom the spool knows to have come from elsewhere.
+        if header.is_empty() {
+            let from = message.origin.as_ref().and_then(Origin::network);
+            let overlaps = |network: &IpNet| from.is_some_and(|from| network.contains(&from) || from.contains(network));
+            if from.is_none() || relay.networks.iter().any(overlaps) {
+                return true;
+            }
+        }
         match Arrival::read(header, message.id) {
             Some(Arrival { client: None, .. } | Arrival { logged_in: true, .. }) => true,
             Some(Arrival { client: Some(client), .. }) if is_trusted(client) => true,

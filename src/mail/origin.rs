@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::{Message, ReversePath};
 
 /// Who sent a message, as far as sharing goes: `login:ann@example.test` for whoever logged in, else `client:192.0.2.0/24` by the client's
@@ -24,6 +26,11 @@ impl Origin {
     /// Whether somebody had logged in.
     pub fn is_login(&self) -> bool {
         self.0.starts_with("login:")
+    }
+
+    /// The network that the client was in, if that is what is known.
+    pub fn network(&self) -> Option<IpNet> {
+        self.0.strip_prefix("client:")?.parse().ok()
     }
 
     /// Whose message it is.

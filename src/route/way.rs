@@ -13,6 +13,8 @@ pub struct Way {
     pub(super) hosts: Vec<RouteHost>,
     /// How connections are encrypted.
     pub tls: RemoteTls,
+    /// The server is this site's store: what it takes has arrived.
+    pub store: bool,
     /// The same for mail whose sender says that TLS isn't required: what a route asks for, it asks for; what `[remote]` does is a wish.
     pub tls_waived: RemoteTls,
     /// TLS from the first octet.
@@ -31,6 +33,7 @@ impl Way {
         Self {
             hosts: Vec::new(),
             tls: remote.tls,
+            store: false,
             tls_waived: remote.tls.min(RemoteTls::Opportunistic),
             implicit_tls: false,
             login: None,
@@ -39,9 +42,16 @@ impl Way {
         }
     }
 
-    /// To a server of this site.
+    /// To the store of this site.
     pub(super) fn here(&self) -> Self {
-        Self { tls: RemoteTls::None, tls_waived: RemoteTls::None, family: Family::Any, sources: Vec::new(), ..self.clone() }
+        Self {
+            tls: RemoteTls::None,
+            tls_waived: RemoteTls::None,
+            store: true,
+            family: Family::Any,
+            sources: Vec::new(),
+            ..self.clone()
+        }
     }
 
     /// As a route says, and where it is silent, as `[remote]` does.
@@ -52,6 +62,7 @@ impl Way {
             hosts: route.hosts.clone(),
             // A route that is there for something else must not make the way to MX hosts less safe than all the others.
             tls: if route.hosts.is_empty() { route.tls.max(remote.tls) } else { route.tls },
+            store: false,
             tls_waived: if route.hosts.is_empty() { route.tls.max(general.tls_waived) } else { route.tls },
             implicit_tls: route.implicit_tls,
             login: route.login.clone(),
@@ -99,7 +110,16 @@ impl Way {
     /// One that is special in nothing but its encryption.
     pub(crate) fn sample(tls: RemoteTls) -> Self {
         let tls_waived = tls.min(RemoteTls::Opportunistic);
-        Self { hosts: Vec::new(), tls, tls_waived, implicit_tls: false, login: None, family: Family::Any, sources: Vec::new() }
+        Self {
+            hosts: Vec::new(),
+            tls,
+            tls_waived,
+            store: false,
+            implicit_tls: false,
+            login: None,
+            family: Family::Any,
+            sources: Vec::new(),
+        }
     }
 }
 
