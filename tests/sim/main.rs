@@ -21,6 +21,7 @@ mod spool_damage;
 mod spool_disk;
 mod spool_index;
 mod spool_model;
+mod spool_spare;
 mod spool_story;
 mod spool_trouble;
 mod spool_world;
