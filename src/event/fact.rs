@@ -246,7 +246,10 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("id", "the message's queue id"),
     ("in_doubt", "present and true if the connection was lost after the final dot: the next hop may have the message"),
     ("into", "the addresses that take the recipient's place, at most 20 of them"),
-    ("kind", "of a notice: `delay`, `delay-over`, `bounce`, `double-bounce`, `success` or `digest`; of a key: `ECDSA`, `RSA` or `Ed25519`"),
+    (
+        "kind",
+        "of a notice: `delay`, `delay-over`, `bounce`, `double-bounce`, `success` or `digest`; of a key: `ECDSA`, `RSA` or `Ed25519`",
+    ),
     ("limit", "the setting that was reached"),
     ("login", "the account that the client logged in to, or tried to"),
     ("means", "how it was said: `PROXY` or `XCLIENT`"),
