@@ -46,8 +46,8 @@ pub(super) fn serve(context: &Context<'_>) -> Result<(), Failure> {
     runtime.block_on(run(config, system, events, source, steps))
 }
 
-/// A busy thread looks for what has come in after so many steps of sessions, and not before then goes on with those that wait to
-/// be committed (`spool::handle`): the more steps, the more messages share a sync.
+/// A busy thread looks for what has come in, and lets those go on who made room for others (`spool::handle`), after so many steps of
+/// sessions: the more, the more messages share a sync.
 const EVENT_INTERVAL: u32 = 244;
 
 /// The configuration of the demo that comes with the sources; only there are the first steps told.

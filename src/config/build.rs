@@ -71,6 +71,7 @@ fn spool(table: &Table) -> Built<Spool> {
         min_free: table.read("min_free", values::size)?,
         segment_size: table.read("segment_size", values::size)?,
         zeros_ahead: table.read("zeros_ahead", values::boolean)?,
+        spares: table.read("spares", values::count_or_none)?.unwrap_or(0),
         compaction_rate: table.read("compaction_rate", values::size)?,
         index_cache: table.read("index_cache", values::size)?,
         compression: word(table, "compression", &[("none", Compression::None), ("zstd", Compression::Zstd)])?,

@@ -59,6 +59,12 @@ pub(super) const SECTIONS: &[Section] = &[
                 "true",
                 "the log's blocks are written before they are used: syncs are faster; of no use if the file system copies on write",
             ),
+            set(
+                "spares",
+                Kind::CountOrNone,
+                "4",
+                "released files of the log that are kept to be written again: syncs are faster, less is written; 0 if the file system copies on write",
+            ),
             set("compaction_rate", Kind::Size, "32MiB", "copied a second to give space back; faster only if it runs out"),
             set("index_cache", Kind::Size, "32MiB", "memory for the index of deferred mail"),
             set(
@@ -116,7 +122,7 @@ pub(super) const SECTIONS: &[Section] = &[
     Section {
         name: "certificate",
         repeated: true,
-        doc: "more certificates, for other names; the one that a client asks for (SNI) is shown",
+        doc: "more certificates: for other names, of which the one that a client asks for (SNI) is shown; or with other kinds of keys",
         settings: &[
             must("file", Kind::Path(false), "conf/tls/other.pem", "PEM file, our own certificate first"),
             must("key", Kind::Path(false), "conf/tls/other-key.pem", "PEM file, the certificate's private key"),

@@ -151,6 +151,7 @@ pub(crate) fn config() -> Config {
             min_free: 1,
             segment_size: 1 << 26,
             zeros_ahead: true,
+            spares: 4,
             compaction_rate: 1 << 25,
             index_cache: 1 << 20,
             compression: Compression::None,

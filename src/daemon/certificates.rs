@@ -125,7 +125,8 @@ impl Certificates {
         }
         let server = self.system.tls.server(&*self.system.disk, &files)?;
         for facts in server.certificates() {
-            self.events.report(Event::Certificate { path: facts.path, names: facts.names.join(","), expires: facts.expires });
+            let (path, names, kind, expires) = (facts.path, facts.names.join(","), facts.kind, facts.expires);
+            self.events.report(Event::Certificate { path, names, kind, expires });
         }
         self.server.send_replace(Some(server));
         Ok(())

@@ -1,15 +1,17 @@
 //! Gathering: whether the next batch is worth a moment's wait. Owns the count of messages on their way into the spool.
 //!
-//! Where many clients send at once, most of those that will be in the next batch but one are nearly here already: with half of them a
-//! sync serves several times as many. A client alone never waits.
+//! Where many clients send at once, those whose content is on its way are nearly here: with them one sync does for two or three. A
+//! client alone never waits, and where somebody is slow the waiting soon ends for good.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// The longest wait for a batch.
-pub(crate) const WAIT_MAX: Duration = Duration::from_millis(1);
-/// After a wait in vain nobody waits for so long: clients may be slow.
-pub(crate) const HASTE: Duration = Duration::from_secs(1);
+pub(crate) const WAIT_MAX: Duration = Duration::from_millis(4);
+/// After a wait in vain there is none for so long, and twice as long after each further one.
+const HASTE: Duration = Duration::from_secs(1);
+/// But no longer than this.
+const HASTE_MAX: Duration = Duration::from_secs(64);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -31,9 +33,9 @@ impl Gathering {
         self.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The committer wants half of those under way.
+    /// The committer wants as many as are under way.
     pub(crate) fn aim(&self) {
-        self.goal.store(self.under_way.load(Ordering::Relaxed) / 2, Ordering::Relaxed);
+        self.goal.store(self.under_way.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// The committer takes what there is again.
@@ -47,21 +49,69 @@ impl Gathering {
     }
 }
 
+/// Whether there is a wait, by how the last ones ended.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    /// Not before.
+    from: Duration,
+    /// How long the next haste is.
+    haste: Duration,
+}
+
+impl Patience {
+    pub(crate) fn new() -> Self {
+        Self { from: Duration::ZERO, haste: HASTE }
+    }
+
+    pub(crate) fn has_any(&self, now: Duration) -> bool {
+        now >= self.from
+    }
+
+    /// A wait has ended; in vain if not all came that were under way.
+    pub(crate) fn waited(&mut self, now: Duration, in_vain: bool) {
+        if in_vain {
+            self.from = now + self.haste;
+            self.haste = (self.haste * 2).min(HASTE_MAX);
+        } else {
+            self.haste = HASTE;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn half_of_those_under_way_are_enough_and_one_alone_always_is() {
-        for (under_way, enough) in [(0, 0), (1, 0), (2, 1), (3, 1), (20, 10), (101, 50)] {
+    fn all_under_way_are_enough_and_one_alone_is() {
+        for under_way in [0, 1, 2, 20, 101] {
             let gathering = Gathering::default();
             (0..under_way + 5).for_each(|_| gathering.begin());
             (0..5).for_each(|_| gathering.end());
             assert!(gathering.is_enough(0), "nobody waits");
             gathering.aim();
-            assert!(gathering.is_enough(enough) && (enough == 0 || !gathering.is_enough(enough - 1)), "{under_way}");
+            assert!(gathering.is_enough(under_way) && (under_way == 0 || !gathering.is_enough(under_way - 1)), "{under_way}");
             gathering.rest();
             assert!(gathering.is_enough(0));
         }
+    }
+
+    #[test]
+    fn slow_clients_end_the_waiting() {
+        let mut patience = Patience::new();
+        let (mut now, mut waits) = (Duration::ZERO, 0);
+        while now < Duration::from_secs(3600) {
+            if patience.has_any(now) {
+                waits += 1;
+                patience.waited(now, true);
+            }
+            now += Duration::from_millis(10);
+        }
+        assert_eq!(waits, 7 + (3600 - 127) / 64);
+        now += HASTE_MAX;
+        patience.waited(now, false);
+        assert!(patience.has_any(now));
+        patience.waited(now, true);
+        assert!(!patience.has_any(now) && patience.has_any(now + HASTE));
     }
 }

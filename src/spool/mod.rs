@@ -36,6 +36,7 @@ mod scan;
 mod segment;
 mod shared;
 mod space;
+mod spare;
 mod stats;
 mod tail;
 #[cfg(test)]

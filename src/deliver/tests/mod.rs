@@ -77,6 +77,7 @@ fn settings() -> Config {
             min_free: 0,
             segment_size: 1 << 20,
             zeros_ahead: true,
+            spares: 4,
             compaction_rate: 1 << 25,
             index_cache: 1 << 20,
             compression: config::Compression::None,
