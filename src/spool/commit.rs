@@ -1,4 +1,5 @@
-//! The committer: the one loop that writes the log. While one sync runs the next batch gathers; there is no other delay.
+//! The committer: the one loop that writes the log. While one sync runs the next batch gathers; there is no other delay
+//! but a moment's wait for messages whose content is on its way (`gather`).
 //!
 //! What nobody waits for (states, ends) is written at once, so that a kill loses nothing, and made durable with the next message,
 //! or a moment later.
@@ -46,13 +47,10 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
         if committer.until_mark().is_some_and(|wait| wait.is_zero()) {
             committer.mark();
         }
-<<<<<<< HEAD
-        committer.gather().await;
-=======
         if committer.until_fill().is_some_and(|wait| wait.is_zero()) {
             committer.fill();
         }
->>>>>>> main
+        committer.gather().await;
         let Taken { batch, more, closing } = committer.take();
         let idle = batch.is_empty() && (committer.written.is_empty() || !closing && committer.until_sync() > Duration::ZERO);
         let pause = match idle || committer.commit(batch) {
@@ -96,6 +94,7 @@ struct Committer {
     marked_to: Position,
     /// Where the log ended when the index was marked last.
     seen: Position,
+    /// Whether batches are waited for.
     patience: Patience,
 }
 
@@ -126,7 +125,7 @@ impl Committer {
         Taken { batch, more, closing }
     }
 
-    /// Waits a moment for more messages, if many are under way and few are here.
+    /// Waits a moment for new messages that are under way, if some are here already and nobody waits for something else.
     async fn gather(&mut self) {
         let shared = self.shared.clone();
         let now = shared.clock.monotonic();
