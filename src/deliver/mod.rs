@@ -14,6 +14,7 @@ mod maildir;
 mod meters;
 mod passwords;
 mod remote;
+mod returned;
 mod waiver;
 
 use std::collections::BTreeMap;

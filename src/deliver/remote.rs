@@ -9,7 +9,7 @@ use super::connection::{Call, Connection, Unopened};
 use super::connections::{Permit, Wanted};
 use super::fitting::{self, Fitted, Unfit};
 use super::hosts::is_ipv6;
-use super::{Attempt, Attempted, Deliverer, Host, Way, ipv6, waiver};
+use super::{Attempt, Attempted, Deliverer, Host, Way, ipv6, returned, waiver};
 use crate::config::{Remote, RemoteTls};
 use crate::event::Event;
 use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Forward, Outcome, Timestamp};
@@ -63,10 +63,16 @@ struct Run<'a> {
 /// result. A 4xx about a message or recipient isn't taken to the next host in the same attempt: it is the domain's word as much as
 /// the host's (greylisting, quota, load), and to ask all its hosts at once would only multiply what the domain wants less of.
 pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Attempted {
+    let outcomes = returned::outcomes(deliverer, attempt).await;
+    if outcomes.iter().all(Option::is_some) {
+        let indices = attempt.recipients.iter().map(|(index, _)| *index);
+        return indices.zip(outcomes.into_iter().flatten()).collect::<Vec<_>>().into();
+    }
     let hosts = match deliverer.routes.hosts(&attempt.destination, &attempt.reverse_path).await {
         Ok(hosts) => hosts,
         Err(outcome) => {
-            return attempt.recipients.iter().map(|(index, _)| (*index, outcome.clone())).collect::<Vec<_>>().into();
+            let outcomes = outcomes.into_iter().map(|returned| returned.unwrap_or_else(|| outcome.clone()));
+            return attempt.recipients.iter().map(|(index, _)| *index).zip(outcomes).collect::<Vec<_>>().into();
         }
     };
     let mut run = Run {
@@ -74,7 +80,7 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Attempt
         attempt,
         way: waiver::way(deliverer.routes.way(&attempt.destination, &attempt.reverse_path), attempt).await,
         permit: deliverer.connections.permit(&attempt.site, attempt.outgoing),
-        outcomes: vec![None; attempt.recipients.len()],
+        outcomes,
         misses: Vec::new(),
         unfit: None,
         refused: vec![None; attempt.recipients.len()],

@@ -1,13 +1,9 @@
 //! The sender's word that TLS isn't required (RFC 8689 section 3), and what is left of the demand for it then. State: none.
 
+use super::returned::header;
 use super::{Attempt, Way};
-use crate::mail::{HeaderScan, tls_is_optional};
+use crate::mail::tls_is_optional;
 use crate::system::Content;
-
-/// As much of a header is looked at; octets.
-const HEADER_SIZE_MAX: usize = 64 * 1024;
-/// Octets read at a time.
-const CHUNK_SIZE: usize = 16 * 1024;
 
 /// How hosts are called with this message: as it is configured, but for what the sender waives. Looked up in the header at the
 /// attempt, and only where it makes a difference; REQUIRETLS counts for more (section 4.1).
@@ -21,15 +17,6 @@ pub(super) async fn way(mut way: Way, attempt: &Attempt) -> Way {
 
 /// What can't be read waives nothing.
 async fn is_waived(content: &dyn Content) -> bool {
-    let (mut scan, mut offset) = (HeaderScan::new(HEADER_SIZE_MAX), 0);
-    while !scan.is_complete() {
-        match content.read_at(offset, CHUNK_SIZE).await {
-            Ok(piece) if !piece.is_empty() => {
-                scan.receive(&piece);
-                offset += piece.len() as u64;
-            }
-            _ => break,
-        }
-    }
+    let scan = header(content).await;
     !scan.is_cut() && tls_is_optional(scan.header())
 }

@@ -269,7 +269,8 @@ impl<'a> Transaction<'a> {
             [only] => Some(&only.address),
             _ => None,
         };
-        let marks = self.rules.mark.hop(draft.id(), self.envelope.recipients.iter().map(|recipient| &recipient.address));
+        let recipients = self.envelope.recipients.iter().map(|recipient| &recipient.address);
+        let marks = self.rules.mark.hop(draft.id(), &self.envelope.reverse_path, recipients);
         let field = TraceField {
             helo: &self.client.helo,
             client: self.client.address,
@@ -329,8 +330,9 @@ impl<'a> Transaction<'a> {
             return Err(Reply::new(451, EnhancedCode(4, 3, 0), "No message to keep"));
         };
         self.rules.policy.message(&self.client, &content.header)?;
-        let recipients = self.envelope.recipients.iter().map(|recipient| &recipient.address);
-        if self.rules.mark.was_here(content.header.header(), recipients) {
+        // Where it was here only for some, each of them is looked at when its mail is about to leave (`deliver::returned`).
+        let past = self.rules.mark.past(content.header.header(), &self.envelope.reverse_path, None);
+        if !past.is_empty() && self.envelope.recipients.iter().all(|recipient| past.has(&recipient.address)) {
             let text = "Mail loop: this message was here before for the same recipients";
             return Err(Reply::new(554, EnhancedCode(5, 4, 6), text));
         }

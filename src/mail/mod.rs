@@ -35,7 +35,7 @@ pub use mailboxes::mailboxes;
 pub use message::{Forward, Message, MessageState, Recipient, RecipientState, RecipientStatus, Update};
 pub use origin::Origin;
 pub use outcome::{Cause, Diagnosis, Outcome, Passed};
-pub use own_mark::OwnMark;
+pub use own_mark::{OwnMark, Past};
 pub use queue_id::{QueueId, QueueIdError};
 pub use rate::{Meter, Rate};
 pub use reply::{EnhancedCode, Reply};
