@@ -51,6 +51,7 @@ async fn open(path: &Path) -> (Spool, Recovery) {
         min_free: 64 << 20,
         segment_size: 64 << 20,
         zeros_ahead: true,
+        spares: 4,
         compaction_rate: 32 << 20,
         index_cache: 32 << 20,
         compression: posthouse::config::Compression::None,

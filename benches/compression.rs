@@ -120,6 +120,7 @@ async fn spool(folder: &Path, kind: &Kind, compression: Compression, count: usiz
         min_free: 1 << 20,
         segment_size: 64 << 20,
         zeros_ahead: true,
+        spares: 4,
         index_cache: 1 << 20,
         compression,
         compaction_rate: 64 << 20,

@@ -290,6 +290,24 @@ fn a_routes_password_must_be_readable() {
 }
 
 #[test]
+fn a_login_at_a_host_that_may_be_anybody_is_warned_of() {
+    let route = |hosts: &str, tls: &str, login: &str| {
+        let text = format!("{MINIMAL}[[route]]\ndomain = \"*\"\nhosts = [{hosts:?}]\ntls = {tls:?}\n{login}");
+        load_with(&text, &[]).unwrap().warnings.iter().map(Problem::to_string).collect::<Vec<_>>()
+    };
+    let login = "login = \"ann\"\npassword_file = \"p\"\n";
+    let warned = route("relay.test", "require", login);
+    assert_eq!(warned.len(), 1);
+    assert!(
+        warned[0].contains("route[0].tls: whoever gets between us") && warned[0].contains("set it to \"verify\""),
+        "{warned:?}"
+    );
+    for harmless in [("relay.test", "verify", login), ("relay.test", "require", ""), ("127.0.0.1:2526", "require", login)] {
+        assert_eq!(route(harmless.0, harmless.1, harmless.2), [""; 0]);
+    }
+}
+
+#[test]
 fn missing_and_broken_users_and_aliases_are_told_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);

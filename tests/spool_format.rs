@@ -56,6 +56,7 @@ fn options(path: &Path, compression: Compression) -> Options {
         min_free: 0,
         segment_size: 8192,
         zeros_ahead: true,
+        spares: 4,
         compaction_rate: 1 << 20,
         index_cache: 1 << 20,
         compression,

@@ -31,7 +31,7 @@ pub(super) fn serve(context: &Context<'_>) -> Result<(), Failure> {
     };
     log::init(format, &config.log.level, now).map_err(|error| Failure::new(failure::CONFIG, format!("log.level: {error}")))?;
     let events = Events::new();
-    for warning in directory.warnings() {
+    for warning in loaded.warnings.iter().chain(directory.warnings()) {
         events.report(Event::Warning { reason: warning.to_string() });
     }
     let mailboxes = users::list(&SystemDisk, &config.auth.users).unwrap_or_default();
@@ -42,7 +42,7 @@ pub(super) fn serve(context: &Context<'_>) -> Result<(), Failure> {
     let system = system(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(failure::UNAVAILABLE, format!("can't start threads: {error}")))?;
-    let source = reader(context.arguments.config.clone());
+    let source = reader(context.arguments.config.clone(), events.clone());
     runtime.block_on(run(config, system, events, source, steps))
 }
 
@@ -50,10 +50,16 @@ pub(super) fn serve(context: &Context<'_>) -> Result<(), Failure> {
 const DEMO: &str = "conf/posthouse.toml";
 
 /// Reads the configuration again, with everything that a reload can't do without.
-fn reader(path: Option<std::path::PathBuf>) -> daemon::Source {
+fn reader(path: Option<std::path::PathBuf>, events: Events) -> daemon::Source {
     Arc::new(move || {
         let loaded = config::load(path.as_deref(), &config::environment());
-        let checked = loaded.and_then(|loaded| settings::files_of_reload(&loaded).map(|_| loaded.config));
+        let checked = loaded.and_then(|loaded| settings::files_of_reload(&loaded).map(|directory| (loaded, directory)));
+        let checked = checked.map(|(loaded, directory)| {
+            for warning in loaded.warnings.iter().chain(directory.warnings()) {
+                events.report(Event::Warning { reason: warning.to_string() });
+            }
+            loaded.config
+        });
         checked.map_err(|problems| problems.iter().map(ToString::to_string).collect())
     })
 }

@@ -34,7 +34,7 @@ pub(super) fn check(context: &Context<'_>, json: bool, out: &mut Out<'_>) -> Res
     });
     match checked {
         Ok((loaded, directory)) => {
-            for warning in directory.warnings() {
+            for warning in loaded.warnings.iter().chain(directory.warnings()) {
                 if json {
                     out.json(&ProblemView::new("warning", warning))?;
                 } else {

@@ -202,6 +202,21 @@ fn route_logins(config: &Config, findings: &mut Findings<'_>) {
     }
 }
 
+/// What is right and yet may do harm.
+pub(super) fn warnings(config: &Config, settings: &Settings) -> Vec<Problem> {
+    let mut findings = Findings { settings, problems: Vec::new() };
+    for (index, route) in config.routes.iter().enumerate() {
+        let anybody = route.tls == RemoteTls::Require && !route.hosts.iter().all(RouteHost::is_here);
+        if route.login.is_some() && anybody {
+            let what = "whoever gets between us and the host can take the password: with \"require\" it may show any certificate, \
+                        and ask for PLAIN or LOGIN";
+            let remedy = "set it to \"verify\", with remote.tls_ca if the host's authority is one of your own";
+            findings.add(format!("route[{index}].tls"), what, remedy);
+        }
+    }
+    findings.problems
+}
+
 fn destinations(config: &Config, findings: &mut Findings<'_>) {
     for (index, rule) in config.destinations.iter().enumerate() {
         if rule.outgoing == Outgoing::default() && !rule.shared {

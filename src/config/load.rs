@@ -22,6 +22,8 @@ pub struct Loaded {
     pub files: Vec<PathBuf>,
     /// Each setting in force, in the order of the sample file.
     pub values: Vec<ShownValue>,
+    /// What is right and yet may do harm.
+    pub warnings: Vec<Problem>,
 }
 
 /// A line of `config show`.
@@ -55,7 +57,8 @@ pub fn load(path: Option<&Path>, environment: &BTreeMap<String, String>) -> Resu
         Ok(config) => {
             problems.extend(check::together(&config, &settings));
             if problems.is_empty() {
-                return Ok(Loaded { config, file: layers.file, files: layers.files, values: settings.show() });
+                let (values, warnings) = (settings.show(), check::warnings(&config, &settings));
+                return Ok(Loaded { config, file: layers.file, files: layers.files, values, warnings });
             }
         }
         Err(problem) => problems.push(problem),

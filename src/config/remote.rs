@@ -17,6 +17,8 @@ pub struct Remote {
     pub connect_timeout: Duration,
     /// For one reply.
     pub reply_timeout: Duration,
+    /// For one message, from MAIL to the final dot.
+    pub transaction_timeout: Duration,
     /// What differs from it at single stages.
     pub stage_timeouts: StageTimeouts,
     /// Whether MX hosts with loopback, private or our own addresses may be called.

@@ -59,6 +59,12 @@ pub(super) const SECTIONS: &[Section] = &[
                 "true",
                 "the log's blocks are written before they are used: syncs are faster; of no use if the file system copies on write",
             ),
+            set(
+                "spares",
+                Kind::CountOrNone,
+                "4",
+                "released files of the log that are kept to be written again: syncs are faster, less is written; 0 if the file system copies on write",
+            ),
             set("compaction_rate", Kind::Size, "32MiB", "copied a second to give space back; faster only if it runs out"),
             set("index_cache", Kind::Size, "32MiB", "memory for the index of deferred mail"),
             set(
@@ -290,6 +296,12 @@ pub(super) const SECTIONS: &[Section] = &[
                 Kind::PeriodOrNone,
                 "",
                 "for the reply to the final dot; \"\" for twice `reply_timeout`: too short a time means duplicates",
+            ),
+            set(
+                "transaction_timeout",
+                Kind::Period,
+                "2h",
+                "for one message, from MAIL to the final dot, however slowly a server takes its recipients",
             ),
             set(
                 "tls",

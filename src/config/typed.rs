@@ -71,6 +71,8 @@ pub struct Spool {
     pub segment_size: u64,
     /// Whether zeros are written ahead of the log's end.
     pub zeros_ahead: bool,
+    /// Released segments that are kept to be written again.
+    pub spares: usize,
     /// Bytes a second that are copied to give space back, unless room is needed.
     pub compaction_rate: u64,
     /// Memory of the index's cache, bytes.

@@ -1,12 +1,22 @@
 //! Failures and delays: who is told of them, and an operator's verbs. Owns nothing.
 
+use std::collections::{BTreeSet, VecDeque};
+
+use super::command::Changed;
 use super::delivery::Delivery;
-use super::notices::{Order, Saying};
+use super::notices::{NOTICES_MAX, Order, Saying};
 use crate::event::{Event, NoticeKind};
 use crate::mail::{Message, QueueId, Update};
 use crate::notice::{self, Addressee, Topic};
 use crate::queue::{Verb, expires_at};
 use crate::spool::SpoolError;
+
+/// A message that an order is about.
+struct Found {
+    message: Message,
+    /// It was in the index, and is in memory for the order alone.
+    was_parked: bool,
+}
 
 impl Delivery {
     /// Has those told whom it concerns that these recipients failed; their part of `update` becomes durable with the notice. What
@@ -63,46 +73,106 @@ impl Delivery {
         self.order(Order { message: message.clone(), saying: Saying::Late { expires }, told, update }).await;
     }
 
-    /// An operator verb on one message: whether it changed something; none if there is no such message.
-    pub(super) async fn change_one(&mut self, verb: Verb, id: QueueId) -> Result<Option<bool>, SpoolError> {
+    /// The message that an order is about, wherever it is. None: there is none.
+    async fn find(&mut self, id: QueueId) -> Result<Option<Found>, SpoolError> {
+        self.notices_about(id).await;
         if let Some(message) = self.scheduler.message(id).cloned() {
-            return self.change_message(verb, message).await.map(Some);
+            return Ok(Some(Found { message, was_parked: false }));
         }
         if let Some(message) = self.spool.take(id).await? {
-            // It goes back into the index, and comes from there when there is room: an order about a long queue fills no memory.
-            let changed = self.change_message(verb, message.clone()).await;
-            if !matches!(changed, Ok(true)) {
-                self.settle_away(&message);
-            }
-            return changed.map(Some);
+            return Ok(Some(Found { message, was_parked: true }));
         }
         // Just accepted and on its way here, or on its way out.
-        match self.spool.message(id).await? {
-            Some(message) => self.change_message(verb, message).await.map(Some),
-            None => Ok(None),
+        Ok(self.spool.message(id).await?.map(|message| Found { message, was_parked: false }))
+    }
+
+    /// What no order changed goes back to where it was: what comes from the index stays in memory only if there is room, however long the
+    /// queue is that an order is about.
+    fn leave(&mut self, found: &Found) {
+        if found.was_parked {
+            self.settle_away(&found.message);
         }
     }
 
-    async fn change_message(&mut self, verb: Verb, mut message: Message) -> Result<bool, SpoolError> {
-        let (id, now) = (message.id, self.system.clock.now());
-        let Some(update) = verb.update(&message, &self.scheduler.in_flight(id), now) else { return Ok(false) };
-        let touched: Vec<u32> = update.statuses.iter().map(|(index, _)| *index).collect();
-        message.apply(&update);
-        if verb == Verb::Bounce {
-            match self.failure(&message, update.clone(), &touched) {
-                Ok(order) => self.write_now(order).await?,
-                Err(update) => self.spool.update(update),
+    /// What an order makes of a message, if anything.
+    fn update(&self, verb: Verb, found: &Found) -> Option<Update> {
+        verb.update(&found.message, &self.scheduler.in_flight(found.message.id), self.system.clock.now())
+    }
+
+    /// An operator verb on one message, but for bounces: whether it changed something; none if there is no such message.
+    pub(super) async fn change_one(&mut self, verb: Verb, id: QueueId) -> Result<Option<bool>, SpoolError> {
+        let Some(found) = self.find(id).await? else { return Ok(None) };
+        let Some(update) = self.update(verb, &found) else {
+            self.leave(&found);
+            return Ok(Some(false));
+        };
+        self.spool.update(update.clone());
+        self.changed(verb, found.message, update);
+        Ok(Some(true))
+    }
+
+    /// Gives messages up, as an operator wants it; the bounces of some at a time share commits.
+    pub(super) async fn bounce_all(&mut self, ids: Vec<QueueId>) -> Result<Changed, SpoolError> {
+        let mut changed = Changed::default();
+        let mut ids: VecDeque<QueueId> = ids.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+        while !ids.is_empty() {
+            let (mut orders, mut bounced) = (Vec::new(), Vec::new());
+            while orders.len() < NOTICES_MAX
+                && let Some(id) = ids.pop_front()
+            {
+                let Some(found) = self.find(id).await? else {
+                    changed.unknown.push(id);
+                    continue;
+                };
+                let Some(update) = self.update(Verb::Bounce, &found) else {
+                    self.leave(&found);
+                    continue;
+                };
+                let failed: Vec<u32> = update.statuses.iter().map(|(index, _)| *index).collect();
+                let mut message = found.message.clone();
+                message.apply(&update);
+                match self.failure(&message, update.clone(), &failed) {
+                    Ok(order) => {
+                        orders.push(order);
+                        bounced.push((found, update));
+                    }
+                    Err(update) => {
+                        self.spool.update(update.clone());
+                        self.changed(Verb::Bounce, found.message, update);
+                        changed.touched += 1;
+                    }
+                }
             }
-        } else {
-            self.spool.update(update.clone());
+            let mut trouble = None;
+            for ((found, update), written) in bounced.into_iter().zip(self.write_now(orders).await) {
+                match written {
+                    Ok(()) => {
+                        self.changed(Verb::Bounce, found.message, update);
+                        changed.touched += 1;
+                    }
+                    Err(error) => {
+                        self.leave(&found);
+                        trouble = Some(error);
+                    }
+                }
+            }
+            trouble.map_or(Ok(()), Err)?;
         }
+        self.spool.flush().await?;
+        Ok(changed)
+    }
+
+    /// An operator's order is recorded: the log and the scheduler hear of it.
+    fn changed(&mut self, verb: Verb, mut message: Message, update: Update) {
+        let (id, now, touched) = (message.id, self.system.clock.now(), update.statuses.len());
+        message.apply(&update);
         let from = message.reverse_path.clone();
         self.events.report(match verb {
             Verb::Retry => Event::Retried { id },
             Verb::Hold => Event::Held { id },
             Verb::Release => Event::Released { id },
-            Verb::Bounce => Event::Bounced { id, from, recipients: touched.len() },
-            Verb::Remove => Event::Removed { id, from, recipients: touched.len() },
+            Verb::Bounce => Event::Bounced { id, from, recipients: touched },
+            Verb::Remove => Event::Removed { id, from, recipients: touched },
         });
         if matches!(verb, Verb::Retry | Verb::Release) {
             // An admin's word counts for more than the memory of a destination that was down.
@@ -112,7 +182,6 @@ impl Delivery {
         if !self.scheduler.change(now, &update) {
             self.settle_away(&message);
         }
-        Ok(true)
     }
 
     /// What becomes of a changed message that isn't in the scheduler.

@@ -61,23 +61,17 @@ impl Delivery {
                 let mut message = message.clone();
                 let update = Update { statuses: ours, ..Update::new(message.id) };
                 message.apply(&update);
-                self.confirm_one(Order { message, saying, told, update }).await;
+                self.scheduler.keep(message.id);
+                self.order(Order { message, saying, told, update }).await;
             }
         }
         update
     }
 
-    /// Confirms that these addresses were passed on to all for whom they stand.
+    /// Confirms that these addresses are passed on to all for whom they stand.
     pub(super) async fn confirm_expansions(&mut self) {
-        for (message, told) in std::mem::take(&mut self.expanded) {
-            let (saying, update) = (Saying::Done(Success::Expanded), Update::new(message.id));
-            self.confirm_one(Order { message, saying, told, update }).await;
+        for order in std::mem::take(&mut self.expanded) {
+            self.order(order).await;
         }
-    }
-
-    /// Has a confirmation written, and the message kept until it is.
-    async fn confirm_one(&mut self, order: Order) {
-        self.scheduler.keep(order.message.id);
-        self.order(order).await;
     }
 }

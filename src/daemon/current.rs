@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::languages;
 use super::own_key::OwnKey;
 use crate::config::Config;
-use crate::deliver::{Deliverer, Routes};
+use crate::deliver::{Deliverer, Memory, Routes};
 use crate::directory::{DecoySeed, Directory, FileAccounts};
 use crate::event::Events;
 use crate::listen::Rules;
@@ -51,11 +51,18 @@ pub(super) struct Lasting {
     seed: DecoySeed,
     mark: Arc<OwnMark>,
     events: Events,
+    memory: Memory,
 }
 
 impl Lasting {
     pub(super) fn new(events: &Events, key: &OwnKey) -> Self {
-        Self { throttle: Arc::default(), seed: key.decoys(), mark: Arc::new(key.mark()), events: events.clone() }
+        Self {
+            throttle: Arc::default(),
+            seed: key.decoys(),
+            mark: Arc::new(key.mark()),
+            events: events.clone(),
+            memory: Memory::default(),
+        }
     }
 
     fn logins(&self, config: &Config, directory: &Directory, system: &System) -> Logins {
@@ -77,7 +84,8 @@ impl Current {
         let Files { directory, languages } = files;
         let router = Arc::new(Router::new(Arc::clone(&config), Arc::clone(&directory), system.clone()));
         let (routes, mark) = (Arc::clone(&router) as Arc<dyn Routes>, Arc::clone(&lasting.mark));
-        let deliverer = Deliverer::new(Arc::clone(&config), routes, system.clone(), lasting.events.clone(), mark);
+        let deliverer =
+            Deliverer::new(Arc::clone(&config), routes, system.clone(), lasting.events.clone(), mark, lasting.memory.clone());
         let logins = lasting.logins(&config, &directory, system);
         let policy = Policy::new(Arc::clone(&config), directory, logins);
         let rules = Arc::new(Rules::new(Arc::clone(&config), policy, Arc::clone(&lasting.mark), Arc::clone(&languages)));

@@ -14,7 +14,7 @@ use super::command::Command;
 use super::confirm::confirmable;
 use super::current::Current;
 use super::lookups::Lookups;
-use super::notices::Notices;
+use super::notices::{Notices, Order};
 use super::pauses::Pauses;
 use super::report;
 use crate::deliver::{self, Attempted};
@@ -46,8 +46,8 @@ pub(super) struct Delivery {
     pub(super) scheduler: Scheduler,
     pub(super) current: Arc<Current>,
     pub(super) pauses: Pauses,
-    /// Messages with recipients that became several others, whose senders are to be told so.
-    pub(super) expanded: Vec<(Message, Vec<u32>)>,
+    /// What is to be told of messages with recipients that become several others; they come back here when it is.
+    pub(super) expanded: Vec<Order>,
     attempts: JoinSet<Attempted>,
     /// What each task of `attempts` is about.
     running: HashMap<tokio::task::Id, Running>,

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::delivery::{Delivery, LOOK_MAX};
+use super::notices::{Order, Saying};
 use super::report;
 use crate::mail::{Message, QueueId};
+use crate::notice::Success;
 use crate::route::Plan;
 use crate::spool::SpoolError;
 
@@ -70,17 +72,21 @@ impl Delivery {
         }
     }
 
-    /// Expands aliases and hands the message to the scheduler.
+    /// Expands aliases and hands the message to the scheduler. If the sender is to be told of that, both happens together with the notice,
+    /// and the message comes here again.
     pub(super) fn admit(&mut self, mut message: Message) {
         let now = self.now();
         let Plan { update, destinations, expanded } = self.current.router.plan(&message, now);
+        if !expanded.is_empty() {
+            message.apply(&update);
+            self.scheduler.forget(message.id);
+            let saying = Saying::Done(Success::Expanded);
+            return self.expanded.push(Order { message, saying, told: expanded, update });
+        }
         if !update.statuses.is_empty() {
             report::expansions(&self.events, &message, &update);
             message.apply(&update);
             self.spool.update(update);
-        }
-        if !expanded.is_empty() {
-            self.expanded.push((message.clone(), expanded));
         }
         self.scheduler.admit(now, message, destinations);
     }

@@ -1,14 +1,16 @@
 //! Notices under way: each is written and committed beside the delivery loop, so that those of one moment share a commit and nobody waits
 //! for them. State: the tasks, and what each is about.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use tokio::task::{self, JoinSet};
 
 use super::current::Current;
 use super::delivery::Delivery;
+use super::report;
 use crate::config::{Config, NoticeTo};
 use crate::event::{Event, NoticeKind};
 use crate::mail::{
@@ -20,7 +22,7 @@ use crate::spool::{Accept, Spool, SpoolError};
 use crate::system::Clock;
 
 /// Notices under way at a time; each has up to two copies of `RETURN_SIZE_MAX` in memory.
-const NOTICES_MAX: usize = 64;
+pub(super) const NOTICES_MAX: usize = 64;
 /// As much of the original's header is read for a notice; octets.
 const HEADER_SIZE_MAX: usize = 64 * 1024;
 /// Longer messages don't go back whole, whatever the sender asked for; octets.
@@ -100,6 +102,11 @@ impl Notices {
         Some((order, written))
     }
 
+    /// Whether there is one about this message.
+    pub(super) fn is_about(&self, id: QueueId) -> bool {
+        self.about.contains(&id)
+    }
+
     /// Whether another about this message has to wait.
     fn is_full_for(&self, id: QueueId) -> bool {
         self.tasks.len() >= NOTICES_MAX || self.about.contains(&id)
@@ -124,11 +131,29 @@ impl Delivery {
         self.notices.start(self.writer(), order);
     }
 
-    /// Writes a notice while the loop waits: for who asked for it and is told how that went.
-    pub(super) async fn write_now(&mut self, order: Order) -> Result<(), SpoolError> {
-        let written = self.writer().write(&order).await?;
-        self.announce(&order, written);
-        Ok(())
+    /// Writes notices while the loop waits, all at a time: for who asked for them and is told how that went. In the order of the orders.
+    pub(super) async fn write_now(&mut self, orders: Vec<Order>) -> Vec<Result<(), SpoolError>> {
+        let mut tasks = Notices::default();
+        let mut results: BTreeMap<QueueId, Result<(), SpoolError>> = BTreeMap::new();
+        let ids: Vec<QueueId> = orders.iter().map(|order| order.message.id).collect();
+        for order in orders {
+            tasks.start(self.writer(), order);
+        }
+        while let Some((order, written)) = tasks.next().await {
+            let result = written.map(|told| self.announce(&order, told));
+            results.insert(order.message.id, result);
+        }
+        let lost = || Err(SpoolError::Io("the notice was given up".to_owned()));
+        ids.into_iter().map(|id| results.remove(&id).unwrap_or_else(lost)).collect()
+    }
+
+    /// Waits for what is under way about a message.
+    pub(super) async fn notices_about(&mut self, id: QueueId) {
+        while self.notices.is_about(id)
+            && let Some((order, written)) = self.notices.next().await
+        {
+            self.written(order, written);
+        }
     }
 
     /// A notice has come to its end.
@@ -142,11 +167,18 @@ impl Delivery {
                     // It is found again later, as it was before.
                     Saying::Failed(_) | Saying::Late { .. } => return self.rest(id),
                     // What happened is recorded even if nobody can be told.
-                    Saying::Done(_) | Saying::DelayOver(_) => self.record(order.update),
+                    Saying::Done(_) | Saying::DelayOver(_) => self.record(order.update.clone()),
                 }
             }
         }
-        self.scheduler.noticed(id);
+        if order.saying != Saying::Done(Success::Expanded) {
+            return self.scheduler.noticed(id);
+        }
+        // Only now is it what it was expanded into; unless an order came in between.
+        report::expansions(&self.events, &order.message, &order.update);
+        if let Some(message) = self.spool.active(id) {
+            self.admit(Arc::unwrap_or_clone(message));
+        }
     }
 
     fn announce(&mut self, order: &Order, told: Told) {
@@ -258,6 +290,14 @@ impl Writer {
             return true;
         }
         let is_trusted = |client: IpAddr| relay.networks.iter().any(|network| network.contains(&client.to_canonical()));
+        // Damage on our side is no reason for silence, but towards those whom the spool knows to have come from elsewhere.
+        if header.is_empty() {
+            let from = message.origin.as_ref().and_then(Origin::network);
+            let overlaps = |network: &IpNet| from.is_some_and(|from| network.contains(&from) || from.contains(network));
+            if from.is_none() || relay.networks.iter().any(overlaps) {
+                return true;
+            }
+        }
         match Arrival::read(header, message.id) {
             Some(Arrival { client: None, .. } | Arrival { logged_in: true, .. }) => true,
             Some(Arrival { client: Some(client), .. }) if is_trusted(client) => true,

@@ -45,13 +45,20 @@ impl Delivery {
     /// The messages in memory go where they would go now; the others are planned when they come back.
     fn replan(&mut self) {
         for id in self.scheduler.ids() {
-            if let Some(message) = self.scheduler.message(id).cloned() {
+            let Some(message) = self.scheduler.message(id).cloned() else { continue };
+            // What is under way comes to its end first: the message is planned anew when it is due again.
+            let is_busy = !self.scheduler.in_flight(id).is_empty() || self.notices.is_about(id);
+            if !is_busy || self.current.router.plan(&message, self.now()).expanded.is_empty() {
                 self.admit(message);
             }
         }
     }
 
     async fn change(&mut self, verb: Verb, ids: Vec<QueueId>) -> Result<Changed, String> {
+        self.confirm_expansions().await;
+        if verb == Verb::Bounce {
+            return self.bounce_all(ids).await.map_err(|error| error.to_string());
+        }
         let mut changed = Changed::default();
         for id in ids {
             match self.change_one(verb, id).await.map_err(|error| error.to_string())? {

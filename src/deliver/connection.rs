@@ -12,9 +12,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
 use super::Host;
+use super::passwords::Passwords;
 use crate::config::RemoteTls;
 use crate::mail::{Cause, Diagnosis, Domain, EnhancedCode, Outcome};
-use crate::smtp::client::{Extensions, Session, Settings, Step, Transaction};
+use crate::smtp::client::{Extensions, KeyWork, Session, Settings, Step, Transaction};
 use crate::system::{BoxStream, Clock, Content, Endpoint, Established, System, TlsClient};
 
 /// Octets of content in memory for a connection.
@@ -28,6 +29,7 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Call<'a> {
     pub(super) system: &'a System,
     pub(super) tls: &'a dyn TlsClient,
+    pub(super) passwords: &'a Passwords,
     pub(super) settings: Settings,
     pub(super) connect_timeout: Duration,
     /// Our own address to call from; none: the system chooses.
@@ -70,6 +72,7 @@ pub(super) struct Connection {
 /// What the driving loop stops at.
 enum Event {
     StartTls,
+    WorkOut(KeyWork),
     NeedContent,
     Ready,
     Finished(Vec<Outcome>),
@@ -136,6 +139,7 @@ impl Connection {
             match connection.run().await {
                 Event::Ready => return Ok(connection),
                 Event::StartTls => connection.secure(&call, host).await,
+                Event::WorkOut(work) => connection.work_out(&call, &work).await,
                 Event::Refused(diagnosis) => {
                     // The session may have a QUIT to say; nobody waits for its answer.
                     connection.run().await;
@@ -148,6 +152,15 @@ impl Connection {
         };
         let (insecure, ourselves) = (connection.session.is_insecure(), connection.session.is_ourselves());
         Err(Unopened { diagnosis: diagnosis.at(connection.next_hop), insecure, ourselves })
+    }
+
+    /// Works out the key that the login needs.
+    async fn work_out(&mut self, call: &Call<'_>, work: &KeyWork) {
+        let key = match &call.settings.login {
+            Some(login) => call.passwords.key(call.system.workers, &login.password, work).await,
+            None => None,
+        };
+        self.session.worked_out(self.clock.monotonic(), key);
     }
 
     /// Makes the TLS handshake that the server agreed to.
@@ -207,7 +220,7 @@ impl Connection {
                 Event::NeedContent => self.feed(content).await,
                 Event::Finished(outcomes) => return outcomes.into_iter().map(|outcome| self.sign(outcome)).collect(),
                 // A session finishes what it began before it says anything else.
-                Event::StartTls | Event::Ready | Event::Refused(_) | Event::Closed => {
+                Event::StartTls | Event::WorkOut(_) | Event::Ready | Event::Refused(_) | Event::Closed => {
                     let diagnosis = Diagnosis::new(EnhancedCode(4, 4, 2), Cause::Connection, "the connection was closed");
                     return vec![self.sign(Outcome::Deferred(diagnosis)); count];
                 }
@@ -284,6 +297,7 @@ impl Connection {
                 Step::Send(bytes) => self.write(&bytes).await,
                 Step::NeedInput => self.read().await,
                 Step::StartTls => return Event::StartTls,
+                Step::WorkOut(work) => return Event::WorkOut(work),
                 Step::NeedContent => return Event::NeedContent,
                 Step::Ready => return Event::Ready,
                 Step::Finished(outcomes) => return Event::Finished(outcomes),
@@ -316,10 +330,23 @@ impl Connection {
         }
     }
 
+    /// A last word, whose answer nobody waits for.
+    async fn say_goodbye(&mut self, bytes: &[u8]) {
+        let stream = &mut self.stream;
+        let say = async move {
+            stream.write_all(bytes).await?;
+            stream.flush().await
+        };
+        // Nothing depends on whether it was heard.
+        let _ = timeout(GOODBYE_TIMEOUT, say).await;
+    }
+
     /// Writes all bytes, and takes what comes meanwhile: a server that stops reading in order to say no must be heard.
     async fn write(&mut self, bytes: &[u8]) {
+        if self.session.is_closed() {
+            return self.say_goodbye(bytes).await;
+        }
         let mut rest = bytes;
-        let goodbye = self.session.is_closed();
         while !rest.is_empty() {
             match timeout(self.time_left(), exchange(&mut self.stream, rest, &mut self.buffer)).await {
                 Ok(Exchange::Wrote(Ok(written @ 1..))) => rest = &rest[written..],
@@ -330,8 +357,8 @@ impl Connection {
                 Ok(Exchange::Read(read)) => self.received(read),
                 Err(_) => self.session.tick(self.clock.monotonic()),
             }
-            if self.session.is_closed() && !(goodbye && rest.len() < bytes.len()) {
-                // The session came to its end meanwhile: what is left is of no use to anybody. A last goodbye gets one try.
+            if self.session.is_closed() {
+                // It came to its end meanwhile: what is left is of no use to anybody.
                 return;
             }
         }
@@ -407,6 +434,52 @@ fn next_hop(host: &Host) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::system::sim::{World, run};
+
+    /// A session that was greeted with a refusal, over a stream that takes three octets.
+    fn refused(stream: tokio::io::DuplexStream) -> Connection {
+        let system = World::new(1).system(Arc::new(crate::system::SystemDisk));
+        let settings = Settings {
+            hello: Domain::parse("us.test").unwrap(),
+            lmtp: false,
+            starttls: crate::smtp::client::StartTls::Never,
+            timeouts: crate::smtp::client::Timeouts::of(Duration::from_secs(300)),
+            mark: None,
+            login: None,
+        };
+        let mut session = Session::new(system.clock.monotonic(), settings);
+        session.receive(system.clock.monotonic(), b"554 5.7.1 not you\r\n");
+        Connection {
+            stream: Box::new(stream),
+            secured: None,
+            session,
+            clock: system.clock,
+            buffer: vec![0; READ_SIZE].into_boxed_slice(),
+            endpoint: Endpoint::Tcp("192.0.2.1:25".parse().unwrap()),
+            source: None,
+            next_hop: "mx.test".to_owned(),
+            certain: true,
+            opened: Duration::ZERO,
+            transactions: 0,
+        }
+    }
+
+    #[test]
+    fn a_goodbye_is_said_in_a_moment_or_not_at_all() {
+        run(async {
+            let (ours, mut theirs) = tokio::io::duplex(3);
+            let mut connection = refused(ours);
+            let flood = tokio::spawn(async move {
+                // It talks and talks, and never listens.
+                while theirs.write_all(b"554 5.7.1 not you\r\n").await.is_ok() {}
+            });
+            let began = tokio::time::Instant::now();
+            assert!(matches!(connection.run().await, Event::Refused(_)));
+            assert!(began.elapsed() <= GOODBYE_TIMEOUT, "{:?}", began.elapsed());
+            drop(connection);
+            flood.await.unwrap();
+        });
+    }
 
     #[test]
     fn the_systems_words_lose_their_number() {

@@ -11,8 +11,9 @@ use tokio::task::JoinSet;
 
 use super::Host;
 use super::connection::Connection;
+use super::meters::Meters;
 use crate::config::{Outgoing, RemoteTls};
-use crate::mail::{Meter, Site, Timestamp};
+use crate::mail::{Site, Timestamp};
 use crate::system::Clock;
 
 /// How long a connection may wait: peers are not to be burdened with connections that probably nobody will use.
@@ -21,8 +22,6 @@ const IDLE_TIME: Duration = Duration::from_secs(10);
 const OPEN_TIME: Duration = Duration::from_secs(300);
 /// Idle connections in all.
 const IDLE_MAX: usize = 200;
-/// Sites whose connections are counted; when there are more, that with the first name is forgotten.
-const METERS_MAX: usize = 20_000;
 /// Goodbyes said at a time when all are closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -31,6 +30,8 @@ pub(super) struct Connections {
     state: Mutex<State>,
     /// Most connections to one site, idle ones included.
     concurrency: usize,
+    /// When connections were made lately.
+    meters: Arc<Meters>,
     clock: Arc<dyn Clock>,
 }
 
@@ -40,8 +41,6 @@ struct State {
     idle: BTreeMap<Site, Vec<Idle>>,
     idle_count: usize,
     busy: BTreeMap<Site, usize>,
-    /// When connections were made lately to sites where that is bounded.
-    meters: BTreeMap<Site, Meter>,
     /// A task looks for connections whose time is over.
     swept: bool,
     closed: bool,
@@ -73,8 +72,8 @@ pub(super) struct Permit {
 }
 
 impl Connections {
-    pub(super) fn new(concurrency: usize, clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), concurrency, clock })
+    pub(super) fn new(concurrency: usize, clock: Arc<dyn Clock>, meters: Arc<Meters>) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), concurrency, meters, clock })
     }
 
     /// Counts an attempt in, until the permit is dropped. It doesn't wait: how many attempts there may be is the scheduler's business.
@@ -155,18 +154,7 @@ impl Permit {
     /// Counts a new connection, if the site's rate allows it; else says when it will.
     pub(super) fn may_connect(&self) -> Result<(), Timestamp> {
         let Some(rate) = self.outgoing.connections_rate else { return Ok(()) };
-        let now = self.connections.clock.now();
-        let mut state = self.connections.state();
-        if state.meters.len() >= METERS_MAX && !state.meters.contains_key(&self.site) {
-            state.meters.pop_first();
-        }
-        let meter = state.meters.entry(self.site.clone()).or_default();
-        let next = meter.next(now, rate);
-        if next > now {
-            return Err(next);
-        }
-        meter.add(now, rate);
-        Ok(())
+        self.connections.meters.count(self.connections.clock.now(), &self.site, rate)
     }
 
     /// Connections to the site at the most.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Attempt;
 use super::convert::{self, Converted, Findings, Form, Obstacle, Remedy};
-use crate::mail::{Address, BodyType, Cause, DeliverByMode, Destination, Diagnosis, EnhancedCode, Outcome, Request};
+use crate::mail::{Address, BodyType, Cause, DeliverByMode, Diagnosis, EnhancedCode, Outcome, Request};
 use crate::smtp::client::Extensions;
 use crate::system::Content;
 
@@ -27,11 +27,11 @@ pub(super) enum Unfit {
     Message(Outcome),
 }
 
-/// Finds what this next hop can be given of the message, `elapsed` after it was accepted.
-pub(super) async fn fit(attempt: &Attempt, offered: Extensions, elapsed: Duration) -> Result<Fitted, Unfit> {
+/// Finds what this next hop can be given of the message, `elapsed` after it was accepted. `relayed`: it doesn't end there.
+pub(super) async fn fit(attempt: &Attempt, offered: Extensions, elapsed: Duration, relayed: bool) -> Result<Fitted, Unfit> {
     let mut request = attempt.request.as_ref().map(|request| Box::new(request.later(elapsed.as_secs())));
     if let Some(request) = &request {
-        check_promises(request, &attempt.destination, offered)?;
+        check_promises(request, relayed, offered)?;
     }
     let utf8_in_vain = !offered.smtputf8 && request.as_ref().is_some_and(|request| request.smtputf8);
     let form = form_needed(attempt.body, offered);
@@ -62,9 +62,7 @@ pub(super) fn recipient(address: &Address, offered: Extensions) -> Option<Outcom
 }
 
 /// What the sender made a condition, and only an extension can promise.
-fn check_promises(request: &Request, destination: &Destination, offered: Extensions) -> Result<(), Unfit> {
-    // An LMTP server is this site's mailbox store: the message has arrived.
-    let relayed = !matches!(destination, Destination::Lmtp(_));
+fn check_promises(request: &Request, relayed: bool, offered: Extensions) -> Result<(), Unfit> {
     if request.require_tls && relayed && !offered.require_tls {
         // RFC 8689 section 4.2.1.
         let text = "the message requires TLS all the way, and the server doesn't offer REQUIRETLS over verified TLS";

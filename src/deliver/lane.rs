@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::mailbox::{Draft, Mailboxes, Names, Room};
-use super::quota::Usage;
 use crate::config::Quota;
+use crate::directory::quota::Usage;
 use crate::system::{DiskSyncer, Workers};
 
 /// Messages in a round, and messages waiting for the next.

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::quota::{Full, Quotas, Usage};
 use crate::config::Quota;
+use crate::directory::quota::{Full, Quotas, Usage};
 use crate::mail::{Domain, QueueId, Timestamp};
 use crate::system::{Clock, Disk, DiskFile, Entropy, OpenMode, System};
 

@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 
 use super::lane::Job;
 use super::mailbox::{Draft, Names, Room};
-use super::quota::{Full, Usage};
 use super::{Attempt, Deliverer};
+use crate::directory::quota::{Full, Usage};
 use crate::mail::{Address, Cause, Diagnosis, EnhancedCode, Forward, HeaderScan, Outcome, fields};
 
 /// Octets of content in memory for a delivery.

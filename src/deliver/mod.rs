@@ -11,9 +11,11 @@ mod ipv6;
 mod lane;
 mod mailbox;
 mod maildir;
+mod meters;
 mod passwords;
-mod quota;
 mod remote;
+mod returned;
+mod waiver;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -100,6 +102,14 @@ impl From<Vec<(u32, Outcome)>> for Attempted {
     }
 }
 
+/// What was learnt from deliveries and holds whatever the configuration says: the next deliverer goes on with it.
+#[derive(Clone, Default)]
+pub struct Memory {
+    hosts: Arc<hosts::Hosts>,
+    meters: Arc<meters::Meters>,
+    passwords: Arc<passwords::Passwords>,
+}
+
 /// Carries attempts out. Cheap to share; its state is the idle connections, what is known of hosts, and the mailbox folders known to exist.
 pub struct Deliverer {
     config: Arc<Config>,
@@ -108,9 +118,9 @@ pub struct Deliverer {
     events: Events,
     tls: Arc<dyn TlsClient>,
     connections: Arc<Connections>,
-    passwords: passwords::Passwords,
+    passwords: Arc<passwords::Passwords>,
     mark: Arc<OwnMark>,
-    hosts: hosts::Hosts,
+    hosts: Arc<hosts::Hosts>,
     mailboxes: Arc<mailbox::Mailboxes>,
     lanes: lane::Lanes,
     /// How much Maildirs may hold.
@@ -119,26 +129,21 @@ pub struct Deliverer {
 
 impl Deliverer {
     /// A deliverer with no connections yet. `remote.concurrency` bounds the idle ones too.
-    pub fn new(config: Arc<Config>, routes: Arc<dyn Routes>, system: System, events: Events, mark: Arc<OwnMark>) -> Self {
+    pub fn new(
+        config: Arc<Config>,
+        routes: Arc<dyn Routes>,
+        system: System,
+        events: Events,
+        mark: Arc<OwnMark>,
+        memory: Memory,
+    ) -> Self {
+        let Memory { hosts, meters, passwords } = memory;
         let tls = system.tls.client(system.disk.clone(), config.remote.tls_ca.clone());
-        let connections = Connections::new(config.remote.concurrency, system.clock.clone());
+        let connections = Connections::new(config.remote.concurrency, system.clock.clone(), meters);
         let mailboxes = Arc::new(mailbox::Mailboxes::new(&config.hostname, &system));
         let lanes = lane::Lanes::new(mailboxes.clone(), system.workers);
         let quotas = config.domains.iter().map(|domain| (domain.name.clone(), domain.quota)).collect();
-        Self {
-            config,
-            routes,
-            system,
-            events,
-            tls,
-            connections,
-            passwords: passwords::Passwords::default(),
-            mark,
-            hosts: hosts::Hosts::default(),
-            mailboxes,
-            lanes,
-            quotas,
-        }
+        Self { config, routes, system, events, tls, connections, passwords, mark, hosts, mailboxes, lanes, quotas }
     }
 
     /// Tries once.

@@ -9,7 +9,7 @@ use super::connection::{Call, Connection, Unopened};
 use super::connections::{Permit, Wanted};
 use super::fitting::{self, Fitted, Unfit};
 use super::hosts::is_ipv6;
-use super::{Attempt, Attempted, Deliverer, Host, Way, ipv6};
+use super::{Attempt, Attempted, Deliverer, Host, Way, ipv6, returned, waiver};
 use crate::config::{Remote, RemoteTls};
 use crate::event::Event;
 use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Forward, Outcome, Timestamp};
@@ -63,18 +63,24 @@ struct Run<'a> {
 /// result. A 4xx about a message or recipient isn't taken to the next host in the same attempt: it is the domain's word as much as
 /// the host's (greylisting, quota, load), and to ask all its hosts at once would only multiply what the domain wants less of.
 pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Attempted {
+    let outcomes = returned::outcomes(deliverer, attempt).await;
+    if outcomes.iter().all(Option::is_some) {
+        let indices = attempt.recipients.iter().map(|(index, _)| *index);
+        return indices.zip(outcomes.into_iter().flatten()).collect::<Vec<_>>().into();
+    }
     let hosts = match deliverer.routes.hosts(&attempt.destination, &attempt.reverse_path).await {
         Ok(hosts) => hosts,
         Err(outcome) => {
-            return attempt.recipients.iter().map(|(index, _)| (*index, outcome.clone())).collect::<Vec<_>>().into();
+            let outcomes = outcomes.into_iter().map(|returned| returned.unwrap_or_else(|| outcome.clone()));
+            return attempt.recipients.iter().map(|(index, _)| *index).zip(outcomes).collect::<Vec<_>>().into();
         }
     };
     let mut run = Run {
         deliverer,
         attempt,
-        way: deliverer.routes.way(&attempt.destination, &attempt.reverse_path),
+        way: waiver::way(deliverer.routes.way(&attempt.destination, &attempt.reverse_path), attempt).await,
         permit: deliverer.connections.permit(&attempt.site, attempt.outgoing),
-        outcomes: vec![None; attempt.recipients.len()],
+        outcomes,
         misses: Vec::new(),
         unfit: None,
         refused: vec![None; attempt.recipients.len()],
@@ -134,7 +140,7 @@ impl Run<'_> {
         self.is_for_ipv6(host, &diagnosis);
         // Hosts that are no better than ourselves would give it back to us (RFC 5321 section 5.1).
         self.at_ourselves |= ourselves && matches!(self.attempt.destination, Destination::Mx(_));
-        if insecure && self.requires_tls() {
+        if insecure && self.requires_tls(host) {
             // RFC 8689 section 4.2.1: the message doesn't wait for better times.
             self.unfit = Some(Diagnosis { status: EnhancedCode(5, 7, 10), ..diagnosis });
         } else {
@@ -160,16 +166,21 @@ impl Run<'_> {
     }
 
     /// Whether the sender wants TLS all the way.
-    fn requires_tls(&self) -> bool {
-        let relayed = !matches!(self.attempt.destination, Destination::Lmtp(_));
-        relayed && self.attempt.request.as_ref().is_some_and(|request| request.require_tls)
+    fn requires_tls(&self, host: &Host) -> bool {
+        self.relays(host) && self.attempt.request.as_ref().is_some_and(|request| request.require_tls)
+    }
+
+    /// Whether the message is still on its way there: it is not with an LMTP server on this machine, or one that is this site's store.
+    fn relays(&self, host: &Host) -> bool {
+        let lmtp = matches!(self.attempt.destination, Destination::Lmtp(_));
+        !lmtp || !(self.way.store || is_here(&host.endpoint))
     }
 
     /// How the connection has to be encrypted: as configured, and as the sender wants. What goes through a Unix socket stays here.
     fn level(&self, host: &Host) -> RemoteTls {
         match &host.endpoint {
             Endpoint::Unix(_) => RemoteTls::None,
-            Endpoint::Tcp(_) if self.requires_tls() => RemoteTls::Verify,
+            Endpoint::Tcp(_) if self.requires_tls(host) => RemoteTls::Verify,
             Endpoint::Tcp(_) => self.way.tls,
         }
     }
@@ -197,7 +208,7 @@ impl Run<'_> {
             RemoteTls::Opportunistic => StartTls::IfOffered,
             RemoteTls::Require | RemoteTls::Verify => StartTls::Always,
         };
-        let login = self.login(host)?;
+        let login = self.login(host).await?;
         let called = self.now();
         let connection = match Connection::open(self.call(host, tls, starttls, login.clone()), host).await {
             Err(Unopened { diagnosis, insecure: true, .. })
@@ -221,10 +232,10 @@ impl Run<'_> {
     }
 
     /// Who we are to the host, if we log in there.
-    fn login(&self, host: &Host) -> Result<Option<Login>, Unopened> {
+    async fn login(&self, host: &Host) -> Result<Option<Login>, Unopened> {
         let Some(login) = &self.way.login else { return Ok(None) };
         let system = &self.deliverer.system;
-        match self.deliverer.passwords.read(&*system.disk, &login.password_file) {
+        match self.deliverer.passwords.read(system, &login.password_file).await {
             Ok(password) => {
                 let nonce = [system.entropy.next_u64(), system.entropy.next_u64()].map(|part| format!("{part:016x}")).concat();
                 let in_clear = self.way.tls == RemoteTls::None && is_here(&host.endpoint);
@@ -239,10 +250,11 @@ impl Run<'_> {
     }
 
     fn call(&self, host: &Host, tls: RemoteTls, starttls: StartTls, login: Option<Login>) -> Call<'_> {
-        let Deliverer { config, system, tls: client, .. } = self.deliverer;
+        let Deliverer { config, system, tls: client, passwords, .. } = self.deliverer;
         Call {
             system,
             tls: &**client,
+            passwords,
             settings: Settings {
                 hello: config.hostname.clone(),
                 lmtp: matches!(self.attempt.destination, Destination::Lmtp(_)),
@@ -269,10 +281,10 @@ impl Run<'_> {
     }
 
     /// What this server can be given; `None` if that is nothing, for any recipient.
-    async fn fit(&mut self, connection: &mut Connection) -> Option<Fitted> {
+    async fn fit(&mut self, connection: &mut Connection, host: &Host) -> Option<Fitted> {
         let offered = connection.extensions();
         let elapsed = self.deliverer.system.clock.now().since(self.attempt.arrived);
-        let fitted = match fitting::fit(self.attempt, offered, elapsed).await {
+        let fitted = match fitting::fit(self.attempt, offered, elapsed, self.relays(host)).await {
             Ok(fitted) => fitted,
             Err(Unfit::Host(diagnosis)) => {
                 self.unfit = Some(diagnosis.at(connection.next_hop()));
@@ -294,7 +306,7 @@ impl Run<'_> {
 
     /// Carries the message over for the recipients still without outcome.
     async fn transact(&mut self, mut connection: Connection, host: &Host) -> Carried {
-        let Some(fitted) = self.fit(&mut connection).await else {
+        let Some(fitted) = self.fit(&mut connection, host).await else {
             self.permit.keep(connection);
             return Carried::Done;
         };
@@ -384,6 +396,7 @@ fn timeouts(remote: &Remote) -> Timeouts {
         block: stages.block.unwrap_or(usual.block),
         end: stages.end.unwrap_or(usual.end),
         reply: usual.reply,
+        transaction: remote.transaction_timeout,
     }
 }
 

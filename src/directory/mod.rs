@@ -3,6 +3,7 @@
 mod accounts;
 pub mod aliases;
 mod mailbox;
+pub mod quota;
 mod resolve;
 pub mod scram;
 pub mod users;

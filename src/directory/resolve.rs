@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::aliases::{self, Aliases};
 use super::mailbox::{Mailbox, check_name};
 use super::users::Users;
-use crate::config::{Config, LocalDomain, Problem};
+use crate::config::{Config, LocalDomain, Problem, Quota};
 use crate::mail::{Address, Domain, Service};
 use crate::system::Disk;
 
@@ -37,6 +37,8 @@ pub struct Directory {
     domains: HashMap<Domain, Entry>,
     postmaster: Address,
     users: Arc<Users>,
+    /// Whether there is a mailbox that has one.
+    has_quotas: bool,
     warnings: Vec<Problem>,
 }
 
@@ -84,7 +86,13 @@ impl Directory {
             };
             domains.insert(domain.name.clone(), Entry { config: domain.clone(), aliases, users: HashSet::new() });
         }
-        let mut directory = Self { domains, postmaster: config.postmaster.clone(), users: Arc::default(), warnings: Vec::new() };
+        let mut directory = Self {
+            domains,
+            postmaster: config.postmaster.clone(),
+            users: Arc::default(),
+            has_quotas: false,
+            warnings: Vec::new(),
+        };
         let wants_logins = config.listeners.iter().any(|listener| listener.service == Service::Submission);
         if !config.domains.is_empty() || wants_logins {
             match Users::load(disk, &config.auth.users) {
@@ -99,6 +107,8 @@ impl Directory {
             return Err(problems);
         }
         directory.find_dead_ends(config);
+        let domains = config.domains.iter().any(|domain| domain.quota.octets.is_some());
+        directory.has_quotas = domains || directory.users.has_quotas();
         Ok(directory)
     }
 
@@ -206,6 +216,17 @@ impl Directory {
         let name = lower(address.local());
         let user = [Some(name.as_ref()), entry.base(&name)].into_iter().flatten().find(|name| entry.users.contains(*name))?;
         Some(entry.mailbox(user))
+    }
+
+    /// The Maildir that mail for this address goes to, and what it may hold, where that is said: for its user, or else for the domain.
+    pub fn quota(&self, address: &Address) -> Option<(PathBuf, Quota)> {
+        if !self.has_quotas {
+            return None;
+        }
+        let Resolution::Mailbox(mailbox) = self.resolve(address) else { return None };
+        let domain = self.domains.get(&mailbox.domain)?.config.quota;
+        let octets = self.users.quota(&mailbox.domain, &mailbox.user).or(domain.octets)?;
+        Some((mailbox.maildir()?, Quota { octets: Some(octets), ..domain }))
     }
 
     /// `postmaster@` a local domain where nobody has that name.

@@ -200,6 +200,11 @@ impl Users {
         }
     }
 
+    /// Whether that is said for anybody.
+    pub fn has_quotas(&self) -> bool {
+        self.lines.iter().any(|line| matches!(line, Line::User { quota: Some(_), .. }))
+    }
+
     pub(super) fn find(&self, address: &Address) -> Option<usize> {
         self.by_user.get(&(address.domain().clone(), address.local().to_ascii_lowercase())).copied()
     }

@@ -48,6 +48,8 @@ struct Envelope {
     reverse_path: ReversePath,
     body: BodyType,
     request: Option<Box<Request>>,
+    /// What MAIL declared of it.
+    size: Option<u64>,
     /// When MAIL came: times that the request names count from there.
     mail_at: Timestamp,
     recipients: Vec<Forward>,
@@ -56,7 +58,7 @@ struct Envelope {
 impl Envelope {
     fn new(mail_at: Timestamp) -> Self {
         let (reverse_path, body) = (ReversePath::Null, BodyType::SevenBit);
-        Self { reverse_path, body, request: None, mail_at, recipients: Vec::new() }
+        Self { reverse_path, body, request: None, size: None, mail_at, recipients: Vec::new() }
     }
 
     /// What the spool gets. What was asked for reads as it does at the message's arrival: time has passed since MAIL.
@@ -140,14 +142,14 @@ impl<'a> Transaction<'a> {
             Question::Sender { path, size, body, request } => {
                 let recipients = Vec::new();
                 let mail_at = self.reception.system.clock.now();
-                let envelope = Envelope { reverse_path: path, body, request, mail_at, recipients };
-                match self.sender(envelope, size) {
+                let envelope = Envelope { reverse_path: path, body, request, size, mail_at, recipients };
+                match self.sender(envelope) {
                     Ok(None) => Ok(()),
                     Ok(Some(words)) => return Answer::AcceptAs(words),
                     Err(reply) => Err(self.refused("sender", None, reply)),
                 }
             }
-            Question::Recipient { path, dsn } => self.recipient(path, dsn),
+            Question::Recipient { path, dsn } => self.recipient(path, dsn).await,
             Question::Login { mechanism, initial } => return self.login(mechanism, initial).await,
             Question::Response(response) => return self.response(&response).await,
             Question::Begin => self.begin().await.map_err(|reply| self.refused("data", None, reply)),
@@ -180,7 +182,8 @@ impl<'a> Transaction<'a> {
     }
 
     /// Opens a transaction; in the words given, if something in it isn't as asked.
-    fn sender(&mut self, envelope: Envelope, size: Option<u64>) -> Result<Option<Reply>, Reply> {
+    fn sender(&mut self, envelope: Envelope) -> Result<Option<Reply>, Reply> {
+        let size = envelope.size;
         self.content = None;
         self.load.clear();
         self.known.clear();
@@ -208,7 +211,7 @@ impl<'a> Transaction<'a> {
         Reply::new(452, EnhancedCode(4, 3, 1), "Too much mail is coming in at this moment, try again later")
     }
 
-    fn recipient(&mut self, path: ForwardPath, dsn: Option<Box<DsnRequest>>) -> Result<(), Reply> {
+    async fn recipient(&mut self, path: ForwardPath, dsn: Option<Box<DsnRequest>>) -> Result<(), Reply> {
         let already = self.envelope.recipients.len();
         let answer = self.rules.policy.recipient(&self.client, &self.envelope.reverse_path, &path, already);
         let address = answer.map_err(|reply| {
@@ -220,6 +223,8 @@ impl<'a> Transaction<'a> {
         })?;
         // The same recipient twice is one delivery.
         if !self.is_known(&address) {
+            let room = self.rules.policy.room(&self.client, &self.reception.system, &address, self.envelope.size).await;
+            room.map_err(|reply| self.refused("recipient", Some(address.clone()), reply))?;
             let asked = if dsn.is_some() { DSN_SIZE } else { 0 };
             let octets = RECIPIENT_SIZE + asked + 2 * (address.local().len() + address.domain().as_str().len());
             if let Err(refusal) = self.load.add(octets as u64) {
@@ -264,7 +269,8 @@ impl<'a> Transaction<'a> {
             [only] => Some(&only.address),
             _ => None,
         };
-        let marks = self.rules.mark.hop(draft.id(), self.envelope.recipients.iter().map(|recipient| &recipient.address));
+        let recipients = self.envelope.recipients.iter().map(|recipient| &recipient.address);
+        let marks = self.rules.mark.hop(draft.id(), &self.envelope.reverse_path, recipients);
         let field = TraceField {
             helo: &self.client.helo,
             client: self.client.address,
@@ -324,8 +330,9 @@ impl<'a> Transaction<'a> {
             return Err(Reply::new(451, EnhancedCode(4, 3, 0), "No message to keep"));
         };
         self.rules.policy.message(&self.client, &content.header)?;
-        let recipients = self.envelope.recipients.iter().map(|recipient| &recipient.address);
-        if self.rules.mark.was_here(content.header.header(), recipients) {
+        // Where it was here only for some, each of them is looked at when its mail is about to leave (`deliver::returned`).
+        let past = self.rules.mark.past(content.header.header(), &self.envelope.reverse_path, None);
+        if !past.is_empty() && self.envelope.recipients.iter().all(|recipient| past.has(&recipient.address)) {
             let text = "Mail loop: this message was here before for the same recipients";
             return Err(Reply::new(554, EnhancedCode(5, 4, 6), text));
         }

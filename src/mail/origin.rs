@@ -37,6 +37,14 @@ impl Origin {
         matches!(self, Self::Login(_))
     }
 
+    /// The network that the client was in, if that is what is known.
+    pub fn network(&self) -> Option<IpNet> {
+        match self {
+            Self::Client(network) => Some(*network),
+            _ => None,
+        }
+    }
+
     /// Whose message it is.
     pub fn of(message: &Message) -> Self {
         match (&message.origin, &message.reverse_path) {

@@ -3,23 +3,28 @@
 //! Names and addresses can't do that: behind NAT the address that leads back to us isn't ours, and several servers may have one
 //! name. A mark is made with a key that never leaves the spool folder.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use ring::hmac;
 use subtle::ConstantTimeEq as _;
 
-use super::{Address, QueueId, fields};
+use super::{Address, QueueId, ReversePath, fields};
 
 /// How the comment with the marks begins.
 const OPENING: &str = "(loop-marks ";
 /// A message for more recipients isn't marked.
-const RECIPIENTS_MAX: usize = 20;
+const RECIPIENTS_MAX: usize = 1000;
+/// With more recipients their marks are shorter, so that the field of a thousand stays below 10 KiB.
+const CROWD_MIN: usize = 20;
 /// So many fields with marks are looked at: they could be anybody's.
 const FIELDS_MAX: usize = 5;
-/// Marks on a line of the field.
-const LINE_MARKS: usize = 5;
+/// Octets of marks on a line of the field.
+const LINE_SIZE: usize = 30;
 /// Octets of a mark: enough that none comes about by chance.
 const MARK_SIZE: usize = 6;
+/// Octets of one in a crowd: one in four million such messages would be taken for another.
+const CROWD_MARK_SIZE: usize = 4;
 /// Octets of the greeting's.
 const GREETING_SIZE: usize = 12;
 
@@ -54,49 +59,51 @@ impl OwnMark {
         text.split_ascii_whitespace().any(|word| bool::from(word.as_bytes().ct_eq(self.greeting.as_bytes())))
     }
 
-    /// For our `Received:` field, folded: that a message with this id was here for these recipients. Nothing if they are too many.
-    pub fn hop<'a>(&self, id: QueueId, recipients: impl ExactSizeIterator<Item = &'a Address>) -> String {
+    /// For our `Received:` field, folded: that a message with this id was here, from this sender, for these recipients. Nothing if they
+    /// are too many.
+    pub fn hop<'a>(&self, id: QueueId, sender: &ReversePath, recipients: impl ExactSizeIterator<Item = &'a Address>) -> String {
         if recipients.len() > RECIPIENTS_MAX {
             return String::new();
         }
-        let mut field = String::with_capacity(OPENING.len() + recipients.len() * (2 * MARK_SIZE + 3) + 1);
+        let size = if recipients.len() > CROWD_MIN { CROWD_MARK_SIZE } else { MARK_SIZE };
+        let mut field = String::with_capacity(OPENING.len() + (recipients.len() + 1) * (2 * size + 3) + 1);
         field.push_str(OPENING);
         let number = id.to_string();
-        for (count, recipient) in recipients.enumerate() {
-            match count {
-                0 => {}
-                _ if count % LINE_MARKS == 0 => field.push_str("\r\n\t"),
-                _ => field.push(' '),
-            }
-            write_hex(&self.sign_hop(&number, recipient), MARK_SIZE, &mut field);
+        write_hex(&self.sign_sender(&number, sender), MARK_SIZE, &mut field);
+        for (count, recipient) in (1..).zip(recipients) {
+            field.push_str(if count % (LINE_SIZE / size) == 0 { "\r\n\t" } else { " " });
+            write_hex(&self.sign_hop(&number, recipient), size, &mut field);
         }
         field.push(')');
         field
     }
 
-    /// Whether this message was here before for each of these recipients. What was sent on by hand since then doesn't count
-    /// (`Resent-` fields stand above those of the way before, RFC 5322 section 3.6.6).
-    pub fn was_here<'a>(&self, header: &[u8], mut recipients: impl Iterator<Item = &'a Address>) -> bool {
-        // Nearly no message has any.
-        if memchr::memmem::find(header, OPENING.as_bytes()).is_none() {
-            return false;
+    /// Where a message of this sender was before. `here`: its id, if its header names that, too. What was sent on since then by hand
+    /// doesn't count (`Resent-` fields stand above those of the way before, RFC 5322 section 3.6.6), and neither does what a list sends
+    /// on as its own (RFC 2919): whoever is written to beside a list rightly gets both.
+    pub fn past<'a>(&'a self, header: &'a [u8], sender: &ReversePath, here: Option<QueueId>) -> Past<'a> {
+        let mut openings = memchr::memmem::find_iter(header, OPENING.as_bytes());
+        // Nearly no message has more than that of now.
+        if openings.nth(usize::from(here.is_some())).is_none() {
+            return Past { mark: self, hops: Vec::new() };
         }
-        let hops: Vec<Hop<'_>> = fields(header)
+        let by_list = fields(header).any(|field| field.is("List-Id"));
+        let hops = fields(header)
             .take_while(|field| !field.name.get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"Resent-")))
             .filter(|field| field.is("Received"))
             .filter_map(|field| Hop::read(field.value))
+            .filter(|hop| Some(hop.id) != here)
             .take(FIELDS_MAX)
-            .collect();
-        !hops.is_empty() && recipients.all(|recipient| hops.iter().any(|hop| hop.names(&self.of(hop.id, recipient))))
+            .filter(|hop| !by_list || hop.names(&self.sign_sender(&hop.id.to_string(), sender)));
+        Past { mark: self, hops: hops.collect() }
+    }
+
+    /// The mark of a sender: a list sends on under a name of its own.
+    fn sign_sender(&self, id: &str, sender: &ReversePath) -> hmac::Tag {
+        self.sign(&[b"from ", id.as_bytes(), b" ", sender.to_string().to_lowercase().as_bytes()])
     }
 
     /// The mark of a recipient: another one in each message, so that nobody can tell by it who else got some mail.
-    fn of(&self, id: QueueId, recipient: &Address) -> String {
-        let mut mark = String::new();
-        write_hex(&self.sign_hop(&id.to_string(), recipient), MARK_SIZE, &mut mark);
-        mark
-    }
-
     fn sign_hop(&self, id: &str, recipient: &Address) -> hmac::Tag {
         let (local, domain) = (recipient.local().to_lowercase(), recipient.domain().as_str());
         self.sign(&[b"hop ", id.as_bytes(), b" ", local.as_bytes(), b"@", domain.as_bytes()])
@@ -118,10 +125,28 @@ fn write_hex(tag: &hmac::Tag, size: usize, to: &mut String) {
     }
 }
 
-/// The marks of a `Received:` field.
+/// Where a message was before, as its header says: the hops that were here.
+pub struct Past<'a> {
+    mark: &'a OwnMark,
+    hops: Vec<Hop<'a>>,
+}
+
+impl Past<'_> {
+    /// Whether it wasn't here at all, as far as anybody can tell.
+    pub fn is_empty(&self) -> bool {
+        self.hops.is_empty()
+    }
+
+    /// Whether it was here for this recipient.
+    pub fn has(&self, recipient: &Address) -> bool {
+        self.hops.iter().any(|hop| hop.names(&self.mark.sign_hop(&hop.id.to_string(), recipient)))
+    }
+}
+
+/// The marks of a `Received:` field. They are looked up in the usual way: whoever guessed one would have only his own mail refused.
 struct Hop<'a> {
     id: QueueId,
-    marks: Vec<&'a str>,
+    marks: BTreeSet<&'a str>,
 }
 
 impl<'a> Hop<'a> {
@@ -136,12 +161,14 @@ impl<'a> Hop<'a> {
             }
             behind = word;
         };
-        let marks = marks.split(')').next()?.split_ascii_whitespace().take(RECIPIENTS_MAX).collect();
+        let marks = marks.split(')').next()?.split_ascii_whitespace().take(RECIPIENTS_MAX + 1).collect();
         Some(Self { id, marks })
     }
 
-    fn names(&self, mark: &str) -> bool {
-        self.marks.iter().any(|ours| bool::from(ours.as_bytes().ct_eq(mark.as_bytes())))
+    fn names(&self, tag: &hmac::Tag) -> bool {
+        let mut mark = String::with_capacity(2 * MARK_SIZE);
+        write_hex(tag, MARK_SIZE, &mut mark);
+        self.marks.contains(mark.as_str()) || self.marks.contains(&mark[..2 * CROWD_MARK_SIZE])
     }
 }
 
@@ -153,9 +180,22 @@ mod tests {
         texts.iter().map(|text| Address::parse(text).unwrap()).collect()
     }
 
+    fn sender(text: &str) -> ReversePath {
+        ReversePath::Address(Address::parse(text).unwrap())
+    }
+
+    /// Whether a message of sue's was here for all of these.
+    fn was_here(mark: &OwnMark, header: &str, to: &[&str]) -> bool {
+        let from = sender("Sue@S.test");
+        let past = mark.past(header.as_bytes(), &from, None);
+        let here = addresses(to).iter().all(|to| past.has(to));
+        assert!(!here || !past.is_empty());
+        here
+    }
+
     /// A header that the message has behind us, for these recipients.
     fn passed(mark: &OwnMark, id: u64, to: &[&str]) -> String {
-        let marks = mark.hop(QueueId(id), addresses(to).iter());
+        let marks = mark.hop(QueueId(id), &sender("sue@s.test"), addresses(to).iter());
         format!("Received: from x (192.0.2.7)\r\n\tby h (Posthouse) with ESMTP id {}\r\n\t{marks};\r\n\tdate\r\n", QueueId(id))
     }
 
@@ -175,7 +215,7 @@ mod tests {
     #[test]
     fn what_was_here_for_all_of_its_recipients_is_known() {
         let mark = OwnMark::new(b"key");
-        let was_here = |header: &str, to: &[&str]| mark.was_here(header.as_bytes(), addresses(to).iter());
+        let was_here = |header: &str, to: &[&str]| was_here(&mark, header, to);
         let many: Vec<String> = (0..20).map(|n| format!("u{n}@a.test")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         let first = passed(&mark, 7, &["ann@a.test", "bob@b.test"]);
@@ -186,7 +226,7 @@ mod tests {
         assert!(was_here(&passed(&mark, 9, &many), &many));
         assert!(passed(&mark, 9, &many).lines().all(|line| line.len() < 90));
         // Another server's, another message's, or nobody's.
-        assert!(!OwnMark::new(b"other").was_here(first.as_bytes(), addresses(&["ann@a.test"]).iter()));
+        assert!(!super::tests::was_here(&OwnMark::new(b"other"), &first, &["ann@a.test"]));
         assert!(!was_here(&first.replace(&format!("id {}", QueueId(7)), &format!("id {}", QueueId(8))), &["ann@a.test"]));
         for header in [
             "",
@@ -197,8 +237,46 @@ mod tests {
         ] {
             assert!(!was_here(header, &["ann@a.test"]), "{header:?}");
         }
-        let crowd: Vec<String> = (0..21).map(|n| format!("u{n}@a.test")).collect();
-        assert_eq!(mark.hop(QueueId(1), crowd.iter().map(|t| Address::parse(t).unwrap()).collect::<Vec<_>>().iter()), "");
+    }
+
+    #[test]
+    fn a_crowd_is_known_too_up_to_a_thousand() {
+        let mark = OwnMark::new(b"key");
+        let all: Vec<String> = (0..1001).map(|n| format!("u{n}@a.test")).collect();
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        for count in [21, 1000] {
+            let header = passed(&mark, 7, &all[..count]);
+            assert!(header.len() < 10 * 1024 && header.lines().all(|line| line.len() < 90), "{}", header.len());
+            assert!(was_here(&mark, &header, &all[..count]) && !was_here(&mark, &header, &all[..=count]));
+            let from = sender("sue@s.test");
+            let past = mark.past(header.as_bytes(), &from, None);
+            assert_eq!(all.iter().filter(|to| past.has(&Address::parse(to).unwrap())).count(), count);
+        }
+        assert!(!passed(&mark, 7, &all).contains(OPENING));
+    }
+
+    #[test]
+    fn what_is_here_now_is_not_the_past() {
+        let mark = OwnMark::new(b"key");
+        let (now, from) = (passed(&mark, 7, &["ann@a.test"]), sender("sue@s.test"));
+        assert!(mark.past(now.as_bytes(), &from, Some(QueueId(7))).is_empty());
+        let again = passed(&mark, 8, &["bob@a.test"]) + &now;
+        let past = mark.past(again.as_bytes(), &from, Some(QueueId(8)));
+        let has = |to: &str| past.has(&Address::parse(to).unwrap());
+        assert!(has("ann@a.test") && !has("bob@a.test"));
+    }
+
+    #[test]
+    fn a_list_may_send_on_as_its_own_what_was_here() {
+        let mark = OwnMark::new(b"key");
+        let header = format!("List-Id: <team.l.test>\r\n{}", passed(&mark, 7, &["ann@a.test"]));
+        assert!(was_here(&mark, &header, &["ann@a.test"]), "it was a list's before");
+        let (bounces, nobody) = (sender("team-bounces@l.test"), ReversePath::Null);
+        for other in [&bounces, &nobody] {
+            assert!(mark.past(header.as_bytes(), other, None).is_empty());
+        }
+        let plain = passed(&mark, 7, &["ann@a.test"]);
+        assert!(!mark.past(plain.as_bytes(), &bounces, None).is_empty(), "a forwarder that rewrites the sender is no list");
     }
 
     #[test]
@@ -206,9 +284,9 @@ mod tests {
         let mark = OwnMark::new(b"key");
         let header = passed(&mark, 7, &["ann@a.test"]);
         let resent = format!("Received: from y by z id 2\r\nresent-From: bob@b.test\r\n{header}");
-        assert!(!mark.was_here(resent.as_bytes(), addresses(&["ann@a.test"]).iter()));
+        assert!(!was_here(&mark, &resent, &["ann@a.test"]));
         let again = passed(&mark, 9, &["ann@a.test"]) + &resent;
-        assert!(mark.was_here(again.as_bytes(), addresses(&["ann@a.test"]).iter()));
+        assert!(was_here(&mark, &again, &["ann@a.test"]));
     }
 
     #[test]
@@ -216,6 +294,6 @@ mod tests {
         let mark = OwnMark::new(b"key");
         let false_ones = passed(&OwnMark::new(b"other"), 1, &["ann@a.test"]).repeat(FIELDS_MAX);
         let header = false_ones + &passed(&mark, 7, &["ann@a.test"]);
-        assert!(!mark.was_here(header.as_bytes(), addresses(&["ann@a.test"]).iter()));
+        assert!(!was_here(&mark, &header, &["ann@a.test"]));
     }
 }

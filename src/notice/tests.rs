@@ -392,12 +392,12 @@ fn a_double_bounce_is_in_our_own_language() {
 #[test]
 fn the_longest_reply_stands_in_full_where_there_is_one() {
     let lines: Vec<String> = (0..100).map(|n| format!("550-5.7.1 line {n} {}", "x y ".repeat(150))).collect();
-    let words = lines.join("\n");
+    // As `Reply` writes it.
+    let words = lines.join(" ");
     let [text, status, _] = parts(&bounce_of(&message("ann@example.test", vec![failed("bob@example.org", &words)]), HEADER));
     let flat = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(words.len() > 60_000 && flat(&text).contains(&flat(&words)));
     assert!(flat(&status).contains(&flat(&words)));
-    assert!(text.contains("\r\n        550-5.7.1 line 7 x"), "lines stay lines");
 }
 
 /// A message that needed SMTPUTF8, to an address beyond ASCII.

@@ -102,12 +102,9 @@ fn paragraph(out: &mut String, report: &Report<'_>, recipient: &Recipient) {
         return;
     }
     wrap(out, "    ", &finding(report, status));
-    // A reply of several lines keeps them.
-    for line in status.last_reply.split('\n') {
-        let words = clean(line, words_max(report));
-        if !words.is_empty() {
-            wrap(out, "        ", &words);
-        }
+    let words = clean(&status.last_reply, words_max(report));
+    if !words.is_empty() {
+        wrap(out, "        ", &words);
     }
     if report.kind == Kind::Bounce {
         wrap(out, "    ", &report.say(advice(status), &[]));

@@ -4,12 +4,14 @@ mod hello;
 pub mod login;
 mod message;
 mod recipient;
+mod room;
 mod sender;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::login::Logins;
+use self::room::Rooms;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::mail::{Address, Service, TlsInfo};
@@ -37,12 +39,13 @@ pub struct Policy {
     config: Arc<Config>,
     directory: Arc<Directory>,
     logins: Logins,
+    rooms: Arc<Rooms>,
 }
 
 impl Policy {
     /// The rules of a configuration.
     pub fn new(config: Arc<Config>, directory: Arc<Directory>, logins: Logins) -> Self {
-        Self { config, directory, logins }
+        Self { config, directory, logins, rooms: Arc::default() }
     }
 
     /// Whether the client may relay without a login: `relay.networks`, and whoever has an account on this machine. An IPv4 client of an

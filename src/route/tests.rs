@@ -234,7 +234,9 @@ fn a_destination_has_one_way_and_a_sender_its_own() {
     assert_eq!(way("", "x@store.test").0, "lmtp:unix:/run/lmtp,127.0.0.1:2525");
     let hosts = ["unix:/run/lmtp unix:/run/lmtp", "[127.0.0.1] 127.0.0.1:2525"];
     assert_eq!(hosts_of(&router, "x@store.test").unwrap(), hosts);
-    assert_eq!(way("", "dora@lmtp.test").1.tls, RemoteTls::None, "an LMTP server of this site");
+    let stores = ["x@store.test", "dora@lmtp.test"].map(|to| (way("", to).1.store, way("", to).1.tls));
+    assert_eq!(stores[1], (true, RemoteTls::None), "an LMTP server of this site");
+    assert!(!stores[0].0, "a route's is what the route says");
 }
 
 #[test]

@@ -13,6 +13,10 @@ pub struct Way {
     pub(super) hosts: Vec<RouteHost>,
     /// How connections are encrypted.
     pub tls: RemoteTls,
+    /// The server is this site's store: what it takes has arrived.
+    pub store: bool,
+    /// The same for mail whose sender says that TLS isn't required: what a route asks for, it asks for; what `[remote]` does is a wish.
+    pub tls_waived: RemoteTls,
     /// TLS from the first octet.
     pub implicit_tls: bool,
     /// Who we are to the hosts, if we log in.
@@ -29,6 +33,8 @@ impl Way {
         Self {
             hosts: Vec::new(),
             tls: remote.tls,
+            store: false,
+            tls_waived: remote.tls.min(RemoteTls::Opportunistic),
             implicit_tls: false,
             login: None,
             family: remote.family,
@@ -36,18 +42,28 @@ impl Way {
         }
     }
 
-    /// To a server of this site.
+    /// To the store of this site.
     pub(super) fn here(&self) -> Self {
-        Self { tls: RemoteTls::None, family: Family::Any, sources: Vec::new(), ..self.clone() }
+        Self {
+            tls: RemoteTls::None,
+            tls_waived: RemoteTls::None,
+            store: true,
+            family: Family::Any,
+            sources: Vec::new(),
+            ..self.clone()
+        }
     }
 
     /// As a route says, and where it is silent, as `[remote]` does.
     pub(super) fn new(route: &Route, remote: &Remote) -> Self {
+        let general = Self::general(remote);
         let sources = if route.sources.is_empty() { &remote.sources } else { &route.sources };
         Self {
             hosts: route.hosts.clone(),
             // A route that is there for something else must not make the way to MX hosts less safe than all the others.
             tls: if route.hosts.is_empty() { route.tls.max(remote.tls) } else { route.tls },
+            store: false,
+            tls_waived: if route.hosts.is_empty() { route.tls.max(general.tls_waived) } else { route.tls },
             implicit_tls: route.implicit_tls,
             login: route.login.clone(),
             family: route.family.unwrap_or(remote.family),
@@ -93,7 +109,17 @@ impl Way {
 impl Way {
     /// One that is special in nothing but its encryption.
     pub(crate) fn sample(tls: RemoteTls) -> Self {
-        Self { hosts: Vec::new(), tls, implicit_tls: false, login: None, family: Family::Any, sources: Vec::new() }
+        let tls_waived = tls.min(RemoteTls::Opportunistic);
+        Self {
+            hosts: Vec::new(),
+            tls,
+            tls_waived,
+            store: false,
+            implicit_tls: false,
+            login: None,
+            family: Family::Any,
+            sources: Vec::new(),
+        }
     }
 }
 

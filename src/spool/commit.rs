@@ -25,11 +25,14 @@ const RETRY: Duration = Duration::from_secs(1);
 const SYNC_EVERY: Duration = Duration::from_millis(100);
 /// The index is made durable and marked at least so often while the log grows.
 const MARK_EVERY: Duration = Duration::from_secs(2);
+/// After so long without anything to write, the rest of the open segment is written with zeros.
+const IDLE: Duration = Duration::from_millis(500);
 
 /// Runs until the spool is closed and everything queued before is written, or can't be.
 pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
     let mut committer = Committer {
         marked: shared.clock.monotonic(),
+        fill_at: shared.clock.monotonic() + IDLE,
         log,
         shared,
         written: Vec::new(),
@@ -41,6 +44,9 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
         if committer.until_mark().is_some_and(|wait| wait.is_zero()) {
             committer.mark();
         }
+        if committer.until_fill().is_some_and(|wait| wait.is_zero()) {
+            committer.fill();
+        }
         let Taken { batch, more, closing } = committer.take();
         let idle = batch.is_empty() && (committer.written.is_empty() || !closing && committer.until_sync() > Duration::ZERO);
         let pause = match idle || committer.commit(batch) {
@@ -49,7 +55,7 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
             true if closing && idle => break,
             true if more || closing => continue,
             // Not at once on to what has been queued meanwhile: whoever queues it says when.
-            true if committer.written.is_empty() => committer.until_mark(),
+            true if committer.written.is_empty() => committer.until_mark().into_iter().chain(committer.until_fill()).min(),
             true => Some(committer.until_sync()),
         };
         let wake = committer.shared.wake.notified();
@@ -78,6 +84,8 @@ struct Committer {
     /// Since when something is.
     writing: Duration,
     marked: Duration,
+    /// Zeros aren't written before this, so as not to be in the way.
+    fill_at: Duration,
     /// And up to where it knew the log then.
     marked_to: Position,
     /// Where the log ended when the index was marked last.
@@ -122,6 +130,27 @@ impl Committer {
         behind.then(|| (self.marked + MARK_EVERY).saturating_sub(self.shared.clock.monotonic()))
     }
 
+    /// How long until zeros are to be written; none if there is nothing to write, or no room.
+    fn until_fill(&self) -> Option<Duration> {
+        let unwritten = self.log.unwritten();
+        let fill = unwritten > 0 && self.shared.may_fill(unwritten);
+        fill.then(|| self.fill_at.saturating_sub(self.shared.clock.monotonic()))
+    }
+
+    /// Writes some zeros into the open segment: as many as don't hold up a message that comes meanwhile for long.
+    fn fill(&mut self) {
+        // Looks at the disk if that was long ago.
+        let _ = self.shared.space();
+        let last_id = self.shared.lock().last_id;
+        let now = self.shared.clock.now();
+        match self.log.fill(last_id, now) {
+            Ok(true) => {}
+            // Another time, perhaps.
+            Ok(false) => self.fill_at = self.shared.clock.monotonic() + RETRY,
+            Err(failure) => self.refuse(VecDeque::new(), failure),
+        }
+    }
+
     /// Has the index made durable. Those who are active since before the last time hold the mark back: it gets copies of them.
     fn mark(&mut self) {
         self.marked = self.shared.clock.monotonic();
@@ -141,6 +170,7 @@ impl Committer {
         }
         let new_mail = batch.iter().any(|op| matches!(op, Op::Accept { .. }));
         let waiting = batch.is_empty() || batch.iter().any(Op::is_awaited) || self.until_sync().is_zero();
+        self.fill_at = self.shared.clock.monotonic() + IDLE;
         let mut frames: Vec<_> = batch.iter_mut().filter_map(Op::frame_mut).collect();
         let appended =
             if frames.is_empty() { Ok(self.log.durable()) } else { self.log.append(&mut frames, new_mail, last_id, now) };
@@ -187,7 +217,7 @@ impl Committer {
         state.sequence = self.log.sequence();
         state.batches += u64::from(state.end != durable);
         let queued = state.queue.len();
-        state.end = durable;
+        state.advance(durable);
         for (op, place) in self.written.drain(..count) {
             if place.length > 0 {
                 state.segments.grow(place.segment, u64::from(place.length));
@@ -198,7 +228,7 @@ impl Committer {
             // What was put off until now: nobody else says that it is there.
             self.shared.wake.notify_one();
         }
-        if self.shared.candidate(&state).is_some() {
+        if self.shared.candidate(&state).is_some() || self.shared.spares.count() > self.shared.spares_max(&state, None) {
             self.shared.sweep.notify_one();
         }
         drop(state);
@@ -236,8 +266,7 @@ impl Committer {
         }
         if end.segment != state.end.segment {
             // What the closed segment has behind its end counts as used, so that it will be released.
-            state.segments.grow(end.segment, 0);
-            state.end = end;
+            state.advance(end);
         }
         state.sequence = self.log.sequence();
         let mut accepts = Vec::new();

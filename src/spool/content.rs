@@ -241,7 +241,7 @@ impl FileContent {
 }
 
 /// Where a message's content lies.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Located {
     id: QueueId,
     size: u64,

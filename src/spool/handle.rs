@@ -84,10 +84,10 @@ impl Spool {
         };
         let begun = system.workers.blocking(move || Ok(start_up(start))).await;
         let (recovered, lock) = begun.map_err(|error| SpoolError::Io(error.to_string()))??;
-        let Recovered { identity, state, log, index, factory, recovery } = recovered;
+        let Recovered { identity, spares, state, log, index, factory, recovery } = recovered;
         let before = state.last_id;
         let (tell, commands) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared::new(options, system, identity, state, tell));
+        let shared = Arc::new(Shared::new(options, system, identity, spares, state, tell));
         shared.space_now();
         let (alive, ended) = mpsc::channel(1);
         // Each loop holds the lock on the spool as long as it lives, and lets go of it before it counts as ended.
@@ -254,19 +254,32 @@ impl Spool {
         for _ in 0..TRIES {
             let Some(located) = self.locate(id).await? else { return Err(SpoolError::Unknown(id)) };
             let shared = self.0.shared.clone();
-            let open = move || {
-                let opened = content::open(&*shared.disk, &shared.layout, shared.identity, located, shared.workers);
-                if matches!(opened, Err(SpoolError::Damaged(_))) {
-                    aside::keep_record(&shared, located.place());
-                }
-                Ok(opened)
-            };
+            let open = move || Ok(content::open(&*shared.disk, &shared.layout, shared.identity, located, shared.workers));
             let opened = self.0.shared.workers.blocking(open).await;
-            if let Some(content) = opened.map_err(|error| SpoolError::Io(error.to_string()))?? {
-                return Ok(content);
+            match opened.map_err(|error| SpoolError::Io(error.to_string()))? {
+                Ok(Some(content)) => return Ok(content),
+                Ok(None) => {}
+                // Its segment may have been written again since it moved.
+                Err(SpoolError::Damaged(_)) if self.locate(id).await?.is_none_or(|now| now != located) => {}
+                Err(error) => {
+                    self.set_aside(&error, located).await;
+                    return Err(error);
+                }
             }
         }
         Err(SpoolError::Damaged(id))
+    }
+
+    /// Copies a record that turned out to be damaged.
+    async fn set_aside(&self, error: &SpoolError, located: Located) {
+        let shared = self.0.shared.clone();
+        if matches!(error, SpoolError::Damaged(_)) {
+            let copy = move || {
+                aside::keep_record(&shared, located.place());
+                Ok(())
+            };
+            let _ = self.0.shared.workers.blocking(copy).await;
+        }
     }
 
     async fn locate(&self, id: QueueId) -> Result<Option<Located>, SpoolError> {

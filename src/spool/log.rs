@@ -4,12 +4,14 @@
 //! durable.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::index::Position;
 use super::record::Frame;
 use super::reserve::Reserve;
 use super::segment::{self, BLOCK_SIZE, Layout, SegmentHeader};
+use super::spare::Spares;
 use crate::mail::{QueueId, Timestamp};
 use crate::system::{Disk, DiskFile};
 
@@ -19,6 +21,7 @@ pub(crate) struct Log {
     layout: Layout,
     identity: u64,
     segment_size: u64,
+    spares: Arc<Spares>,
     reserve: Reserve,
     file: Option<Box<dyn DiskFile>>,
     /// Up to where the open segment should be written,
@@ -29,6 +32,8 @@ pub(crate) struct Log {
     written: u64,
     /// So many of them at a time.
     zeros: Vec<u8>,
+    /// What a sync made durable of late, on average; bytes.
+    synced: u64,
     /// Where the durable records end: in the open segment, or in the last one if none is open.
     durable: Position,
     /// Bytes written behind that.
@@ -47,6 +52,7 @@ pub(crate) struct Place {
     pub(crate) layout: Layout,
     pub(crate) segment_size: u64,
     pub(crate) zeros_ahead: u64,
+    pub(crate) spares: Arc<Spares>,
     pub(crate) reserve: Reserve,
 }
 
@@ -64,6 +70,16 @@ impl Room {
     pub(crate) const NONE: Self = Self { bytes: 0, from_reserve: true };
 }
 
+/// What the file system's journal takes for a sync into blocks that were only reserved; bytes. Measured on ext4: a descriptor, the inode,
+/// a commit.
+const JOURNAL: u64 = 12 << 10;
+
+/// Whether zeros ahead save more than they cost, if syncs make so many bytes durable on average: they are as many bytes as the records
+/// that come into their place.
+fn zeros_pay(synced: u64) -> bool {
+    synced < JOURNAL
+}
+
 /// A batch that didn't become durable.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -78,12 +94,13 @@ pub(crate) struct Failure {
 impl Log {
     /// A log that no segment is open of; `number` is the highest in use, `sequence` the next sequence number.
     pub(crate) fn new(place: Place, identity: u64, number: u64, sequence: u64) -> Self {
-        let Place { disk, layout, segment_size, zeros_ahead, reserve } = place;
+        let Place { disk, layout, segment_size, zeros_ahead, spares, reserve } = place;
         Self {
             disk,
             layout,
             identity,
             segment_size,
+            spares,
             reserve,
             file: None,
             limit: 0,
@@ -91,6 +108,7 @@ impl Log {
             written: 0,
             // Never touched: the system lends one page of zeros for all of them.
             zeros: vec![0; zeros_ahead.min(segment_size) as usize],
+            synced: 0,
             durable: Position::default(),
             unsynced: 0,
             number,
@@ -152,7 +170,7 @@ impl Log {
     /// in the file system's journal when they are written first; the syncs of what comes into these don't need a second flush for that.
     fn write_ahead(&mut self) -> io::Result<()> {
         let end = self.durable.offset + self.unsynced;
-        if end <= self.written {
+        if end <= self.written || !zeros_pay(self.synced) {
             return Ok(());
         }
         let to = (end + self.zeros.len() as u64).min(self.reserved).max(end);
@@ -161,6 +179,31 @@ impl Log {
         }
         self.written = to;
         Ok(())
+    }
+
+    /// How much of the open segment wasn't written yet, if only with zeros. None is if something isn't durable, or zeros aren't wanted.
+    pub(crate) fn unwritten(&self) -> u64 {
+        let wanted = self.file.is_some() && self.unsynced == 0 && !self.zeros.is_empty();
+        if wanted { self.limit.saturating_sub(self.written.max(self.durable.offset)) } else { 0 }
+    }
+
+    /// Writes the next zeros into the open segment, and makes them durable: what comes into their place needs no journal. `false` if there
+    /// is nothing more to write, or no room for it.
+    pub(crate) fn fill(&mut self, last_id: QueueId, now: Timestamp) -> Result<bool, Failure> {
+        let length = self.unwritten().min(self.zeros.len() as u64);
+        let Some(file) = self.file.as_ref().filter(|_| length > 0) else { return Ok(false) };
+        let from = self.written.max(self.durable.offset);
+        let to = from + length;
+        if to > self.reserved {
+            if file.allocate(to).is_err() {
+                return Ok(false);
+            }
+            self.reserved = to;
+        }
+        let written = file.write_at(from, &self.zeros[..length as usize]).and_then(|()| file.sync_data());
+        written.map_err(|error| self.fail(error, last_id, now))?;
+        self.written = to;
+        Ok(true)
     }
 
     /// Reserves room for more of the open segment if it must have more. Without it nothing is written, and the segment stays open.
@@ -173,8 +216,8 @@ impl Log {
         // A whole step, or as much as must be.
         let allocated = file.allocate(wanted).map(|()| wanted).or_else(|_| file.allocate(length).map(|()| length));
         let allocated = allocated.or_else(|error| {
-            let full = error.kind() == io::ErrorKind::StorageFull && !new_mail;
-            let given = full && self.reserve.give(length - self.reserved);
+            let full = error.kind() == io::ErrorKind::StorageFull;
+            let given = full && (self.spares.keep(0) || !new_mail && self.reserve.give(length - self.reserved));
             if given { file.allocate(length).map(|()| length) } else { Err(error) }
         });
         match allocated {
@@ -194,6 +237,7 @@ impl Log {
         if self.unsynced > 0 {
             let synced = self.file.as_ref().map_or_else(|| Err(no_segment()), |file| file.sync_data());
             synced.map_err(|error| self.fail(error, last_id, now))?;
+            self.synced = (self.synced * 7 + self.unsynced) / 8;
             self.durable.offset += std::mem::take(&mut self.unsynced);
         }
         Ok(())
@@ -227,20 +271,29 @@ impl Log {
     /// Closes the open segment for good. What was appended since the last sync doesn't count.
     pub(crate) fn close(&mut self) {
         if let Some(file) = self.file.take() {
-            // Gives reserved space back; without it the segment is only larger than it need be.
-            let _ = file.set_len(self.durable.offset);
+            // Gives reserved space back; without it the segment is only larger than it need be, and not trusted to become a spare.
+            if file.set_len(self.durable.offset).is_ok() {
+                self.spares.sealed(self.durable.segment);
+            }
         }
     }
 
-    /// Closes the open segment for good and begins the next, with some records in it and room for more.
+    /// Closes the open segment for good and begins the next, with some records in it and room for more: in a spare, or if there is none
+    /// in a new file.
     pub(crate) fn open_next(&mut self, first: &mut [&mut Frame], room: Room, last_id: QueueId, now: Timestamp) -> io::Result<()> {
         self.close();
+        if let Some(spare) = self.spares.take()
+            && self.reuse(&spare, first, last_id, now).is_ok()
+        {
+            return Ok(());
+        }
         let written: u64 = first.iter().map(|frame| frame.bytes().len() as u64).sum();
         match self.try_next(first, room, last_id, now) {
             Err(error)
                 if error.kind() == io::ErrorKind::StorageFull
-                    && room.from_reserve
-                    && self.reserve.give(segment::SIZE_MIN.max(2 * BLOCK_SIZE + written + room.bytes)) =>
+                    && (self.spares.keep(0)
+                        || room.from_reserve
+                            && self.reserve.give(segment::SIZE_MIN.max(2 * BLOCK_SIZE + written + room.bytes))) =>
             {
                 self.try_next(first, room, last_id, now)
             }
@@ -249,6 +302,32 @@ impl Log {
     }
 
     fn try_next(&mut self, first: &mut [&mut Frame], room: Room, last_id: QueueId, now: Timestamp) -> io::Result<()> {
+        let (header, records) = self.next_header(first, false, last_id, now);
+        let size = self.segment_size;
+        let created = segment::create(&*self.disk, &self.layout.log, &header, &records, size, room.bytes);
+        let (file, reserved) = created.inspect_err(|_| self.stillborn.push(self.number))?;
+        // If the disk is too full for a first step, this segment stays small.
+        let limit = if reserved < segment::reserve_step(size) { reserved } else { size.max(reserved) };
+        self.opened(file, reserved, limit, &records);
+        Ok(())
+    }
+
+    fn reuse(&mut self, spare: &Path, first: &mut [&mut Frame], last_id: QueueId, now: Timestamp) -> io::Result<()> {
+        let (header, records) = self.next_header(first, true, last_id, now);
+        let adopted = segment::adopt(&*self.disk, &self.layout.log, spare, &header, &records);
+        let (file, length) = adopted.inspect_err(|_| self.stillborn.push(self.number))?;
+        self.opened(file, length, segment::spare_size(self.segment_size).max(length), &records);
+        self.written = length;
+        Ok(())
+    }
+
+    fn next_header(
+        &mut self,
+        first: &mut [&mut Frame],
+        reused: bool,
+        last_id: QueueId,
+        created: Timestamp,
+    ) -> (SegmentHeader, Vec<u8>) {
         self.number += 1;
         let header = SegmentHeader {
             identity: self.identity,
@@ -257,21 +336,18 @@ impl Log {
             prior_end: self.durable.offset,
             sequence: self.sequence,
             last_id,
-            created: now,
+            created,
+            reused,
         };
         self.seal(first);
-        let records: Vec<u8> = first.iter().flat_map(|frame| frame.bytes()).copied().collect();
-        let size = self.segment_size;
-        let created = segment::create(&*self.disk, &self.layout.log, &header, &records, size, room.bytes);
-        let (file, reserved) = created.inspect_err(|_| self.stillborn.push(self.number))?;
+        let records = first.iter().flat_map(|frame| frame.bytes()).copied().collect();
+        (header, records)
+    }
+
+    fn opened(&mut self, file: Box<dyn DiskFile>, reserved: u64, limit: u64, records: &[u8]) {
         self.file = Some(file);
-        self.reserved = reserved;
-        self.written = 0;
-        // If the disk is too full for a first step, this segment stays small.
-        let step = segment::reserve_step(self.segment_size);
-        self.limit = if reserved < step { reserved } else { self.segment_size.max(reserved) };
+        (self.reserved, self.limit, self.written) = (reserved, limit, 0);
         self.durable = Position { segment: self.number, offset: BLOCK_SIZE + records.len() as u64 };
-        Ok(())
     }
 }
 
@@ -281,7 +357,6 @@ fn no_segment() -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::sync::Mutex;
 
     use super::*;
@@ -295,7 +370,8 @@ mod tests {
         disk.create_dir_all(&layout.log).unwrap();
         let disk: Arc<dyn Disk> = Arc::new(disk.clone());
         let reserve = Reserve::new(disk.clone(), &layout, 0);
-        Log::new(Place { disk, layout, segment_size: SEGMENT, zeros_ahead, reserve }, 7, 0, 0)
+        let spares = Arc::new(Spares::new(disk.clone(), layout.clone(), SEGMENT));
+        Log::new(Place { disk, layout, segment_size: SEGMENT, zeros_ahead, spares, reserve }, 7, 0, 0)
     }
 
     fn append(log: &mut Log) -> Result<Position, Failure> {
@@ -335,6 +411,54 @@ mod tests {
             "{written:?}"
         );
         assert!(zeros_written(0, false).is_empty());
+    }
+
+    #[test]
+    fn zeros_are_written_only_where_they_save_more_than_they_cost() {
+        assert!(zeros_pay(0) && zeros_pay(4204) && zeros_pay(2 * 4204) && !zeros_pay(3 * 4204));
+        let disk = SimDisk::new();
+        let mut log = log(&disk, ZEROS);
+        let sync = |log: &mut Log, count: u64| {
+            let mut frames: Vec<Frame> = (0..count).map(|id| Frame::done(QueueId(id))).collect();
+            log.append(&mut frames.iter_mut().collect::<Vec<_>>(), false, QueueId(1), Timestamp::ZERO).unwrap();
+            log.sync(QueueId(1), Timestamp::ZERO).unwrap();
+            log.written > log.durable.offset
+        };
+        assert!(sync(&mut log, 1));
+        // 16 KB each: after some of them they are what is expected.
+        let large: Vec<bool> = (0..20).map(|_| sync(&mut log, 400)).collect();
+        assert!(large[0] && !large[19], "{large:?}");
+        // And small ones again.
+        assert!((0..20).any(|_| sync(&mut log, 1)));
+    }
+
+    #[test]
+    fn a_segment_is_filled_with_zeros_to_its_end_and_no_further() {
+        let disk = SimDisk::new();
+        let mut log = log(&disk, ZEROS);
+        let fill = |log: &mut Log| log.fill(QueueId(1), Timestamp::ZERO).unwrap();
+        assert!(!fill(&mut log), "no segment is open");
+        let first = append(&mut log).unwrap();
+        let mut pieces = 0;
+        while fill(&mut log) {
+            pieces += 1;
+        }
+        assert!((SEGMENT / ZEROS - 2..=SEGMENT / ZEROS).contains(&pieces), "{pieces}");
+        assert_eq!((log.unwritten(), log.durable().segment), (0, first.segment));
+        assert_eq!(append(&mut log).unwrap().offset, first.offset + Frame::done(QueueId(1)).bytes().len() as u64);
+    }
+
+    #[test]
+    fn zeros_that_fail_close_the_segment_and_a_full_disk_ends_them() {
+        let disk = SimDisk::new();
+        let mut log = log(&disk, ZEROS);
+        let first = append(&mut log).unwrap();
+        disk.fail_write(0);
+        let failure = log.fill(QueueId(1), Timestamp::ZERO).unwrap_err();
+        assert_eq!((failure.segment, failure.in_doubt), (Some(first.segment), false));
+        disk.set_capacity(Some(disk.used()));
+        while log.fill(QueueId(1), Timestamp::ZERO).unwrap() {}
+        assert!(log.unwritten() > 0);
     }
 
     #[test]

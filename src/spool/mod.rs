@@ -35,6 +35,7 @@ mod scan;
 mod segment;
 mod shared;
 mod space;
+mod spare;
 mod stats;
 mod tail;
 #[cfg(test)]

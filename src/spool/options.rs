@@ -25,6 +25,8 @@ pub struct Options {
     pub segment_size: u64,
     /// Bytes of zeros written ahead of the log's end, and again when records have come up to there; 0 for none.
     pub zeros_ahead: u64,
+    /// Released segments that are kept to be written again, at the most; fewer where there is no room.
+    pub spares: usize,
     /// Bytes of disk kept in reserve for the records of outcomes; see docs/spool.md.
     pub reserve: u64,
     /// Bytes a second that are copied to give space back, unless room is needed.
@@ -58,6 +60,7 @@ impl Options {
             min_free: config.min_free,
             segment_size: config.segment_size,
             zeros_ahead: if config.zeros_ahead { Self::ZEROS_AHEAD } else { 0 },
+            spares: config.spares,
             reserve: Self::RESERVE,
             compaction_rate: config.compaction_rate,
             inline_max: Self::INLINE_MAX,
@@ -75,6 +78,7 @@ impl fmt::Debug for Options {
             .field("path", &self.path)
             .field("min_free", &self.min_free)
             .field("segment_size", &self.segment_size)
+            .field("spares", &self.spares)
             .field("reserve", &self.reserve)
             .field("inline_max", &self.inline_max)
             .field("compression", &self.compression)

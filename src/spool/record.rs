@@ -178,10 +178,9 @@ pub fn parse(identity: u64, bytes: &[u8]) -> Result<(Record, usize), Fault> {
     parse_body(&header, bytes, true)
 }
 
-/// The same without a copy of inline content: that comes back empty.
-pub(crate) fn parse_without_content(identity: u64, bytes: &[u8]) -> Result<(Record, usize), Fault> {
-    let header = Header::parse(identity, bytes).ok_or(Fault::NoHeader)?;
-    parse_body(&header, bytes, false)
+/// The same behind a header that was read, without a copy of inline content: that comes back empty.
+pub(crate) fn parse_behind(header: &Header, bytes: &[u8]) -> Result<(Record, usize), Fault> {
+    parse_body(header, bytes, false)
 }
 
 /// Where inline content lies in a record's bytes.

@@ -13,6 +13,7 @@ use super::reserve::Reserve;
 use super::segment::{BLOCK_SIZE, Layout};
 use super::shared::State;
 use super::space::Use;
+use super::spare::Spares;
 use super::tail::Tail;
 use super::{Filter, Note, Options, Recovery, SpoolError, aside};
 use crate::mail::{QueueId, Timestamp};
@@ -21,6 +22,7 @@ use crate::system::{Disk, OpenMode, Workers};
 /// What start-up hands to the loops.
 pub(crate) struct Recovered {
     pub(crate) identity: u64,
+    pub(crate) spares: Arc<Spares>,
     pub(crate) state: State,
     pub(crate) log: Log,
     pub(crate) index: Box<dyn Index>,
@@ -58,6 +60,9 @@ pub(crate) fn make_folders(disk: &dyn Disk, layout: &Layout) -> Result<(), Spool
 /// Recovers. Blocking; the folders exist and the lock is held.
 pub(crate) fn recover(start: Start) -> Result<Recovered, SpoolError> {
     let layout = Layout::new(&start.options.path);
+    let Options { segment_size, zeros_ahead, .. } = start.options;
+    let spares = Arc::new(Spares::new(start.disk.clone(), layout.clone(), segment_size));
+    spares.clear()?;
     let (mut files, identity) = replay::list(&*start.disk, &layout.log)?;
     let mut notes = missing(&files);
     let reserve = Reserve::new(start.disk.clone(), &layout, start.options.reserve);
@@ -81,8 +86,14 @@ pub(crate) fn recover(start: Start) -> Result<Recovered, SpoolError> {
     let sequence = (tail.sequence + 1).max(marked.map_or(0, |mark| mark.sequence));
     tail.last_id = tail.last_id.max(marked.map_or(QueueId(0), |mark| mark.last_id));
     let number = files.last().map_or(0, |file| file.number);
-    let Options { segment_size, zeros_ahead, .. } = start.options;
-    let place = log::Place { disk: start.disk.clone(), layout: layout.clone(), segment_size, zeros_ahead, reserve };
+    let place = log::Place {
+        disk: start.disk.clone(),
+        layout: layout.clone(),
+        segment_size,
+        zeros_ahead,
+        spares: spares.clone(),
+        reserve,
+    };
     let log = Log::new(place, identity, number, sequence);
     let log = tail.begin(&start.disk, &layout, log, start.now, &mut files)?;
     let known = Known { identity, files: &files, end, old };
@@ -98,7 +109,7 @@ pub(crate) fn recover(start: Start) -> Result<Recovered, SpoolError> {
         notes.push(Note::Trouble(format!("can't mark the index: {error}")));
     }
     let recovery = Recovery { messages: books.messages, segments: files.len() as u64, records: read.records, notes };
-    Ok(Recovered { identity, state, log, index, factory: start.factory, recovery })
+    Ok(Recovered { identity, spares, state, log, index, factory: start.factory, recovery })
 }
 
 /// What is known of the log once its end is in order.

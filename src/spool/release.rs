@@ -51,6 +51,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let mut pace = Pace::new(shared.options.compaction_rate);
     loop {
         unlink_content(&shared);
+        shared.limit_spares();
         let mut failed = false;
         while !failed && let Some(oldest) = shared.oldest_to_go() {
             let released = release(&shared, oldest, &mut pace).await;
@@ -78,9 +79,16 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
     }
     unlink_content(&shared);
+    shared.spares.keep(0);
 }
 
 impl Shared {
+    /// Gives up spare segments that there is no room for any longer.
+    fn limit_spares(&self) {
+        let most = self.spares_max(&self.lock(), None);
+        self.spares.keep(most);
+    }
+
     fn oldest_to_go(&self) -> Option<u64> {
         self.candidate(&self.lock())
     }
@@ -257,20 +265,46 @@ async fn remove(shared: &Arc<Shared>, number: u64) -> Result<(), SpoolError> {
     if mark.position.segment <= number {
         return Err(SpoolError::Index("its mark is still there".to_owned()));
     }
-    let path = shared.layout.segment(number);
-    match shared.disk.unlink(&path) {
-        Ok(()) => {}
-        // After a failed sync of the folder it may be gone already.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(SpoolError::io("can't remove", &path, &error)),
+    let spare = retire(shared, number)?;
+    {
+        let mut state = shared.lock();
+        state.segments.remove(number);
+        if state.blocked == Some(number) {
+            state.blocked = None;
+        }
     }
-    shared.disk.sync_dir(&shared.layout.log).map_err(|error| SpoolError::io("can't sync", &shared.layout.log, &error))?;
-    let mut state = shared.lock();
-    state.segments.remove(number);
-    if state.blocked == Some(number) {
-        state.blocked = None;
+    if let Some(spare) = spare {
+        // The index loop may be reading the log anew and have the file open by its old name: its answer says that it has not.
+        match shared.ask(|reply| Command::Ping { reply }).await {
+            Ok(_) => shared.spares.add(spare),
+            Err(_) => shared.spares.abandon(&spare),
+        }
     }
     Ok(())
+}
+
+/// A segment's name goes, durably: it becomes a spare if one more is wanted, else it is removed.
+fn retire(shared: &Shared, number: u64) -> Result<Option<PathBuf>, SpoolError> {
+    let wanted = shared.spares.count() < shared.spares_max(&shared.lock(), Some(number));
+    let spare = shared.spares.retire(number, wanted);
+    if spare.is_none() {
+        let path = shared.layout.segment(number);
+        match shared.disk.unlink(&path) {
+            Ok(()) => {}
+            // After a failed sync of the folder it may be gone already.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(SpoolError::io("can't remove", &path, &error)),
+        }
+    }
+    let synced = shared.disk.sync_dir(&shared.layout.log);
+    synced.map_err(|error| {
+        if let Some(spare) = &spare {
+            // On disk it may have its old name still.
+            shared.spares.abandon(spare);
+        }
+        SpoolError::io("can't sync", &shared.layout.log, &error)
+    })?;
+    Ok(spare)
 }
 
 /// Removes the content files of messages that are gone. A name that comes back after a power cut is removed at start-up.

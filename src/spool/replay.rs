@@ -36,6 +36,13 @@ pub(crate) struct SegmentFile {
     pub(crate) end: Option<u64>,
 }
 
+impl SegmentFile {
+    /// Whether old records may lie behind its own. A header that can't be read doesn't say.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.header.is_none_or(|header| header.reused)
+    }
+}
+
 /// The segments, the oldest first, and the identity of the spool if any header tells it. Segments that vanish while they are
 /// being listed were released and are left out.
 pub(crate) fn list(disk: &dyn Disk, folder: &Path) -> Result<(Vec<SegmentFile>, Option<u64>), SpoolError> {
@@ -211,7 +218,7 @@ impl<'a> Replay<'a> {
             self.last_sequence = self.last_sequence.max(header.sequence.saturating_sub(1));
         }
         let end = file.end.unwrap_or(file.length).max(BLOCK_SIZE);
-        let scan = Scan::new(opened, self.identity, from, end, file.end.is_some(), self.last_sequence);
+        let scan = Scan::new(opened, self.identity, from, end, file.end.is_some(), self.last_sequence).reused(file.is_reused());
         let mut reached = Ok(scan.offset());
         // Reading and checking takes as long as keeping the books: they go on at the same time.
         self.workers.beside(

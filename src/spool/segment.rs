@@ -38,7 +38,12 @@ pub struct SegmentHeader {
     pub last_id: QueueId,
     /// When it was begun.
     pub created: Timestamp,
+    /// Whether the file had another life: behind what is written there may be old records.
+    pub reused: bool,
 }
+
+/// Flag: the file had another life.
+const FLAG_REUSED: u16 = 1;
 
 /// Why a header block doesn't count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +60,7 @@ impl SegmentHeader {
         let mut fields = Vec::with_capacity(FIELDS_SIZE);
         fields.extend_from_slice(&MAGIC);
         fields.extend_from_slice(&VERSION.to_le_bytes());
-        fields.extend_from_slice(&[0; 2]);
+        fields.extend_from_slice(&(if self.reused { FLAG_REUSED } else { 0 }).to_le_bytes());
         for number in
             [self.identity, self.number, self.prior, self.prior_end, self.sequence, self.last_id.0, self.created.as_millis()]
         {
@@ -100,7 +105,7 @@ impl SegmentHeader {
         let mut reader = Reader(copy);
         let magic = reader.fixed::<8>("magic")?;
         let version = u16::from_le_bytes(reader.fixed("version")?);
-        reader.fixed::<2>("reserved")?;
+        let flags = u16::from_le_bytes(reader.fixed("flags")?);
         let mut number = || reader.fixed("number").map(u64::from_le_bytes);
         let header = Self {
             identity: number()?,
@@ -110,6 +115,7 @@ impl SegmentHeader {
             sequence: number()?,
             last_id: QueueId(number()?),
             created: Timestamp::from_millis(number()?),
+            reused: flags & FLAG_REUSED != 0,
         };
         let crc = u32::from_le_bytes(reader.fixed("checksum")?);
         if magic != MAGIC || crc32fast::hash(&copy[..FIELDS_SIZE - 4]) != crc {
@@ -133,6 +139,12 @@ pub(crate) fn number(name: &str) -> Option<u64> {
 /// Room on disk is reserved ahead of what is written in steps of this size.
 pub(crate) fn reserve_step(segment_size: u64) -> u64 {
     (segment_size / 8).max(SIZE_MIN).min(segment_size)
+}
+
+/// Bytes of a file that is written again as a segment. Less than of a fresh one, so that one in use, one in reserve, and what else lies on
+/// disk stay within two segments.
+pub(crate) fn spare_size(segment_size: u64) -> u64 {
+    segment_size / 4 * 3
 }
 
 /// A new segment with its first records, durable, name and all; and up to which length there is room
@@ -175,6 +187,36 @@ fn begin(file: &dyn DiskFile, header: &SegmentHeader, records: &[u8], size: u64,
     file.write_at(0, &header.encode())?;
     file.sync_data()?;
     Ok(reserved)
+}
+
+/// Makes a spare file the next segment, with its first records, durable, name and all; and says how long it is. The name comes last:
+/// whoever finds it finds everything.
+pub(crate) fn adopt(
+    disk: &dyn Disk,
+    folder: &Path,
+    spare: &Path,
+    header: &SegmentHeader,
+    records: &[u8],
+) -> io::Result<(Box<dyn DiskFile>, u64)> {
+    let path = folder.join(name(header.number));
+    let begin = || {
+        let file = disk.open(spare, OpenMode::Write)?;
+        if !records.is_empty() {
+            file.write_at(BLOCK_SIZE, records)?;
+        }
+        file.write_at(0, &header.encode())?;
+        file.sync_data()?;
+        disk.rename(spare, &path)?;
+        disk.sync_dir(folder)?;
+        let file = disk.open(&path, OpenMode::Write)?;
+        let length = file.len()?;
+        Ok((file, length))
+    };
+    begin().inspect_err(|_| {
+        // Nothing has been told yet of what is in it.
+        let _ = disk.unlink(spare);
+        let _ = disk.unlink(&path);
+    })
 }
 
 /// The block that a segment begins with, as much of it as there is.
@@ -248,6 +290,7 @@ mod tests {
             sequence: 77,
             last_id: QueueId(5),
             created: Timestamp::from_millis(1),
+            reused: true,
         };
         let block = header.encode();
         assert_eq!(SegmentHeader::parse(&block), Ok(header));

@@ -20,6 +20,7 @@ use super::record::Frame;
 use super::reserve::Reserve;
 use super::segment::Layout;
 use super::space::{Segments, Use};
+use super::spare::Spares;
 use super::{Note, Options, SpoolError};
 use crate::mail::{Message, QueueId, Timestamp, Update};
 use crate::system::{Clock, Disk, Entropy, System, Workers};
@@ -164,6 +165,7 @@ pub(crate) struct Shared {
     pub(crate) identity: u64,
     pub(crate) reserve: Reserve,
     pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) spares: Arc<Spares>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) workers: Workers,
@@ -286,6 +288,12 @@ impl State {
         self.queue.extend(copies);
     }
 
+    /// The durable log ends there now. Every segment up to it must go before its successor, also one that was begun and closed since.
+    pub(crate) fn advance(&mut self, end: Position) {
+        (self.end.segment + 1..=end.segment).for_each(|number| self.segments.grow(number, 0));
+        self.end = end;
+    }
+
     /// Up to where the index will reflect the log once it has done what it was told so far.
     pub(crate) fn mark(&self, identity: u64) -> Mark {
         let active = self.active.values().filter_map(|entry| entry.since);
@@ -301,6 +309,7 @@ impl Shared {
         options: Options,
         system: &System,
         identity: u64,
+        spares: Arc<Spares>,
         state: State,
         keeper: mpsc::UnboundedSender<Command>,
     ) -> Self {
@@ -313,6 +322,7 @@ impl Shared {
             layout,
             identity,
             disk: system.disk.clone(),
+            spares,
             clock: system.clock.clone(),
             entropy: system.entropy.clone(),
             workers: system.workers,
@@ -433,7 +443,12 @@ impl Shared {
     pub(crate) fn space_now(&self) {
         self.free_checked.store(self.monotonic(), Ordering::Relaxed);
         match self.disk.available(&self.layout.root) {
-            Ok(free) => self.free.store(free, Ordering::Relaxed),
+            Ok(free) => {
+                self.free.store(free, Ordering::Relaxed);
+                if free < self.free_for_spares() {
+                    self.spares.keep(0);
+                }
+            }
             Err(error) => {
                 self.free.store(u64::MAX, Ordering::Relaxed);
                 self.report(Note::Trouble(format!("can't see how much is free in {}: {error}", self.layout.root.display())));

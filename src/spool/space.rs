@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::index::Place;
+use super::segment::spare_size;
 
 /// How much of a segment still counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,6 +101,25 @@ impl Segments {
         self.total.live_bytes / 4 * 7 + segment_size / 2
     }
 
+    /// How many spare segments there is room for beside the open one, if one more goes: with them the log stays within its bound. A quarter
+    /// of what lives is left for the index.
+    pub(crate) fn room_for_spares(&self, segment_size: u64, open: u64, going: Option<u64>) -> u64 {
+        self.room(segment_size, open, going).unwrap_or(0) / spare_size(segment_size).max(1)
+    }
+
+    /// Whether the open segment may take all of its room at once, beside so many spares.
+    pub(crate) fn may_fill(&self, segment_size: u64, open: u64, spares: u64) -> bool {
+        self.room(segment_size, open, None).is_some_and(|room| room >= spares * spare_size(segment_size))
+    }
+
+    /// What is left of the bound beside the open segment, whole, and the others but one that goes; none if they pass it.
+    fn room(&self, segment_size: u64, open: u64, going: Option<u64>) -> Option<u64> {
+        let going = going.map_or(0, |going| self.of(going).used);
+        let others = self.total.used.saturating_sub(self.of(open).used + going);
+        let bound = self.total.live_bytes / 4 * 7 + 2 * segment_size;
+        bound.checked_sub(others + segment_size)
+    }
+
     /// Whether the log comes so near to its bound that copying must be as fast as it can.
     pub(crate) fn is_pressing(&self, segment_size: u64) -> bool {
         self.total.used > self.tolerated(segment_size) + segment_size / 4
@@ -163,6 +183,20 @@ mod tests {
         assert_eq!(segments.candidate(1000, 2, Some(1)), Some(1));
         segments.remove(1);
         assert_eq!((segments.total(), segments.len()), (Use::default(), 1));
+    }
+
+    #[test]
+    fn spares_take_what_the_bound_leaves_beside_the_open_segment() {
+        let room = |uses: &[(u64, u64)], going| segments(uses).room_for_spares(1000, uses.len() as u64, going);
+        // Of two segments one is open, and three quarters of one is a spare.
+        assert_eq!(room(&[(900, 0)], None), 1);
+        assert_eq!(room(&[(251, 0), (0, 0)], None), 0, "something dead stands yet");
+        assert_eq!(room(&[(1000, 0), (0, 0)], Some(1)), 1, "it goes");
+        // Of what lives, three quarters are room once more.
+        assert_eq!(room(&[(1000, 1000), (1000, 1000), (0, 0)], None), 3);
+        assert_eq!(room(&[(1000, 1000), (1000, 0), (1000, 0), (0, 0)], None), 0);
+        let fill = |uses: &[(u64, u64)], spares| segments(uses).may_fill(1000, uses.len() as u64, spares);
+        assert!(fill(&[(900, 0)], 1) && !fill(&[(900, 0)], 2) && !fill(&[(1001, 0), (0, 0)], 0) && fill(&[(1000, 0), (0, 0)], 0));
     }
 
     #[test]

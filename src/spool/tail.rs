@@ -52,12 +52,19 @@ impl Tail {
     pub(crate) fn find(disk: &dyn Disk, layout: &Layout, identity: u64, files: &[SegmentFile]) -> Result<Self, SpoolError> {
         for file in files.iter().rev() {
             let mut tail = Self::none();
+            // What an earlier life of the file left is older than every segment before it, whose headers say how old that is.
+            let before = files.iter().filter(|other| other.number < file.number).filter_map(|other| other.header);
+            tail.sequence = before.map(|header| header.sequence.saturating_sub(1)).max().unwrap_or(0);
             let any = tail.scan(disk, layout, identity, file)?;
             if any || file.header.is_some() {
                 // Its header says where the one before ends; after a kill it too may lie only in memory. And room may still be
-                // reserved behind its end, or written with zeros: that is given back. What is torn stays.
+                // reserved behind its end, or written before: that is given back. What is torn stays.
                 let path = layout.segment(file.number);
-                let length = if tail.note.is_some() { file.length } else { tail.end.offset.min(file.length) };
+                let torn = match tail.note {
+                    Some(Note::TailCut { offset, bytes, .. }) => offset + bytes,
+                    _ => tail.end.offset,
+                };
+                let length = torn.min(file.length);
                 let synced = disk.open(&path, OpenMode::Write).and_then(|open| {
                     let _ = open.set_len(length);
                     open.sync_data()
@@ -81,7 +88,7 @@ impl Tail {
         self.end = Position { segment: file.number, offset: BLOCK_SIZE };
         self.certain = BLOCK_SIZE;
         let opened = disk.open(&path, OpenMode::Read).map_err(failed)?;
-        let mut scan = Scan::new(opened, identity, BLOCK_SIZE, file.length, false, self.sequence);
+        let mut scan = Scan::new(opened, identity, BLOCK_SIZE, file.length, false, self.sequence).reused(file.is_reused());
         let mut any = false;
         while let Some(found) = scan.next().map_err(failed)? {
             match found {

@@ -39,6 +39,7 @@ fn options(root: &str) -> Options {
         min_free: 0,
         segment_size: 8 * 1024,
         zeros_ahead: true,
+        spares: 4,
         compaction_rate: 1 << 20,
         index_cache: 1 << 20,
         compression: config::Compression::None,

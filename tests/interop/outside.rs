@@ -96,9 +96,11 @@ fn mail_of_every_kind(compression: &str) {
     let segments = home.at("spool/log");
     let newest = fs::read_dir(segments).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
     let bytes = fs::read(&newest).unwrap();
-    // What a torn batch looks like: a record whose end is missing, one of another place, zeros.
-    let first = &bytes[4096..4096 + 90];
-    fs::OpenOptions::new().append(true).open(&newest).unwrap().write_all(&[first, first, &[0; 5000]].concat()).unwrap();
+    // Behind the last record: one of an earlier life of the file; what a torn batch looks like, a record whose end is missing; zeros.
+    let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let old = &bytes[4096..4096 + 40 + number(4096 + 8) + number(4096 + 12)];
+    let behind = [old, &old[..90], old, &[0; 5000]].concat();
+    fs::OpenOptions::new().append(true).open(&newest).unwrap().write_all(&behind).unwrap();
     let found = compare(&home).unwrap();
     assert!(found.len() == 5 && found[4][0] == *last, "{found:?}");
 }

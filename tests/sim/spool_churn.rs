@@ -31,8 +31,12 @@ struct Books {
     /// The largest share of the bound that was ever taken.
     share: f64,
     log: u64,
+    zeros: u64,
     content: u64,
     index: u64,
+    /// Segments that were begun in a new file, and in a spare.
+    begun: u64,
+    reused: u64,
     copied: Vec<(Duration, u64)>,
 }
 
@@ -50,9 +54,13 @@ impl Books {
         self.share = self.share.max(used as f64 / bound as f64);
         let what = (operation.kind, operation.path);
         assert!(used <= bound, "{used} bytes on disk, {} live, at {:?}: {what:?}", self.live, self.now);
+        let is_segment = operation.path.extension().is_some_and(|extension| extension == "seg");
+        self.begun += u64::from(is_segment && operation.kind == OperationKind::Create);
+        self.reused += u64::from(is_segment && operation.kind == OperationKind::Rename);
         if operation.kind == OperationKind::Write {
             let bytes = operation.bytes.len() as u64;
             match operation.path.components().nth(2).and_then(|part| part.as_os_str().to_str()) {
+                Some("log") if operation.bytes.iter().all(|octet| *octet == 0) => self.zeros += bytes,
                 Some("log") => {
                     self.log += bytes;
                     let copied = self.survivors(operation.bytes);
@@ -205,30 +213,40 @@ async fn hour(house: &mut House, random: &mut SimRandom) {
 fn disk_use_stays_under_twice_what_lives_and_two_segments_at_every_moment() {
     for segment_size in [256 << 10, 2 << 20] {
         run(async {
-            let options = Options { segment_size, compaction_rate: 1 << 20, inline_max: 128 << 10, ..options(ROOT) };
+            let options = Options {
+                segment_size,
+                compaction_rate: 1 << 20,
+                inline_max: 128 << 10,
+                spares: 4,
+                zeros_ahead: 32 << 10,
+                ..options(ROOT)
+            };
             let mut house = House::open(options).await;
             hour(&mut house, &mut SimRandom::new(segment_size)).await;
             tokio::time::sleep(SECOND * 5).await;
             let (left, used) = (house.sizes.values().sum::<u64>(), house.disk.used());
             let books = house.books.lock().unwrap();
             println!(
-                "segments of {} KiB: {} messages, {:.1} MB accepted; log {:.1} MB written, content {:.1}, index {:.1}, survivors {:.1}; \
+                "segments of {} KiB: {} messages, {:.1} MB accepted; log {:.1} MB and zeros {:.1} MB written, content {:.1}, index {:.1}, survivors {:.1}; \
                  {:.2} bytes written a byte of mail; at most {:.1} MB on disk and {:.0} % of the bound; {:.2} MB at the end for {:.2} MB \
                  that live",
                 segment_size >> 10,
                 books.sizes.len(),
                 books.accepted as f64 / 1e6,
                 books.log as f64 / 1e6,
+                books.zeros as f64 / 1e6,
                 books.content as f64 / 1e6,
                 books.index as f64 / 1e6,
                 books.copied() as f64 / 1e6,
-                (books.log + books.content + books.index) as f64 / books.accepted as f64,
+                (books.log + books.zeros + books.content + books.index) as f64 / books.accepted as f64,
                 books.peak as f64 / 1e6,
                 books.share * 100.0,
                 used as f64 / 1e6,
                 left as f64 / 1e6,
             );
             assert!(books.sizes.len() > 15_000 && left > 500_000);
+            println!("{} segments begun in new files, {} in spares", books.begun, books.reused);
+            assert!(books.reused > books.begun, "{} new files, {} spares", books.begun, books.reused);
             assert!(books.copied() > 0, "nothing was ever copied");
             // What is copied costs less than the mail itself.
             assert!(books.copied() < books.accepted, "{} copied", books.copied());

@@ -48,12 +48,16 @@ pub(crate) enum At {
     SecondInRebuild,
     FaultInRecovery,
     LaterLife,
+    SpareRetired,
+    SpareCut,
+    SpareAdopted,
+    SpareDropped,
     Compressed,
     Reserved,
 }
 
 /// Each with its words, in the order of `At`.
-const NAMES: [&str; 34] = [
+const NAMES: [&str; 38] = [
     "an Accept record being written",
     "a batch of several Accept records",
     "the sync of Accept records",
@@ -86,6 +90,10 @@ const NAMES: [&str; 34] = [
     "a second crash while rebuilding the index",
     "a failing disk while recovering",
     "a second or third life of a spool",
+    "a segment becoming a spare",
+    "a spare being cut to its length",
+    "a spare becoming a segment",
+    "a spare's removal",
     "a compressed record being written",
     "more room being reserved for a segment",
 ];
@@ -250,6 +258,15 @@ impl Scene {
 
     fn log(&mut self, operation: &Operation<'_>) -> Places {
         let mut places = Places::default();
+        if operation.path.extension().is_some_and(|extension| extension == "spare") {
+            places.add(match operation.kind {
+                OperationKind::Rename => At::SpareRetired,
+                OperationKind::Unlink => At::SpareDropped,
+                OperationKind::Length => At::SpareCut,
+                _ => At::SpareAdopted,
+            });
+            return places;
+        }
         match operation.kind {
             OperationKind::Write if operation.offset >= RECORDS_AT => {
                 places = self.records(operation.bytes);
@@ -273,7 +290,8 @@ impl Scene {
                 places.add(At::SegmentUnlinked);
                 self.compacting = false;
             }
-            OperationKind::CreateFolder | OperationKind::Rename => {}
+            OperationKind::Rename => places.add(At::SpareAdopted),
+            OperationKind::CreateFolder => {}
         }
         self.begun = operation.kind == OperationKind::Create || (self.begun && operation.kind == OperationKind::Allocate);
         places

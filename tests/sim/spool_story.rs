@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     index_in_runs: bool,
     /// Zeros ahead of the log's end.
     zeros_ahead: u64,
+    /// How many released segments are kept to be written again.
+    spares: usize,
     /// How often each of the steps is taken.
     weights: [u64; 14],
     /// Whether several things fail at once.
@@ -61,11 +63,23 @@ const WEIGHTS: [[u64; 14]; 5] = [
 /// Seeds below this tell the stories that there were first, so that the first bugs found by them can be told again.
 pub(crate) const LATER: u64 = 1000;
 
+/// Much mail, soon gone, in segments that hold little more than a message: each is soon a spare, and written over.
+const REUSE: [u64; 14] = [10, 1, 26, 1, 1, 0, 1, 1, 1, 3, 0, 8, 2, 1];
 /// Long stories of segments that die but for a few stragglers, which are copied.
 const CHURN: [u64; 14] = [12, 2, 24, 3, 1, 1, 1, 0, 1, 4, 0, 1, 4, 0];
 
 impl Plan {
     pub(crate) fn new(seed: u64) -> Self {
+        let plan = Self::of(seed);
+        match seed % 5 {
+            _ if seed < LATER => plan,
+            0 => Self { spares: 1, segment_size: 6 * 1024, weights: REUSE, steps: plan.steps * 2, ..plan },
+            2 | 3 => Self { spares: 2, ..plan },
+            _ => plan,
+        }
+    }
+
+    fn of(seed: u64) -> Self {
         let mut random = SimRandom::new(seed ^ 0x0051_0e5e_ed00);
         let segment_size = [6, 8, 8, 12, 24][random.below(5) as usize] * 1024;
         let inline_max = [512, 2048, 2048, 16 * 1024][random.below(4) as usize];
@@ -81,6 +95,7 @@ impl Plan {
             compressed: random.below(3) == 0,
             // Not in the stories of `seeds`: their cuts are counted in operations.
             zeros_ahead: if seed >= LATER && seed % 3 == 1 { 512 << (seed % 4) } else { 0 },
+            spares: 0,
             weights: WEIGHTS[random.below(5) as usize],
             harsh: seed >= LATER && random.below(4) == 0,
         };
@@ -101,6 +116,7 @@ impl Plan {
             inline_max: self.inline_max,
             segment_size: self.segment_size,
             zeros_ahead: self.zeros_ahead,
+            spares: self.spares,
             compression,
             ..options(ROOT)
         }

@@ -94,6 +94,7 @@ pub(crate) fn options(path: impl Into<PathBuf>) -> Options {
         min_free: 0,
         segment_size: SEGMENT_SIZE,
         zeros_ahead: false,
+        spares: 0,
         compaction_rate: 1 << 20,
         index_cache: 1 << 20,
         compression: posthouse::config::Compression::None,

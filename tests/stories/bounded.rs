@@ -71,6 +71,25 @@ fn outgoing_messages_rate_holds_the_destinations_mail_up_and_nobody_elses() {
 }
 
 #[test]
+fn a_reload_buys_no_connection() {
+    story(async {
+        let outgoing = Outgoing { connections_rate: rate(1, 3600), ..Outgoing::default() };
+        let server = Setup::new().config(|config| config.destinations = vec![provider(outgoing)]).start().await;
+        let peer = server.host("mx.provider.test", "50.2.0.1", Script::default()).await;
+        server.world.dns.mx("far.test", &[(10, "mx.provider.test")]);
+        for _ in 0..3 {
+            server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+            server.pass(MINUTE).await;
+            server.reload(|_| {}).await.unwrap();
+        }
+        server.pass(MINUTE).await;
+        assert_eq!((peer.connections(), peer.taken().len()), (1, 1));
+        server.empty().await;
+        assert_eq!(peer.taken().len(), 3);
+    });
+}
+
+#[test]
 fn a_notice_and_local_mail_wait_for_no_rate() {
     story(async {
         // However it is written, it is for mail to others.

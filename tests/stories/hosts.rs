@@ -45,6 +45,37 @@ fn a_policy_refusal_over_ipv6_is_tried_over_ipv4_at_once_and_remembered() {
 }
 
 #[test]
+fn a_refusal_over_ipv6_by_a_421_is_tried_over_ipv4_and_remembered_over_a_reload() {
+    story(async {
+        let server = Setup::new().start().await;
+        let leave = Act::SayAndClose("421 4.7.25 [2a00:1::7] has no PTR record".to_owned());
+        let [v6, v4] = both_families(&server, Script::default().always(Stage::Mail, leave), Script::default()).await;
+        mail(&server, &["eve@far.test"]).await;
+        assert_eq!((v6.connections(), v4.taken().len(), server.count("ipv6-refused")), (1, 1, 1));
+        server.reload(|_| {}).await.unwrap();
+        server.pass(HOUR).await;
+        mail(&server, &["eve@far.test"]).await;
+        assert_eq!((v6.connections(), v4.taken().len()), (1, 2));
+    });
+}
+
+#[test]
+fn what_was_learnt_of_equal_hosts_outlives_a_reload() {
+    story(async {
+        let server = Setup::new().start().await;
+        let slow = Script::default().always(Stage::Greeting, Act::Slow(2 * SECOND));
+        let [slow, quick] = shares(&server, slow, Script::default(), 10).await;
+        let before = slow.connections();
+        assert_eq!(slow.taken().len() + quick.taken().len(), 10);
+        for _ in 0..10 {
+            server.reload(|_| {}).await.unwrap();
+            mail(&server, &["eve@far.test"]).await;
+        }
+        assert!(slow.connections() <= before + 1, "{} after {before}", slow.connections());
+    });
+}
+
+#[test]
 fn only_what_was_refused_over_ipv6_goes_over_ipv4() {
     story(async {
         let server = Setup::new().start().await;

@@ -115,6 +115,74 @@ fn what_comes_back_for_the_same_recipients_is_refused_at_the_first_turn() {
     });
 }
 
+/// What the peer took last, as another server, which knows no better, gives it back.
+fn returned(peer: &posthouse::system::sim::Peer) -> String {
+    let content = String::from_utf8(peer.taken().last().unwrap().content.clone()).unwrap();
+    format!("Received: from mail.example.test by far.test id 7\r\n{content}")
+}
+
+#[test]
+fn what_comes_back_for_a_crowd_is_refused_at_the_first_turn() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", Script::default()).await;
+        let all: Vec<String> = (0..500).map(|n| format!("eve{n}@far.test")).collect();
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        server.relay("sue@far.test", &all, CONTENT).await;
+        server.empty().await;
+        let mut client = server.client(TRUSTED).await;
+        for some in [&all[..], &all[100..200], &all[499..]] {
+            let replies = client.transaction("sue@far.test", some, returned(&far).as_bytes()).await.unwrap();
+            assert!(replies.last().unwrap().starts_with("554 5.4.6 "), "{:?}", replies.last());
+        }
+        assert_eq!((far.taken().len(), server.count("accepted")), (1, 1));
+    });
+}
+
+#[test]
+fn what_comes_back_in_company_goes_out_again_only_for_the_company() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", Script::default()).await;
+        server.relay("ann@example.test", &["eve@far.test", "joe@far.test"], CONTENT).await;
+        server.empty().await;
+        let back = returned(&far);
+        let to = ["joe@far.test", "kim@far.test", "eve@far.test", "bob@example.test"];
+        server.relay("ann@example.test", &to, &back).await;
+        server.empty().await;
+        let taken = far.taken();
+        assert_eq!((taken.len(), taken[1].recipients.join(" ")), (2, "kim@far.test".to_owned()));
+        assert_eq!(server.mailbox("bob").len(), 1);
+        let bounces = server.mails("ann");
+        assert_eq!(bounces.len(), 1, "one for both");
+        let told = &bounces[0];
+        assert!(told.contains("Status: 5.4.6") && told.contains("joe@far.test") && told.contains("eve@far.test"), "{told}");
+        assert!(!told.contains("Final-Recipient: rfc822; kim@far.test"), "{told}");
+        // For nobody new nothing goes out at all.
+        server.relay("ann@example.test", &["eve@far.test", "sue@example.test"], &back).await;
+        server.empty().await;
+        assert_eq!((far.taken().len(), server.mailbox("sue").len(), server.mails("ann").len()), (2, 1, 2));
+    });
+}
+
+#[test]
+fn a_list_may_bring_what_went_to_its_reader_as_well() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", Script::default()).await;
+        server.relay("ann@example.test", &["list@far.test", "bob@example.test"], CONTENT).await;
+        server.empty().await;
+        let copy = format!("List-Id: <list.far.test>\r\n{}", returned(&far));
+        server.relay("list-bounces@far.test", &["bob@example.test"], &copy).await;
+        server.empty().await;
+        assert_eq!(server.mailbox("bob").len(), 2);
+        // A list's mail that goes in a circle is a loop like any other.
+        let mut client = server.client(TRUSTED).await;
+        let replies = client.transaction("ann@example.test", &["bob@example.test"], copy.as_bytes()).await.unwrap();
+        assert!(replies.last().unwrap().starts_with("554 5.4.6 "), "{replies:?}");
+    });
+}
+
 #[test]
 fn what_a_reader_sends_on_by_hand_may_come_again() {
     story(async {

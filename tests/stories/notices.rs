@@ -326,6 +326,31 @@ fn who_logged_in_is_known_whatever_the_sender() {
 }
 
 #[test]
+fn a_known_client_is_told_also_when_the_message_can_no_longer_be_read_and_a_stranger_is_not() {
+    story(async {
+        let setup = Setup::new().aliases("abroad: gone@far.test\n").config(|config| {
+            config.notice.to = NoticeTo::Known;
+            config.retry.delay_notice.clear();
+        });
+        let server = setup.start().await;
+        let home = server.domain("home.test", Script::default()).await;
+        server.handle.pause(None).await.unwrap();
+        // Too long for a record: it has a file.
+        let content = CONTENT.to_owned() + &"all of it\r\n".repeat(20_000);
+        for id in [
+            server.relay("joe@home.test", &["eve@far.test"], &content).await,
+            server.send("sue@home.test", &["abroad@example.test"], &content).await,
+        ] {
+            server.disk.unlink(format!("/spool/content/{id}").as_ref()).unwrap();
+        }
+        server.handle.resume(None).await.unwrap();
+        server.empty().await;
+        let told: Vec<_> = home.taken().into_iter().flat_map(|taken| taken.recipients).collect();
+        assert_eq!((told, server.count("unnotified")), (vec!["joe@home.test".to_owned()], 1));
+    });
+}
+
+#[test]
 fn who_logged_in_is_told_also_when_the_message_can_no_longer_be_read() {
     story(async {
         let setup = crate::submission::setup().config(|config| {

@@ -89,6 +89,44 @@ fn every_stage_has_a_time_out_of_its_own() {
 }
 
 #[test]
+fn a_server_that_takes_each_recipient_just_in_time_does_not_keep_the_message_for_ever() {
+    for (change, time) in [(None, HOUR * 2), (Some(10 * MINUTE), 10 * MINUTE)] {
+        story(async {
+            let setup = Setup::new().config(|config| {
+                config.retry.jitter = 0.0;
+                config.remote.transaction_timeout = change.unwrap_or(config.remote.transaction_timeout);
+            });
+            let server = setup.start().await;
+            let slow = Script::default().always(Stage::AnyRecipient, Act::Slow(4 * MINUTE));
+            let far = server.domain("far.test", slow).await;
+            let to: Vec<String> = (0..100).map(|n| format!("eve{n}@far.test")).collect();
+            let to: Vec<&str> = to.iter().map(String::as_str).collect();
+            server.relay("ann@example.test", &to, "Subject: long\r\n\r\n").await;
+            let accepted = server.now();
+            let deferred = |event: &Event| match event {
+                Event::Deferred { next_attempt, reply, .. } => Some((*next_attempt, reply.clone())),
+                _ => None,
+            };
+            let (next, reply) = server.event("the end of the attempt", deferred).await;
+            assert_about(next.since(accepted) - 5 * MINUTE, time, &None);
+            assert!(reply.contains("the transaction takes too long"), "{reply}");
+            assert_eq!((far.taken().len(), far.connections()), (0, 1));
+        });
+    }
+}
+
+#[test]
+fn a_slow_last_reply_is_waited_for_beyond_the_time_of_a_transaction() {
+    story(async {
+        let server = Setup::new().config(|config| config.remote.transaction_timeout = MINUTE).start().await;
+        let far = server.domain("far.test", Script::default().always(Stage::End, Act::Slow(9 * MINUTE))).await;
+        server.relay("ann@example.test", &["eve@far.test"], "Subject: slow\r\n\r\n").await;
+        server.empty().await;
+        assert_eq!((far.taken().len(), server.count("deferred")), (1, 0));
+    });
+}
+
+#[test]
 fn a_lost_last_reply_is_said_to_leave_a_possible_duplicate() {
     for act in [Act::TakeAndClose, Act::Close, Act::Stall] {
         story(async {

@@ -1,6 +1,7 @@
 //! Quotas of Maildirs (Maildir++): what doesn't fit goes back or waits, and the mailbox's file says what is there.
 
 use std::path::Path;
+use std::time::Duration;
 
 use posthouse::config::Quota;
 use posthouse::event::Event;
@@ -67,6 +68,43 @@ fn a_full_mailbox_sends_mail_back_and_the_sender_learns_why() {
         let disk: &dyn Disk = &*server.disk;
         assert_eq!(disk.list(Path::new("/mail/example.test/bob/tmp")).unwrap(), [""; 0]);
     });
+}
+
+/// The replies to MAIL and RCPT for bob and sue.
+async fn asked(server: &Server, parameters: &str) -> [String; 3] {
+    let mut client = server.client(STRANGER).await;
+    let mut say = async |line: String| client.command(&line).await.unwrap();
+    let mail = say(format!("MAIL FROM:<joe@far.test>{parameters}")).await;
+    [mail, say("RCPT TO:<bob+tag@example.test>".to_owned()).await, say("RCPT TO:<sue@example.test>".to_owned()).await]
+}
+
+#[test]
+fn a_full_mailbox_is_told_at_rcpt_where_the_others_go_on() {
+    for (bounce, refusal) in [(true, "552 5.2.2 <bob+tag@example.test>: "), (false, "452 4.2.2 <bob+tag@example.test>: ")] {
+        story(async {
+            let server = setup(10_000, bounce).aliases("both: bob, sue\n").start().await;
+            assert!(asked(&server, " SIZE=20000").await[1].starts_with("250"), "nobody has counted yet");
+            server.send("ann@example.test", &["bob@example.test"], &content(9600)).await;
+            server.empty().await;
+            assert!(asked(&server, " SIZE=4000").await[1].starts_with("250"), "looked at less than 10 seconds ago");
+            server.pass(Duration::from_secs(10)).await;
+            let [mail, bob, sue] = asked(&server, " SIZE=4000").await;
+            assert!(mail.starts_with("250") && bob.starts_with(refusal) && sue.starts_with("250"), "{bob}");
+            assert!(asked(&server, "").await[1].starts_with("250"), "who knows how large it is");
+            // What an alias leads to isn't asked for.
+            server.send("ann@example.test", &["both@example.test"], "Subject: x\r\n\r\n").await;
+            let refused = |event: &Event| matches!(event, Event::Refused { stage: "recipient", .. });
+            assert_eq!(server.events.recorded().iter().filter(|event| refused(event)).count(), 1);
+            // Its owner makes room by a program that doesn't know the file: a count says so, once what was counted is old.
+            let disk: &dyn Disk = &*server.disk;
+            let new = Path::new("/mail/example.test/bob/new");
+            for name in disk.list(new).unwrap() {
+                disk.unlink(&new.join(name)).unwrap();
+            }
+            server.pass(MINUTE * 16).await;
+            assert!(asked(&server, " SIZE=4000").await[1].starts_with("250"));
+        });
+    }
 }
 
 #[test]

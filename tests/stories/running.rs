@@ -220,6 +220,29 @@ fn bounce_tells_the_sender_and_ends_it() {
 }
 
 #[test]
+fn bounces_of_many_messages_share_their_commits() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", busy()).await;
+        let mut ids = Vec::new();
+        for n in 0..200 {
+            ids.push(server.relay("ann@example.test", &[&format!("eve{n}@far.test")], CONTENT).await);
+        }
+        server.pass(MINUTE).await;
+        server.handle.pause(None).await.unwrap();
+        let before = server.handle.spool().gauges().batches;
+        let twice = [&ids[..], &ids[..5]].concat();
+        let changed = server.handle.change(Verb::Bounce, twice).await.unwrap();
+        let batches = server.handle.spool().gauges().batches - before;
+        assert_eq!((changed.touched, changed.unknown.len(), server.count("notified")), (200, 0, 200));
+        assert!(batches <= 20, "{batches} batches for 200 bounces");
+        server.handle.resume(None).await.unwrap();
+        server.empty().await;
+        assert_eq!((server.mailbox("ann").len(), far.taken().len()), (200, 0));
+    });
+}
+
+#[test]
 fn remove_tells_nobody() {
     story(async {
         let server = Setup::new().start().await;

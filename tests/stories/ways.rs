@@ -41,6 +41,33 @@ fn recipients(peer: &Peer) -> Vec<String> {
 }
 
 #[test]
+fn a_sender_who_does_without_tls_is_heard_where_no_route_asks_for_it() {
+    story(async {
+        let strict = Route { tls: RemoteTls::Verify, ..route("strict.test", "10.0.0.1") };
+        let by_mx = Route { tls: RemoteTls::Require, ..Route::new(pattern("named.test"), Vec::new()) };
+        let of_sender = Route { sender: all_of("nobody.test"), ..Route::new(pattern("*"), Vec::new()) };
+        let server = Setup::new()
+            .config(|c| {
+                c.remote.tls = RemoteTls::Verify;
+                c.routes = vec![strict, by_mx, of_sender];
+            })
+            .start()
+            .await;
+        let strict = server.listen("10.0.0.1", Script::default()).await;
+        let (far, named) =
+            (server.domain("far.test", Script::default()).await, server.domain("named.test", Script::default()).await);
+        let content = "Subject: report\r\nTLS-Required: No\r\n\r\nhello\r\n";
+        let to = ["joe@far.test", "joe@strict.test", "joe@named.test"];
+        server.relay("ann@example.test", &to, CONTENT).await;
+        server.until("three waits", || server.count("deferred") == 3).await;
+        server.relay("ann@example.test", &to, content).await;
+        server.until("two more", || server.count("deferred") + server.count("postponed") == 5 && far.taken().len() == 1).await;
+        assert_eq!((strict.taken().len(), named.taken().len()), (0, 0));
+        assert!(far.taken()[0].content.ends_with(content.as_bytes()), "the field goes on with the message");
+    });
+}
+
+#[test]
 fn mail_takes_the_route_of_its_sender() {
     story(async {
         let ann = SenderPattern::Address(AddressPattern::Exact(Address::parse("ann@example.test").unwrap()));

@@ -179,6 +179,32 @@ fn what_requires_tls_never_goes_out_without_it() {
 }
 
 #[test]
+fn an_lmtp_server_on_another_machine_that_is_not_the_store_has_to_promise_the_same() {
+    let elsewhere = || Destination::Lmtp("192.0.2.1:24".to_owned());
+    for (request, refused) in [
+        (Request { require_tls: true, ..Request::default() }, "failed 5.7.10 mx1"),
+        (by(60, DeliverByMode::Return), "failed 5.3.3 mx1"),
+    ] {
+        run(async {
+            let scene = scene();
+            let asked = |destination| Attempt { destination, ..asking(request.clone(), "\r\nx\r\n") };
+            let peer = scene.peer(&elsewhere(), Script::lmtp()).await;
+            assert_eq!(scene.attempt(asked(elsewhere())).await, [refused]);
+            assert_eq!(peer.taken().len(), 0);
+            // The store is the end of the way, and so is what runs on this machine.
+            let store = Destination::Lmtp("127.0.0.1:24".to_owned());
+            let mailbox = scene.peer(&store, Script::lmtp()).await;
+            assert_eq!(scene.attempt(asked(store)).await, ["delivered 2.0.0 mx1"]);
+            let here = Destination::Lmtp("filter:24".to_owned());
+            let filter = Peer::start(scene.listener("127.0.0.1:24").await, Script::lmtp());
+            scene.host(&here, Endpoint::Tcp(filter.address()));
+            assert_eq!(scene.attempt(asked(here)).await, ["delivered 2.0.0 mx1"]);
+            assert_eq!((mailbox.taken().len(), filter.taken().len()), (1, 1));
+        });
+    }
+}
+
+#[test]
 fn a_host_that_a_rate_keeps_from_being_asked_may_be_the_one_that_takes_it() {
     run(async {
         let scene = scene();

@@ -36,7 +36,10 @@ impl Routes for Fixed {
             _ => RemoteTls::Opportunistic,
         };
         let tls = self.tls.lock().unwrap().get(destination).copied();
-        Way::sample(tls.unwrap_or(known))
+        let store = matches!(destination, Destination::Lmtp(address) if address.starts_with("127."));
+        let mut way = Way::sample(tls.unwrap_or(known));
+        way.store = store;
+        way
     }
 
     fn maildir(&self, address: &Address) -> Result<PathBuf, Outcome> {
@@ -74,6 +77,7 @@ fn settings() -> Config {
             min_free: 0,
             segment_size: 1 << 20,
             zeros_ahead: true,
+            spares: 4,
             compaction_rate: 1 << 25,
             index_cache: 1 << 20,
             compression: config::Compression::None,
@@ -102,6 +106,7 @@ fn settings() -> Config {
             concurrency: 3,
             connect_timeout: Duration::from_secs(30),
             reply_timeout: Duration::from_secs(300),
+            transaction_timeout: Duration::from_secs(7200),
             stage_timeouts: Default::default(),
             special_addresses: config::SpecialAddresses::Allow,
             tls: config::RemoteTls::Opportunistic,
@@ -143,8 +148,14 @@ fn scene_of(config: Config, system: impl FnOnce(&World) -> System) -> Scene {
     let folder_of_mail = folder.path().join("mail/us.test");
     let routes = Arc::new(Fixed { hosts: Mutex::default(), tls: Mutex::default(), folder: folder_of_mail });
     let (system, events) = (system(&world), Events::recording());
-    let deliverer =
-        Arc::new(Deliverer::new(Arc::new(config), routes.clone(), system, events.clone(), Arc::new(OwnMark::new(b"key"))));
+    let deliverer = Arc::new(Deliverer::new(
+        Arc::new(config),
+        routes.clone(),
+        system,
+        events.clone(),
+        Arc::new(OwnMark::new(b"key")),
+        Memory::default(),
+    ));
     Scene { world, deliverer, routes, folder, events }
 }
 

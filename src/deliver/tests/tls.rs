@@ -225,6 +225,31 @@ fn a_message_that_requires_tls_goes_only_to_whom_it_should() {
 }
 
 #[test]
+fn what_a_sender_says_of_tls_waives_what_is_configured_for_everybody_but_not_what_it_asked_for_itself() {
+    let authority = Authority::new();
+    let header = "Subject: x\r\nTLS-Required: (a report) No\r\n\r\nx\r\n";
+    for (offering, name, content, require_tls, expected) in [
+        (&OFFERING[..1], "mx1.peer.test", "x\r\n", false, "deferred 4.7.4 mx1"),
+        (&OFFERING[..1], "mx1.peer.test", header, false, "delivered 2.0.0 mx1"),
+        (&OFFERING[..1], "mx1.peer.test", header, true, "failed 5.7.10 mx1"),
+        (&OFFERING[..], "other.test", "x\r\n", false, "deferred 4.7.5 mx1"),
+        (&OFFERING[..], "other.test", header, false, "delivered 2.0.0 mx1"),
+    ] {
+        run(async {
+            let scene = scene_with(&authority);
+            scene.level(&mx(), RemoteTls::Verify);
+            let peer = scene.secure_peer(&mx(), Script::offering(offering), authority.server(name, 2090)).await;
+            let request = Request { require_tls, ..Request::default() };
+            let content = Arc::new(content.as_bytes().to_vec());
+            let attempt = Attempt { request: request.boxed(), content, ..attempt(1, mx(), &["a@peer.test"]) };
+            assert_eq!(scene.attempt(attempt).await, [expected], "{name} {offering:?}");
+            // TLS is taken where it can be had.
+            assert!(peer.taken().iter().all(|taken| taken.encrypted == (offering.len() > 1)));
+        });
+    }
+}
+
+#[test]
 fn an_encrypted_connection_is_used_again_and_sessions_are_taken_up_again() {
     let authority = Authority::new();
     run(async {

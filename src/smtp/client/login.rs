@@ -1,4 +1,4 @@
-//! How a client logs in (RFC 4954): SCRAM-SHA-256, else PLAIN, else LOGIN. Owns the password, and what was worked out of it.
+//! How a client logs in (RFC 4954): SCRAM-SHA-256, else PLAIN, else LOGIN. Owns the password, and the key last worked out of it.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -26,19 +26,25 @@ pub struct Login {
 /// A password, and what a server last made us work out of it: the same for each session, as long as the salt is.
 pub struct Password {
     text: String,
-    worked_out: Mutex<Option<WorkedOut>>,
+    key: Mutex<Option<(KeyWork, Key)>>,
 }
 
-struct WorkedOut {
-    salt: Vec<u8>,
-    iterations: NonZeroU32,
-    salted: [u8; KEY_SIZE],
+/// SCRAM's `SaltedPassword`.
+pub type Key = [u8; KEY_SIZE];
+
+/// What a key is worked out with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyWork {
+    /// The server's salt.
+    pub salt: Vec<u8>,
+    /// Rounds: up to a second's work.
+    pub iterations: NonZeroU32,
 }
 
 impl Password {
     /// A password as it is typed.
     pub fn new(text: String) -> Self {
-        Self { text, worked_out: Mutex::default() }
+        Self { text, key: Mutex::default() }
     }
 
     /// Whether this is it.
@@ -46,15 +52,17 @@ impl Password {
         self.text == text
     }
 
-    /// SCRAM's `SaltedPassword`. None: SASLprep forbids a character in it.
-    pub(super) fn salted(&self, salt: &[u8], iterations: NonZeroU32) -> Option<[u8; KEY_SIZE]> {
-        let mut worked_out = self.worked_out.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = worked_out.as_ref().filter(|known| known.salt == salt && known.iterations == iterations) {
-            return Some(known.salted);
-        }
-        let salted = salted(&prepare(&self.text)?, salt, iterations);
-        *worked_out = Some(WorkedOut { salt: salt.to_vec(), iterations, salted });
-        Some(salted)
+    /// Its key, if it is the one that was worked out last.
+    pub fn key(&self, work: &KeyWork) -> Option<Key> {
+        let known = self.key.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().filter(|(known, _)| known == work).map(|(_, key)| *key)
+    }
+
+    /// Works its key out, which takes long, and keeps it. None: SASLprep forbids a character in the password.
+    pub fn work_out(&self, work: &KeyWork) -> Option<Key> {
+        let key = salted(&prepare(&self.text)?, &work.salt, work.iterations);
+        *self.key.lock().unwrap_or_else(PoisonError::into_inner) = Some((work.clone(), key));
+        Some(key)
     }
 }
 
@@ -88,6 +96,15 @@ impl Mechanisms {
     }
 }
 
+/// What comes of a challenge.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// This is said.
+    Say(String),
+    /// First a key is needed: `Exchange::prove` has the answer then.
+    Work(KeyWork),
+}
+
 /// A login under way.
 #[derive(Debug)]
 pub(super) enum Exchange {
@@ -115,17 +132,25 @@ impl Exchange {
     }
 
     /// The answer to what the server wants to know; or why it gets none.
-    pub(super) fn answer(&mut self, login: &Login, challenge: &str) -> Result<String, &'static str> {
+    pub(super) fn answer(&mut self, login: &Login, challenge: &str) -> Result<Answer, &'static str> {
         match self {
             Self::Plain | Self::Login(2..) => Err("it asks for more than name and password"),
             Self::Login(said) => {
                 *said += 1;
-                Ok(STANDARD.encode(if *said == 1 { &login.name } else { &login.password.text }))
+                Ok(Answer::Say(STANDARD.encode(if *said == 1 { &login.name } else { &login.password.text })))
             }
             Self::Scram(exchange) => {
                 let challenge = STANDARD.decode(challenge.trim()).map_err(|_| "its challenge is not base64")?;
-                exchange.answer(login, &challenge).map(|answer| STANDARD.encode(answer))
+                exchange.answer(login, &challenge)
             }
+        }
+    }
+
+    /// The answer for which a key was needed; or why there is none.
+    pub(super) fn prove(&mut self, key: Option<Key>) -> Result<String, &'static str> {
+        match (self, key) {
+            (Self::Scram(exchange), Some(key)) => exchange.prove(&key).map(|proof| STANDARD.encode(proof)),
+            _ => Err("the password has characters that SCRAM forbids"),
         }
     }
 

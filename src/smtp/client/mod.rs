@@ -20,7 +20,7 @@ mod timeouts;
 mod transaction;
 
 pub use extensions::{Extensions, Limits};
-pub use login::{Login, Mechanisms, Password};
+pub use login::{Key, KeyWork, Login, Mechanisms, Password};
 pub use session::Session;
 pub use step::{Settings, StartTls, Step};
 pub use timeouts::Timeouts;

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use subtle::ConstantTimeEq as _;
 
-use super::login::Login;
+use super::login::{Answer, Key, KeyWork, Login};
 use crate::smtp::scram::{KEY_SIZE, hash, prepare, sign};
 
 /// RFC 7677 section 4: with fewer, whoever has seen the exchange could guess the password too easily.
@@ -27,6 +27,8 @@ pub(super) struct Exchange {
 enum Stage {
     /// Our first message is out.
     First,
+    /// The server has sent its challenge, with this nonce; our key is being worked out.
+    Challenged { message: String, nonce: String },
     /// Our proof is out; this is what the server's signature has to be.
     Proved([u8; KEY_SIZE]),
     /// The server has proved that it knows the password.
@@ -50,10 +52,10 @@ impl Exchange {
     }
 
     /// The answer to a message of the server's; or why it gets none.
-    pub(super) fn answer(&mut self, login: &Login, message: &[u8]) -> Result<String, &'static str> {
+    pub(super) fn answer(&mut self, login: &Login, message: &[u8]) -> Result<Answer, &'static str> {
         let message = std::str::from_utf8(message).map_err(|_| "its challenge is not UTF-8")?;
         match &self.stage {
-            Stage::First => self.prove(login, message),
+            Stage::First => self.challenged(login, message),
             Stage::Proved(signature) => {
                 let shown = message.strip_prefix("v=").and_then(|shown| shown.split(',').next());
                 let shown = shown.and_then(|shown| STANDARD.decode(shown).ok()).unwrap_or_default();
@@ -61,13 +63,13 @@ impl Exchange {
                     return Err("it doesn't show that it knows the password");
                 }
                 self.stage = Stage::Complete;
-                Ok(String::new())
+                Ok(Answer::Say(String::new()))
             }
-            Stage::Complete => Err("it asks for more than the exchange has"),
+            Stage::Challenged { .. } | Stage::Complete => Err("it asks for more than the exchange has"),
         }
     }
 
-    fn prove(&mut self, login: &Login, message: &str) -> Result<String, &'static str> {
+    fn challenged(&mut self, login: &Login, message: &str) -> Result<Answer, &'static str> {
         let mut attributes = message.split(',');
         let mut next = |name: &str| attributes.next().and_then(|attribute| attribute.strip_prefix(name));
         let unreadable = "its challenge can't be read";
@@ -80,15 +82,22 @@ impl Exchange {
         if !(ITERATIONS_MIN..=ITERATIONS_MAX).contains(&iterations.get()) {
             return Err("it asks for less work than is safe, or more than we do");
         }
-        let salted = login.password.salted(&salt, iterations).ok_or("the password has characters that SCRAM forbids")?;
+        self.stage = Stage::Challenged { message: message.to_owned(), nonce: nonce.to_owned() };
+        Ok(Answer::Work(KeyWork { salt, iterations }))
+    }
+
+    /// Our answer to the challenge; or why there is none.
+    pub(super) fn prove(&mut self, salted: &Key) -> Result<String, &'static str> {
+        let Stage::Challenged { message, nonce } = &self.stage else { return Err("it asked for nothing") };
         // `biws` is the GS2 header of our first message, `n,,`.
         let unproved = format!("c=biws,r={nonce}");
         let signed = format!("{},{message},{unproved}", self.bare);
-        let mut proof = sign(&salted, b"Client Key");
+        let mut proof = sign(salted, b"Client Key");
         let signature = sign(&hash(&proof), signed.as_bytes());
         proof.iter_mut().zip(signature).for_each(|(octet, with)| *octet ^= with);
-        self.stage = Stage::Proved(sign(&sign(&salted, b"Server Key"), signed.as_bytes()));
-        Ok(format!("{unproved},p={}", STANDARD.encode(proof)))
+        let said = format!("{unproved},p={}", STANDARD.encode(proof));
+        self.stage = Stage::Proved(sign(&sign(salted, b"Server Key"), signed.as_bytes()));
+        Ok(said)
     }
 }
 
@@ -104,6 +113,13 @@ mod tests {
         Login { name: "user".to_owned(), password, nonce: "rOprNGfwEbeRWgbNEkqO".to_owned(), in_clear: false }
     }
 
+    /// What is answered to a challenge once the key is worked out.
+    fn proved(exchange: &mut Exchange, login: &Login, challenge: &str) -> Result<String, &'static str> {
+        let Answer::Work(work) = exchange.answer(login, challenge.as_bytes())? else { panic!("{challenge}") };
+        assert_eq!(exchange.answer(login, b"r=again"), Err("it asks for more than the exchange has"));
+        exchange.prove(&login.password.work_out(&work).unwrap())
+    }
+
     const CHALLENGE: &str = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
 
     /// RFC 7677 section 3, whole.
@@ -113,9 +129,9 @@ mod tests {
         let mut exchange = Exchange::begin(&login).unwrap();
         assert_eq!(exchange.first(), "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
         let proof = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
-        assert_eq!(exchange.answer(&login, CHALLENGE.as_bytes()), Ok(proof.to_owned()));
+        assert_eq!(proved(&mut exchange, &login, CHALLENGE), Ok(proof.to_owned()));
         assert!(!exchange.is_complete());
-        assert_eq!(exchange.answer(&login, b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="), Ok(String::new()));
+        assert_eq!(exchange.answer(&login, b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="), Ok(Answer::Say(String::new())));
         assert!(exchange.is_complete());
     }
 
@@ -138,7 +154,7 @@ mod tests {
         }
         for wrong in ["", "v=", "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G5=", "e=invalid-proof"] {
             let mut exchange = Exchange::begin(&login).unwrap();
-            exchange.answer(&login, CHALLENGE.as_bytes()).unwrap();
+            proved(&mut exchange, &login, CHALLENGE).unwrap();
             assert!(exchange.answer(&login, wrong.as_bytes()).is_err() && !exchange.is_complete(), "{wrong}");
         }
         let odd = Login { name: "a=b,c".to_owned(), ..login };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::mail::{Cause, Diagnosis, EnhancedCode, Outcome, Reply};
 
 use super::expected::Expected;
-use super::login::Exchange;
+use super::login::{Exchange, KeyWork};
 use super::reply::Parser;
 use super::sending::{Progressed, Sending};
 use super::step::{Settings, Step};
@@ -21,12 +21,14 @@ use super::{Extensions, Transaction};
 /// writes, and we, who do the same, never wait for each other (RFC 2920 section 3.1).
 const PIPELINE_MAX: usize = 100;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
     Greeting,
     Hello,
     /// The TLS handshake, which is the driver's.
     Securing,
+    /// The key of our password is being worked out, by the driver too.
+    Working(KeyWork),
     Ready,
     /// MAIL, RCPT, DATA and their replies.
     Envelope,
@@ -62,6 +64,8 @@ pub struct Session {
     transactions: u32,
     unanswered: Vec<bool>,
     deadline: Option<Duration>,
+    /// When the transaction has to have come to its last reply.
+    end: Duration,
     /// The session is encrypted, and whether we know with whom.
     verified: Option<bool>,
     /// Why it isn't, though the server had offered it.
@@ -94,6 +98,7 @@ impl Session {
             transactions: 0,
             unanswered: Vec::new(),
             deadline,
+            end: Duration::MAX,
             verified: None,
             declined: None,
             insecure: false,
@@ -121,7 +126,7 @@ impl Session {
     pub fn begin(&mut self, now: Duration, transaction: Transaction) {
         debug_assert!(matches!(self.phase, Phase::Ready | Phase::Closed));
         let mut progress = Progress::new(transaction, self.extensions);
-        self.heard = false;
+        (self.heard, self.end) = (false, now.saturating_add(self.settings.timeouts.transaction));
         if self.phase != Phase::Ready {
             let diagnosis = Diagnosis::new(EnhancedCode(4, 4, 2), Cause::Connection, "the connection is closed");
             progress.give_up(&diagnosis, true, false);
@@ -183,7 +188,9 @@ impl Session {
 
     /// Our own reading of the content failed: the transaction must not end as if it were whole, so the connection has to.
     pub fn content_failed(&mut self, _now: Duration) {
-        if let (Phase::Content, Some(progress)) = (self.phase, &mut self.progress) {
+        if self.phase == Phase::Content
+            && let Some(progress) = &mut self.progress
+        {
             let diagnosis = Diagnosis::new(EnhancedCode(4, 3, 0), Cause::Local, "the message can't be read from the spool");
             progress.give_up(&diagnosis, false, false);
             self.end(diagnosis, true);
@@ -210,10 +217,11 @@ impl Session {
         if let Some(result) = self.results.pop_front() {
             return result;
         }
-        match self.phase {
+        match &self.phase {
             Phase::Closed => Step::Closed,
             Phase::Ready => Step::Ready,
             Phase::Securing => Step::StartTls,
+            Phase::Working(work) => Step::WorkOut(work.clone()),
             Phase::Content if self.sending.is_waiting() && !self.expected.is_empty() => Step::NeedInput,
             Phase::Content => Step::NeedContent,
             Phase::Greeting | Phase::Hello | Phase::Envelope | Phase::Final | Phase::Quitting => Step::NeedInput,
@@ -222,7 +230,11 @@ impl Session {
 
     /// When to call `tick`, whatever the driver waits for: input, or room to write.
     pub fn deadline(&self) -> Option<Duration> {
-        self.deadline
+        match self.phase {
+            // Behind the dot only its reply is waited for: who gave that up would send the message twice.
+            Phase::Envelope | Phase::Content => self.deadline.map(|deadline| deadline.min(self.end)),
+            _ => self.deadline,
+        }
     }
 
     /// Whether the connection is at its end; `next` may still have a last word and results.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::login::KeyWork;
 use super::{Login, Timeouts};
 use crate::mail::{Diagnosis, Domain, Outcome, OwnMark};
 
@@ -45,6 +46,8 @@ pub enum Step {
     NeedContent,
     /// Make the TLS handshake, then call `secured` or `unsecured`.
     StartTls,
+    /// Work out this key of the login's password, then call `worked_out`.
+    WorkOut(KeyWork),
     /// A transaction may begin, or `quit`.
     Ready,
     /// The transaction is over: an outcome for each recipient, in their order. `next_hop` is left empty.

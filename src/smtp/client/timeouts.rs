@@ -19,11 +19,22 @@ pub struct Timeouts {
     pub end: Duration,
     /// For every other reply.
     pub reply: Duration,
+    /// From MAIL to the final dot, however many recipients there are and however slowly they are taken.
+    pub transaction: Duration,
 }
 
 impl Timeouts {
     /// The RFC's proportions: of five minutes for a reply, two for DATA's, three for a block, ten for the final dot's.
     pub fn of(reply: Duration) -> Self {
-        Self { greeting: reply, mail: reply, recipient: reply, data: reply * 2 / 5, block: reply * 3 / 5, end: reply * 2, reply }
+        Self {
+            greeting: reply,
+            mail: reply,
+            recipient: reply,
+            data: reply * 2 / 5,
+            block: reply * 3 / 5,
+            end: reply * 2,
+            reply,
+            transaction: reply * 24,
+        }
     }
 }

@@ -17,11 +17,13 @@ impl Session {
 
     /// To be called once `deadline` has passed; before it, nothing happens.
     pub fn tick(&mut self, now: Duration) {
-        if self.deadline.is_none_or(|deadline| now < deadline) {
+        if self.deadline().is_none_or(|deadline| now < deadline) {
             return;
         }
+        let late = self.deadline.is_some_and(|deadline| now < deadline);
         let status = if self.phase == Phase::Greeting { EnhancedCode(4, 4, 1) } else { EnhancedCode(4, 4, 2) };
-        let text = format!("time-out {}", self.moment());
+        let what = if late { "the transaction takes too long: time-out" } else { "time-out" };
+        let text = format!("{what} {}", self.moment());
         self.end(Diagnosis::new(status, Cause::Connection, text), false);
     }
 
@@ -50,7 +52,9 @@ impl Session {
         self.insecure |= self.expected.front() == Some(&Expected::StartTls);
         match self.phase {
             Phase::Closed => return,
-            Phase::Greeting | Phase::Hello | Phase::Securing => self.results.push_back(Step::Refused(diagnosis)),
+            Phase::Greeting | Phase::Hello | Phase::Securing | Phase::Working(_) => {
+                self.results.push_back(Step::Refused(diagnosis))
+            }
             Phase::Ready | Phase::Quitting => {}
             Phase::Envelope | Phase::Content | Phase::Final => {
                 if let Some(mut progress) = self.progress.take() {
@@ -67,7 +71,8 @@ impl Session {
 
     /// Where the session stands, for people.
     fn moment(&self) -> &'static str {
-        match (self.phase, self.expected.front()) {
+        match (&self.phase, self.expected.front()) {
+            (Phase::Working(_), _) => "while logging in",
             (Phase::Content, _) => "while sending the message",
             (_, Some(expected)) => expected.moment(self.settings.lmtp, self.sending.is_chunks()),
             (_, None) => "between transactions",

@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use super::super::expected::Expected;
-use super::super::login::Exchange;
+use super::super::login::{Answer, Exchange, Key};
 use super::super::transaction::diagnosis;
-use super::Session;
+use super::{Phase, Session};
 use crate::mail::{Cause, Diagnosis, EnhancedCode, Reply};
 
 impl Session {
@@ -35,7 +35,8 @@ impl Session {
             }
             235 => self.login_failed("it doesn't show that it knows the password", false),
             334 => match exchange.answer(login, &reply.text) {
-                Ok(answer) => self.say_of_login(now, &answer),
+                Ok(Answer::Say(answer)) => self.say_of_login(now, &answer),
+                Ok(Answer::Work(work)) => (self.phase, self.deadline) = (Phase::Working(work), None),
                 Err(why) => self.login_failed(why, true),
             },
             _ => {
@@ -44,6 +45,19 @@ impl Session {
                 let status = EnhancedCode(4, 7, if reply.code / 100 == 5 { 8 } else { 0 });
                 self.leave(Diagnosis { status, text, cause: Cause::Connection, ..refused });
             }
+        }
+    }
+
+    /// The key of our password, as `Step::WorkOut` asks for it; none: it has none.
+    pub fn worked_out(&mut self, now: Duration, key: Option<Key>) {
+        if !matches!(self.phase, Phase::Working(_)) {
+            return;
+        }
+        self.phase = Phase::Hello;
+        match self.exchange.as_mut().map(|exchange| exchange.prove(key)) {
+            Some(Ok(answer)) => self.say_of_login(now, &answer),
+            Some(Err(why)) => self.login_failed(why, true),
+            None => {}
         }
     }
 

@@ -1,14 +1,14 @@
 //! Quotas of Maildirs, as Maildir++ has them: `maildirsize` in the mailbox says how much may be in it and, in a line for each change,
-//! how much is. Other programs that know it (Dovecot among them) keep the same file. State: when each was last counted anew.
+//! how much is. Other programs that know it (Dovecot among them) keep the same file. State: when each was last counted anew, and what was found.
 //!
 //! Everything here blocks. A count that is wrong for a moment, after a crash or because two wrote at a time, is put right by counting
-//! anew, which happens before anything is refused.
+//! anew, which happens before anything is refused. Who delivers keeps the file up; who only asks writes nothing.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::config::Quota;
 use crate::mail::Timestamp;
@@ -25,18 +25,21 @@ const COUNTED_MAX: usize = 16 * 1024;
 
 /// A number of octets and of messages: what is there, or what comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(super) struct Usage {
-    pub(super) octets: i64,
-    pub(super) messages: i64,
+pub struct Usage {
+    /// Octets.
+    pub octets: i64,
+    /// Messages.
+    pub messages: i64,
 }
 
 impl Usage {
     /// One message.
-    pub(super) fn of(size: u64) -> Self {
+    pub fn of(size: u64) -> Self {
         Self { octets: i64::try_from(size).unwrap_or(i64::MAX), messages: 1 }
     }
 
-    pub(super) fn plus(self, other: Self) -> Self {
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
         Self { octets: self.octets.saturating_add(other.octets), messages: self.messages.saturating_add(other.messages) }
     }
 }
@@ -76,15 +79,15 @@ struct Sizes {
 
 /// There is no room in the mailbox.
 #[derive(Debug)]
-pub(super) struct Full {
+pub struct Full {
     text: String,
     /// The message goes back.
-    pub(super) bounce: bool,
+    pub bounce: bool,
 }
 
 impl Full {
     /// What an error says of a full mailbox, if it is about one.
-    pub(super) fn of(error: &io::Error) -> Option<&Self> {
+    pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref().and_then(|inner| inner.downcast_ref())
     }
 }
@@ -98,31 +101,25 @@ impl fmt::Display for Full {
 impl std::error::Error for Full {}
 
 /// What is known of mailboxes' quotas.
-#[derive(Default)]
-pub(super) struct Quotas {
-    counted: Mutex<BTreeMap<std::path::PathBuf, Timestamp>>,
+#[derive(Debug, Default)]
+pub struct Quotas {
+    counted: Mutex<BTreeMap<PathBuf, Counted>>,
+}
+
+/// A count: when, what the file said then, and what there was.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    at: Timestamp,
+    said: Sizes,
+    usage: Usage,
 }
 
 impl Quotas {
     /// Whether there is a file to be kept up, for a message that is `coming` and fits into a mailbox: an error with `Full` inside if it
     /// doesn't. `configured` is the domain's quota; without one, that in a file that is there counts.
-    pub(super) fn check(
-        &self,
-        disk: &dyn Disk,
-        folder: &Path,
-        now: Timestamp,
-        configured: Quota,
-        coming: Usage,
-    ) -> io::Result<bool> {
-        let wanted = configured.octets.map(|octets| Limit { octets: i64::try_from(octets).unwrap_or(i64::MAX), messages: 0 });
-        let path = folder.join(NAME);
-        let found = match disk.read(&path, 16 * FILE_SIZE_MAX as u64) {
-            Ok(bytes) => Some(parse(&bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Some(None),
-            Err(error) => return Err(error),
-        };
-        let (limit, known) = match (found, wanted) {
+    pub fn check(&self, disk: &dyn Disk, folder: &Path, now: Timestamp, configured: Quota, coming: Usage) -> io::Result<bool> {
+        let wanted = limit(configured);
+        let (limit, known) = match (read(disk, folder)?, wanted) {
             // What can't be read limits nothing of itself.
             (None | Some(None), None) => return Ok(false),
             (Some(Some(sizes)), _) if wanted.is_none_or(|wanted| wanted == sizes.limit) => (sizes.limit, Some(sizes)),
@@ -143,35 +140,89 @@ impl Quotas {
         Err(io::Error::new(io::ErrorKind::QuotaExceeded, Full { text, bounce: configured.bounce }))
     }
 
+    /// Whether a message of this size would not fit; changes nothing. A mailbox without a sound file will be counted when mail is
+    /// delivered to it, and has room until then.
+    pub fn is_full(&self, disk: &dyn Disk, folder: &Path, now: Timestamp, configured: Quota, coming: Usage) -> io::Result<bool> {
+        let Some(Some(said)) = read(disk, folder)? else { return Ok(false) };
+        let limit = limit(configured).unwrap_or(said.limit);
+        if limit.has_room_for(said.usage.plus(coming)) {
+            return Ok(false);
+        }
+        let known = self.counted().get(folder).copied().filter(|counted| counted.said == said && counted.is_fresh(now));
+        let usage = match known {
+            Some(counted) => counted.usage,
+            None => {
+                let usage = count_all(disk, folder)?;
+                self.remember(folder, Counted { at: now, said, usage });
+                usage
+            }
+        };
+        Ok(!limit.has_room_for(usage.plus(coming)))
+    }
+
     /// Notes what has come, where there is a file; what fails is made good by the next count.
-    pub(super) fn add(&self, disk: &dyn Disk, folder: &Path, come: Usage) {
+    pub fn add(&self, disk: &dyn Disk, folder: &Path, come: Usage) {
         let _ = disk.append(&folder.join(NAME), format!("{} {}\n", come.octets, come.messages).as_bytes());
     }
 
     fn is_old(&self, folder: &Path, now: Timestamp) -> bool {
-        let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        counted.get(folder).is_none_or(|at| now.since(*at).as_millis() >= u128::from(COUNT_INTERVAL_MILLIS))
+        !self.counted().get(folder).is_some_and(|counted| counted.is_fresh(now))
+    }
+
+    fn counted(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Counted>> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, folder: &Path, found: Counted) {
+        let mut counted = self.counted();
+        if counted.len() >= COUNTED_MAX {
+            counted.clear();
+        }
+        counted.insert(folder.to_owned(), found);
     }
 
     /// Counts all messages, and writes the file anew.
     fn count(&self, disk: &dyn Disk, folder: &Path, now: Timestamp, limit: Limit) -> io::Result<Sizes> {
-        let mut usage = count_folder(disk, folder)?;
-        for name in disk.list(folder)? {
-            // Folders below are `.Name`; what is in the trash doesn't count.
-            let is_folder = name.starts_with('.') && name != ".Trash" && disk.exists(&folder.join(&name).join("cur"));
-            if is_folder {
-                usage = usage.plus(count_folder(disk, &folder.join(name))?);
-            }
-        }
+        let usage = count_all(disk, folder)?;
         let line = format!("{limit}\n{} {}\n", usage.octets, usage.messages);
         disk.replace(&folder.join(NAME), line.as_bytes())?;
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        if counted.len() >= COUNTED_MAX {
-            counted.clear();
-        }
-        counted.insert(folder.to_owned(), now);
-        Ok(Sizes { limit, usage, lines: 1 })
+        let said = Sizes { limit, usage, lines: 1 };
+        self.remember(folder, Counted { at: now, said, usage });
+        Ok(said)
     }
+}
+
+impl Counted {
+    fn is_fresh(&self, now: Timestamp) -> bool {
+        now.since(self.at).as_millis() < u128::from(COUNT_INTERVAL_MILLIS)
+    }
+}
+
+fn limit(configured: Quota) -> Option<Limit> {
+    configured.octets.map(|octets| Limit { octets: i64::try_from(octets).unwrap_or(i64::MAX), messages: 0 })
+}
+
+/// What the file says, if it can be understood; none if there is no file.
+fn read(disk: &dyn Disk, folder: &Path) -> io::Result<Option<Option<Sizes>>> {
+    match disk.read(&folder.join(NAME), 16 * FILE_SIZE_MAX as u64) {
+        Ok(bytes) => Ok(Some(parse(&bytes))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Ok(Some(None)),
+        Err(error) => Err(error),
+    }
+}
+
+/// All messages of a mailbox.
+fn count_all(disk: &dyn Disk, folder: &Path) -> io::Result<Usage> {
+    let mut usage = count_folder(disk, folder)?;
+    for name in disk.list(folder)? {
+        // Folders below are `.Name`; what is in the trash doesn't count.
+        let is_folder = name.starts_with('.') && name != ".Trash" && disk.exists(&folder.join(&name).join("cur"));
+        if is_folder {
+            usage = usage.plus(count_folder(disk, &folder.join(name))?);
+        }
+    }
+    Ok(usage)
 }
 
 /// The messages of one folder.
@@ -329,6 +380,30 @@ mod tests {
         disk.unlink(&folder.join("new/2.host")).unwrap();
         quotas.add(disk, folder, Usage { octets: -50, messages: -1 });
         quotas.check(disk, folder, later, NONE, Usage::of(293)).unwrap();
+    }
+
+    #[test]
+    fn who_only_asks_counts_where_the_file_says_full_and_writes_nothing() {
+        let disk = disk(&[("cur/1.host,S=100", 100), ("new/2.host,S=50", 50)]);
+        let (disk, quotas, folder): (&dyn Disk, _, _) = (&*disk, Quotas::default(), Path::new(BOX));
+        let now = Timestamp::from_millis(1_000_000_000);
+        let is_full = |at, wanted, coming| quotas.is_full(disk, folder, at, wanted, Usage::of(coming)).unwrap();
+        assert!(!is_full(now, quota(10), 1), "nobody counted yet");
+        put(disk, NAME, b"200S\n140 2\n70 1\n");
+        // Two were removed by a reader that doesn't know the file.
+        assert!(
+            !is_full(now, quota(200), 50)
+                && is_full(now, quota(200), 51)
+                && is_full(now, NONE, 51)
+                && !is_full(now, quota(300), 51)
+        );
+        assert_eq!(file(disk), "200S\n140 2\n70 1\n");
+        disk.unlink(&folder.join("cur/1.host,S=100")).unwrap();
+        assert!(is_full(now, quota(200), 51), "counted a moment ago");
+        assert!(!is_full(now.plus(Duration::from_secs(15 * 60)), quota(200), 51));
+        // A reader that knows the file is believed at once.
+        quotas.add(disk, folder, Usage { octets: -100, messages: -1 });
+        assert!(!is_full(now, quota(200), 51));
     }
 
     #[test]
