@@ -122,7 +122,7 @@ pub(super) const SECTIONS: &[Section] = &[
     Section {
         name: "certificate",
         repeated: true,
-        doc: "more certificates, for other names; the one that a client asks for (SNI) is shown",
+        doc: "more certificates: for other names, of which the one that a client asks for (SNI) is shown; or with other kinds of keys",
         settings: &[
             must("file", Kind::Path(false), "conf/tls/other.pem", "PEM file, our own certificate first"),
             must("key", Kind::Path(false), "conf/tls/other-key.pem", "PEM file, the certificate's private key"),

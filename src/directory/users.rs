@@ -149,10 +149,14 @@ impl Users {
         match at.and_then(|at| self.lines.get(at)) {
             Some(Line::User { hash, .. }) => {
                 let hash = PasswordHash::new(hash);
+                #[cfg(test)]
+                work::count(hash.as_ref().ok());
                 hash.is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok())
             }
             _ => {
                 let hash: Result<PasswordHash, _> = Argon2::default().hash_password_with_salt(password, &[0; 16]);
+                #[cfg(test)]
+                work::count(hash.as_ref().ok());
                 drop(std::hint::black_box(hash));
                 false
             }
@@ -369,6 +373,29 @@ fn secrets(entropy: &dyn Entropy, password: &str) -> Result<Secrets, UsersError>
 
 fn salt(entropy: &dyn Entropy) -> Vec<u8> {
     (0..2).flat_map(|_| entropy.next_u64().to_le_bytes()).collect()
+}
+
+/// Counts what checks of passwords cost, so that tests can compare that without a clock.
+#[cfg(test)]
+pub(crate) mod work {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    thread_local! {
+        static DONE: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// One more hash with the costs of this one.
+    pub(super) fn count(hash: Option<&PasswordHash>) {
+        let costs = hash.map(|hash| hash.params.to_string()).unwrap_or_default();
+        DONE.with_borrow_mut(|done| done.push(costs));
+    }
+
+    /// The costs of all that this thread did since the last call, in order.
+    pub(crate) fn done() -> Vec<String> {
+        DONE.take()
+    }
 }
 
 #[cfg(test)]

@@ -76,8 +76,8 @@ events! {
     Stopping "stopping" INFO { reason: String, grace: Duration }
     /// Nothing is in flight any more; the spool is closed.
     Stopped "stopped" INFO { unfinished: usize }
-    /// A pair of certificate and key is in use: which, and for whom.
-    Certificate "certificate" INFO { path: String, names: String, expires: Option<Timestamp> }
+    /// A pair of certificate and key is in use: which, for whom, and the kind of its key.
+    Certificate "certificate" INFO { path: String, names: String, kind: &'static str, expires: Option<Timestamp> }
     /// A self-signed pair was made, because no certificate is configured. Clients that verify will not trust it.
     SelfSigned "self-signed" WARN { path: String, hostname: Domain }
     /// A pair, or another file of TLS, can't be used: the one before stays in use.
@@ -248,7 +248,10 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("id", "the message's queue id"),
     ("in_doubt", "present and true if the connection was lost after the final dot: the next hop may have the message"),
     ("into", "the addresses that take the recipient's place, at most 20 of them"),
-    ("kind", "`delay`, `delay-over`, `bounce`, `double-bounce`, `success` or `digest`"),
+    (
+        "kind",
+        "of a notice: `delay`, `delay-over`, `bounce`, `double-bounce`, `success` or `digest`; of a key: `ECDSA`, `RSA` or `Ed25519`",
+    ),
     ("limit", "the setting that was reached"),
     ("login", "the account that the client logged in to, or tried to"),
     ("means", "how it was said: `PROXY` or `XCLIENT`"),

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::*;
 use crate::directory::scram::ScramKeys;
-use crate::directory::users::Users;
+use crate::directory::users::{Users, work};
 use crate::directory::{DecoySeed, FileAccounts};
 use crate::smtp::scram::{hash, sign};
 use crate::system::{SystemEntropy, Workers};
@@ -196,6 +196,47 @@ fn plus_is_bound_to_the_channel() {
     // Somebody has taken PLUS out of what we offered.
     assert_eq!(world.scram(Mechanism::ScramSha256, "y,,", b"", "ann@example.test", "secret"), unbound);
     assert_eq!(world.scram(Mechanism::ScramSha256, "n,,", b"", "ann@example.test", "secret"), "done Ann@example.test");
+}
+
+/// What is hashed for a wrong password, by each way that brings one, and what is said.
+fn work_for(world: &World, name: &str, password: &str) -> Vec<String> {
+    work::done();
+    let plain = world.once(Mechanism::Plain, format!("\0{name}\0{password}").as_bytes());
+    let mut costs = work::done();
+    let mut login = Exchange::begin(Mechanism::Login).0;
+    world.respond(&mut login, name.as_bytes());
+    let login = show(world.respond(&mut login, password.as_bytes()));
+    assert!([plain, login].iter().all(|said| said.ends_with(": wrong name or password")));
+    costs.push("LOGIN".to_owned());
+    costs.extend(work::done());
+    costs
+}
+
+#[test]
+fn a_name_that_is_none_costs_what_one_that_is_does() {
+    let mut world = World::new();
+    let unknown = || (0..100).map(|n| format!("nobody{n}@example.test"));
+    for (password, hashes) in [("guess", 1), ("gue\u{a0}ss", 2)] {
+        let ann = work_for(&world, "ann@example.test", password);
+        assert_eq!(ann, [vec!["m=8,t=1,p=1"; hashes], vec!["LOGIN"], vec!["m=8,t=1,p=1"; hashes]].concat());
+        for name in unknown().chain(["bob@example.test".to_owned(), "ann@elsewhere.test".to_owned()]) {
+            assert_eq!(work_for(&world, &name, password), ann, "{name}");
+        }
+    }
+    // Where accounts differ, a name that is none costs what one of them does, and always the same.
+    let dear = hash_of("secret").replace("m=8,", "m=16,");
+    let text = format!("ann@example.test:{}\nbob@example.test:{dear}\n", hash_of("secret"));
+    world.accounts = FileAccounts::new(Arc::new(Users::parse(&text).unwrap()), DecoySeed::new(b"secret"), Workers::Inline, 2);
+    let known = ["ann@example.test", "bob@example.test"].map(|name| work_for(&world, name, "guess"));
+    assert_ne!(known[0], known[1]);
+    let mut like = [0, 0];
+    for name in unknown() {
+        let work = work_for(&world, &name, "guess");
+        assert_eq!(work, work_for(&world, &name.to_uppercase(), "guess"));
+        let at = known.iter().position(|known| *known == work).unwrap();
+        like[at] += 1;
+    }
+    assert!(like.iter().all(|count| *count > 25), "{like:?}");
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl PairSource {
 /// What a server's side of TLS is made of.
 #[derive(Clone, Debug)]
 pub struct ServerFiles {
-    /// Pairs; which one a client sees goes by the name that it asks for, and is the first without one.
+    /// Pairs; which one a client sees goes by the name that it asks for and the kinds of keys that it takes.
     pub pairs: Vec<PairSource>,
     /// PEM file: certificates of these authorities are taken from clients. None: clients aren't asked for one.
     pub client_ca: Option<PathBuf>,
@@ -71,6 +71,8 @@ pub struct CertificateFacts {
     pub path: String,
     /// The hosts it is for.
     pub names: Vec<String>,
+    /// The kind of its key: `ECDSA`, `RSA` or `Ed25519`.
+    pub kind: &'static str,
     /// Its last moment.
     pub expires: Option<Timestamp>,
 }

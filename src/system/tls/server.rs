@@ -4,13 +4,13 @@
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use rustls::{RootCertStore, ServerConfig, ServerConnection, SignatureAlgorithm, SignatureScheme};
 use tokio_rustls::TlsAcceptor;
 
 use super::super::{BoxFuture, BoxStream, Disk};
@@ -32,11 +32,16 @@ struct Pair {
 struct Pairs(Vec<Pair>);
 
 impl Pairs {
-    /// The pair for the name that a client asks for: one with this very name, else one with a fitting `*`, else the first.
-    fn choose(&self, name: Option<&str>) -> Option<&Pair> {
+    /// The pair for the name that a client asks for: one with this very name, else one with a fitting `*`, else any; of those the
+    /// first whose kind of key the client takes.
+    fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Pair> {
         let name = name.map(str::to_ascii_lowercase);
-        let named = |wildcard| self.0.iter().find(|pair| name.as_deref().is_some_and(|name| pair.facts.is_for(name, wildcard)));
-        named(false).or_else(|| named(true)).or_else(|| self.0.first())
+        let fits = |pair: &&Pair, wildcard| name.as_deref().is_some_and(|name| pair.facts.is_for(name, wildcard));
+        let signs = |pair: &&Pair| pair.key.key.choose_scheme(schemes).is_some();
+        let of = |wildcard| self.0.iter().filter(move |pair| fits(pair, wildcard));
+        let mut in_order = of(false).chain(of(true)).chain(&self.0);
+        // For a client that takes none it makes no difference: the handshake fails, and says why.
+        in_order.find(signs).or_else(|| self.0.first())
     }
 }
 
@@ -47,15 +52,31 @@ impl fmt::Debug for Pairs {
     }
 }
 
-impl ResolvesServerCert for Pairs {
+/// Chooses for one connection, and remembers what: a channel binding needs to know.
+#[derive(Debug)]
+struct Chooser {
+    pairs: Arc<Pairs>,
+    end_point: OnceLock<Option<Vec<u8>>>,
+}
+
+impl ResolvesServerCert for Chooser {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.choose(hello.server_name()).map(|pair| Arc::clone(&pair.key))
+        let pair = self.pairs.choose(hello.server_name(), hello.signature_schemes())?;
+        // A client is asked for its hello at most twice, and must not change it in between (RFC 8446 section 4.1.2).
+        let _ = self.end_point.set(pair.facts.end_point.clone());
+        Some(Arc::clone(&pair.key))
+    }
+}
+
+impl Chooser {
+    fn new(pairs: &Arc<Pairs>) -> Arc<Self> {
+        Arc::new(Self { pairs: Arc::clone(pairs), end_point: OnceLock::new() })
     }
 }
 
 /// Takes connections with the pairs that were read when it was made.
 pub(super) struct Server {
-    acceptor: TlsAcceptor,
+    config: ServerConfig,
     pairs: Arc<Pairs>,
 }
 
@@ -75,16 +96,16 @@ impl Server {
                 builder.with_client_cert_verifier(verifier)
             }
         };
-        let mut config = builder.with_cert_resolver(Arc::clone(&pairs) as Arc<dyn ResolvesServerCert>);
+        let mut config = builder.with_cert_resolver(Chooser::new(&pairs));
         // Sessions are taken up again by tickets that the client keeps: no memory here, however many there are. The keys are
         // made anew with the pairs, and so nobody goes on with a certificate of an authority that isn't believed any more.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(bug)?;
         config.send_tls13_tickets = 1;
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), pairs })
+        Ok(Self { config, pairs })
     }
 
-    fn info(&self, connection: &ServerConnection) -> TlsInfo {
+    fn info(connection: &ServerConnection, chooser: &Chooser) -> TlsInfo {
         let version = connection.protocol_version();
         // Before 1.3 it isn't sure to be unique (RFC 9266 section 1).
         let exporter = (version == Some(rustls::ProtocolVersion::TLSv1_3))
@@ -95,7 +116,7 @@ impl Server {
             cipher: connection.negotiated_cipher_suite().map_or("", |suite| cipher_name(suite.suite())),
             client_names: client.map(|certificate| Facts::read(certificate).client_names()).unwrap_or_default(),
             exporter: exporter.flatten(),
-            end_point: self.pairs.choose(connection.server_name()).and_then(|pair| pair.facts.end_point.clone()),
+            end_point: chooser.end_point.get().cloned().flatten(),
         }
     }
 }
@@ -103,8 +124,11 @@ impl Server {
 impl TlsServer for Server {
     fn accept(&self, stream: BoxStream) -> BoxFuture<'_, io::Result<(BoxStream, TlsInfo)>> {
         Box::pin(async move {
-            let stream = self.acceptor.accept(stream).await?;
-            let info = self.info(stream.get_ref().1);
+            let chooser = Chooser::new(&self.pairs);
+            let mut config = self.config.clone();
+            config.cert_resolver = Arc::clone(&chooser) as Arc<dyn ResolvesServerCert>;
+            let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await?;
+            let info = Self::info(stream.get_ref().1, &chooser);
             Ok((Box::new(stream) as BoxStream, info))
         })
     }
@@ -113,9 +137,20 @@ impl TlsServer for Server {
         let facts = |pair: &Pair| CertificateFacts {
             path: pair.shown.clone(),
             names: pair.facts.hosts.clone(),
+            kind: kind(&pair.key),
             expires: pair.facts.expires,
         };
         self.pairs.0.iter().map(facts).collect()
+    }
+}
+
+/// The kind of a key.
+fn kind(key: &CertifiedKey) -> &'static str {
+    match key.key.algorithm() {
+        SignatureAlgorithm::RSA => "RSA",
+        SignatureAlgorithm::ECDSA => "ECDSA",
+        SignatureAlgorithm::ED25519 => "Ed25519",
+        _ => "other",
     }
 }
 
@@ -264,6 +299,61 @@ mod tests {
             paths,
             [vec!["mail.example.test"], vec!["*.wild.test", "*.other.test"], vec!["mail.other.test", "mx.other.test"]]
         );
+    }
+
+    const RSA_KEY: &str = include_str!("../../../tests/tls/rsa-key.pem");
+
+    /// A client that takes only such signatures, in these versions.
+    fn picky(trusted: &[&str], takes: fn(SignatureScheme) -> bool, old: bool) -> Arc<ClientConfig> {
+        let mut provider = (*provider()).clone();
+        let all = provider.signature_verification_algorithms;
+        let mapping: Vec<_> = all.mapping.iter().copied().filter(|(scheme, _)| takes(*scheme)).collect();
+        provider.signature_verification_algorithms.mapping = Box::leak(mapping.into_boxed_slice());
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider));
+        let versions: &[_] = if old { &[&rustls::version::TLS12] } else { &[&rustls::version::TLS13] };
+        let mut roots = RootCertStore::empty();
+        for pem in trusted {
+            roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).unwrap();
+        }
+        Arc::new(builder.with_protocol_versions(versions).unwrap().with_root_certificates(roots).with_no_client_auth())
+    }
+
+    #[tokio::test]
+    async fn of_several_kinds_of_keys_for_a_name_the_first_is_shown_that_the_client_takes() {
+        let files = Files::new();
+        let names = ["localhost".to_owned(), "mx.example.test".to_owned()];
+        let key = KeyPair::from_pem(RSA_KEY).unwrap();
+        let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+        let path = files.put("rsa.pem", &(certificate.pem() + RSA_KEY));
+        let rsa = PairSource::Files { certificate: path.clone(), key: path };
+        let rsa_pem = certificate.pem();
+        let (ec, ec_pem) = files.pair("ec.pem", &["localhost"]);
+        let is_rsa = |scheme: SignatureScheme| format!("{scheme:?}").starts_with("RSA");
+        let is_ec = |scheme: SignatureScheme| format!("{scheme:?}").starts_with("ECDSA");
+        let server = server(vec![ec, rsa], None);
+        for old in [false, true] {
+            for (takes, name, shown) in [
+                (is_rsa as fn(_) -> _, "localhost", Some(&rsa_pem)),
+                (is_ec, "localhost", Some(&ec_pem)),
+                (|_| true, "localhost", Some(&ec_pem)),
+                (|_| true, "mx.example.test", Some(&rsa_pem)),
+                (is_ec, "mx.example.test", None),
+            ] {
+                let client = picky(&[&rsa_pem, &ec_pem], takes, old);
+                let Some(shown) = shown else {
+                    assert!(shake(&server, &client, name).await.is_err(), "one for another name");
+                    continue;
+                };
+                let end_point = Facts::read(&CertificateDer::from_pem_slice(shown.as_bytes()).unwrap()).end_point;
+                // Also where the session is taken up again.
+                for again in [false, true] {
+                    let (info, resumed) = shake(&server, &client, name).await.unwrap();
+                    assert_eq!((&info.end_point, resumed), (&end_point, again), "{name} {}", info.cipher);
+                }
+            }
+        }
+        let kinds: Vec<_> = server.certificates().into_iter().map(|facts| facts.kind).collect();
+        assert_eq!(kinds, ["ECDSA", "RSA"]);
     }
 
     #[tokio::test]
