@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
-"""The queue under load: is it fair, do dead destinations cost the living anything, and does what waits cost the rest?
+"""The queue under load: do dead destinations cost the living anything, and does what waits cost the rest? (Is it fair: fairness.rs.)
 
-    benches/queue.py PROGRAM fairness --bulk 100000 --letters 500    250-in to 250-out of single letters, alone and beside one sender's bulk
     benches/queue.py PROGRAM holes    --destinations 1000 --holes 300 --each 20      time for the living, without holes and beside them
     benches/queue.py PROGRAM deferred --deferred 100000 --relayed 20000      relay rate and idle CPU, empty and with so much deferred
 
@@ -43,8 +42,6 @@ level = "error"
 """
 ROUTE = '[[route]]\ndomain = "{domain}"\nhosts = ["{host}"]\ntls = "none"\n'
 CONTENT = b"Subject: bench\r\n\r\n" + (b"0123456789" * 7 + b"\r\n") * 56 + b".\r\n"
-# Of another network than the bulk's.
-LETTERS_FROM = "127.0.1.1"
 
 
 def free_port():
@@ -62,9 +59,6 @@ class Server:
         pathlib.Path(self.config).write_text(CONFIG.format(root=root, port=self.port, routes="".join(routes)))
         self.process = subprocess.Popen([program, "serve", "--config", self.config])
         wait_for(lambda: socket.create_connection(("127.0.0.1", self.port)).close() or True)
-
-    def queue(self, verb):
-        subprocess.run([self.program, "queue", verb, "--config", self.config], check=True, stdout=subprocess.DEVNULL)
 
     def cpu(self):
         fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -90,8 +84,8 @@ def wait_for(what, seconds=60):
 class Session(asyncio.Protocol):
     """The next hop's side of a connection: says yes to everything, and counts."""
 
-    def __init__(self, count, out):
-        self.count, self.out, self.buffer, self.content, self.letter = count, out, b"", False, None
+    def __init__(self, count):
+        self.count, self.buffer, self.content = count, b"", False
 
     def connection_made(self, transport):
         self.transport = transport
@@ -109,8 +103,6 @@ class Session(asyncio.Protocol):
                 answers.append(b"250 2.0.0 taken\r\n")
                 with self.count.get_lock():
                     self.count.value += 1
-                if self.letter is not None:
-                    self.out[self.letter] = time.monotonic()
                 continue
             line, newline, rest = self.buffer.partition(b"\r\n")
             if not newline:
@@ -126,16 +118,12 @@ class Session(asyncio.Protocol):
         if line.startswith(b"DATA"):
             self.content = True
             return b"354 go\r\n"
-        if line.startswith(b"MAIL"):
-            self.letter = None
-        if line.startswith(b"RCPT TO:<letter"):
-            self.letter = int(line[15:line.index(b"@")])
         return b"221 bye\r\n" if line.startswith(b"QUIT") else b"250 2.0.0 ok\r\n"
 
 
-def sink(port, count, out):
+def sink(port, count):
     async def main():
-        server = await asyncio.get_running_loop().create_server(lambda: Session(count, out), "0.0.0.0", port, backlog=4096)
+        server = await asyncio.get_running_loop().create_server(lambda: Session(count), "0.0.0.0", port, backlog=4096)
         await server.serve_forever()
 
     asyncio.run(main())
@@ -144,8 +132,8 @@ def sink(port, count, out):
 class Client:
     """One session with the server."""
 
-    def __init__(self, port, source="127.0.0.1"):
-        self.socket = socket.create_connection(("127.0.0.1", port), source_address=(source, 0))
+    def __init__(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.file = self.socket.makefile("rb")
         self.reply()
@@ -159,15 +147,12 @@ class Client:
                 return line
 
     def send(self, sender, to):
-        """Returns when the 250 came."""
         self.socket.sendall(f"MAIL FROM:<{sender}>\r\nRCPT TO:<{to}>\r\nDATA\r\n".encode())
         replies = [self.reply() for _ in range(3)]
         assert replies[2].startswith(b"354"), replies
         self.socket.sendall(CONTENT)
         last = self.reply()
-        now = time.monotonic()
         assert last.startswith(b"250"), last
-        return now
 
 
 def load(port, recipients):
@@ -189,39 +174,7 @@ def join(processes):
         process.join()
 
 
-def quantile(times, share):
-    return 1000 * sorted(times)[min(len(times) - 1, int(len(times) * share))]
-
-
-def fairness(args, root, port, count, out):
-    server = Server(args.program, root, [ROUTE.format(domain="*", host=f"127.0.0.1:{port}")])
-
-    def letters(first, going_on=lambda: True):
-        client, sent = Client(server.port, LETTERS_FROM), {}
-        for n in range(first, first + args.letters):
-            if not going_on():
-                break
-            sent[n] = client.send("ann@letters.test", f"letter{n}@d.test")
-            time.sleep(0.01)
-        wait_for(lambda: all(out[n] for n in sent))
-        times = [max(0.0, out[n] - at) for n, at in sent.items()]
-        return len(times), quantile(times, 0.5), quantile(times, 0.99)
-
-    letters(0)
-    print("idle:        {} letters, p50 {:.2f} ms, p99 {:.2f} ms".format(*letters(args.letters)))
-    server.queue("pause")
-    join(load(server.port, [f"n{n}@d.test" for n in range(args.bulk)]))
-    before, began = count.value, time.monotonic()
-    server.queue("resume")
-    beside = letters(2 * args.letters, lambda: count.value - before < args.bulk * 0.9)
-    print("beside bulk: {} letters, p50 {:.2f} ms, p99 {:.2f} ms".format(*beside), f"({count.value - before} of {args.bulk} gone meanwhile)")
-    letters_out = beside[0]
-    wait_for(lambda: count.value - before >= args.bulk + letters_out, 3600)
-    print(f"all gone at {(args.bulk + letters_out) / (time.monotonic() - began):.0f}/s")
-    server.stop()
-
-
-def holes(args, root, port, count, out):
+def holes(args, root, port, count):
     hole = socket.socket()
     hole.bind(("0.0.0.0", 0))
     # Connections are made by the system, and nobody ever greets.
@@ -250,7 +203,7 @@ def holes(args, root, port, count, out):
     print(f"alone: {rate / alone:.0f}/s; beside {args.holes} holes: {rate / beside:.0f}/s, {100 * alone / beside:.0f} %")
 
 
-def deferred(args, root, port, count, out):
+def deferred(args, root, port, count):
     dead = free_port()
     routes = [ROUTE.format(domain=f"dead{n}.test", host=f"127.0.2.{n + 1}:{dead}") for n in range(10)]
     server = Server(args.program, root, routes + [ROUTE.format(domain="*", host=f"127.0.0.1:{port}")])
@@ -278,19 +231,18 @@ def deferred(args, root, port, count, out):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", type=os.path.abspath)
-    parser.add_argument("figure", choices=["fairness", "holes", "deferred"])
+    parser.add_argument("figure", choices=["holes", "deferred"])
     parser.add_argument("--dir")
-    numbers = {"bulk": 100000, "letters": 500, "destinations": 1000, "holes": 300, "each": 20, "deferred": 100000, "relayed": 20000, "rounds": 3}
+    numbers = {"destinations": 1000, "holes": 300, "each": 20, "deferred": 100000, "relayed": 20000, "rounds": 3}
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     multiprocessing.set_start_method("fork")
     port, count = free_port(), multiprocessing.Value("q", 0)
-    out = multiprocessing.Array("d", 4 * args.letters, lock=False)
-    hop = multiprocessing.Process(target=sink, args=(port, count, out), daemon=True)
+    hop = multiprocessing.Process(target=sink, args=(port, count), daemon=True)
     hop.start()
     with tempfile.TemporaryDirectory(dir=args.dir) as root:
-        {"fairness": fairness, "holes": holes, "deferred": deferred}[args.figure](args, root, port, count, out)
+        {"holes": holes, "deferred": deferred}[args.figure](args, root, port, count)
     hop.terminate()
 
 

@@ -14,6 +14,7 @@ mod sendmail;
 mod serve;
 mod settings;
 mod show;
+mod sites;
 mod source;
 mod spool;
 mod user;

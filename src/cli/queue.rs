@@ -7,6 +7,7 @@ use serde_json::json;
 use super::arguments::{Chosen, DomainArgument, FilterArguments, QueueCommand, SelectionArguments};
 use super::failure::{self, Failure};
 use super::print::{Cell, Out, Table, count, duration, size, state_colour, until};
+use super::sites;
 use super::source::Source;
 use super::{Context, block_on, now, show};
 use crate::config::Config;
@@ -92,12 +93,12 @@ async fn cat(config: &Config, id: QueueId, out: &mut Out<'_>) -> Result<(), Fail
 
 async fn stats(config: &Config, json: bool, out: &mut Out<'_>) -> Result<(), Failure> {
     let now = now();
-    let (rows, paused) = Source::open(config).await?.stats().await?;
+    let (rows, paused, states) = Source::open(config).await?.stats().await?;
     if json {
         for row in &rows {
             out.json(row)?;
         }
-        return Ok(());
+        return sites::documents(&states, out);
     }
     for (kind, head) in [(GroupKind::State, "STATE"), (GroupKind::Domain, "DESTINATION")] {
         let mut table = Table::new(&[head, "MESSAGES", "RECIPIENTS", "SIZE", "OLDEST"]);
@@ -118,6 +119,7 @@ async fn stats(config: &Config, json: bool, out: &mut Out<'_>) -> Result<(), Fai
         }
         table.end(out)?;
     }
+    sites::table(&states, now, out)?;
     if let Some(words) = paused.as_ref().and_then(paused_words) {
         out.line("")?;
         out.line(&words)?;
@@ -189,7 +191,7 @@ async fn resume(config: &Config, argument: &DomainArgument, out: &mut Out<'_>) -
         Some(domain) => out.line(&format!("resumed delivery to {domain}"))?,
     }
     // A domain can be paused beside all: what still stands still must not be a riddle.
-    let (_, paused) = client.stats().await?;
+    let (_, paused, _) = client.stats().await?;
     Ok(paused_words(&paused).map_or(Ok(()), |words| out.line(&words))?)
 }
 

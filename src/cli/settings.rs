@@ -34,7 +34,8 @@ pub(super) fn check(context: &Context<'_>, json: bool, out: &mut Out<'_>) -> Res
     });
     match checked {
         Ok((loaded, directory)) => {
-            for warning in loaded.warnings.iter().chain(directory.warnings()) {
+            let unseen = daemon::unseen_certificates(&loaded.config, &SystemDisk, &SystemTls);
+            for warning in loaded.warnings.iter().chain(directory.warnings()).chain(&unseen) {
                 if json {
                     out.json(&ProblemView::new("warning", warning))?;
                 } else {

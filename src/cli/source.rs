@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::failure::{self, Failure};
 use crate::config::Config;
-use crate::control::{Client, ClientError, MessageView, Paused, Query, StatsRow, stats_rows};
+use crate::control::{Client, ClientError, MessageView, Paused, Query, SiteState, StatsRow, stats_rows};
 use crate::mail::QueueId;
 use crate::spool::{Filter, SpoolError, StoppedSpool, read_stopped};
 use crate::system::{Disk, SystemDisk, SystemNet};
@@ -109,14 +109,14 @@ impl Source {
         Ok(true)
     }
 
-    /// Counts, bytes, ages; and what is paused, if the server runs.
-    pub(super) async fn stats(&mut self) -> Result<(Vec<StatsRow>, Option<Paused>), Failure> {
+    /// Counts, bytes, ages; if the server runs, also what is paused and what is known of destinations.
+    pub(super) async fn stats(&mut self) -> Result<(Vec<StatsRow>, Option<Paused>, Vec<SiteState>), Failure> {
         match self {
             Self::Running(client) => {
-                let (rows, paused) = client.stats().await?;
-                Ok((rows, Some(paused)))
+                let (rows, paused, sites) = client.stats().await?;
+                Ok((rows, Some(paused), sites))
             }
-            Self::Stopped(spool) => Ok((stats_rows(&spool.stats()), None)),
+            Self::Stopped(spool) => Ok((stats_rows(&spool.stats()), None, Vec::new())),
         }
     }
 }

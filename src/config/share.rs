@@ -5,7 +5,7 @@ use ipnet::IpNet;
 
 use super::DomainPattern;
 use super::values::{Parsed, is_not, pattern, text};
-use crate::mail::{Address, Domain, Origin};
+use crate::mail::{Address, Origin};
 
 /// `[[share]]`
 #[derive(Clone, Debug, PartialEq)]
@@ -30,10 +30,10 @@ pub enum ShareOf {
 impl ShareOf {
     /// Whether this origin is meant.
     pub fn matches(&self, origin: &Origin) -> bool {
-        match (self, origin.as_str().split_once(':')) {
-            (Self::Login(login), Some(("login", name))) => login.to_string() == name,
-            (Self::Client(network), Some(("client", name))) => name.parse().is_ok_and(|client: IpNet| network.contains(&client)),
-            (Self::Domain(pattern), Some(("domain", name))) => Domain::parse(name).is_ok_and(|domain| pattern.matches(&domain)),
+        match (self, origin) {
+            (Self::Login(login), Origin::Login(address)) => *login == **address,
+            (Self::Client(network), Origin::Client(client)) => network.contains(client),
+            (Self::Domain(pattern), Origin::Domain(domain)) => pattern.matches(domain),
             _ => false,
         }
     }
@@ -67,8 +67,8 @@ mod tests {
             ("*.example.test", "domain:sub.example.test", "login:ann@sub.example.test"),
         ] {
             let share = share_of(&Value::from(text)).unwrap();
-            assert!(share.matches(&Origin::named(is)) && !share.matches(&Origin::named(is_not)), "{text}");
-            assert!(!share.matches(&Origin::named("notice")));
+            assert!(share.matches(&Origin::parse(is).unwrap()) && !share.matches(&Origin::parse(is_not).unwrap()), "{text}");
+            assert!(!share.matches(&Origin::Notice));
         }
         for wrong in ["", "@", "192.0.2.0/33", "a b"] {
             assert!(share_of(&Value::from(wrong)).is_err(), "{wrong:?}");

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
 use super::protocol::{Chosen, PIECE_SIZE, RESPONSE_SIZE_MAX, Request, Response, read_line, to_line};
-use super::{Changed, Health, MessageView, Paused, Query, StatsRow, Verb};
-use crate::mail::{Domain, QueueId};
+use super::{Changed, Health, MessageView, Paused, Query, SiteState, StatsRow, Verb};
+use crate::mail::{Destination, Domain, QueueId};
 use crate::system::{BoxStream, Endpoint, Net};
 
 /// How long connecting may take.
@@ -118,10 +118,18 @@ impl Client {
         Ok(true)
     }
 
-    /// Counts, bytes, ages, and what is paused.
-    pub async fn stats(&mut self) -> Result<(Vec<StatsRow>, Paused)> {
+    /// Counts, bytes, ages; what is paused; and what is known of destinations.
+    pub async fn stats(&mut self) -> Result<(Vec<StatsRow>, Paused, Vec<SiteState>)> {
         match self.ask(&Request::Stats).await? {
-            Response::Stats { rows, paused } => Ok((rows, paused)),
+            Response::Stats { rows, paused, sites } => Ok((rows, paused, sites)),
+            _ => Err(astray()),
+        }
+    }
+
+    /// What is known of the site where a destination's mail goes; none if nothing is.
+    pub async fn site(&mut self, destination: Destination) -> Result<Option<SiteState>> {
+        match self.ask(&Request::Site { destination }).await? {
+            Response::Site { state } => Ok(state),
             _ => Err(astray()),
         }
     }
@@ -265,7 +273,10 @@ mod tests {
         assert_eq!(client.change_matching(Verb::Bounce, limited).await.unwrap().touched, 7);
         let domain = Domain::parse("example.org").ok();
         client.pause(domain.clone()).await.unwrap();
-        let (rows, paused) = client.stats().await.unwrap();
+        let (rows, paused, sites) = client.stats().await.unwrap();
+        assert_eq!(sites, [super::super::fake::site()]);
+        let asked = Destination::Mx(Domain::parse("example.org").unwrap());
+        assert_eq!(client.site(asked).await.unwrap(), sites.into_iter().next());
         assert_eq!(rows[0].count.messages, 1203);
         assert_eq!(paused.domains, domain.clone().into_iter().collect::<Vec<_>>());
         client.resume(domain).await.unwrap();

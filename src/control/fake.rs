@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use super::view::tests::message;
-use super::{Admin, Changed, Health, Paused, Selection, Verb};
+use super::{Admin, Changed, Health, Paused, Selection, SiteState, Verb, Why};
 use crate::config::Config;
-use crate::mail::{Domain, Message, QueueId};
+use crate::mail::{Destination, Domain, Message, QueueId, Timestamp};
 use crate::spool::{Filter, Stats};
 use crate::system::{BoxFuture, Content};
 
@@ -16,6 +16,23 @@ pub(crate) struct FakeAdmin {
     paused: Mutex<Paused>,
     verbs: Mutex<Vec<&'static str>>,
     config: Arc<Config>,
+}
+
+/// A destination that is down.
+pub(crate) fn site() -> SiteState {
+    SiteState {
+        name: "hosts:mx.example.org".to_owned(),
+        waiting: 3,
+        away: 1000,
+        in_flight: 1,
+        concurrency: Some(1),
+        outgoing_concurrency: Some(5),
+        outgoing_messages_rate: Some("100/60s".to_owned()),
+        outgoing_connections_rate: None,
+        why: Some(Why::Down),
+        until: Some(Timestamp::from_millis(1_795_312_800_000)),
+        reply: Some("Connection refused".to_owned()),
+    }
 }
 
 impl FakeAdmin {
@@ -75,6 +92,14 @@ impl Admin for FakeAdmin {
         let mut stats = Stats::default();
         self.messages.iter().for_each(|message| stats.add(message));
         Box::pin(async move { Ok(stats) })
+    }
+
+    fn sites(&self) -> BoxFuture<'_, Result<Vec<SiteState>, String>> {
+        Box::pin(async { Ok(vec![site()]) })
+    }
+
+    fn site(&self, destination: Destination) -> BoxFuture<'_, Result<Option<SiteState>, String>> {
+        Box::pin(async move { Ok((destination.to_string() == "mx:example.org").then(site)) })
     }
 
     fn change(&self, verb: Verb, selection: Selection) -> BoxFuture<'_, Result<Changed, String>> {

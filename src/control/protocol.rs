@@ -6,8 +6,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _};
 
-use super::{Changed, Health, MessageView, Paused, Query, StatsRow, Verb};
-use crate::mail::{Domain, QueueId};
+use super::{Changed, Health, MessageView, Paused, Query, SiteState, StatsRow, Verb};
+use crate::mail::{Destination, Domain, QueueId};
 
 /// Longest request line, octets: some sixty thousand ids.
 pub(super) const REQUEST_SIZE_MAX: u64 = 1024 * 1024;
@@ -28,6 +28,8 @@ pub(super) enum Request {
     Content { id: QueueId, size_max: u64 },
     /// Answer: `Stats`.
     Stats,
+    /// Answer: `Site`.
+    Site { destination: Destination },
     /// Answer: `Changed`.
     Change { verb: Verb, selection: Chosen },
     /// Answer: `Done`.
@@ -55,13 +57,25 @@ pub(super) enum Chosen {
 pub(super) enum Response {
     Message(MessageView),
     End,
-    Content { size: u64 },
-    Stats { rows: Vec<StatsRow>, paused: Paused },
+    Content {
+        size: u64,
+    },
+    Stats {
+        rows: Vec<StatsRow>,
+        paused: Paused,
+        #[serde(default)]
+        sites: Vec<SiteState>,
+    },
+    Site {
+        state: Option<SiteState>,
+    },
     Changed(Changed),
     Done,
     Health(Health),
     Unknown,
-    Refused { problems: Vec<String> },
+    Refused {
+        problems: Vec<String>,
+    },
 }
 
 /// One document and its line end.
@@ -108,6 +122,7 @@ mod tests {
             Request::Change { verb: Verb::Remove, selection: Chosen::All },
             Request::Pause { domain },
             Request::Reload,
+            Request::Site { destination: Destination::Route("a:25,b".to_owned()) },
         ] {
             let line = to_line(&request).unwrap();
             assert_eq!(serde_json::from_slice::<Request>(&line).unwrap(), request);
@@ -117,7 +132,12 @@ mod tests {
         for response in [
             Response::Message(MessageView::shown(&message(1), &retry())),
             Response::Message(MessageView::listed(&message(1), &retry())),
-            Response::Stats { rows: super::super::stats_rows(&stats), paused: Paused::default() },
+            Response::Stats {
+                rows: super::super::stats_rows(&stats),
+                paused: Paused::default(),
+                sites: vec![super::super::fake::site()],
+            },
+            Response::Site { state: Some(super::super::fake::site()) },
             Response::Changed(Changed { touched: 1, unknown: vec![id] }),
             Response::Health(Health::default()),
             Response::Unknown,

@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
-use super::{Admin, Changed, Health, Paused, Selection, Verb};
+use super::{Admin, Changed, Health, Paused, Selection, SiteState, Verb};
 use crate::config::Config;
 use crate::daemon::Handle;
 use crate::event::Levels;
-use crate::mail::{Domain, Message, MessageState, QueueId};
+use crate::mail::{Destination, Domain, Message, MessageState, QueueId};
 use crate::spool::{Filter, SpoolError, Stats};
 use crate::system::{BoxFuture, Content};
 
 /// Messages that a verb is carried out on at a time.
 const PAGE: usize = 1000;
+/// Destinations that are told of.
+const SITES_MAX: usize = 1000;
 /// A survey of the queue serves the metrics at least so long.
 const SURVEY_AGE: Duration = Duration::from_secs(15);
 /// And so many times as long as it took: counting takes at most a twentieth of one core's time.
@@ -130,6 +132,14 @@ impl Admin for Running {
 
     fn stats(&self) -> BoxFuture<'_, Result<Stats, String>> {
         Box::pin(async move { self.handle.spool().stats().await.map_err(text) })
+    }
+
+    fn sites(&self) -> BoxFuture<'_, Result<Vec<SiteState>, String>> {
+        Box::pin(self.handle.sites(SITES_MAX))
+    }
+
+    fn site(&self, destination: Destination) -> BoxFuture<'_, Result<Option<SiteState>, String>> {
+        Box::pin(self.handle.site(destination))
     }
 
     fn change(&self, verb: Verb, selection: Selection) -> BoxFuture<'_, Result<Changed, String>> {

@@ -109,8 +109,13 @@ impl Connection {
             }
             Request::Stats => {
                 let stats = admin.stats().await;
-                let paused = admin.paused().await;
-                self.say(stats.and_then(|stats| Ok(Response::Stats { rows: stats_rows(&stats), paused: paused? }))).await
+                let (paused, sites) = (admin.paused().await, admin.sites().await);
+                let answer = |stats| Ok(Response::Stats { rows: stats_rows(&stats), paused: paused?, sites: sites? });
+                self.say(stats.and_then(answer)).await
+            }
+            Request::Site { destination } => {
+                let state = admin.site(destination).await;
+                self.say(state.map(|state| Response::Site { state })).await
             }
             Request::Change { verb, selection } => {
                 let selection = match selection {

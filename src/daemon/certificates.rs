@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::config::{Config, KeyPair, ListenerTls};
+use crate::config::{Config, KeyPair, ListenerTls, Problem};
 use crate::event::{Event, Events};
 use crate::mail::Timestamp;
-use crate::system::{Disk, PairSource, SelfSigned, ServerFiles, System, Tls, TlsError, TlsServer};
+use crate::system::{CertificateFacts, Disk, PairSource, SelfSigned, ServerFiles, System, Tls, TlsError, TlsServer};
 
 /// The folder in the spool for the self-signed pair.
 const FOLDER: &str = "tls";
@@ -168,6 +168,19 @@ impl Certificates {
 /// Whether the pairs and authorities that a configuration names can be used.
 pub fn check_certificates(config: &Config, disk: &dyn Disk, tls: &dyn Tls) -> Result<(), TlsError> {
     if is_wanted(config) { tls.server(disk, &named(config)).map(drop) } else { Ok(()) }
+}
+
+/// Pairs that no client is ever shown, because one before them is as good for all.
+pub fn unseen_certificates(config: &Config, disk: &dyn Disk, tls: &dyn Tls) -> Vec<Problem> {
+    let Ok(server) = tls.server(disk, &named(config)) else { return Vec::new() };
+    let all = server.certificates();
+    let unseen = all.iter().enumerate().filter_map(|(at, facts)| {
+        let is_covered = |first: &&CertificateFacts| facts.names.iter().all(|name| first.names.contains(name));
+        let first = all.iter().take(at).find(|first| first.kind == facts.kind && !facts.names.is_empty() && is_covered(first))?;
+        let what = format!("no client is ever shown it: {} is for the same names, and its key is {} too", first.path, facts.kind);
+        Some(Problem::new(facts.path.clone(), "", what, "remove its [[certificate]] table, or take a key of another kind"))
+    });
+    unseen.collect()
 }
 
 fn is_wanted(config: &Config) -> bool {

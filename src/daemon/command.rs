@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::current::Current;
-use crate::mail::{Domain, QueueId};
-use crate::queue::Verb;
+use crate::mail::{Destination, Domain, QueueId};
+use crate::queue::{SiteState, Verb};
 
 /// A question or an order, with the place for its answer.
 pub(super) enum Command {
@@ -21,6 +21,10 @@ pub(super) enum Command {
     Paused { answer: oneshot::Sender<Paused> },
     /// Goes by another configuration from now on.
     Reload { current: Arc<Current>, answer: oneshot::Sender<()> },
+    /// What is known of sites, so many at the most.
+    Sites { count_max: usize, answer: oneshot::Sender<Vec<SiteState>> },
+    /// What is known of a destination's site.
+    Site { destination: Destination, answer: oneshot::Sender<Option<SiteState>> },
     /// How busy it is.
     Levels { answer: oneshot::Sender<Levels> },
 }

@@ -83,6 +83,8 @@ struct Running {
     attempt: AttemptId,
     id: QueueId,
     destination: Destination,
+    /// By the monotonic clock.
+    started: Duration,
 }
 
 /// How a task of `attempts` ended.
@@ -323,7 +325,7 @@ impl Delivery {
         let recipients =
             recipients.into_iter().map(|(index, address)| (index, Forward { address, dsn: dsn(index) })).collect::<Vec<_>>();
         let again = attempts > 0 || spool.may_be_from_before(id);
-        let running = Running { attempt, id, destination: destination.clone() };
+        let running = Running { attempt, id, destination: destination.clone(), started: self.system.clock.monotonic() };
         let task = self.attempts.spawn(async move {
             match spool.content(id).await {
                 Ok(content) => {
@@ -357,14 +359,15 @@ impl Delivery {
                 (error.id(), Vec::new().into())
             }
         };
-        let Some(Running { attempt, id, destination }) = self.running.remove(&task) else { return };
+        let Some(Running { attempt, id, destination, started }) = self.running.remove(&task) else { return };
         let now = self.now();
         let in_doubt = outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::InDoubt(_)));
         let in_doubt: BTreeSet<u32> = in_doubt.map(|(index, _)| *index).collect();
         let message = self.scheduler.message(id).cloned();
         let (what, done) = confirmable(&outcomes, &destination);
         let entropy = Arc::clone(&self.system.entropy);
-        let report = Report { outcomes, connections_from };
+        let took = Some(self.system.clock.monotonic().saturating_sub(started));
+        let report = Report { outcomes, connections_from, took };
         let verdict = self.scheduler.report(now, attempt, report, &mut || entropy.fraction());
         let Some(mut message) = message.filter(|_| !verdict.update.statuses.is_empty()) else { return };
         report::statuses(&self.events, now, &message, &destination, &verdict.update, &in_doubt);

@@ -16,8 +16,8 @@ use super::start::Source;
 use crate::config::Config;
 use crate::event::{Event, Events};
 use crate::listen::{Gate, Rules};
-use crate::mail::{Domain, QueueId};
-use crate::queue::Verb;
+use crate::mail::{Destination, Domain, QueueId};
+use crate::queue::{SiteState, Verb};
 use crate::spool::Spool;
 use crate::system::System;
 
@@ -115,6 +115,16 @@ impl Handle {
     /// What is paused.
     pub async fn paused(&self) -> Result<Paused, String> {
         self.ask(|answer| Command::Paused { answer }).await
+    }
+
+    /// What is known of sites with mail, and of those that are down; at most `count_max`.
+    pub async fn sites(&self, count_max: usize) -> Result<Vec<SiteState>, String> {
+        self.ask(|answer| Command::Sites { count_max, answer }).await
+    }
+
+    /// What is known of the site where a destination's mail goes; none if nothing is.
+    pub async fn site(&self, destination: Destination) -> Result<Option<SiteState>, String> {
+        self.ask(|answer| Command::Site { destination, answer }).await
     }
 
     /// How busy the delivery loop is.

@@ -25,7 +25,7 @@ mod signals;
 mod start;
 
 pub use crate::listen::settings as session_settings;
-pub use certificates::check_certificates;
+pub use certificates::{check_certificates, unseen_certificates};
 pub use command::{Changed, Levels, Paused};
 pub use descriptors::{Descriptors, raise_descriptors};
 pub use handle::{Handle, Health};

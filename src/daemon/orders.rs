@@ -30,6 +30,12 @@ impl Delivery {
                 old.deliverer.close().await;
                 let _ = answer.send(());
             }
+            Command::Sites { count_max, answer } => {
+                let _ = answer.send(self.scheduler.states(self.now(), count_max));
+            }
+            Command::Site { destination, answer } => {
+                let _ = answer.send(self.scheduler.state_of(self.now(), &destination));
+            }
             Command::Levels { answer } => {
                 let _ = answer.send(Levels { scheduled: self.scheduler.len(), attempts: self.scheduler.attempts_in_flight() });
             }

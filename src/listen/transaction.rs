@@ -354,12 +354,9 @@ impl<'a> Transaction<'a> {
     /// delivers.
     fn origin(&self) -> Option<Origin> {
         match (&self.client.login, self.client.service) {
-            (Some(login), _) => Some(Origin::named(&format!("login:{login}"))),
+            (Some(login), _) => Some(Origin::Login(Arc::new(login.clone()))),
             (None, Service::Lmtp | Service::Local) => None,
-            (None, _) => {
-                let network = limits::network(self.client.address, &self.rules.config.limits);
-                Some(Origin::named(&format!("client:{network}")))
-            }
+            (None, _) => Some(Origin::Client(limits::network(self.client.address, &self.rules.config.limits))),
         }
     }
 

@@ -5,46 +5,86 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Message, ReversePath};
+use super::{Address, Domain, Message, ReversePath};
 
-/// Who sent a message, as far as sharing goes: `login:ann@example.test` for whoever logged in, else `client:192.0.2.0/24` by the client's
-/// network, else `domain:example.org` by the reverse-path; `notice` for our own.
+/// Who sent a message, as far as sharing goes. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Origin(Arc<String>);
+pub enum Origin {
+    /// Ourselves.
+    Notice,
+    /// Whoever logged in.
+    Login(Arc<Address>),
+    /// Else a client of this network.
+    Client(IpNet),
+    /// Else the reverse-path's domain.
+    Domain(Arc<Domain>),
+}
 
 impl Origin {
-    /// One by its name.
-    pub fn named(name: &str) -> Self {
-        Self(Arc::new(name.to_owned()))
-    }
-
-    /// Its name: `login:ann@example.test`.
-    pub fn as_str(&self) -> &str {
-        &self.0
+    /// From its name, as `Display` writes it.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name.split_once(':') {
+            None if name == "notice" => Some(Self::Notice),
+            Some(("login", address)) => Address::parse(address).ok().map(|address| Self::Login(Arc::new(address))),
+            Some(("client", network)) => network.parse().ok().map(Self::Client),
+            Some(("domain", domain)) => Domain::parse(domain).ok().map(|domain| Self::Domain(Arc::new(domain))),
+            _ => None,
+        }
     }
 
     /// Whether somebody had logged in.
     pub fn is_login(&self) -> bool {
-        self.0.starts_with("login:")
+        matches!(self, Self::Login(_))
     }
 
     /// The network that the client was in, if that is what is known.
     pub fn network(&self) -> Option<IpNet> {
-        self.0.strip_prefix("client:")?.parse().ok()
+        match self {
+            Self::Client(network) => Some(*network),
+            _ => None,
+        }
     }
 
     /// Whose message it is.
     pub fn of(message: &Message) -> Self {
         match (&message.origin, &message.reverse_path) {
-            (_, ReversePath::Null) => Self::named("notice"),
+            (_, ReversePath::Null) => Self::Notice,
             (Some(origin), _) => origin.clone(),
-            (None, ReversePath::Address(address)) => Self::named(&format!("domain:{}", address.domain())),
+            (None, ReversePath::Address(address)) => Self::Domain(Arc::new(address.domain().clone())),
         }
     }
 }
 
+/// `notice`, `login:ann@example.test`, `client:192.0.2.0/24`, `domain:example.org`.
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match self {
+            Self::Notice => f.write_str("notice"),
+            Self::Login(address) => write!(f, "login:{address}"),
+            Self::Client(network) => write!(f, "client:{network}"),
+            Self::Domain(domain) => write!(f, "domain:{domain}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_name_says_all() {
+        for name in [
+            "notice",
+            "login:\"a b\"@x.test",
+            "client:2001:db8::/64",
+            "client:192.0.2.0/24",
+            "domain:[192.0.2.1]",
+            "domain:x.test",
+        ] {
+            assert_eq!(Origin::parse(name).unwrap().to_string(), name);
+        }
+        for wrong in ["", "notice:", "login:", "login:ann", "client:192.0.2.0/33", "domain:", "somebody:x.test"] {
+            assert_eq!(Origin::parse(wrong), None, "{wrong:?}");
+        }
     }
 }

@@ -44,6 +44,11 @@ impl Away {
         self.count
     }
 
+    /// How many messages wait for a place in this line.
+    pub(super) fn waiting_for(&self, site: &Site) -> usize {
+        self.flows.get(&Wait::Line(site.clone())).map_or(0, |flows| flows.values().map(BTreeSet::len).sum())
+    }
+
     /// Remembers a message; false if there are too many.
     pub(super) fn put(&mut self, wait: Wait, origin: Origin, id: QueueId) -> bool {
         if self.ids >= IDS_MAX {
@@ -162,7 +167,7 @@ mod tests {
     use crate::mail::Destination;
 
     fn origin(name: &str) -> Origin {
-        Origin::named(name)
+        Origin::parse(&format!("domain:{name}.test")).unwrap()
     }
 
     fn site(name: &str) -> Site {

@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     fn origin(name: &str) -> Origin {
-        Origin::named(name)
+        Origin::parse(&format!("domain:{name}.test")).unwrap()
     }
 
     fn push(fair: &mut Fair<u64>, name: &str, weight: u32, items: std::ops::Range<u64>) {

@@ -67,6 +67,11 @@ impl Health {
         self.failing.get(site).filter(|down| down.failures >= FAILURES_MIN && down.until > now)
     }
 
+    /// Sites that are down, or may soon be.
+    pub(super) fn sites(&self) -> impl Iterator<Item = &Site> {
+        self.failing.keys()
+    }
+
     /// Whether only one attempt at a time is of use: the site was down, and nobody has reached it since.
     pub(super) fn is_probed(&self, site: &Site) -> bool {
         self.failing.get(site).is_some_and(|down| down.failures >= FAILURES_MIN)

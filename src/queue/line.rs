@@ -2,16 +2,13 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::fair::{Fair, Rank};
 use super::health::News;
+use super::tempo::Tempo;
 use crate::config::Outgoing;
 use crate::mail::{Destination, Message, Origin, Priority, QueueId, Timestamp};
-
-/// Attempts at a time at a site that was not reached yet: a black hole holds no more than these.
-const LIMIT_UNKNOWN: usize = 2;
-/// Attempts at a time once it was.
-const LIMIT_KNOWN: usize = 5;
 
 /// When a line has its turn: virtual time with the attempts in flight added, these, and who has waited longest.
 pub(super) type Turn = (u64, usize, u64);
@@ -39,12 +36,8 @@ pub(super) struct Line {
     mail: BTreeMap<Reverse<Priority>, Fair<Waiting>>,
     count: usize,
     pub(super) in_flight: usize,
-    /// How many may be: grows while attempts reach the site, shrinks when they don't.
-    limit: usize,
-    /// An attempt reached it since it was opened.
-    known: bool,
-    /// Attempts that did since the limit changed last.
-    reached: usize,
+    /// How many may be: grows while attempts reach the site and don't wait for each other, shrinks when they don't.
+    tempo: Tempo,
     /// What an admin bounds; not for notices.
     pub(super) limits: Outgoing,
     /// No new connection before this time: so many attempts can go on with those that there are.
@@ -76,9 +69,7 @@ impl Line {
             mail: BTreeMap::new(),
             count: 0,
             in_flight: 0,
-            limit: LIMIT_UNKNOWN,
-            known: false,
-            reached: 0,
+            tempo: Tempo::new(),
             limits,
             connected: None,
             turn: None,
@@ -147,7 +138,7 @@ impl Line {
 
     /// How many attempts there may be at a time, for a notice or for other mail.
     pub(super) fn limit(&self, now: Timestamp, concurrency: usize, notice: bool) -> usize {
-        let limit = self.limit.min(concurrency);
+        let limit = self.tempo.limit().min(concurrency);
         if notice {
             return limit;
         }
@@ -155,19 +146,13 @@ impl Line {
         limit.min(self.limits.concurrency.unwrap_or(usize::MAX)).min(connected)
     }
 
-    /// An attempt has ended. One more at a time after as many as are made at a time, half after one that failed.
-    pub(super) fn learn(&mut self, news: &News, concurrency: usize) {
+    /// An attempt has ended that took so long.
+    pub(super) fn learn(&mut self, now: Timestamp, took: Option<Duration>, news: &News, concurrency: usize) {
         self.in_flight = self.in_flight.saturating_sub(1);
         match news {
             News::Nothing => {}
-            News::Unreached(_) => (self.limit, self.reached) = ((self.limit / 2).max(1), 0),
-            News::Reached if !self.known => (self.limit, self.reached, self.known) = (LIMIT_KNOWN, 0, true),
-            News::Reached => {
-                self.reached += 1;
-                if self.reached >= self.limit && self.limit < concurrency {
-                    (self.limit, self.reached) = (self.limit + 1, 0);
-                }
-            }
+            News::Unreached(_) => self.tempo.unreached(),
+            News::Reached => self.tempo.reached(now, took, self.in_flight, concurrency),
         }
     }
 

@@ -5,6 +5,7 @@
 //! keeps others from their turns. Keys are ordered, never hashed: the same history gives the same turns.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::away::Away;
 use super::fair::ITEM;
@@ -100,6 +101,29 @@ impl Lines {
         self.later.first().map(|(at, _)| *at).into_iter().chain(self.away.deadline()).min()
     }
 
+    pub(super) fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    pub(super) fn concurrency(&self) -> usize {
+        self.concurrency
+    }
+
+    pub(super) fn line(&self, site: &Site) -> Option<&Line> {
+        self.lines.get(site)
+    }
+
+    /// Sites with mail, and those that couldn't be reached of late; some twice.
+    pub(super) fn known(&self) -> impl Iterator<Item = &Site> {
+        self.lines.keys().chain(self.health.sites())
+    }
+
+    /// When a site's rate allows the next message.
+    pub(super) fn next_message(&mut self, site: &Site) -> Option<Timestamp> {
+        let rate = self.lines.get(site)?.limits.messages_rate?;
+        Some(self.meters.next(self.now, site, rate))
+    }
+
     /// Attempts in flight.
     pub(super) fn in_flight(&self) -> usize {
         self.local.in_flight + self.remote.in_flight
@@ -177,10 +201,17 @@ impl Lines {
     }
 
     /// An attempt at the site has ended. `connections`: none may be made before this time, and that it would have wanted one.
-    pub(super) fn finish(&mut self, site: &Site, place: &Place, news: &News, connections: Option<Timestamp>) {
+    pub(super) fn finish(
+        &mut self,
+        site: &Site,
+        place: &Place,
+        took: Option<Duration>,
+        news: &News,
+        connections: Option<Timestamp>,
+    ) {
         self.shares.end(&place.origin);
         if let Some(line) = self.lines.get_mut(site) {
-            line.learn(news, self.concurrency);
+            line.learn(self.now, took, news, self.concurrency);
             if let Some(until) = connections {
                 line.connected = Some((line.in_flight, until));
             }
@@ -322,8 +353,6 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::mail::{BodyType, Destination, Domain, Priority, QueueId, Rate, Request, ReversePath};
 
@@ -376,7 +405,7 @@ mod tests {
     }
 
     fn finish(lines: &mut Lines, site: &Site) {
-        lines.finish(site, &Place::new(&letter(0, "s@x.test", 0), 0), &News::Reached, None);
+        lines.finish(site, &Place::new(&letter(0, "s@x.test", 0), 0), None, &News::Reached, None);
     }
 
     #[test]
@@ -463,7 +492,7 @@ mod tests {
         fill_from(&mut lines, "ann@a.test", &mx("other.test"), 5000..5001);
         assert_eq!(take(&mut lines), Some(5000), "though all that the bulk may have is in flight");
         fill_from(&mut lines, "kim@k.test", &mx("same.test"), 6000..6001);
-        lines.finish(&mx("same.test"), &Place::new(&letter(0, "bulk@b.test", 0), 0), &News::Reached, None);
+        lines.finish(&mx("same.test"), &Place::new(&letter(0, "bulk@b.test", 0), 0), None, &News::Reached, None);
         let next: Vec<u64> = std::iter::from_fn(|| take(&mut lines)).take(2).collect();
         assert!(next.contains(&6000), "{next:?}");
     }
@@ -515,7 +544,7 @@ mod tests {
         fill(&mut lines, &a, 0..10);
         assert_eq!(take_all(&mut lines), [0, 1]);
         let place = Place::new(&letter(0, "s@x.test", 0), 0);
-        lines.finish(&a, &place, &News::Nothing, Some(until));
+        lines.finish(&a, &place, None, &News::Nothing, Some(until));
         assert_eq!(take(&mut lines), None, "one is in flight, and no more connections are allowed");
         finish(&mut lines, &a);
         assert_eq!(take_all(&mut lines), [2], "its connection is free");
@@ -531,7 +560,7 @@ mod tests {
         let until = Timestamp::from_millis(60_000);
         fill(&mut lines, &a, 0..1);
         assert_eq!(take(&mut lines), Some(0));
-        lines.finish(&a, &Place::new(&letter(0, "s@x.test", 0), 0), &News::Nothing, Some(until));
+        lines.finish(&a, &Place::new(&letter(0, "s@x.test", 0), 0), None, &News::Nothing, Some(until));
         fill(&mut lines, &a, 0..1);
         assert_eq!((take(&mut lines), lines.deadline()), (None, Some(until)));
         lines.tick(until);

@@ -19,7 +19,9 @@ mod report;
 mod scheduler;
 mod shares;
 mod sites;
+mod state;
 mod step;
+mod tempo;
 mod verb;
 mod verdict;
 
@@ -28,6 +30,7 @@ pub use due::{due_at, expires_at};
 pub use health::Down;
 pub use report::Report;
 pub use scheduler::{Scheduler, Settings};
+pub use state::{SiteState, Why};
 pub use step::{Attempt, AttemptId, Step};
 pub use verb::Verb;
 pub use verdict::Verdict;

@@ -1,5 +1,7 @@
 //! What an attempt came to, as the scheduler is told.
 
+use std::time::Duration;
+
 use crate::mail::{Outcome, Timestamp};
 
 /// The end of an attempt.
@@ -10,10 +12,12 @@ pub struct Report {
     /// A connection would have been needed, and the destination's rate allows none before this time. Recipients without an outcome were
     /// not attempted, and keep their place in line.
     pub connections_from: Option<Timestamp>,
+    /// How long it took; none: it wasn't measured.
+    pub took: Option<Duration>,
 }
 
 impl From<Vec<(u32, Outcome)>> for Report {
     fn from(outcomes: Vec<(u32, Outcome)>) -> Self {
-        Self { outcomes, connections_from: None }
+        Self { outcomes, ..Self::default() }
     }
 }

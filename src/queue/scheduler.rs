@@ -212,7 +212,7 @@ impl Scheduler {
         jitter: &mut dyn FnMut() -> f64,
     ) -> Verdict {
         self.watch_clock(now);
-        let Report { outcomes, connections_from } = report.into();
+        let Report { outcomes, connections_from, took } = report.into();
         let Some(Flight { id, destination, site, place, started }) = self.attempts.remove(&attempt) else {
             return Verdict::new(QueueId(0));
         };
@@ -221,7 +221,7 @@ impl Scheduler {
         }
         let random = jitter();
         let news = News::of(&outcomes);
-        self.lines.finish(&site, &place, &news, connections_from);
+        self.lines.finish(&site, &place, took, &news, connections_from);
         self.heard(now, &site, news, random);
         let mut verdict = Verdict::new(id);
         let Some(entry) = self.entries.get_mut(&id) else { return verdict };

@@ -134,21 +134,21 @@ mod tests {
     fn turns_are_by_weight_and_a_newcomer_begins_at_the_present() {
         let heavy = Share { sender: ShareOf::Client("192.0.2.0/24".parse().unwrap()), weight: 4 };
         let mut shares = Shares::new(vec![heavy]);
-        let (four, one) = (Origin::named("client:192.0.2.0/24"), Origin::named("domain:x.test"));
+        let (four, one) = (Origin::parse("client:192.0.2.0/24").unwrap(), Origin::parse("domain:x.test").unwrap());
         assert_eq!((shares.join(&four), shares.join(&one)), (4, 1));
         let mut turns: Vec<(u64, u8)> = (0..40).map(|_| (shares.stamp(&four), 4)).collect();
         turns.extend((0..40).map(|_| (shares.stamp(&one), 1)));
         turns.sort();
         assert_eq!(turns[..20].iter().filter(|(_, weight)| *weight == 4).count(), 16);
         shares.served(turns[20].0);
-        assert_eq!(shares.stamp(&Origin::named("domain:new.test")), turns[20].0);
+        assert_eq!(shares.stamp(&Origin::parse("domain:new.test").unwrap()), turns[20].0);
     }
 
     #[test]
     fn the_memory_of_origins_is_bounded() {
         let mut shares = Shares::default();
         for n in 0..10 * SPENT_MAX {
-            let origin = Origin::named(&format!("domain:d{n}.test"));
+            let origin = Origin::parse(&format!("domain:d{n}.test")).unwrap();
             shares.join(&origin);
             let time = shares.stamp(&origin);
             shares.served(time);

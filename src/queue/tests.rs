@@ -545,6 +545,46 @@ fn nobody_is_called_for_a_destination_that_is_down_before_it_is_probed() {
 }
 
 #[test]
+fn a_site_says_why_its_mail_waits() {
+    let outgoing = Outgoing { messages_rate: Some(Rate { count: 1, period: Duration::from_secs(60) }), ..Outgoing::default() };
+    let slow = DomainPattern::Exact(Domain::parse("slow.test").unwrap());
+    let rule = DestinationRule { domain: slow, mx: DomainPattern::Any, shared: false, outgoing };
+    let mut scheduler = Scheduler::new(Settings { destinations: vec![rule], ..settings() });
+    let why = |scheduler: &mut Scheduler, name: &str| {
+        let destination = Destination::Mx(Domain::parse(name).unwrap());
+        scheduler.state_of(START, &destination).map(|state| (state.why, state.until, state.waiting, state.in_flight))
+    };
+    assert_eq!(why(&mut scheduler, "one.test"), None, "nothing is known");
+    for id in 1..=4 {
+        admit(&mut scheduler, START, &message(id, "s@x.test", &["a@one.test", "a@slow.test", "a@dead.test"]));
+    }
+    let started: Vec<Attempt> = std::iter::from_fn(|| match next(&mut scheduler, START) {
+        Some(Step::Attempt(attempt)) => Some(attempt),
+        _ => None,
+    })
+    .collect();
+    assert_eq!(why(&mut scheduler, "one.test"), Some((Some(Why::Concurrency), None, 2, 2)));
+    assert_eq!(why(&mut scheduler, "slow.test"), Some((Some(Why::MessagesRate), Some(at(60)), 3, 1)));
+    for dead in started.iter().filter(|attempt| attempt.site.to_string().ends_with("dead.test")) {
+        scheduler.report(START, dead.attempt, vec![(2, Outcome::Deferred(unreached()))], &mut || 0.5);
+    }
+    while let Some(step) = next(&mut scheduler, START) {
+        if let Step::Attempt(dead) = step {
+            scheduler.report(START, dead.attempt, vec![(2, Outcome::Deferred(unreached()))], &mut || 0.5);
+        }
+    }
+    assert_eq!(why(&mut scheduler, "dead.test"), Some((Some(Why::Down), Some(at(300)), 0, 0)));
+    scheduler.pause(START, None);
+    assert_eq!(why(&mut scheduler, "one.test").map(|(why, ..)| why), Some(Some(Why::Paused)));
+    let states = scheduler.states(START, 100);
+    assert_eq!(
+        states.iter().map(|state| state.name.as_str()).collect::<Vec<_>>(),
+        ["mx:dead.test", "mx:one.test", "mx:slow.test"]
+    );
+    assert_eq!(states[0].reply.as_deref(), Some("Connection refused"));
+}
+
+#[test]
 fn a_nearer_deadline_goes_first_among_a_senders_own() {
     let mut scheduler = Scheduler::new(Settings { concurrency: 1, ..settings() });
     admit(&mut scheduler, START, &message(1, "s@x.test", &["a@one.test"]));
@@ -675,7 +715,7 @@ fn who_waits_for_a_connection_is_not_counted_as_a_message() {
 }
 
 fn no_connection_before(time: Timestamp) -> Report {
-    Report { outcomes: Vec::new(), connections_from: Some(time) }
+    Report { connections_from: Some(time), ..Report::default() }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! A dry run for the command line: how mail to an address would go, step by step.
 
+use std::collections::BTreeSet;
+
 use super::{Host, Route, Router};
 use crate::mail::{Address, Destination, Outcome, ReversePath};
 use crate::system::Endpoint;
@@ -33,6 +35,20 @@ impl Router {
             self.explain_leaf(sender, &address, &route, &mut lines).await;
         }
         lines
+    }
+
+    /// Where the mail would go, each destination once.
+    pub fn destinations(&self, sender: &ReversePath, address: &Address) -> Vec<Destination> {
+        let leaves = match self.route(sender, address) {
+            Route::Alias(_) => self.leaves(sender, address).unwrap_or_default(),
+            route => vec![(address.clone(), route)],
+        };
+        let deliver = |(_, route)| match route {
+            Route::Deliver(destination) => Some(destination),
+            Route::Alias(_) | Route::Unknown => None,
+        };
+        let destinations: BTreeSet<Destination> = leaves.into_iter().filter_map(deliver).collect();
+        destinations.into_iter().collect()
     }
 
     /// The aliases on the way, one step a line.

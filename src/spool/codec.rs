@@ -154,7 +154,7 @@ pub(crate) fn put_message(out: &mut Vec<u8>, message: &Message) {
         put_request(out, request);
     }
     if let Some(origin) = &message.origin {
-        put_text(out, origin.as_str());
+        put_text(out, &origin.to_string());
     }
     put_number(out, message.recipients.len() as u64);
     for recipient in &message.recipients {
@@ -362,7 +362,10 @@ impl<'a> Reader<'a> {
         };
         let delays_noticed = self.small("delay notices")?;
         let request = if flags & REQUEST_GIVEN != 0 { Some(Box::new(self.request()?)) } else { None };
-        let origin = if flags & ORIGIN_GIVEN != 0 { Some(Origin::named(self.text("origin")?)) } else { None };
+        let origin = match flags & ORIGIN_GIVEN != 0 {
+            true => Some(Origin::parse(self.text("origin")?).ok_or(Malformed("origin"))?),
+            false => None,
+        };
         let recipients = self.recipients()?;
         Ok(Message { id, arrived, size, reverse_path, body, request, held, delays_noticed, origin, recipients })
     }

@@ -25,7 +25,7 @@ struct Document<'a> {
     request: Option<&'a Request>,
     held: bool,
     delay_notices: u32,
-    origin: Option<&'a str>,
+    origin: Option<String>,
     recipients: Vec<RecipientDocument<'a>>,
 }
 
@@ -67,7 +67,7 @@ pub(super) fn write(message: &Message) -> Vec<u8> {
         request: message.request.as_deref(),
         held: message.held,
         delay_notices: message.delays_noticed,
-        origin: message.origin.as_ref().map(Origin::as_str),
+        origin: message.origin.as_ref().map(ToString::to_string),
         recipients: recipients.collect(),
     };
     // Numbers, texts and names: nothing of it can fail.
@@ -101,11 +101,15 @@ pub(super) fn read(bytes: &[u8]) -> Result<Message, String> {
         held: fields.flag("held")?,
         delays_noticed: fields.small("delay_notices")?,
         // Not in documents of other servers of this version.
-        origin: if fields.has("origin") { fields.optional("origin", |text| Ok(Origin::named(text)))? } else { None },
+        origin: if fields.has("origin") { fields.optional("origin", origin)? } else { None },
         recipients: recipients(&mut fields, version)?,
     };
     fields.end()?;
     Ok(message)
+}
+
+fn origin(name: &str) -> Result<Origin, String> {
+    Origin::parse(name).ok_or_else(|| "not a sender's name".to_owned())
 }
 
 fn recipients(fields: &mut Fields, version: u64) -> Result<Vec<Recipient>, String> {
@@ -256,7 +260,7 @@ pub(super) mod tests {
     }
 
     fn sender_of(id: u64) -> Option<Origin> {
-        (id % 2 == 1).then(|| Origin::named("login:ann@example.test"))
+        (id % 2 == 1).then(|| Origin::parse("login:ann@example.test").unwrap())
     }
 
     pub(in crate::spool) fn message() -> impl Strategy<Value = Message> {

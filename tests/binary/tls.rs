@@ -136,6 +136,28 @@ fn a_new_pair_is_taken_up_while_connections_go_on() {
 }
 
 #[test]
+fn check_warns_of_a_certificate_that_nobody_is_ever_shown() {
+    let (home, _) = home_with_pair();
+    home.fragment("more", "[[certificate]]\nfile = \"conf/tls/more.pem\"\nkey = \"conf/tls/more-key.pem\"\n");
+    let (certificate, key) = (home.at("conf/tls/more.pem"), home.at("conf/tls/more-key.pem"));
+    let warnings = || {
+        let checked = run(&home, &["check"]);
+        let said = String::from_utf8(checked.stdout).unwrap();
+        assert!(checked.status.success(), "{said}");
+        said.lines().filter(|line| line.contains("more.pem: ") && line.contains("no client is ever shown it")).count()
+    };
+    put_pair(&certificate, &key);
+    assert_eq!(warnings(), 1);
+    // One of another kind is for clients that don't take the first.
+    let rsa = include_str!("../tls/rsa-key.pem");
+    let names = ["localhost".to_owned()];
+    let made = rcgen::CertificateParams::new(names).unwrap().self_signed(&rcgen::KeyPair::from_pem(rsa).unwrap()).unwrap();
+    std::fs::write(&key, rsa).unwrap();
+    std::fs::write(&certificate, made.pem()).unwrap();
+    assert_eq!(warnings(), 0);
+}
+
+#[test]
 fn a_bad_pair_changes_nothing_and_is_told() {
     let (home, pem) = home_with_pair();
     let mut server = Server::start(&home);

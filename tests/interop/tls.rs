@@ -62,6 +62,32 @@ fn openssl_takes_its_session_up_again() {
 }
 
 #[test]
+fn openssl_is_shown_the_kind_of_key_that_it_takes() {
+    let home = home("implicit");
+    let rsa = include_str!("../tls/rsa-key.pem");
+    let key = rcgen::KeyPair::from_pem(rsa).unwrap();
+    let made = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    std::fs::write(home.at("conf/rsa.pem"), made.pem() + rsa).unwrap();
+    home.fragment("rsa", "[[certificate]]\nfile = \"conf/rsa.pem\"\nkey = \"conf/rsa.pem\"\n");
+    // It believes both.
+    let both = std::fs::read_to_string(home.at("conf/cert.pem")).unwrap() + &made.pem();
+    std::fs::write(home.at("conf/both.pem"), both).unwrap();
+    let server = Server::start(&home);
+    for (options, shown) in [
+        (&["-tls1_3"][..], "ECDSA"),
+        (&["-tls1_2"], "ECDSA"),
+        (&["-tls1_3", "-sigalgs", "rsa_pss_rsae_sha256"], "RSA"),
+        (&["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"], "RSA"),
+    ] {
+        let options = [options, &["-CAfile", "conf/both.pem"]].concat();
+        let Some(output) = s_client(&home, &server, &options, "quit\r\n") else { return };
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let kind = said.lines().find_map(|line| line.split_once("Peer signature type: ")).map(|(_, kind)| kind);
+        assert!(kind.is_some_and(|kind| kind.to_uppercase().starts_with(shown)), "{options:?}: {kind:?} {output:?}");
+    }
+}
+
+#[test]
 fn openssl_is_refused_with_versions_that_are_too_old() {
     let home = home("implicit");
     let server = Server::start(&home);

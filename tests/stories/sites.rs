@@ -34,6 +34,27 @@ fn all_domains_of_a_provider_share_their_connections() {
 }
 
 #[test]
+fn a_thousand_messages_to_one_destination_take_no_more_connections_than_its_concurrency() {
+    story(async {
+        for concurrency in [1, 7, 20] {
+            let server = Setup::new().config(|config| config.remote.concurrency = concurrency).start().await;
+            let far = server.domain("far.test", Script::default()).await;
+            let mut client = server.client(TRUSTED).await;
+            for n in 0..1000 {
+                if n == 500 {
+                    server.handle.pause(None).await.unwrap();
+                }
+                client.transaction("ann@example.test", &[&format!("eve{n}@far.test")], CONTENT.as_bytes()).await.unwrap();
+            }
+            server.handle.resume(None).await.unwrap();
+            server.empty().await;
+            assert_eq!(far.taken().len(), 1000);
+            assert!(far.connections() <= concurrency as u64, "{} connections, at most {concurrency}", far.connections());
+        }
+    });
+}
+
+#[test]
 fn a_provider_that_is_down_is_found_out_once_for_all_its_domains() {
     story(async {
         let server = Setup::new().start().await;

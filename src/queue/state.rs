@@ -1,0 +1,121 @@
+//! What is known of a site, for people: its line, its bounds, and why its mail waits. State: the scheduler's.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::lines::Lines;
+use super::scheduler::Scheduler;
+use crate::mail::{Destination, Site, Timestamp};
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteState {
+    /// Its name, as in the log.
+    pub name: String,
+    /// Messages in line.
+    pub waiting: usize,
+    /// Messages on disk that will be called when the line has a place for them.
+    pub away: usize,
+    /// Attempts under way.
+    pub in_flight: usize,
+    /// Attempts that there may be at a time, as it took them so far, and within the bounds of `[[destination]]`; none: only
+    /// `queue.attempts` bounds them.
+    pub concurrency: Option<usize>,
+    /// What an admin allows at the most: attempts at a time, messages and connections in a time.
+    pub outgoing_concurrency: Option<usize>,
+    /// `100/60s`.
+    pub outgoing_messages_rate: Option<String>,
+    /// `10/60s`.
+    pub outgoing_connections_rate: Option<String>,
+    /// Why nothing more of its mail is attempted now; none: it is, or there is none.
+    pub why: Option<Why>,
+    /// Until when that is so, if it is known.
+    pub until: Option<Timestamp>,
+    /// How the last attempt failed, if it couldn't be reached.
+    pub reply: Option<String>,
+}
+
+/// Why mail waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Why {
+    /// Delivery is paused.
+    Paused,
+    /// It can't be reached: one attempt will find out whether it is back.
+    Down,
+    /// `outgoing_connections_rate` allows no further connection.
+    ConnectionsRate,
+    /// `outgoing_messages_rate` allows no further message.
+    MessagesRate,
+    /// As many attempts as there may be are under way.
+    Concurrency,
+    /// Other destinations have their turns.
+    Turn,
+}
+
+impl Lines {
+    /// What is known of a site; `paused`: nothing is attempted anywhere.
+    fn state(&mut self, site: &Site, paused: bool) -> SiteState {
+        let now = self.now();
+        let mut state = SiteState {
+            name: site.to_string(),
+            waiting: self.waiting_at(site),
+            away: self.away.waiting_for(site),
+            in_flight: 0,
+            concurrency: None,
+            outgoing_concurrency: None,
+            outgoing_messages_rate: None,
+            outgoing_connections_rate: None,
+            why: None,
+            until: None,
+            reply: None,
+        };
+        let mut connections_from = None;
+        if let Some(line) = self.line(site) {
+            let limits = line.limits;
+            state.in_flight = line.in_flight;
+            state.concurrency = site.is_remote().then(|| line.limit(now, self.concurrency(), false));
+            state.outgoing_concurrency = limits.concurrency;
+            state.outgoing_messages_rate = limits.messages_rate.map(|rate| rate.to_string());
+            state.outgoing_connections_rate = limits.connections_rate.map(|rate| rate.to_string());
+            connections_from = line.connected.map(|(_, until)| until).filter(|until| *until > now);
+        }
+        let full = state.concurrency.is_some_and(|limit| state.in_flight >= limit);
+        let next = self.next_message(site).filter(|next| *next > now);
+        let down = self.down(now, site).map(|down| (down.until, down.why.text.clone()));
+        let waits = state.waiting + state.away > 0;
+        (state.why, state.until) = match (down, connections_from, next) {
+            (Some((until, reply)), ..) => {
+                state.reply = Some(reply);
+                (Some(Why::Down), Some(until))
+            }
+            _ if paused => (Some(Why::Paused), None),
+            (_, Some(until), _) if waits && full => (Some(Why::ConnectionsRate), Some(until)),
+            (.., Some(until)) if waits => (Some(Why::MessagesRate), Some(until)),
+            _ if waits && full => (Some(Why::Concurrency), None),
+            _ if waits => (Some(Why::Turn), None),
+            _ => (None, None),
+        };
+        state
+    }
+}
+
+impl Scheduler {
+    /// What is known of every site with mail here, and of those that are down, in order; at most `count_max`.
+    pub fn states(&mut self, now: Timestamp, count_max: usize) -> Vec<SiteState> {
+        let all = self.paused().0;
+        self.lines.tick(now);
+        let sites: BTreeSet<Site> = self.lines.known().take(count_max).cloned().collect();
+        sites.iter().map(|site| self.lines.state(site, all)).collect()
+    }
+
+    /// The same of the site where a destination's mail was going of late; none if that isn't known.
+    pub fn state_of(&mut self, now: Timestamp, destination: &Destination) -> Option<SiteState> {
+        let (all, domains) = self.paused();
+        let paused = all || matches!(destination, Destination::Mx(domain) if domains.contains(domain));
+        let site = self.sites.last_of(destination)?;
+        self.lines.tick(now);
+        Some(self.lines.state(&site, paused))
+    }
+}
