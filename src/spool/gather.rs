@@ -107,7 +107,8 @@ mod tests {
             }
             now += Duration::from_millis(10);
         }
-        assert_eq!(waits, 7 + (3600 - 127) / 64);
+        // At 0, 1, 3, 7, 15, 31, 63 and 127 seconds, and then every 64.
+        assert_eq!(waits, 8 + (3600 - 127) / 64);
         now += HASTE_MAX;
         patience.waited(now, false);
         assert!(patience.has_any(now));
