@@ -222,9 +222,9 @@ impl Run<'_> {
         };
         self.deliverer.hosts.served(self.now(), &host.endpoint, self.now().saturating_sub(called));
         let (id, next_hop) = (self.attempt.id, connection.next_hop().to_owned());
-        if let Some(Established { version, cipher, verified }) = connection.secured() {
-            let (tls, verified) = (*version, verified.is_ok());
-            self.deliverer.events.report(Event::Secured { id, next_hop, tls, cipher, verified });
+        if let Some(Established { version, cipher, verified, resumed }) = connection.secured() {
+            let (tls, verified, resumed) = (*version, verified.is_ok(), *resumed);
+            self.deliverer.events.report(Event::Secured { id, next_hop, tls, cipher, verified, resumed });
         } else if let Some(reason) = connection.declined() {
             self.deliverer.events.report(Event::TlsFallback { id, next_hop, reason: reason.to_owned() });
         }

@@ -131,7 +131,9 @@ events! {
     /// An attempt at one destination begins.
     Attempting "attempting" DEBUG { id: QueueId, destination: Destination, recipients: usize, attempts: u32 }
     /// A connection to another server is encrypted from here on.
-    Secured "secured" INFO { id: QueueId, next_hop: String, tls: &'static str, cipher: &'static str, verified: bool }
+    Secured "secured" INFO {
+        id: QueueId, next_hop: String, tls: &'static str, cipher: &'static str, verified: bool, resumed: bool
+    }
     /// TLS with another server failed, and the message goes over in the clear: `tls` is "opportunistic".
     TlsFallback "tls-fallback" WARN { id: QueueId, next_hop: String, reason: String }
     /// A host refused us for our IPv6 address: the same attempt goes on over IPv4, and for a day the first ones to it do.
@@ -270,6 +272,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("recipients", "how many recipients it is about"),
     ("records", "how many log records were read"),
     ("reply", "the reply in full: the next hop's, or ours to a client; or what went wrong here"),
+    ("resumed", "present and true if an earlier TLS session was taken up again"),
     ("segment", "the log segment's number"),
     ("segments", "how many log segments"),
     ("service", "the listener's service"),

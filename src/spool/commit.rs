@@ -25,8 +25,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const SYNC_EVERY: Duration = Duration::from_millis(100);
 /// The index is made durable and marked at least so often while the log grows.
 const MARK_EVERY: Duration = Duration::from_secs(2);
-/// After so long without anything to write, the rest of the open segment is written with zeros.
-const IDLE: Duration = Duration::from_millis(500);
+/// After so long without anything to write, the rest of the open segment is written with zeros; what comes meanwhile waits for one piece of
+/// them at the most.
+const IDLE: Duration = Duration::from_millis(100);
 
 /// Runs until the spool is closed and everything queued before is written, or can't be.
 pub(crate) async fn run(shared: Arc<Shared>, log: Log) {

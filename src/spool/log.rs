@@ -74,6 +74,9 @@ impl Room {
 /// a commit.
 const JOURNAL: u64 = 12 << 10;
 
+/// While nothing else is to be written: so many times as many zeros as are written ahead are made durable at once.
+const FILLED_AT_ONCE: u64 = 4;
+
 /// Whether zeros ahead save more than they cost, if syncs make so many bytes durable on average: they are as many bytes as the records
 /// that come into their place.
 fn zeros_pay(synced: u64) -> bool {
@@ -190,17 +193,21 @@ impl Log {
     /// Writes the next zeros into the open segment, and makes them durable: what comes into their place needs no journal. `false` if there
     /// is nothing more to write, or no room for it.
     pub(crate) fn fill(&mut self, last_id: QueueId, now: Timestamp) -> Result<bool, Failure> {
-        let length = self.unwritten().min(self.zeros.len() as u64);
+        let piece = self.zeros.len() as u64;
+        let length = self.unwritten().min(FILLED_AT_ONCE * piece);
         let Some(file) = self.file.as_ref().filter(|_| length > 0) else { return Ok(false) };
         let from = self.written.max(self.durable.offset);
         let to = from + length;
         if to > self.reserved {
-            if file.allocate(to).is_err() {
+            let wanted = to.max((self.reserved + segment::reserve_step(self.segment_size)).min(self.limit));
+            if file.allocate(wanted).is_err() {
                 return Ok(false);
             }
-            self.reserved = to;
+            self.reserved = wanted;
         }
-        let written = file.write_at(from, &self.zeros[..length as usize]).and_then(|()| file.sync_data());
+        let mut places = (from..to).step_by(self.zeros.len());
+        let written = places.try_for_each(|at| file.write_at(at, &self.zeros[..(to - at).min(piece) as usize]));
+        let written = written.and_then(|()| file.sync_data());
         written.map_err(|error| self.fail(error, last_id, now))?;
         self.written = to;
         Ok(true)
@@ -443,7 +450,7 @@ mod tests {
         while fill(&mut log) {
             pieces += 1;
         }
-        assert!((SEGMENT / ZEROS - 2..=SEGMENT / ZEROS).contains(&pieces), "{pieces}");
+        assert_eq!(pieces, SEGMENT / ZEROS / FILLED_AT_ONCE);
         assert_eq!((log.unwritten(), log.durable().segment), (0, first.segment));
         assert_eq!(append(&mut log).unwrap().offset, first.offset + Frame::done(QueueId(1)).bytes().len() as u64);
     }

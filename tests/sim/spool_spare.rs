@@ -196,7 +196,7 @@ fn an_idle_log_is_written_with_zeros_and_then_takes_mail_without_any() {
             }
         });
         // Nothing lives: the bound leaves room for the whole of the open segment.
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        tokio::time::sleep(Duration::from_millis(80)).await;
         assert_eq!(written.lock().unwrap().zeros, 0, "so soon");
         tokio::time::sleep(Duration::from_secs(2)).await;
         let filled = written.lock().unwrap().zeros;

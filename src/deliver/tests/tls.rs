@@ -263,5 +263,10 @@ fn an_encrypted_connection_is_used_again_and_sessions_are_taken_up_again() {
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(scene.send(mx(), &["a@peer.test"], b"x\r\n").await, ["delivered 2.0.0 mx1"]);
         assert_eq!((peer.connections(), scene.told()), (2, vec!["TLSv1.3 true".to_owned(); 2]));
+        let resumed = scene.events.recorded().into_iter().filter_map(|event| match event {
+            Event::Secured { resumed, .. } => Some(resumed),
+            _ => None,
+        });
+        assert_eq!(resumed.collect::<Vec<_>>(), [false, true]);
     });
 }

@@ -79,7 +79,7 @@ impl TlsClient for SimTls {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "no simulated server hello"));
             }
             let TlsInfo { version, cipher, .. } = Self::info();
-            Ok((stream, Established { version, cipher, verified: Ok(()) }))
+            Ok((stream, Established { version, cipher, verified: Ok(()), resumed: false }))
         })
     }
 }

@@ -11,7 +11,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme};
 use tokio_rustls::TlsConnector;
 
 use super::super::{BoxFuture, BoxStream, Disk};
@@ -86,6 +86,7 @@ impl TlsClient for Client {
                 version: version_name(connection.protocol_version()),
                 cipher: connection.negotiated_cipher_suite().map_or("", |suite| cipher_name(suite.suite())),
                 verified: verify(&made.verifier, connection, &name),
+                resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
             };
             Ok((Box::new(stream) as BoxStream, established))
         })

@@ -110,6 +110,8 @@ pub struct Established {
     pub cipher: &'static str,
     /// Whether its certificate shows that it is the host that we mean; or why not.
     pub verified: Result<(), String>,
+    /// An earlier session was taken up again, which spares both sides most of the work.
+    pub resumed: bool,
 }
 
 /// Whether a file holds authorities.
