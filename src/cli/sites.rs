@@ -37,7 +37,7 @@ pub(super) fn table(states: &[SiteState], now: Timestamp, out: &mut Out<'_>) -> 
             Cell::number(state.away.to_string()),
             Cell::number(state.in_flight.to_string()),
             Cell::number(state.concurrency.map_or_else(|| "-".to_owned(), |most| most.to_string())),
-            Cell::new(&waits_for(state, now).unwrap_or_else(|| "-".to_owned())),
+            Cell::new(waits_for(state, now).unwrap_or_else(|| "-".to_owned())),
         ];
         table.row(out, cells)?;
     }

@@ -286,13 +286,13 @@ impl Writer {
     fn may_tell(&self, sender: &Address, message: &Message, header: &[u8]) -> bool {
         let Config { notice, relay, .. } = &*self.current.config;
         // The spool knows of a login even when it can't give the header.
-        if notice.to == NoticeTo::Everyone || message.origin.as_ref().is_some_and(Origin::is_login) {
+        if notice.to == NoticeTo::Everyone || message.origin.as_deref().is_some_and(Origin::is_login) {
             return true;
         }
         let is_trusted = |client: IpAddr| relay.networks.iter().any(|network| network.contains(&client.to_canonical()));
         // Damage on our side is no reason for silence, but towards those whom the spool knows to have come from elsewhere.
         if header.is_empty() {
-            let from = message.origin.as_ref().and_then(Origin::network);
+            let from = message.origin.as_deref().and_then(Origin::network);
             let overlaps = |network: &IpNet| from.is_some_and(|from| network.contains(&from) || from.contains(network));
             if from.is_none() || relay.networks.iter().any(overlaps) {
                 return true;

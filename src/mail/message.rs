@@ -27,7 +27,7 @@ pub struct Message {
     /// How many of the configured `delay_notice` ages are done with.
     pub delays_noticed: u32,
     /// Who sent it, as far as sharing goes; none: whoever its reverse-path says.
-    pub origin: Option<Origin>,
+    pub origin: Option<Box<Origin>>,
     /// In the order of RCPT; expansion adds at the end, so an index names a recipient for ever.
     pub recipients: Vec<Recipient>,
 }

@@ -49,7 +49,7 @@ impl Origin {
     pub fn of(message: &Message) -> Self {
         match (&message.origin, &message.reverse_path) {
             (_, ReversePath::Null) => Self::Notice,
-            (Some(origin), _) => origin.clone(),
+            (Some(origin), _) => Self::clone(origin),
             (None, ReversePath::Address(address)) => Self::Domain(Arc::new(address.domain().clone())),
         }
     }

@@ -84,7 +84,7 @@ impl Scheduler {
             _ if of_origin == 0 && !crowded(line) => true,
             _ if of_origin == 0 => room >= active_max / KEPT_FROM_ALL,
             Wait::Line(_) if line == 0 => held < active_max + active_max / 2,
-            _ if !crowded(line) && !crowded(of_origin) => true,
+            _ if !crowded(line) && !crowded(of_origin) => room > 0,
             Wait::Line(site) => room >= active_max / KEPT && self.lines.waiting_of(site, origin) < self.allowance(),
             Wait::Room | Wait::Pause(_) => room >= active_max / KEPT,
         };

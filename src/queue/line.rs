@@ -136,9 +136,14 @@ impl Line {
         self.notices.iter().chain(self.mail.values().flat_map(Fair::iter))
     }
 
+    /// When there may be more attempts though none ends.
+    pub(super) fn measures_until(&self, now: Timestamp) -> Option<Timestamp> {
+        self.tempo.measures_until(now)
+    }
+
     /// How many attempts there may be at a time, for a notice or for other mail.
     pub(super) fn limit(&self, now: Timestamp, concurrency: usize, notice: bool) -> usize {
-        let limit = self.tempo.limit().min(concurrency);
+        let limit = self.tempo.limit(now).min(concurrency);
         if notice {
             return limit;
         }

@@ -324,8 +324,8 @@ impl Lines {
         let probed = self.health.is_probed(site);
         let limit = line.limit(self.now, self.concurrency, notice).min(if probed { 1 } else { usize::MAX });
         if site.is_remote() && line.in_flight >= limit {
-            // Nothing else than time brings a line back whose connections are used up.
-            if let Some(until) = connections_from {
+            // Nothing else than time brings a line back whose connections are used up, or whose attempts are measured and hang.
+            for until in [connections_from, line.measures_until(self.now)].into_iter().flatten() {
                 self.later.insert((until, site.clone()));
             }
             return;

@@ -15,6 +15,8 @@ const KNOWN: usize = 5;
 const ALONE: usize = 2;
 /// over so many,
 const MEASURED: usize = 16;
+/// and for no longer than this,
+const MEASURING: Duration = Duration::from_secs(1);
 /// and anew after this time.
 const FRESH: Duration = Duration::from_secs(10);
 /// Attempts that take longer wait for the other side, and may do so side by side.
@@ -39,7 +41,7 @@ enum Phase {
     /// Nothing was reached yet.
     Unknown,
     /// The first `skip` began among more; those behind them count. `limit` holds again afterwards.
-    Alone { skip: usize, times: Vec<Duration>, limit: usize },
+    Alone { skip: usize, times: Vec<Duration>, limit: usize, until: Timestamp },
     /// A round of as many as there may be at a time.
     Round { times: Vec<Duration> },
 }
@@ -49,12 +51,26 @@ impl Tempo {
         Self { limit: UNKNOWN, phase: Phase::Unknown, alone: None }
     }
 
-    pub(super) fn limit(&self) -> usize {
-        self.limit
+    pub(super) fn limit(&self, now: Timestamp) -> usize {
+        match self.phase {
+            Phase::Alone { limit, until, .. } if until <= now => limit,
+            _ => self.limit,
+        }
+    }
+
+    /// When there may be more though no attempt ends: those that are measured don't hold others up for long.
+    pub(super) fn measures_until(&self, now: Timestamp) -> Option<Timestamp> {
+        match self.phase {
+            Phase::Alone { until, .. } if until > now => Some(until),
+            _ => None,
+        }
     }
 
     /// An attempt didn't reach it.
     pub(super) fn unreached(&mut self) {
+        if let Phase::Alone { limit, .. } = self.phase {
+            self.limit = limit;
+        }
         self.limit = (self.limit / 2).max(1);
         if !matches!(self.phase, Phase::Unknown) {
             self.phase = Phase::round();
@@ -65,8 +81,12 @@ impl Tempo {
     pub(super) fn reached(&mut self, now: Timestamp, took: Option<Duration>, in_flight: usize, limit_max: usize) {
         let took = took.unwrap_or(SHORT);
         match &mut self.phase {
-            Phase::Unknown if took < SHORT => self.measure(KNOWN, in_flight),
+            Phase::Unknown if took < SHORT => self.measure(now, KNOWN, in_flight),
             Phase::Unknown => (self.limit, self.phase) = (KNOWN, Phase::round()),
+            // What takes so long isn't measured.
+            Phase::Alone { limit, until, .. } if took >= SHORT || *until <= now => {
+                (self.limit, self.phase, self.alone) = (*limit, Phase::round(), None);
+            }
             Phase::Alone { skip: skip @ 1.., .. } => *skip -= 1,
             Phase::Alone { times, limit, .. } => {
                 times.push(took);
@@ -93,7 +113,7 @@ impl Tempo {
             Some((alone, at)) if at.plus(FRESH) > now && at <= now => {
                 self.limit as f64 * (1.0 - alone.as_secs_f64() / usual.max(Duration::from_nanos(1)).as_secs_f64())
             }
-            _ => return self.measure(self.limit, in_flight),
+            _ => return self.measure(now, self.limit, in_flight),
         };
         if waiting < *WAITING.start() && self.limit < limit_max {
             self.limit += 1;
@@ -102,8 +122,8 @@ impl Tempo {
         }
     }
 
-    fn measure(&mut self, limit: usize, in_flight: usize) {
-        self.phase = Phase::Alone { skip: in_flight, times: Vec::new(), limit };
+    fn measure(&mut self, now: Timestamp, limit: usize, in_flight: usize) {
+        self.phase = Phase::Alone { skip: in_flight, times: Vec::new(), limit, until: now.plus(MEASURING) };
         self.limit = ALONE.min(limit);
     }
 }
@@ -129,10 +149,10 @@ mod tests {
         let mut limits = Vec::new();
         let mut now = Duration::from_secs(1_000_000);
         for _ in 0..count {
-            let limit = tempo.limit();
+            let limit = tempo.limit(Timestamp::ZERO.plus(now));
             now += took(limit) / limit as u32;
             tempo.reached(Timestamp::ZERO.plus(now), Some(took(limit)), limit - 1, 20);
-            limits.push(tempo.limit());
+            limits.push(tempo.limit(Timestamp::ZERO.plus(now)));
         }
         limits
     }
@@ -166,12 +186,22 @@ mod tests {
     }
 
     #[test]
+    fn attempts_that_hang_while_they_are_measured_hold_nobody_up_for_long() {
+        let (mut tempo, at) = (Tempo::new(), |millis: u64| Timestamp::from_millis(1_000_000 + millis));
+        tempo.reached(at(0), Some(Duration::ZERO), 0, 20);
+        assert_eq!((tempo.limit(at(999)), tempo.measures_until(at(999))), (2, Some(at(1000))));
+        assert_eq!((tempo.limit(at(1000)), tempo.measures_until(at(1000))), (5, None));
+        tempo.reached(at(5000), Some(Duration::from_secs(5)), 4, 20);
+        assert_eq!(tempo.limit(at(5000)), 5);
+    }
+
+    #[test]
     fn failures_halve_and_success_brings_it_back() {
         let mut tempo = Tempo::new();
         play(&mut tempo, 300, |_| Duration::from_millis(100));
         for expected in [10, 5, 2, 1, 1] {
             tempo.unreached();
-            assert_eq!(tempo.limit(), expected);
+            assert_eq!(tempo.limit(Timestamp::ZERO), expected);
         }
         assert_eq!(play(&mut tempo, 300, |_| Duration::from_millis(100)).last(), Some(&20));
     }

@@ -363,7 +363,7 @@ impl<'a> Reader<'a> {
         let delays_noticed = self.small("delay notices")?;
         let request = if flags & REQUEST_GIVEN != 0 { Some(Box::new(self.request()?)) } else { None };
         let origin = match flags & ORIGIN_GIVEN != 0 {
-            true => Some(Origin::parse(self.text("origin")?).ok_or(Malformed("origin"))?),
+            true => Some(Box::new(Origin::parse(self.text("origin")?).ok_or(Malformed("origin"))?)),
             false => None,
         };
         let recipients = self.recipients()?;

@@ -108,8 +108,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Message, String> {
     Ok(message)
 }
 
-fn origin(name: &str) -> Result<Origin, String> {
-    Origin::parse(name).ok_or_else(|| "not a sender's name".to_owned())
+fn origin(name: &str) -> Result<Box<Origin>, String> {
+    Origin::parse(name).map(Box::new).ok_or_else(|| "not a sender's name".to_owned())
 }
 
 fn recipients(fields: &mut Fields, version: u64) -> Result<Vec<Recipient>, String> {
@@ -259,8 +259,8 @@ pub(super) mod tests {
             })
     }
 
-    fn sender_of(id: u64) -> Option<Origin> {
-        (id % 2 == 1).then(|| Origin::parse("login:ann@example.test").unwrap())
+    fn sender_of(id: u64) -> Option<Box<Origin>> {
+        (id % 2 == 1).then(|| Box::new(Origin::parse("login:ann@example.test").unwrap()))
     }
 
     pub(in crate::spool) fn message() -> impl Strategy<Value = Message> {

@@ -388,6 +388,7 @@ impl Draft {
         let Accept { arrived, reverse_path, body, request, origin, recipients, updates } = accept;
         let (id, size) = (self.id, self.content.size());
         let (held, delays_noticed) = (false, 0);
+        let origin = origin.map(Box::new);
         let message = Message { id, arrived, size, reverse_path, body, request, held, delays_noticed, origin, recipients };
         let message = Arc::new(message);
         // What is parked can't be changed together with another message: those come into memory for it.

@@ -481,12 +481,15 @@ mod tests {
         let path = prop::option::of(address()).prop_map(|path| path.map_or(ReversePath::Null, ReversePath::Address));
         let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
         let flags = (any::<bool>(), body_type(), any::<bool>());
-        let origin = prop::option::of(prop_oneof![
-            Just(Origin::Notice),
-            address().prop_map(|address| Origin::Login(std::sync::Arc::new(address))),
-            address().prop_map(|address| Origin::Domain(std::sync::Arc::new(address.domain().clone()))),
-            any::<std::net::Ipv6Addr>().prop_map(|client| Origin::Client(std::net::IpAddr::V6(client).into())),
-        ]);
+        let origin = prop::option::of(
+            prop_oneof![
+                Just(Origin::Notice),
+                address().prop_map(|address| Origin::Login(std::sync::Arc::new(address))),
+                address().prop_map(|address| Origin::Domain(std::sync::Arc::new(address.domain().clone()))),
+                any::<std::net::Ipv6Addr>().prop_map(|client| Origin::Client(std::net::IpAddr::V6(client).into())),
+            ]
+            .prop_map(Box::new),
+        );
         let path = (path, request(), origin);
         (numbers, flags, path, recipients(4), content, prop::collection::vec(change(), 0..3)).prop_map(
             |(
