@@ -210,6 +210,11 @@ fn only_the_seams_touch_clock_disk_and_network() {
 
 #[test]
 fn nothing_is_left_half_done() {
+    for file in ["CHANGELOG.md", "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        let marks = text.lines().filter(|line| line.starts_with("<<<<<<< ") || line.starts_with(">>>>>>> "));
+        assert_eq!(marks.count(), 0, "{file} has a merge that nobody ended");
+    }
     let words = ["TODO", "FIXME", "XXX", "todo!(", "unimplemented!(", "dbg!("];
     let mut problems = Vec::new();
     for path in rust_files("src") {

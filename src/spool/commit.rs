@@ -1,4 +1,5 @@
-//! The committer: the one loop that writes the log. While one sync runs the next batch gathers; there is no other delay.
+//! The committer: the one loop that writes the log. While one sync runs the next batch gathers; there is no other delay
+//! but a moment's wait for messages whose content is on its way (`gather`).
 //!
 //! What nobody waits for (states, ends) is written at once, so that a kill loses nothing, and made durable with the next message,
 //! or a moment later.
@@ -10,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::codec::Change;
+use super::gather::{self, Patience};
 use super::index::{Place, Position, Stored};
 use super::keeper::Command;
 use super::log::{Failure, Log};
@@ -40,6 +42,7 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
         writing: Duration::ZERO,
         marked_to: Position::default(),
         seen: Position::default(),
+        patience: Patience::new(),
     };
     loop {
         if committer.until_mark().is_some_and(|wait| wait.is_zero()) {
@@ -48,6 +51,7 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
         if committer.until_fill().is_some_and(|wait| wait.is_zero()) {
             committer.fill();
         }
+        committer.gather().await;
         let Taken { batch, more, closing } = committer.take();
         let idle = batch.is_empty() && (committer.written.is_empty() || !closing && committer.until_sync() > Duration::ZERO);
         let pause = match idle || committer.commit(batch) {
@@ -91,6 +95,8 @@ struct Committer {
     marked_to: Position,
     /// Where the log ended when the index was marked last.
     seen: Position,
+    /// Whether batches are waited for.
+    patience: Patience,
 }
 
 /// What is told once the lock is released.
@@ -118,6 +124,35 @@ impl Committer {
         let more = count < state.queue.len();
         let batch = if more { state.queue.drain(..count).collect() } else { std::mem::take(&mut state.queue) };
         Taken { batch, more, closing }
+    }
+
+    /// Waits a moment for new messages that are under way, if some are here already and nobody waits for something else.
+    async fn gather(&mut self) {
+        let shared = self.shared.clone();
+        let now = shared.clock.monotonic();
+        if !self.patience.has_any(now) {
+            return;
+        }
+        shared.gathering.aim();
+        let enough = || {
+            let state = shared.lock();
+            let is_new = |op: &&Op| matches!(op, Op::Accept { .. });
+            let new = state.queue.iter().filter(is_new).count();
+            let awaited = state.queue.iter().filter(|op| op.is_awaited()).count();
+            state.closing || new == 0 || awaited > new || shared.gathering.is_enough(state.queue.len())
+        };
+        let more = async {
+            loop {
+                let wake = shared.wake.notified();
+                if enough() {
+                    return;
+                }
+                wake.await;
+            }
+        };
+        let in_vain = tokio::time::timeout(gather::WAIT_MAX, more).await.is_err();
+        self.patience.waited(now, in_vain);
+        shared.gathering.rest();
     }
 
     /// How long what is written may still wait for its sync.

@@ -125,7 +125,7 @@ impl Spool {
         let id = QueueId::after(state.last_id, now, random);
         state.last_id = id;
         drop(state);
-        Ok(Draft { spool: self.clone(), id, content: Incoming::new(), has_file: false })
+        Ok(Draft::new(self, id))
     }
 
     /// Begins a message that was in a spool before, under the id that it had; `Draft::restore` ends it. None: a message of this id
@@ -152,7 +152,7 @@ impl Spool {
         }
         state.last_id = state.last_id.max(id);
         drop(state);
-        Ok(Some(Draft { spool: self.clone(), id, content: Incoming::new(), has_file: false }))
+        Ok(Some(Draft::new(self, id)))
     }
 
     /// Takes up a message whose content is lost: with a content file that isn't there. False: a message of this id is here.
@@ -360,6 +360,11 @@ fn start_up(start: Start) -> Result<(Recovered, Arc<dyn DiskLock>), SpoolError> 
 }
 
 impl Draft {
+    fn new(spool: &Spool, id: QueueId) -> Self {
+        spool.0.shared.gathering.begin();
+        Self { spool: spool.clone(), id, content: Incoming::new(), has_file: false }
+    }
+
     /// The id: for the `Received:` field and the reply.
     pub fn id(&self) -> QueueId {
         self.id
@@ -427,7 +432,7 @@ impl Draft {
         let frame = Frame::accept(content, message, &changes);
         let (reply, answer) = oneshot::channel();
         let stored = Stored { message: message.clone(), place: Place::default(), file };
-        {
+        let enough = {
             let mut state = shared.lock();
             let closing = state.closing;
             if closing || frame.bytes().len() > RECORD_SIZE_MAX {
@@ -436,11 +441,12 @@ impl Draft {
                 return Err(if closing { SpoolError::Closed } else { long });
             }
             state.queue.push_back(Op::Accept { frame, stored, changes, reply });
-        }
+            shared.gathering.is_enough(state.queue.len())
+        };
         // From here on the file belongs to the record.
         let has_file = std::mem::take(&mut self.has_file);
         // Whoever else is ready now comes into the same batch: that costs no time, and saves syncs when the machine is busy.
-        let wake = Wake(shared);
+        let wake = enough.then(|| Wake(shared));
         tokio::task::yield_now().await;
         drop(wake);
         match answer.await {
@@ -479,6 +485,7 @@ fn with_bases(shared: &Shared, updates: Vec<Update>) -> Vec<Change> {
 
 impl Drop for Draft {
     fn drop(&mut self) {
+        self.spool.0.shared.gathering.end();
         if self.has_file {
             let shared = &self.spool.0.shared;
             let path = shared.layout.content_file(self.id);

@@ -15,6 +15,7 @@ mod error;
 mod export;
 mod filter;
 mod finding;
+mod gather;
 mod handle;
 mod import;
 pub mod index;

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::codec::Change;
 use super::compress::Packer;
+use super::gather::Gathering;
 use super::index::{Mark, Place, Position, Stored};
 use super::keeper::{Action, Command};
 use super::recent::Recent;
@@ -173,6 +174,7 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Wakes the committer.
     pub(crate) wake: Notify,
+    pub(crate) gathering: Gathering,
     /// Wakes the release loop.
     pub(crate) sweep: Notify,
     pub(crate) keeper: mpsc::UnboundedSender<Command>,
@@ -329,6 +331,7 @@ impl Shared {
             packer,
             state: Mutex::new(state),
             wake: Notify::new(),
+            gathering: Gathering::default(),
             sweep: Notify::new(),
             keeper,
             free: AtomicU64::new(u64::MAX),
