@@ -133,7 +133,7 @@ impl Committer {
         if !self.patience.has_any(now) {
             return;
         }
-        shared.gathering.aim();
+        shared.gathering.aim(shared.lock().queue.len());
         let enough = || {
             let state = shared.lock();
             let is_new = |op: &&Op| matches!(op, Op::Accept { .. });

@@ -3,39 +3,39 @@
 //! Where many clients send at once, those whose content is on its way are nearly here: with them one sync does for two or three. A
 //! client alone never waits, and where somebody is slow the waiting soon ends for good.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// The longest wait for a batch.
 pub(crate) const WAIT_MAX: Duration = Duration::from_millis(4);
 /// After a wait in vain there is none for so long, and twice as long after each further one.
-const HASTE: Duration = Duration::from_secs(1);
+const HASTE: Duration = Duration::from_millis(250);
 /// But no longer than this.
-const HASTE_MAX: Duration = Duration::from_secs(64);
+const HASTE_MAX: Duration = Duration::from_secs(8);
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Gathering {
-    /// Messages begun and neither committed nor given up.
-    under_way: AtomicUsize,
+    /// Every message on its way to the queue holds one more of these.
+    under_way: UnderWay,
     /// How many operations the committer waits for; none: it takes what there is.
     goal: AtomicUsize,
 }
 
+/// Held by a message from its beginning until it is queued or given up.
+pub(crate) type UnderWay = Arc<()>;
+
 impl Gathering {
     /// A message is begun.
-    pub(crate) fn begin(&self) {
-        self.under_way.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn begin(&self) -> UnderWay {
+        self.under_way.clone()
     }
 
-    /// A message is committed or given up.
-    pub(crate) fn end(&self) {
-        self.under_way.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// The committer wants as many as are under way.
-    pub(crate) fn aim(&self) {
-        self.goal.store(self.under_way.load(Ordering::Relaxed), Ordering::Relaxed);
+    /// The committer wants those under way, too, where so many are queued.
+    pub(crate) fn aim(&self, queued: usize) {
+        let under_way = Arc::strong_count(&self.under_way) - 1;
+        self.goal.store(queued + under_way, Ordering::Relaxed);
     }
 
     /// The committer takes what there is again.
@@ -84,13 +84,15 @@ mod tests {
 
     #[test]
     fn all_under_way_are_enough_and_one_alone_is() {
-        for under_way in [0, 1, 2, 20, 101] {
+        for (queued, under_way) in [(1, 0), (1, 1), (5, 20), (1, 100)] {
             let gathering = Gathering::default();
-            (0..under_way + 5).for_each(|_| gathering.begin());
-            (0..5).for_each(|_| gathering.end());
+            let begun: Vec<UnderWay> = (0..under_way).map(|_| gathering.begin()).collect();
+            drop(gathering.begin());
             assert!(gathering.is_enough(0), "nobody waits");
-            gathering.aim();
-            assert!(gathering.is_enough(under_way) && (under_way == 0 || !gathering.is_enough(under_way - 1)), "{under_way}");
+            gathering.aim(queued);
+            let all = queued + under_way;
+            assert!(gathering.is_enough(all) && !gathering.is_enough(all - 1), "{queued} and {under_way}");
+            assert_eq!(gathering.is_enough(queued), begun.is_empty());
             gathering.rest();
             assert!(gathering.is_enough(0));
         }
@@ -107,8 +109,8 @@ mod tests {
             }
             now += Duration::from_millis(10);
         }
-        // At 0, 1, 3, 7, 15, 31, 63 and 127 seconds, and then every 64.
-        assert_eq!(waits, 8 + (3600 - 127) / 64);
+        // At 0, 0.25, 0.75, 1.75, 3.75 and 7.75 seconds, and then every 8.
+        assert_eq!(waits, 6 + (3600 - 8) / 8);
         now += HASTE_MAX;
         patience.waited(now, false);
         assert!(patience.has_any(now));

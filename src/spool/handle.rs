@@ -8,6 +8,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::codec::Change;
 use super::content::{self, Incoming, Located};
+use super::gather::UnderWay;
 use super::index::{IndexFactory, Place, Stored};
 use super::keeper::{self, Command};
 use super::record::{AcceptContent, ContentFile, Frame, RECORD_SIZE_MAX};
@@ -50,6 +51,8 @@ pub struct Draft {
     content: Incoming,
     /// Whether a content file may lie there that must go with the draft.
     has_file: bool,
+    /// Until it is queued.
+    under_way: Option<UnderWay>,
 }
 
 /// The envelope of a draft, ready to be committed.
@@ -361,8 +364,8 @@ fn start_up(start: Start) -> Result<(Recovered, Arc<dyn DiskLock>), SpoolError> 
 
 impl Draft {
     fn new(spool: &Spool, id: QueueId) -> Self {
-        spool.0.shared.gathering.begin();
-        Self { spool: spool.clone(), id, content: Incoming::new(), has_file: false }
+        let under_way = Some(spool.0.shared.gathering.begin());
+        Self { spool: spool.clone(), id, content: Incoming::new(), has_file: false, under_way }
     }
 
     /// The id: for the `Received:` field and the reply.
@@ -441,6 +444,7 @@ impl Draft {
                 return Err(if closing { SpoolError::Closed } else { long });
             }
             state.queue.push_back(Op::Accept { frame, stored, changes, reply });
+            self.under_way = None;
             shared.gathering.is_enough(state.queue.len())
         };
         // From here on the file belongs to the record.
@@ -485,7 +489,6 @@ fn with_bases(shared: &Shared, updates: Vec<Update>) -> Vec<Change> {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        self.spool.0.shared.gathering.end();
         if self.has_file {
             let shared = &self.spool.0.shared;
             let path = shared.layout.content_file(self.id);
