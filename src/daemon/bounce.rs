@@ -116,13 +116,21 @@ impl Delivery {
         let mut changed = Changed::default();
         let mut ids: VecDeque<QueueId> = ids.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
         while !ids.is_empty() {
-            let (mut orders, mut bounced) = (Vec::new(), Vec::new());
+            let (mut orders, mut bounced, mut trouble) = (Vec::new(), Vec::new(), None);
             while orders.len() < NOTICES_MAX
                 && let Some(id) = ids.pop_front()
             {
-                let Some(found) = self.find(id).await? else {
-                    changed.unknown.push(id);
-                    continue;
+                let found = match self.find(id).await {
+                    Ok(Some(found)) => found,
+                    Ok(None) => {
+                        changed.unknown.push(id);
+                        continue;
+                    }
+                    // Those that were found before it are in memory for this alone: they have to get to their end.
+                    Err(error) => {
+                        trouble = Some(error);
+                        break;
+                    }
                 };
                 let Some(update) = self.update(Verb::Bounce, &found) else {
                     self.leave(&found);
@@ -143,7 +151,6 @@ impl Delivery {
                     }
                 }
             }
-            let mut trouble = None;
             for ((found, update), written) in bounced.into_iter().zip(self.write_now(orders).await) {
                 match written {
                     Ok(()) => {

@@ -182,7 +182,8 @@ impl Delivery {
 
     /// Until when nothing happens by itself.
     fn wait(&self) -> Duration {
-        if self.may_awaken() {
+        // What the last steps brought here is expanded at once, too.
+        if self.may_awaken() || !self.expanded.is_empty() {
             return Duration::ZERO;
         }
         let due = if self.scheduler.paused().0 { None } else { self.next_due };

@@ -43,6 +43,8 @@ pub struct TakeUp {
     layout: Layout,
     /// Files that are left where they lie; each is told of once.
     told: BTreeSet<String>,
+    /// Files that couldn't be read, each told of once too, and when each is tried again.
+    unread: BTreeMap<String, Duration>,
     /// Why mail has to wait, if it has: told when it changes.
     waits: Option<String>,
 }
@@ -59,7 +61,8 @@ impl TakeUp {
     /// Makes the folder ready and clears up what a crash left, before anything is delivered. None if the folder can't be had; the
     /// mail log says why.
     pub async fn prepare(reception: Reception, folder: &Path) -> Option<Self> {
-        let mut take_up = Self { reception, layout: Layout::new(folder), told: BTreeSet::new(), waits: None };
+        let mut take_up =
+            Self { reception, layout: Layout::new(folder), told: BTreeSet::new(), unread: BTreeMap::new(), waits: None };
         let (layout, disk) = (take_up.layout.clone(), Arc::clone(&take_up.reception.system.disk));
         if let Err(error) = take_up.reception.system.workers.blocking(move || layout.make(&*disk)).await {
             take_up.trouble("can't be made", &error);
@@ -142,7 +145,7 @@ impl TakeUp {
         for file in self.reception.system.disk.list_some(&self.layout.taken, SCAN_MAX)? {
             if let Some((_, name, _)) = taken_name(&file) {
                 let found = Found { name: name.to_owned(), path: self.layout.taken.join(&file) };
-                if !self.told.contains(&found.name) && (*stop.borrow() || !self.take(found).await?) {
+                if !self.rests(&found.name) && (*stop.borrow() || !self.take(found).await?) {
                     return Ok(());
                 }
             }
@@ -153,7 +156,7 @@ impl TakeUp {
             let mut taken = false;
             for name in names {
                 match named(&name) {
-                    Named::Whole if !self.told.contains(&name) => {
+                    Named::Whole if !self.rests(&name) => {
                         let path = self.layout.folder.join(&name);
                         if *stop.borrow() || !self.take(Found { name, path }).await? {
                             return Ok(());
@@ -200,8 +203,7 @@ impl TakeUp {
             Err((Refusal::Later(why), _)) => Err(why),
             Err((Refusal::Never(why), path)) => self.refuse(&Found { path, ..found }, dropped, &why).await,
             Err((Refusal::Unread(why), _)) => {
-                self.trouble(&format!("{} can't be read", found.name), &io::Error::other(why));
-                self.leave(&found.name);
+                self.put_off(&found.name, why);
                 Ok(())
             }
         };
@@ -225,6 +227,7 @@ impl TakeUp {
         let moved = self.rename(&found.path, &taken, [&self.layout.taken, &self.layout.folder]).await;
         moved.map_err(|error| (Refusal::Later(error.to_string()), found.path.clone()))?;
         let message = intake.commit().await.map_err(|refusal| (refusal, taken.clone()))?;
+        self.unread.remove(&found.name);
         let (disk, path, folder) = (Arc::clone(&reception.system.disk), taken.clone(), self.layout.taken.clone());
         let removed = reception.system.workers.blocking(move || disk.unlink(&path).and_then(|()| disk.sync_dir(&folder))).await;
         self.ended(&found.name, &taken, removed);
@@ -280,7 +283,8 @@ impl TakeUp {
         let mut header = HeaderScan::new(HEADER_SIZE_MAX);
         if let Some(dropped) = dropped.clone() {
             let read = system.workers.blocking(move || dropped.content(0, HEADER_SIZE_MAX)).await;
-            header.receive(&read.map_err(|error| error.to_string())?);
+            // What can't be read isn't returned; nobody else's mail waits for that.
+            header.receive(&read.unwrap_or_default());
         }
         let rules = self.reception.rules.borrow().clone();
         let context = Context {
@@ -321,6 +325,23 @@ impl TakeUp {
             self.told.clear();
         }
         self.told.insert(name.to_owned());
+    }
+
+    /// Has a file that can't be read tried again in a while: it may be no fault of its own.
+    fn put_off(&mut self, name: &str, why: String) {
+        if self.unread.len() >= TOLD_MAX {
+            self.unread.clear();
+        }
+        let again = self.reception.system.clock.monotonic() + RESCAN;
+        if self.unread.insert(name.to_owned(), again).is_none() {
+            self.trouble(&format!("{name} can't be read"), &io::Error::other(why));
+        }
+    }
+
+    /// Whether a file isn't to be looked at now.
+    fn rests(&self, name: &str) -> bool {
+        let now = self.reception.system.clock.monotonic();
+        self.told.contains(name) || self.unread.get(name).is_some_and(|again| now < *again)
     }
 
     fn trouble(&self, what: &str, error: &io::Error) {

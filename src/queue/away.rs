@@ -7,6 +7,8 @@ use crate::mail::{Domain, Origin, QueueId, Site, Timestamp};
 
 /// Ids that are remembered, about 20 bytes each. Mail beyond that comes back at a time, not when there is a place.
 const IDS_MAX: usize = 2_000_000;
+/// A flow takes as much memory as so many ids.
+const FLOW_IDS: usize = 20;
 
 /// What a message waits for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +46,11 @@ impl Away {
         self.count
     }
 
+    /// For how many of them there may be a place.
+    pub(super) fn open(&self) -> usize {
+        self.open.len()
+    }
+
     /// How many messages wait for a place in this line.
     pub(super) fn waiting_for(&self, site: &Site) -> usize {
         self.flows.get(&Wait::Line(site.clone())).map_or(0, |flows| flows.values().map(BTreeSet::len).sum())
@@ -51,14 +58,13 @@ impl Away {
 
     /// Remembers a message; false if there are too many.
     pub(super) fn put(&mut self, wait: Wait, origin: Origin, id: QueueId) -> bool {
-        if self.ids >= IDS_MAX {
+        let is_new = !self.flows.get(&wait).is_some_and(|flows| flows.contains_key(&origin));
+        if self.ids + FLOW_IDS * (self.count + usize::from(is_new)) >= IDS_MAX {
             return false;
         }
-        let flows = self.flows.entry(wait.clone()).or_default();
-        let before = flows.len();
-        let ids = flows.entry(origin.clone()).or_default();
+        let ids = self.flows.entry(wait.clone()).or_default().entry(origin.clone()).or_default();
         self.ids += usize::from(ids.insert(id));
-        self.count += flows.len() - before;
+        self.count += usize::from(is_new);
         if !matches!(wait, Wait::Pause(_)) {
             self.open.insert((wait, origin));
         }
@@ -88,7 +94,10 @@ impl Away {
     /// Nobody has to come back for a site before this time.
     pub(super) fn rest(&mut self, site: &Site, until: Timestamp) {
         self.resting.insert((until, site.clone()));
-        self.open.retain(|(wait, _)| !matches!(wait, Wait::Line(other) if other == site));
+        let wait = Wait::Line(site.clone());
+        for origin in self.flows.get(&wait).into_iter().flat_map(BTreeMap::keys) {
+            self.open.remove(&(wait.clone(), origin.clone()));
+        }
     }
 
     /// The same for no site any more.
@@ -211,6 +220,16 @@ mod tests {
         away.rest(&a, at(200));
         away.wake(&a);
         assert!(away.next_open().is_some());
+    }
+
+    #[test]
+    fn senders_that_nobody_heard_of_before_take_no_more_memory_than_there_is() {
+        let mut away = Away::default();
+        let put = |away: &mut Away, n: usize| away.put(Wait::Room, origin(&format!("x{n}")), QueueId(n as u64));
+        let flows = (0..IDS_MAX).take_while(|n| put(&mut away, *n)).count();
+        assert!(flows <= IDS_MAX / FLOW_IDS && flows > IDS_MAX / (2 * FLOW_IDS), "{flows}");
+        away.take(&(Wait::Room, origin("x0")), 1);
+        assert!(put(&mut away, 0) && !put(&mut away, IDS_MAX));
     }
 
     #[test]

@@ -17,8 +17,8 @@ const KEPT_FROM_ALL: usize = 16;
 const LOW: usize = 32;
 /// Messages called back in one go: few, so that nothing else waits long for them.
 const RECALLED_MAX: usize = 16;
-/// Flows that are looked at in one go.
-const LOOKS_MAX: usize = 8;
+/// Flows without a place that are looked at in one go.
+pub(super) const LOOKS_MAX: usize = 8;
 /// Who is away comes back at the latest after this time: a server that was started anew has forgotten who is. New mail is looked for then,
 /// what was tried before comes by itself.
 const AWAY_NEW: Duration = Duration::from_secs(3600);
@@ -98,10 +98,12 @@ impl Scheduler {
 
     /// Messages that are away and for which there is a place now.
     pub(super) fn recall(&mut self, now: Timestamp) -> Option<Vec<QueueId>> {
-        for _ in 0..LOOKS_MAX {
+        let mut looks = 0;
+        while looks < LOOKS_MAX {
             let flow = self.lines.away.next_open()?;
             let mut count = RECALLED_MAX;
             if let Wait::Line(site) = &flow.0 {
+                // Whoever is put aside here isn't looked at again before something happens there: that is no look in vain.
                 if let Some(until) = self.lines.down(now, site).map(|down| down.until) {
                     self.lines.away.rest(site, until);
                     continue;
@@ -116,6 +118,7 @@ impl Scheduler {
             if self.has_room(&flow.0, &flow.1) {
                 return Some(self.lines.away.take(&flow, count));
             }
+            looks += 1;
         }
         None
     }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::away::Away;
+use super::crowd::LOOKS_MAX;
 use super::fair::ITEM;
 use super::health::{Down, Health, News};
 use super::line::{Line, Place, Turn, Waiting};
@@ -18,6 +19,8 @@ use crate::mail::{Diagnosis, Message, Origin, Site, Timestamp};
 
 /// A line this long is never turned away from.
 pub(super) const CROWD_MIN: usize = 64;
+/// Who is away is looked at again after this time, if there are more than can be looked at in one go.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Lines that are looked at to find one that may have its turn now.
 const SCAN_MAX: usize = 64;
 
@@ -96,9 +99,12 @@ impl Lines {
         }
     }
 
-    /// When a line may start an attempt that may not now, or who waits for a site that is down may come back.
+    /// When a line may start an attempt that may not now, or who is away may come back: for a site that was down, or as far as not all
+    /// of them could be looked at.
     pub(super) fn deadline(&self) -> Option<Timestamp> {
-        self.later.first().map(|(at, _)| *at).into_iter().chain(self.away.deadline()).min()
+        let later = self.later.first().map(|(at, _)| *at);
+        let look = (self.away.open() > LOOKS_MAX).then(|| self.now.plus(LOOK_AGAIN));
+        later.into_iter().chain(self.away.deadline()).chain(look).min()
     }
 
     pub(super) fn now(&self) -> Timestamp {

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::away::Wait;
 use super::backoff::tests::retry;
 use super::*;
 use crate::config::{DestinationRule, DomainPattern, Outgoing, Retry};
 use crate::mail::{
-    Address, BodyType, Cause, DeliverBy, DeliverByMode, Destination, Diagnosis, Domain, EnhancedCode, Message, Outcome, QueueId,
-    Rate, Recipient, RecipientState, Request, ReversePath, Timestamp, Update,
+    Address, BodyType, Cause, DeliverBy, DeliverByMode, Destination, Diagnosis, Domain, EnhancedCode, Message, Origin, Outcome,
+    QueueId, Rate, Recipient, RecipientState, Request, ReversePath, Site, Timestamp, Update,
 };
 
 const START: Timestamp = Timestamp::from_millis(1_795_312_800_000);
@@ -546,6 +547,48 @@ fn nobody_is_called_for_a_destination_that_is_down_before_it_is_probed() {
     assert_eq!(until, at(300));
     let order = drain(&mut scheduler, until, &spool, &mut parked);
     assert!(order.len() >= 2900, "{}", order.len());
+}
+
+/// Somebody waits on disk for this site.
+fn put_away(scheduler: &mut Scheduler, id: u64, from: &str, to: &Site) {
+    assert!(scheduler.lines.away.put(Wait::Line(to.clone()), Origin::parse(from).unwrap(), QueueId(id)));
+}
+
+fn mx_of(name: &str) -> Site {
+    Site::Own(Destination::Mx(Domain::parse(name).unwrap()))
+}
+
+#[test]
+fn mail_for_destinations_that_are_down_is_in_nobodys_way() {
+    let mut scheduler = Scheduler::new(settings());
+    for n in 0..50 {
+        let down = mx_of(&format!("down{n}.test"));
+        put_away(&mut scheduler, n, "domain:b.test", &down);
+        for _ in 0..3 {
+            scheduler.lines.failed(START, &down, unreached(), &settings().retry, 0.5);
+        }
+    }
+    put_away(&mut scheduler, 99, "domain:b.test", &mx_of("up.test"));
+    assert_eq!(next(&mut scheduler, START), Some(Step::Recall { ids: vec![QueueId(99)] }));
+    assert_eq!(next(&mut scheduler, START), None);
+}
+
+#[test]
+fn a_line_that_runs_dry_gets_its_mail_though_many_wait_for_a_place_in_another() {
+    let mut scheduler = Scheduler::new(Settings { active_max: 200, ..settings() });
+    for id in 1..=300 {
+        admit(&mut scheduler, START, &message(id, &format!("s@x{id}.test"), &["a@slow.test"]));
+        while next(&mut scheduler, START).is_some() {}
+    }
+    put_away(&mut scheduler, 999, "domain:b.test", &mx_of("up.test"));
+    let mut now = START;
+    let called = (0..50).find_map(|_| {
+        let step = next(&mut scheduler, now);
+        now = scheduler.deadline().expect("there are some that nobody looked at");
+        step
+    });
+    assert_eq!(called, Some(Step::Recall { ids: vec![QueueId(999)] }));
+    assert!(now <= at(5), "{now}");
 }
 
 #[test]

@@ -107,6 +107,23 @@ fn with_too_many_refused_files_the_next_one_stays_and_is_told_of_when_there_is_r
     });
 }
 
+#[test]
+fn a_file_that_cannot_be_read_for_a_while_is_in_nobodys_way_and_is_sent_when_it_can() {
+    story(async {
+        let server = Setup::new().start().await;
+        let to = |who: &str| format!("RCPT TO:<{who}@example.test>");
+        let name = leave(&server, "Subject: y\r\n\r\n", &["MAIL FROM:<ann@example.test>", &to("bob")]);
+        leave(&server, "Subject: z\r\n\r\n", &["MAIL FROM:<bob@example.test>", &to("ann")]);
+        server.disk.fail_opening(Some(&Path::new(DROP).join(&name)));
+        server.until("the other's mail", || server.mailbox("ann").len() == 1).await;
+        server.pass(HOUR).await;
+        assert_eq!((names(&server, DROP), server.count("drop-trouble"), server.mailbox("bob").len()), (vec![name], 1, 0));
+        server.disk.fail_opening(None);
+        server.until("its mail", || server.mailbox("bob").len() == 1).await;
+        assert!(names(&server, DROP).is_empty() && server.mailbox("ann").len() == 1);
+    });
+}
+
 fn disk_has(server: &Server, name: &str) -> bool {
     server.disk.exists(&Path::new("/spool/drop/refused").join(name))
 }

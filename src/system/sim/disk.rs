@@ -46,6 +46,7 @@ struct Faults {
     fail_writes: BTreeSet<u64>,
     fail_syncs: BTreeSet<u64>,
     fail_namings: BTreeSet<u64>,
+    unreadable: Option<PathBuf>,
     capacity: Option<u64>,
 }
 
@@ -129,6 +130,11 @@ impl SimDisk {
         let mut world = self.world();
         let at = world.namings + count;
         world.faults.fail_namings.insert(at);
+    }
+
+    /// This file can't be opened for reading, as when a process has no descriptors left; none: every file can again.
+    pub fn fail_opening(&self, path: Option<&Path>) {
+        self.world().faults.unreadable = path.map(Path::to_owned);
     }
 
     /// The disk holds this many bytes, then it is full; none: it is endless.
@@ -326,6 +332,9 @@ impl Disk for SimDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
         let mut world = self.world();
         world.check()?;
+        if mode == OpenMode::Read && world.faults.unreadable.as_deref() == Some(path) {
+            return Err(io::Error::other("too many open files"));
+        }
         let inode = match mode {
             OpenMode::Read | OpenMode::Write => world.find(path)?,
             OpenMode::CreateNew => {
