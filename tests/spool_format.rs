@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,8 +43,15 @@ fn copy(version: u16) -> TempDir {
 }
 
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
-    entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()
+    loop {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+        let read = entries.map(|entry| Ok((entry.file_name().into_string().unwrap(), fs::read(entry.path())?)));
+        match read.collect::<io::Result<_>>() {
+            Ok(files) => return files,
+            // A running spool renames and removes files: another look finds where what was in them is now.
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound),
+        }
+    }
 }
 
 fn system() -> System {
@@ -284,7 +292,7 @@ async fn compressed_content_comes_out_octet_for_octet() {
 /// The Accept records of a log, in its order.
 fn accepts(folder: &Path) -> Vec<(Message, ContentAt)> {
     let mut found = Vec::new();
-    for segment in files(&folder.join("log")).values() {
+    for (_, segment) in files(&folder.join("log")).iter().filter(|(name, _)| name.ends_with(".seg")) {
         let identity = SegmentHeader::parse(segment).unwrap().identity;
         let mut rest = &segment[4096..];
         while let Ok((record, length)) = record::parse(identity, rest) {

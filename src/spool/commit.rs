@@ -206,11 +206,15 @@ impl Committer {
         }
         let new_mail = batch.iter().any(|op| matches!(op, Op::Accept { .. }));
         let waiting = batch.is_empty() || batch.iter().any(Op::is_awaited) || self.until_sync().is_zero();
-        self.fill_at = self.shared.clock.monotonic() + IDLE;
+        let begun = self.shared.clock.monotonic();
+        self.fill_at = begun + IDLE;
         let mut frames: Vec<_> = batch.iter_mut().filter_map(Op::frame_mut).collect();
         let appended =
             if frames.is_empty() { Ok(self.log.durable()) } else { self.log.append(&mut frames, new_mail, last_id, now) };
         let appended = appended.and_then(|start| if waiting { self.log.sync(last_id, now).map(|()| start) } else { Ok(start) });
+        if waiting {
+            self.patience.synced(self.shared.clock.monotonic().saturating_sub(begun));
+        }
         let stillborn = self.log.take_stillborn();
         if !stillborn.is_empty() {
             let segments = &mut self.shared.lock().segments;

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// The longest wait for a batch.
 pub(crate) const WAIT_MAX: Duration = Duration::from_millis(4);
+/// Where a sync takes longer than this, nobody waits: enough comes while it runs.
+const QUICK: Duration = Duration::from_micros(500);
 /// After a wait in vain there is none for so long, and twice as long after each further one.
 const HASTE: Duration = Duration::from_millis(250);
 /// But no longer than this.
@@ -56,15 +58,22 @@ pub(crate) struct Patience {
     from: Duration,
     /// How long the next haste is.
     haste: Duration,
+    /// How long the last sync took.
+    sync: Duration,
 }
 
 impl Patience {
     pub(crate) fn new() -> Self {
-        Self { from: Duration::ZERO, haste: HASTE }
+        Self { from: Duration::ZERO, haste: HASTE, sync: Duration::ZERO }
     }
 
     pub(crate) fn has_any(&self, now: Duration) -> bool {
-        now >= self.from
+        now >= self.from && self.sync <= QUICK
+    }
+
+    /// A batch was written and synced in this time.
+    pub(crate) fn synced(&mut self, took: Duration) {
+        self.sync = took;
     }
 
     /// A wait has ended; in vain if not all came that were under way.
@@ -116,5 +125,14 @@ mod tests {
         assert!(patience.has_any(now));
         patience.waited(now, true);
         assert!(!patience.has_any(now) && patience.has_any(now + HASTE));
+    }
+
+    #[test]
+    fn nobody_waits_where_syncs_are_slow() {
+        let mut patience = Patience::new();
+        patience.synced(QUICK * 2);
+        assert!(!patience.has_any(Duration::from_secs(3600)));
+        patience.synced(QUICK);
+        assert!(patience.has_any(Duration::ZERO));
     }
 }
