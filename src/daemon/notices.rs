@@ -12,10 +12,9 @@ use super::current::Current;
 use super::delivery::Delivery;
 use super::report;
 use crate::config::{Config, NoticeTo};
+use crate::deliver::read_header;
 use crate::event::{Event, NoticeKind};
-use crate::mail::{
-    Address, Arrival, Destination, HeaderScan, Message, Origin, QueueId, Recipient, Ret, ReversePath, Timestamp, Update,
-};
+use crate::mail::{Address, Arrival, Destination, Message, Origin, QueueId, Recipient, Ret, ReversePath, Timestamp, Update};
 use crate::notice::{self, Context, Digest, Notice, Returned, Success};
 use crate::route::Route;
 use crate::spool::{Accept, Spool, SpoolError};
@@ -351,19 +350,8 @@ impl Writer {
 
     /// The original's header block, as far as it can be read: a notice without it is better than none.
     async fn header(&self, id: QueueId) -> Vec<u8> {
-        let mut scan = HeaderScan::new(HEADER_SIZE_MAX);
         let Ok(content) = self.spool.content(id).await else { return Vec::new() };
-        let mut offset = 0;
-        while !scan.is_complete() {
-            match content.read_at(offset, CHUNK_SIZE).await {
-                Ok(chunk) if !chunk.is_empty() => {
-                    scan.receive(&chunk);
-                    offset += chunk.len() as u64;
-                }
-                _ => break,
-            }
-        }
-        scan.header().to_vec()
+        read_header(&*content, HEADER_SIZE_MAX).await.header().to_vec()
     }
 }
 

@@ -6,6 +6,7 @@ mod connection;
 mod connections;
 mod convert;
 mod fitting;
+mod header;
 mod hosts;
 mod ipv6;
 mod lane;
@@ -30,6 +31,7 @@ use crate::route::{Host, Router, Way};
 use crate::system::{BoxFuture, Content, System, TlsClient};
 
 use connections::Connections;
+pub use header::read_header;
 
 /// What an attempt asks about its destination.
 pub trait Routes: Send + Sync {

@@ -3,18 +3,17 @@
 //! What comes back for all of its recipients is refused when it comes. Here are those that came in company. Maildirs aren't asked: they
 //! are the end of every way, and know by `Delivered-To` what they sent on themselves.
 
+use super::header::read_header;
 use super::{Attempt, Deliverer};
-use crate::mail::{Cause, Diagnosis, EnhancedCode, Forward, HeaderScan, Outcome};
-use crate::system::Content;
+use crate::mail::{Cause, Diagnosis, EnhancedCode, Forward, Outcome};
 
 /// As much of a header is looked at; octets.
-const HEADER_SIZE_MAX: usize = 64 * 1024;
-/// Octets read at a time.
-const CHUNK_SIZE: usize = 16 * 1024;
+pub(super) const HEADER_SIZE_MAX: usize = 64 * 1024;
 
 /// The outcome of each recipient for whom the message was here before; none for the others.
 pub(super) async fn outcomes(deliverer: &Deliverer, attempt: &Attempt) -> Vec<Option<Outcome>> {
-    let header = header(&*attempt.content).await;
+    // What can't be read says nothing of the past.
+    let header = read_header(&*attempt.content, HEADER_SIZE_MAX).await;
     let past = deliverer.mark.past(header.header(), &attempt.reverse_path, Some(attempt.id));
     let outcome = |(_, to): &(u32, Forward)| {
         let here = !past.is_empty() && past.has(&to.address);
@@ -24,19 +23,4 @@ pub(super) async fn outcomes(deliverer: &Deliverer, attempt: &Attempt) -> Vec<Op
         })
     };
     attempt.recipients.iter().map(outcome).collect()
-}
-
-/// What can't be read says nothing of the past.
-pub(super) async fn header(content: &dyn Content) -> HeaderScan {
-    let (mut scan, mut offset) = (HeaderScan::new(HEADER_SIZE_MAX), 0);
-    while !scan.is_complete() {
-        match content.read_at(offset, CHUNK_SIZE).await {
-            Ok(piece) if !piece.is_empty() => {
-                scan.receive(&piece);
-                offset += piece.len() as u64;
-            }
-            _ => break,
-        }
-    }
-    scan
 }

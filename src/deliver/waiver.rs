@@ -1,6 +1,7 @@
 //! The sender's word that TLS isn't required (RFC 8689 section 3), and what is left of the demand for it then. State: none.
 
-use super::returned::header;
+use super::header::read_header;
+use super::returned::HEADER_SIZE_MAX;
 use super::{Attempt, Way};
 use crate::mail::tls_is_optional;
 use crate::system::Content;
@@ -17,6 +18,6 @@ pub(super) async fn way(mut way: Way, attempt: &Attempt) -> Way {
 
 /// What can't be read waives nothing.
 async fn is_waived(content: &dyn Content) -> bool {
-    let scan = header(content).await;
+    let scan = read_header(content, HEADER_SIZE_MAX).await;
     !scan.is_cut() && tls_is_optional(scan.header())
 }

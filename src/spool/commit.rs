@@ -141,17 +141,18 @@ impl Committer {
             let awaited = state.queue.iter().filter(|op| op.is_awaited()).count();
             state.closing || new == 0 || awaited > new || shared.gathering.is_enough(state.queue.len())
         };
-        let more = async {
-            loop {
-                let wake = shared.wake.notified();
-                if enough() {
-                    return;
+        if !enough() {
+            let more = async {
+                loop {
+                    shared.wake.notified().await;
+                    if enough() {
+                        return;
+                    }
                 }
-                wake.await;
-            }
-        };
-        let in_vain = tokio::time::timeout(gather::WAIT_MAX, more).await.is_err();
-        self.patience.waited(now, in_vain);
+            };
+            let in_vain = tokio::time::timeout(gather::WAIT_MAX, more).await.is_err();
+            self.patience.waited(now, in_vain);
+        }
         shared.gathering.rest();
     }
 

@@ -88,13 +88,16 @@ impl Spares {
     /// short to be of use. It must not be written before that name is durable and nobody reads it any longer.
     pub(crate) fn retire(&self, segment: u64, wanted: bool) -> Option<PathBuf> {
         let from = self.layout.segment(segment);
-        let mut pool = self.pool();
-        if !pool.sound.remove(&segment) || !wanted {
-            return None;
-        }
+        let number = {
+            let mut pool = self.pool();
+            if !pool.sound.remove(&segment) || !wanted {
+                return None;
+            }
+            pool.made += 1;
+            pool.made
+        };
         let length = self.disk.open(&from, OpenMode::Read).and_then(|file| file.len()).ok()?;
-        pool.made += 1;
-        let path = self.layout.log.join(format!("{}{SUFFIX}", pool.made));
+        let path = self.layout.log.join(format!("{number}{SUFFIX}"));
         let renamed = length >= self.size / 2 && self.disk.rename(&from, &path).is_ok();
         renamed.then_some(path)
     }

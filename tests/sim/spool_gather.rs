@@ -1,0 +1,77 @@
+//! Messages on their way share a sync: nobody is held up for long by a client that is slow. In simulated time.
+
+use std::time::Duration;
+
+use posthouse::mail::{Address, BodyType, Message, Recipient, ReversePath, Update};
+use posthouse::spool::index::MemoryIndexFactory;
+use posthouse::spool::{Accept, Draft, Spool};
+use posthouse::system::sim::SimDisk;
+use tokio::time::{Instant, sleep};
+
+use crate::spool_world::{START, options, run, simulated};
+
+async fn commit(draft: Draft) -> std::sync::Arc<Message> {
+    let accept = Accept {
+        arrived: START,
+        reverse_path: ReversePath::Null,
+        body: BodyType::SevenBit,
+        request: None,
+        origin: None,
+        recipients: vec![Recipient::new(Address::parse("ann@example.test").unwrap(), None, START)],
+        updates: Vec::new(),
+    };
+    draft.commit(accept).await.unwrap()
+}
+
+async fn begin(spool: &Spool) -> Draft {
+    let mut draft = spool.begin().unwrap();
+    draft.write(b"Subject: x\r\n\r\n").await.unwrap();
+    draft
+}
+
+#[test]
+fn a_client_that_never_ends_holds_others_up_less_and_less_often() {
+    run(async {
+        let system = simulated(&SimDisk::new(), 1);
+        let (spool, _) = Spool::open(options("/spool"), &system, Box::new(MemoryIndexFactory::default())).await.unwrap();
+        let alone = Instant::now();
+        let first = commit(begin(&spool).await).await;
+        assert_eq!(alone.elapsed(), Duration::ZERO, "who is alone waits for nobody");
+
+        let slow = begin(&spool).await;
+        let (begun, mut held_up) = (Instant::now(), 0);
+        while begun.elapsed() < Duration::from_secs(60) {
+            // What nobody waits for comes in between.
+            spool.update(Update { delays_noticed: Some(1), ..Update::new(first.id) });
+            sleep(Duration::from_millis(10)).await;
+            let before = Instant::now();
+            let message = commit(begin(&spool).await).await;
+            held_up += u32::from(before.elapsed() > Duration::ZERO);
+            assert!(before.elapsed() < Duration::from_millis(10));
+            spool.done(message.id);
+            sleep(Duration::from_millis(10)).await;
+        }
+        // At 0, 0.25, 0.75, 1.75, 3.75 and 7.75 seconds, and then every 8.
+        assert!((3..=13).contains(&held_up), "{held_up}");
+        drop(slow);
+        spool.close().await.unwrap();
+    });
+}
+
+#[test]
+fn who_is_under_way_comes_into_the_same_batch() {
+    run(async {
+        let system = simulated(&SimDisk::new(), 1);
+        let (spool, _) = Spool::open(options("/spool"), &system, Box::new(MemoryIndexFactory::default())).await.unwrap();
+        let (early, late) = (begin(&spool).await, begin(&spool).await);
+        let batches = spool.gauges().batches;
+        let late = tokio::spawn(async move {
+            sleep(Duration::from_millis(2)).await;
+            commit(late).await
+        });
+        commit(early).await;
+        late.await.unwrap();
+        assert_eq!(spool.gauges().batches, batches + 1);
+        spool.close().await.unwrap();
+    });
+}
