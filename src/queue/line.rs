@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::company::Company;
 use super::fair::{Fair, Rank};
 use super::health::News;
 use super::tempo::Tempo;
@@ -38,6 +39,7 @@ pub(super) struct Line {
     pub(super) in_flight: usize,
     /// How many may be: grows while attempts reach the site and don't wait for each other, shrinks when they don't.
     tempo: Tempo,
+    company: Company,
     /// What an admin bounds; not for notices.
     pub(super) limits: Outgoing,
     /// No new connection before this time: so many attempts can go on with those that there are.
@@ -70,6 +72,7 @@ impl Line {
             count: 0,
             in_flight: 0,
             tempo: Tempo::new(),
+            company: Company::default(),
             limits,
             connected: None,
             turn: None,
@@ -90,6 +93,11 @@ impl Line {
     /// Whether one of those who wait is a notice.
     pub(super) fn has_notice(&self) -> bool {
         !self.notices.is_empty()
+    }
+
+    /// A message comes, and isn't put in yet.
+    pub(super) fn joined(&mut self, now: Timestamp, origin: &Origin) {
+        self.company.joined(now, self.len(), self.len_of(origin));
     }
 
     pub(super) fn insert(&mut self, place: &Place, weight: u32, waiting: Waiting) {
@@ -148,7 +156,9 @@ impl Line {
             return limit;
         }
         let connected = self.connected.filter(|(_, until)| *until > now).map_or(usize::MAX, |(count, _)| count);
-        limit.min(self.limits.concurrency.unwrap_or(usize::MAX)).min(connected)
+        let own = || self.first().map_or(0, |origin| self.len_of(origin));
+        let beside = if self.tempo.is_near() { self.company.limit(now, own) } else { usize::MAX };
+        limit.min(self.limits.concurrency.unwrap_or(usize::MAX)).min(connected).min(beside)
     }
 
     /// An attempt has ended that took so long.
@@ -157,6 +167,10 @@ impl Line {
         match news {
             News::Nothing => {}
             News::Unreached(_) => self.tempo.unreached(),
+            // With fewer than there might be nothing is learned of more.
+            News::Reached if self.company.is_there(now) => {
+                self.tempo.reached(now, took, self.in_flight, self.tempo.limit(now).min(concurrency));
+            }
             News::Reached => self.tempo.reached(now, took, self.in_flight, concurrency),
         }
     }
