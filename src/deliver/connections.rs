@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::Host;
 use super::connection::Connection;
 use super::meters::Meters;
-use crate::config::{Outgoing, RemoteTls};
+use crate::config::{Outgoing, RemoteTls, Source};
 use crate::mail::{Site, Timestamp};
 use crate::system::Clock;
 
@@ -41,6 +41,8 @@ struct State {
     idle: BTreeMap<Site, Vec<Idle>>,
     idle_count: usize,
     busy: BTreeMap<Site, usize>,
+    /// The same of what may leave from our own addresses, where that is bounded, by what the bounds are for.
+    busy_from: BTreeMap<Arc<str>, usize>,
     /// A task looks for connections whose time is over.
     swept: bool,
     closed: bool,
@@ -48,6 +50,8 @@ struct State {
 
 struct Idle {
     connection: Connection,
+    /// What bounds connections from where it comes from, if anything does.
+    scope: Option<Arc<str>>,
     expires: Duration,
 }
 
@@ -65,8 +69,11 @@ pub(super) struct Wanted<'a> {
 /// An attempt under way to a site; it may have one connection.
 pub(super) struct Permit {
     connections: Arc<Connections>,
+    /// Whatever address of ours its mail leaves from.
     site: Site,
     outgoing: Outgoing,
+    /// The addresses that the connection may come from, one of each family, if that is bounded.
+    sources: Vec<Source>,
     /// It is among the busy: it has a connection, or may make one. Changes under the lock only.
     counted: AtomicBool,
 }
@@ -77,8 +84,9 @@ impl Connections {
     }
 
     /// Counts an attempt in, until the permit is dropped. It doesn't wait: how many attempts there may be is the scheduler's business.
-    pub(super) fn permit(self: &Arc<Self>, site: &Site, outgoing: Outgoing) -> Permit {
-        let permit = Permit { connections: self.clone(), site: site.clone(), outgoing, counted: AtomicBool::new(false) };
+    pub(super) fn permit(self: &Arc<Self>, site: &Site, outgoing: Outgoing, sources: Vec<Source>) -> Permit {
+        let permit =
+            Permit { connections: self.clone(), site: site.whole().clone(), outgoing, sources, counted: AtomicBool::new(false) };
         permit.count(&mut self.state());
         permit
     }
@@ -120,18 +128,17 @@ impl Permit {
     fn count(&self, state: &mut State) {
         if !self.counted.swap(true, Ordering::Relaxed) {
             *state.busy.entry(self.site.clone()).or_default() += 1;
+            for source in &self.sources {
+                *state.busy_from.entry(source.scope.clone()).or_default() += 1;
+            }
         }
     }
 
     /// And no longer.
     fn uncount(&self, state: &mut State) {
-        if self.counted.swap(false, Ordering::Relaxed)
-            && let Some(busy) = state.busy.get_mut(&self.site)
-        {
-            *busy -= 1;
-            if *busy == 0 {
-                state.busy.remove(&self.site);
-            }
+        if self.counted.swap(false, Ordering::Relaxed) {
+            one_less(&mut state.busy, &self.site);
+            self.sources.iter().for_each(|source| one_less(&mut state.busy_from, &source.scope));
         }
     }
 
@@ -151,10 +158,24 @@ impl Permit {
         }
     }
 
-    /// Counts a new connection, if the site's rate allows it; else says when it will.
-    pub(super) fn may_connect(&self) -> Result<(), Timestamp> {
-        let Some(rate) = self.outgoing.connections_rate else { return Ok(()) };
-        self.connections.meters.count(self.connections.clock.now(), &self.site, rate)
+    /// Counts a new connection from an address, if the rates of the site and of the address allow it; else says when they will, and the
+    /// address, if it is its rate.
+    pub(super) fn may_connect(&self, from: Option<IpAddr>) -> Result<(), (Timestamp, Option<IpAddr>)> {
+        let mut rates = Vec::new();
+        rates.extend(self.outgoing.connections_rate.map(|rate| (self.site.to_string(), rate)));
+        let source = self.source(from);
+        rates.extend(source.and_then(|source| Some((source.scope.to_string(), source.outgoing.connections_rate?))));
+        if rates.is_empty() {
+            return Ok(());
+        }
+        let counted = self.connections.meters.count(self.connections.clock.now(), &rates);
+        let is_full = |number: usize, source: &&Source| rates.get(number).is_some_and(|(name, _)| **name == *source.scope);
+        counted.map_err(|(number, until)| (until, source.filter(|source| is_full(number, source)).map(|source| source.ip)))
+    }
+
+    /// The bounds on what comes from an address.
+    fn source(&self, from: Option<IpAddr>) -> Option<&Source> {
+        self.sources.iter().find(|source| Some(source.ip) == from)
     }
 
     /// Connections to the site at the most.
@@ -168,8 +189,9 @@ impl Permit {
         state.idle.get(&self.site).is_some_and(|idle| idle.iter().any(|idle| idle.connection.is_to(host)))
     }
 
-    /// Before a new connection is made: with it there must not be too many to the site, so an idle one elsewhere may have to go.
-    pub(super) fn make_room(&self) {
+    /// Before a new connection is made from an address: with it there must not be too many to the site, nor from there, so idle ones
+    /// may have to go.
+    pub(super) fn make_room(&self, from: Option<IpAddr>) {
         let mut state = self.connections.state();
         self.count(&mut state);
         let busy = state.busy.get(&self.site).copied().unwrap_or(0);
@@ -179,6 +201,18 @@ impl Permit {
                 leave(oldest);
             }
         }
+        if let Some((Source { scope, .. }, concurrency)) = self.bounded(from) {
+            let idle_max = concurrency.saturating_sub(state.busy_from.get(scope).copied().unwrap_or(0));
+            for _ in idle_max..state.idle_from(scope) {
+                state.take_from(scope).into_iter().for_each(leave);
+            }
+        }
+    }
+
+    /// The bounds on what comes from an address, and how many connections these are.
+    fn bounded(&self, from: Option<IpAddr>) -> Option<(&Source, usize)> {
+        let source = self.source(from)?;
+        Some((source, source.outgoing.concurrency?))
     }
 
     /// Keeps a ready connection for the next attempt, or closes it if there are enough.
@@ -188,12 +222,17 @@ impl Permit {
         self.uncount(&mut state);
         let idle = state.idle.get(&self.site).map_or(0, Vec::len);
         let busy = state.busy.get(&self.site).copied().unwrap_or(0);
-        let enough = state.closed || state.idle_count >= IDLE_MAX || idle + busy >= self.concurrency();
+        let bounded = self.bounded(connection.source());
+        let enough_from = bounded.is_some_and(|(Source { scope, .. }, concurrency)| {
+            state.busy_from.get(scope).copied().unwrap_or(0) + state.idle_from(scope) >= concurrency
+        });
+        let enough = state.closed || state.idle_count >= IDLE_MAX || idle + busy >= self.concurrency() || enough_from;
         if enough || connection.is_used_up() || connection.age() >= OPEN_TIME {
             return leave(connection);
         }
         let expires = self.connections.clock.monotonic() + IDLE_TIME;
-        state.idle.entry(self.site.clone()).or_default().push(Idle { connection, expires });
+        let scope = bounded.map(|(source, _)| source.scope.clone());
+        state.idle.entry(self.site.clone()).or_default().push(Idle { connection, scope, expires });
         state.idle_count += 1;
         if !std::mem::replace(&mut state.swept, true) {
             tokio::spawn(self.connections.clone().sweep());
@@ -219,6 +258,20 @@ impl State {
         Some(taken.connection)
     }
 
+    /// Idle connections, to whatever site, that come from where these bounds are for.
+    fn idle_from(&self, scope: &Arc<str>) -> usize {
+        self.idle.values().flatten().filter(|idle| idle.scope.as_ref() == Some(scope)).count()
+    }
+
+    /// Takes the one of them that is idle for the longest time.
+    fn take_from(&mut self, scope: &Arc<str>) -> Option<Connection> {
+        let is_from = |idle: &Idle| idle.scope.as_ref() == Some(scope);
+        let oldest = |idle: &[Idle]| idle.iter().filter(|idle| is_from(idle)).map(|idle| idle.expires).min();
+        let (site, _) =
+            self.idle.iter().filter_map(|(site, idle)| Some((site, oldest(idle)?))).min_by_key(|(_, expires)| *expires)?;
+        self.take(&site.clone(), is_from)
+    }
+
     /// Takes what has expired; and says when the next will, or that the sweeping ends.
     fn expire(&mut self, now: Duration) -> (Vec<Connection>, Option<Duration>) {
         let mut expired = Vec::new();
@@ -231,6 +284,16 @@ impl State {
         let next = self.idle.values().filter_map(|idle| idle.first()).map(|idle| idle.expires).min();
         self.swept = next.is_some();
         (expired, next)
+    }
+}
+
+/// A count that goes with its last.
+fn one_less<Name: Ord>(counts: &mut BTreeMap<Name, usize>, name: &Name) {
+    if let Some(count) = counts.get_mut(name) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(name);
+        }
     }
 }
 

@@ -43,7 +43,7 @@ impl Scheduler {
         for (destination, part) in &mut entry.parts {
             part.update(&entry.message, &self.paused_domains);
             if part.ready_at <= now {
-                let wait = self.sites.last_of(destination).map_or(Wait::Room, Wait::Line);
+                let wait = self.sites.last_of(destination, &entry.message.reverse_path).map_or(Wait::Room, Wait::Line);
                 if self.has_room(&wait, &origin) {
                     return None;
                 }

@@ -21,7 +21,7 @@ async fn slow(active: usize, shares: Vec<Share>) -> (Server, Peer) {
     let outgoing = Outgoing { messages_rate, ..Outgoing::default() };
     let setup = Setup::new().config(|config| {
         config.destinations =
-            vec![DestinationRule { domain: DomainPattern::Any, mx: DomainPattern::Any, shared: false, outgoing }];
+            vec![DestinationRule { domain: DomainPattern::Any, mx: DomainPattern::Any, source: None, shared: false, outgoing }];
         config.queue.active = active;
         config.shares = shares;
     });
