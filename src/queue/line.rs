@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::company::Company;
 use super::fair::{Fair, Rank};
 use super::health::News;
 use super::sources::RECENT;
@@ -56,6 +57,7 @@ pub(super) struct Line {
     pub(super) in_flight: usize,
     /// How many may be: grows while attempts reach the site and don't wait for each other, shrinks when they don't.
     tempo: Tempo,
+    company: Company,
     pub(super) bounds: Bounds,
     /// From which addresses it was served lately, and when; the last behind.
     pub(super) recent: Vec<(IpAddr, Timestamp)>,
@@ -89,6 +91,7 @@ impl Line {
             count: 0,
             in_flight: 0,
             tempo: Tempo::new(),
+            company: Company::default(),
             bounds: Bounds::default(),
             recent: Vec::new(),
             connected: None,
@@ -110,6 +113,11 @@ impl Line {
     /// Whether one of those who wait is a notice.
     pub(super) fn has_notice(&self) -> bool {
         !self.notices.is_empty()
+    }
+
+    /// A message comes, and isn't put in yet.
+    pub(super) fn joined(&mut self, now: Timestamp, origin: &Origin) {
+        self.company.joined(now, self.len(), self.len_of(origin));
     }
 
     pub(super) fn insert(&mut self, place: &Place, weight: u32, waiting: Waiting) {
@@ -168,7 +176,9 @@ impl Line {
             return limit;
         }
         let connected = self.connected.filter(|(_, until)| *until > now).map_or(usize::MAX, |(count, _)| count);
-        limit.min(self.bounds.outgoing.concurrency.unwrap_or(usize::MAX)).min(connected)
+        let own = || self.first().map_or(0, |origin| self.len_of(origin));
+        let beside = if self.tempo.is_near() { self.company.limit(now, own) } else { usize::MAX };
+        limit.min(self.bounds.outgoing.concurrency.unwrap_or(usize::MAX)).min(connected).min(beside)
     }
 
     /// An attempt has ended that took so long.
@@ -177,6 +187,10 @@ impl Line {
         match news {
             News::Nothing => {}
             News::Unreached(_) => self.tempo.unreached(),
+            // With fewer than there might be nothing is learned of more.
+            News::Reached if self.company.is_there(now) => {
+                self.tempo.reached(now, took, self.in_flight, self.tempo.limit(now).min(concurrency));
+            }
             News::Reached => self.tempo.reached(now, took, self.in_flight, concurrency),
         }
     }

@@ -177,6 +177,7 @@ impl Lines {
         let line = self.lines.entry(site.clone()).or_insert_with(Line::new);
         line.bounds = bounds.into();
         self.is_bounded |= !line.bounds.sources.is_empty() || line.bounds.outgoing.messages_rate.is_some();
+        line.joined(self.now, &place.origin);
         line.insert(&place, weight, waiting);
         self.turn(site);
         place
@@ -511,6 +512,35 @@ mod tests {
         finish(&mut lines, &mx("slow.test"));
         fill(&mut lines, &mx("new.test"), 50..51);
         assert_eq!(take(&mut lines), Some(50));
+    }
+
+    /// Attempts begin as they may, and each in turn takes a millisecond, for so long; how many there were at a time at the end.
+    fn run_near(lines: &mut Lines, site: &Site, millis: u64) -> usize {
+        for _ in 0..millis {
+            while lines.take().is_some() {}
+            let place = Place::new(&letter(0, "s@x.test", 0), 0);
+            lines.finish(site, &place, Some(Duration::from_millis(1)), &News::Reached, None);
+            lines.tick(lines.now().plus(Duration::from_millis(1)));
+        }
+        while lines.take().is_some() {}
+        lines.in_flight()
+    }
+
+    #[test]
+    fn bulk_for_a_near_site_leaves_room_while_others_send_letters() {
+        let (mut lines, site) = (Lines::new(100, 20, Vec::new()), mx("near.test"));
+        lines.tick(Timestamp::from_millis(1_000_000));
+        fill(&mut lines, &site, 0..5000);
+        let alone = run_near(&mut lines, &site, 300);
+        assert!(alone > 5, "{alone}");
+        fill_from(&mut lines, "letter@y.test", &site, 9000..9001);
+        assert_eq!(run_near(&mut lines, &site, 30), 2);
+        for n in 0..10 {
+            fill_from(&mut lines, "letter@y.test", &site, 9001 + n..9002 + n);
+            assert_eq!(take(&mut lines), Some(9001 + n), "at once");
+            assert_eq!(run_near(&mut lines, &site, 100), 2, "the letters go on");
+        }
+        assert!(run_near(&mut lines, &site, 1300) >= alone, "and nothing was forgotten meanwhile");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod away;
 mod backoff;
+mod company;
 mod crowd;
 mod due;
 mod entry;
