@@ -15,8 +15,6 @@ mod daemon_drops;
 mod daemon_rules;
 mod daemon_ways;
 mod daemon_world;
-#[path = "../support/failing_index.rs"]
-mod failing_index;
 mod spool;
 mod spool_churn;
 mod spool_cut;

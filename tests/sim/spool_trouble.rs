@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use posthouse::mail::{BodyType, QueueId, Recipient, ReversePath, Timestamp, Update};
@@ -12,8 +12,8 @@ use posthouse::spool::{Accept, Filter, Note, Options, Spool, SpoolError};
 use posthouse::system::Disk;
 use posthouse::system::sim::SimDisk;
 
-use crate::failing_index::Failing;
 use crate::spool_world::{START, options, run, simulated};
+use crate::world::failing_index::Failing;
 
 fn envelope() -> Accept {
     let recipient = Recipient::new("bob@example.org".to_owned().try_into().unwrap(), None, START);

@@ -38,7 +38,3 @@ mod trip;
 mod ways;
 mod wishes;
 mod world;
-
-#[allow(dead_code, reason = "shared with the simulations, which use more of it")]
-#[path = "../support/failing_index.rs"]
-mod failing_index;

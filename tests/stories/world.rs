@@ -16,7 +16,11 @@ use posthouse::system::sim::{Peer, Script, SimDisk, World};
 use posthouse::system::{Disk, Endpoint, Net};
 
 use super::client::{Client, Gone};
-use super::failing_index::Failing;
+
+#[path = "../support/failing_index.rs"]
+pub(crate) mod failing_index;
+
+use failing_index::Failing;
 
 /// Somebody whom the server doesn't know.
 pub(crate) const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(70, 0, 0, 1));
