@@ -1,5 +1,4 @@
-//! Connections that wait for another message to the same host: ready sessions, bounded in number and idle time. State: those, and
-//! how many attempts are under way to each site.
+//! Connections that wait for another message to the same host: ready sessions, bounded in number and idle time. State: those.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,6 +11,7 @@ use tokio::task::JoinSet;
 use super::Host;
 use super::connection::Connection;
 use super::meters::Meters;
+use super::open::{Count, Open};
 use crate::config::{Outgoing, RemoteTls};
 use crate::mail::{Site, Timestamp};
 use crate::system::Clock;
@@ -32,6 +32,8 @@ pub(super) struct Connections {
     concurrency: usize,
     /// When connections were made lately.
     meters: Arc<Meters>,
+    /// Those that are not idle, of this server's earlier configurations too.
+    open: Arc<Open>,
     clock: Arc<dyn Clock>,
 }
 
@@ -40,7 +42,6 @@ struct State {
     /// Oldest first.
     idle: BTreeMap<Site, Vec<Idle>>,
     idle_count: usize,
-    busy: BTreeMap<Site, usize>,
     /// A task looks for connections whose time is over.
     swept: bool,
     closed: bool,
@@ -67,19 +68,19 @@ pub(super) struct Permit {
     connections: Arc<Connections>,
     site: Site,
     outgoing: Outgoing,
-    /// It is among the busy: it has a connection, or may make one. Changes under the lock only.
+    /// It is among the busy: it has a connection, or may make one.
     counted: AtomicBool,
 }
 
 impl Connections {
-    pub(super) fn new(concurrency: usize, clock: Arc<dyn Clock>, meters: Arc<Meters>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), concurrency, meters, clock })
+    pub(super) fn new(concurrency: usize, clock: Arc<dyn Clock>, meters: Arc<Meters>, open: Arc<Open>) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), concurrency, meters, open, clock })
     }
 
     /// Counts an attempt in, until the permit is dropped. It doesn't wait: how many attempts there may be is the scheduler's business.
     pub(super) fn permit(self: &Arc<Self>, site: &Site, outgoing: Outgoing) -> Permit {
         let permit = Permit { connections: self.clone(), site: site.clone(), outgoing, counted: AtomicBool::new(false) };
-        permit.count(&mut self.state());
+        permit.count();
         permit
     }
 
@@ -92,9 +93,9 @@ impl Connections {
             std::mem::take(&mut state.idle)
         };
         let mut goodbyes = JoinSet::new();
-        idle.into_values().flatten().for_each(|idle| {
-            goodbyes.spawn(idle.connection.quit());
-        });
+        for (site, idle) in idle {
+            idle.into_iter().for_each(|idle| _ = goodbyes.spawn(self.open.goodbye(site.clone(), idle.connection)));
+        }
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, goodbyes.join_all()).await;
     }
 
@@ -103,10 +104,15 @@ impl Connections {
         loop {
             let now = self.clock.monotonic();
             let (expired, next) = self.state().expire(now);
-            expired.into_iter().for_each(leave);
+            expired.into_iter().for_each(|(site, connection)| self.leave(&site, connection));
             let Some(next) = next else { return };
             tokio::time::sleep(next.saturating_sub(now)).await;
         }
+    }
+
+    /// Says goodbye without anybody waiting for it but those who need its place.
+    fn leave(&self, site: &Site, connection: Connection) {
+        tokio::spawn(self.open.goodbye(site.clone(), connection));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -117,27 +123,22 @@ impl Connections {
 
 impl Permit {
     /// Counts this attempt among the busy, if it isn't.
-    fn count(&self, state: &mut State) {
+    fn count(&self) {
         if !self.counted.swap(true, Ordering::Relaxed) {
-            *state.busy.entry(self.site.clone()).or_default() += 1;
+            self.connections.open.take_up(&self.site);
         }
     }
 
     /// And no longer.
-    fn uncount(&self, state: &mut State) {
-        if self.counted.swap(false, Ordering::Relaxed)
-            && let Some(busy) = state.busy.get_mut(&self.site)
-        {
-            *busy -= 1;
-            if *busy == 0 {
-                state.busy.remove(&self.site);
-            }
+    fn uncount(&self) {
+        if self.counted.swap(false, Ordering::Relaxed) {
+            self.connections.open.give_up(&self.site);
         }
     }
 
     /// An idle connection that fits and still seems to live.
     pub(super) fn reuse(&self, wanted: &Wanted<'_>) -> Option<Connection> {
-        self.count(&mut self.connections.state());
+        self.count();
         loop {
             let mut connection = self.connections.state().take(&self.site, |Idle { connection, .. }| {
                 connection.is_to(wanted.host)
@@ -168,29 +169,43 @@ impl Permit {
         state.idle.get(&self.site).is_some_and(|idle| idle.iter().any(|idle| idle.connection.is_to(host)))
     }
 
-    /// Before a new connection is made: with it there must not be too many to the site, so an idle one elsewhere may have to go.
-    pub(super) fn make_room(&self) {
-        let mut state = self.connections.state();
-        self.count(&mut state);
-        let busy = state.busy.get(&self.site).copied().unwrap_or(0);
-        let idle_max = self.concurrency().saturating_sub(busy);
+    /// Before a new connection is made: with it there must not be too many to the site, so an idle one elsewhere may have to go, and
+    /// those that are going must have gone.
+    pub(super) async fn make_room(&self) {
+        loop {
+            let left = self.connections.open.left();
+            if self.has_room(&mut self.connections.state()) {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    /// Whether there is room for the connection of a permit; sends idle ones away that are in its way.
+    fn has_room(&self, state: &mut State) -> bool {
+        self.count();
+        let idle_max = self.concurrency().saturating_sub(self.connections.open.count(&self.site).busy);
         while state.idle.get(&self.site).is_some_and(|idle| idle.len() > idle_max) {
             if let Some(oldest) = state.take(&self.site, |_| true) {
-                leave(oldest);
+                self.connections.leave(&self.site, oldest);
             }
         }
+        let idle = state.idle.get(&self.site).map_or(0, Vec::len);
+        let Count { busy, leaving } = self.connections.open.count(&self.site);
+        // A notice goes beyond the bound of other mail, and waits only for those that leave.
+        leaving == 0 || idle + busy + leaving <= self.concurrency()
     }
 
     /// Keeps a ready connection for the next attempt, or closes it if there are enough.
     pub(super) fn keep(&self, connection: Connection) {
         let mut state = self.connections.state();
         // From here on the connection counts as idle: to count it twice, even for a moment, would close one of an attempt that ends beside.
-        self.uncount(&mut state);
+        self.uncount();
         let idle = state.idle.get(&self.site).map_or(0, Vec::len);
-        let busy = state.busy.get(&self.site).copied().unwrap_or(0);
+        let busy = self.connections.open.count(&self.site).busy;
         let enough = state.closed || state.idle_count >= IDLE_MAX || idle + busy >= self.concurrency();
         if enough || connection.is_used_up() || connection.age() >= OPEN_TIME {
-            return leave(connection);
+            return self.connections.leave(&self.site, connection);
         }
         let expires = self.connections.clock.monotonic() + IDLE_TIME;
         state.idle.entry(self.site.clone()).or_default().push(Idle { connection, expires });
@@ -203,7 +218,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.uncount(&mut self.connections.state());
+        self.uncount();
     }
 }
 
@@ -220,11 +235,11 @@ impl State {
     }
 
     /// Takes what has expired; and says when the next will, or that the sweeping ends.
-    fn expire(&mut self, now: Duration) -> (Vec<Connection>, Option<Duration>) {
+    fn expire(&mut self, now: Duration) -> (Vec<(Site, Connection)>, Option<Duration>) {
         let mut expired = Vec::new();
-        for idle in self.idle.values_mut() {
+        for (site, idle) in &mut self.idle {
             let live = idle.iter().position(|idle| idle.expires > now).unwrap_or(idle.len());
-            expired.extend(idle.drain(..live).map(|idle| idle.connection));
+            expired.extend(idle.drain(..live).map(|idle| (site.clone(), idle.connection)));
         }
         self.idle.retain(|_, idle| !idle.is_empty());
         self.idle_count -= expired.len();
@@ -232,9 +247,4 @@ impl State {
         self.swept = next.is_some();
         (expired, next)
     }
-}
-
-/// Says goodbye without anybody waiting for it.
-fn leave(connection: Connection) {
-    tokio::spawn(connection.quit());
 }

@@ -120,7 +120,7 @@ impl Run<'_> {
                 self.connections_from = Some(from);
                 return;
             }
-            self.permit.make_room();
+            self.permit.make_room().await;
             let connection = match self.open(host, tls).await {
                 Ok(connection) => connection,
                 Err(unopened) => return self.missed(host, unopened),

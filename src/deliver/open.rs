@@ -1,0 +1,88 @@
+//! How many connections there are to each site: in use, or saying goodbye, which to the other side are connections still. State: that; it
+//! outlives a reload, as they do.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use super::connection::Connection;
+use crate::mail::Site;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Open {
+    counts: Mutex<BTreeMap<Site, Count>>,
+    /// Told whenever a connection has left.
+    left: Notify,
+}
+
+/// Connections to a site.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Count {
+    /// Those of attempts under way, made or about to be.
+    pub(super) busy: usize,
+    /// Those that say goodbye.
+    pub(super) leaving: usize,
+}
+
+/// Counts a connection that says goodbye as long as it lives.
+struct Departure {
+    open: Arc<Open>,
+    site: Site,
+}
+
+impl Open {
+    /// How many there are to the site, without idle ones.
+    pub(super) fn count(&self, site: &Site) -> Count {
+        self.counts().get(site).copied().unwrap_or_default()
+    }
+
+    /// One more is in use.
+    pub(super) fn take_up(&self, site: &Site) {
+        self.change(site, |count| count.busy += 1);
+    }
+
+    /// One less is.
+    pub(super) fn give_up(&self, site: &Site) {
+        self.change(site, |count| count.busy -= 1);
+    }
+
+    /// Counts a connection from now on until its goodbye, which is what is returned, has come to its end or is dropped.
+    pub(super) fn goodbye(self: &Arc<Self>, site: Site, connection: Connection) -> impl Future<Output = ()> + Send + use<> {
+        self.change(&site, |count| count.leaving += 1);
+        let departure = Departure { open: Arc::clone(self), site };
+        async move {
+            connection.quit().await;
+            drop(departure);
+        }
+    }
+
+    /// The next time that one has left, from now on.
+    pub(super) fn left(&self) -> Notified<'_> {
+        self.left.notified()
+    }
+
+    fn change(&self, site: &Site, change: impl FnOnce(&mut Count)) {
+        let mut counts = self.counts();
+        let count = counts.entry(site.clone()).or_default();
+        change(count);
+        if *count == Count::default() {
+            counts.remove(site);
+        }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, BTreeMap<Site, Count>> {
+        // Every change is complete before the lock is released: a panic elsewhere leaves nothing half done.
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Departure {
+    fn drop(&mut self) {
+        self.open.change(&self.site, |count| count.leaving -= 1);
+        self.open.left.notify_waiters();
+    }
+}
