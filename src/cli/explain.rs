@@ -33,7 +33,7 @@ pub(super) fn explain(context: &Context<'_>, arguments: &arguments::Explain, out
         for step in router.explain(&from, &arguments.address).await {
             say(&step)?;
         }
-        for line in states(&socket, router.destinations(&from, &arguments.address)).await {
+        for line in states(&socket, router.destinations(&from, &arguments.address), &from).await {
             say(&line)?;
         }
         match &arguments.from {
@@ -51,12 +51,12 @@ pub(super) fn explain(context: &Context<'_>, arguments: &arguments::Explain, out
 }
 
 /// How it is with these destinations, as a running server knows it; nothing if there is none, or if it won't say.
-async fn states(socket: &Path, destinations: Vec<Destination>) -> Vec<String> {
+async fn states(socket: &Path, destinations: Vec<Destination>, sender: &ReversePath) -> Vec<String> {
     let Ok(mut client) = Client::connect(&SystemNet, socket).await else { return Vec::new() };
     let mut lines = Vec::new();
     for destination in destinations.into_iter().filter(Destination::is_remote).take(DESTINATIONS_MAX) {
         let name = destination.to_string();
-        match client.site(destination).await {
+        match client.site(destination, sender.clone()).await {
             Ok(Some(state)) => {
                 lines.push(format!("{name} now:"));
                 lines.extend(sites::lines(&state, now()).into_iter().map(|line| format!("  {line}")));

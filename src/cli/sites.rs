@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::failure::Failure;
 use super::print::{Cell, Out, Table, duration};
-use crate::control::{SiteState, Why};
+use crate::control::{SiteState, SourceState, Why};
 use crate::mail::Timestamp;
 
 /// One in `queue stats --json`.
@@ -51,12 +51,23 @@ fn waits_for(state: &SiteState, now: Timestamp) -> Option<String> {
         Why::Down => "a probe, it can't be reached",
         Why::ConnectionsRate => "outgoing_connections_rate",
         Why::MessagesRate => "outgoing_messages_rate",
+        Why::Source => "what may leave from its addresses",
         Why::Concurrency => "attempts to end",
         Why::Turn => "its turn",
     };
     let until = state.until.map_or_else(String::new, |until| format!(" in {}", duration(until.since(now))));
     let reply = state.reply.as_ref().map_or_else(String::new, |reply| format!(": {reply}"));
     Some(format!("{what}{until}{reply}"))
+}
+
+/// One of the addresses that it leaves from.
+fn source(source: &SourceState) -> String {
+    let concurrency = source.outgoing_concurrency.map(|most| format!("at most {most} attempts at a time"));
+    let rates = [("messages", &source.outgoing_messages_rate), ("connections", &source.outgoing_connections_rate)];
+    let rates = rates.into_iter().filter_map(|(what, rate)| Some(format!("{what} at most {}", rate.as_ref()?)));
+    let bounds: Vec<String> = concurrency.into_iter().chain(rates).collect();
+    let bounds = if bounds.is_empty() { "no bounds".to_owned() } else { bounds.join(", ") };
+    format!("from {}: {} in flight; {bounds}", source.address, source.in_flight)
 }
 
 /// The same in lines, for `explain`.
@@ -69,6 +80,7 @@ pub(super) fn lines(state: &SiteState, now: Timestamp) -> Vec<String> {
     }
     let rates = [("messages", &state.outgoing_messages_rate), ("connections", &state.outgoing_connections_rate)];
     lines.extend(rates.into_iter().filter_map(|(what, rate)| Some(format!("{what}: at most {}", rate.as_ref()?))));
+    lines.extend(state.sources.iter().map(source));
     lines.extend(waits_for(state, now).map(|what| format!("waits for {what}")));
     lines
 }

@@ -205,6 +205,7 @@ fn destination(table: &Table) -> Built<DestinationRule> {
     Ok(DestinationRule {
         domain: table.read("domain", values::pattern)?,
         mx: table.read("mx", values::pattern)?,
+        source: table.read("source", |value| values::optional(value, values::ip))?,
         shared: table.read("shared", values::boolean)?,
         outgoing: Outgoing {
             concurrency: table.read("outgoing_concurrency", values::count_or_none)?,

@@ -1,6 +1,7 @@
 //! What settings must be to each other: checked once each value alone is right.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
 
 use rustls::pki_types::pem::PemObject;
@@ -10,7 +11,8 @@ use super::load::Settings;
 use super::problem::{Problem, Wrong};
 use super::values::{self, SOCKET_PATH_SIZE_MAX, format_duration};
 use super::{
-    Config, DomainPattern, HostPort, KeyPair, ListenAddress, ListenerTls, Outgoing, RemoteTls, Route, RouteHost, RouteLogin,
+    Config, DestinationRule, DomainPattern, HostPort, KeyPair, ListenAddress, ListenerTls, Outgoing, RemoteTls, Route, RouteHost,
+    RouteLogin,
 };
 use crate::mail::{Domain, Service};
 
@@ -223,22 +225,23 @@ fn destinations(config: &Config, findings: &mut Findings<'_>) {
             let what = "this [[destination]] bounds nothing";
             findings.add(format!("destination[{index}].outgoing_concurrency"), what, "set a bound, or remove the table");
         }
-        let earlier = config.destinations[..index].iter();
-        if let Some(at) = earlier.into_iter().position(|at| covers(&at.domain, &rule.domain) && covers(&at.mx, &rule.mx)) {
+        if let Some(source) = rule.source.filter(|source| !leaves_from(config, *source)) {
+            let what = format!("no mail leaves from {source}");
+            let remedy = "correct it, or add it to remote.sources or to the sources of a [[route]] that isn't by LMTP";
+            findings.add(format!("destination[{index}].source"), what, remedy);
+        }
+        let covers = |at: &DestinationRule| at.source == rule.source && at.domain.covers(&rule.domain) && at.mx.covers(&rule.mx);
+        if let Some(at) = config.destinations[..index].iter().position(covers) {
             let what = format!("never reached: destination[{at}] matches first");
             findings.add(format!("destination[{index}].mx"), what, "remove one, or put this one before it");
         }
     }
 }
 
-/// Whether every domain of the second pattern is also one of the first.
-fn covers(first: &DomainPattern, second: &DomainPattern) -> bool {
-    match (first, second) {
-        (DomainPattern::Any, _) => true,
-        (_, DomainPattern::Exact(domain)) => first.matches(domain),
-        (DomainPattern::Below(parent), DomainPattern::Below(child)) => parent == child || first.matches(child),
-        _ => false,
-    }
+/// Whether mail to other servers may leave from this address of ours.
+fn leaves_from(config: &Config, source: IpAddr) -> bool {
+    let routes = config.routes.iter().filter(|route| !route.lmtp).flat_map(|route| &route.sources);
+    config.remote.sources.iter().chain(routes).any(|ours| *ours == source)
 }
 
 fn local_domains(config: &Config) -> BTreeSet<&Domain> {

@@ -1,5 +1,8 @@
 //! `[[destination]]`: what an admin bounds in mail to other servers. Owns nothing but values.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use figment::value::Value;
 
 use super::DomainPattern;
@@ -13,7 +16,9 @@ pub struct DestinationRule {
     pub domain: DomainPattern,
     /// Which MX hosts, or hosts of routes: one of them has to match.
     pub mx: DomainPattern,
-    /// Everything that matches is one destination.
+    /// What leaves from this address of ours; none: the bounds are the destination's, whatever address its mail leaves from.
+    pub source: Option<IpAddr>,
+    /// Everything that matches is one destination; by `source`: it has one set of bounds.
     pub shared: bool,
     /// What is bounded.
     pub outgoing: Outgoing,
@@ -28,6 +33,17 @@ pub struct Outgoing {
     pub messages_rate: Option<Rate>,
     /// New connections.
     pub connections_rate: Option<Rate>,
+}
+
+/// One of our own addresses that mail may leave from, and what bounds what does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The address.
+    pub ip: IpAddr,
+    /// What the bounds are for: all with the same name share them.
+    pub scope: Arc<str>,
+    /// The bounds.
+    pub outgoing: Outgoing,
 }
 
 impl DestinationRule {
@@ -70,7 +86,7 @@ mod tests {
     #[test]
     fn a_rule_is_for_domains_and_for_hosts() {
         let name = |name: &str| Domain::parse(name).unwrap();
-        let rule = |domain, mx| DestinationRule { domain, mx, shared: false, outgoing: Outgoing::default() };
+        let rule = |domain, mx| DestinationRule { domain, mx, source: None, shared: false, outgoing: Outgoing::default() };
         let below = DomainPattern::Below(name("p.test"));
         let by_host = rule(DomainPattern::Any, below.clone());
         assert!(by_host.matches(Some(&name("a.test")), &[name("mx.other.test"), name("mx.p.test")]));

@@ -239,6 +239,7 @@ mod tests {
             Kind::Lmtp => "\"127.0.0.1:2424\"".to_owned(),
             Kind::Login => "\"*\"".to_owned(),
             Kind::SenderPattern => "\"<>\"".to_owned(),
+            Kind::IpOrNone => "\"192.0.2.9\"".to_owned(),
             Kind::Addresses => "[\"192.0.2.1\"]".to_owned(),
             Kind::AddressPatterns => "[\"*@other.test\"]".to_owned(),
             Kind::Networks => "[\"192.0.2.0/24\"]".to_owned(),
@@ -259,6 +260,8 @@ mod tests {
             .filter(|line| !line.starts_with("maildir"))
             .map(|l| format!("{l}\n"))
             .collect();
+        // What a destination's source has to be one of.
+        let sample = sample.replace("\nsources = []", "\nsources = [\"192.0.2.9\"]");
         let load_text = |text: &str| {
             std::fs::write(&file, text).unwrap();
             load(Some(&file), &BTreeMap::new()).map_err(|problems| format!("{text}\n{problems:?}")).unwrap().config

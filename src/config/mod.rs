@@ -21,7 +21,7 @@ mod typed;
 mod values;
 
 pub use check::check_files;
-pub use destination::{DestinationRule, Outgoing};
+pub use destination::{DestinationRule, Outgoing, Source};
 pub use generate::{reference_page, sample_file};
 pub use layers::Origin;
 pub use listen::ListenAddress;

@@ -340,6 +340,7 @@ pub(super) const SECTIONS: &[Section] = &[
                 "*.partner.test",
             ),
             sampled(set("mx", Kind::Pattern, "*", "of MX hosts, or of a route's; one has to match"), "*.provider.test"),
+            set("source", Kind::IpOrNone, "", "bounds what leaves from this address of ours, beside what bounds the destination"),
             set("shared", Kind::Boolean, "false", "all that matches is one destination, with one set of bounds"),
             sampled(
                 set(

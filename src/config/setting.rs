@@ -65,6 +65,8 @@ pub(super) enum Kind {
     Domains,
     /// A list of hosts.
     Hosts,
+    /// An IP address, or empty for none.
+    IpOrNone,
     /// A list of IP addresses.
     Addresses,
     /// A list of name servers.
@@ -113,6 +115,7 @@ impl Kind {
             Self::Networks => "list of networks".to_owned(),
             Self::Domains => "list of domains".to_owned(),
             Self::Hosts => "list of hosts, with a port or without; or `\"unix:/path\"`".to_owned(),
+            Self::IpOrNone => "IP address, or `\"\"`".to_owned(),
             Self::Addresses => "list of IP addresses".to_owned(),
             Self::Servers => "list of IP addresses, with a port or without".to_owned(),
             Self::Periods => "list of durations, ascending".to_owned(),

@@ -59,6 +59,7 @@ pub(super) fn check(kind: Kind, value: &Value) -> Parsed<()> {
         Kind::Networks => list(value, network).map(drop),
         Kind::Domains => list(value, domain).map(drop),
         Kind::Hosts => list(value, host).map(drop),
+        Kind::IpOrNone => optional(value, ip).map(drop),
         Kind::Addresses => list(value, ip).map(drop),
         Kind::Servers => list(value, server).map(drop),
         Kind::Periods => periods(value).map(drop),

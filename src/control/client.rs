@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
 use super::protocol::{Chosen, PIECE_SIZE, RESPONSE_SIZE_MAX, Request, Response, read_line, to_line};
 use super::{Changed, Health, MessageView, Paused, Query, SiteState, StatsRow, Verb};
-use crate::mail::{Destination, Domain, QueueId};
+use crate::mail::{Destination, Domain, QueueId, ReversePath};
 use crate::system::{BoxStream, Endpoint, Net};
 
 /// How long connecting may take.
@@ -126,9 +126,9 @@ impl Client {
         }
     }
 
-    /// What is known of the site where a destination's mail goes; none if nothing is.
-    pub async fn site(&mut self, destination: Destination) -> Result<Option<SiteState>> {
-        match self.ask(&Request::Site { destination }).await? {
+    /// What is known of the site where a sender's mail to a destination goes; none if nothing is.
+    pub async fn site(&mut self, destination: Destination, sender: ReversePath) -> Result<Option<SiteState>> {
+        match self.ask(&Request::Site { destination, sender }).await? {
             Response::Site { state } => Ok(state),
             _ => Err(astray()),
         }
@@ -276,7 +276,7 @@ mod tests {
         let (rows, paused, sites) = client.stats().await.unwrap();
         assert_eq!(sites, [super::super::fake::site()]);
         let asked = Destination::Mx(Domain::parse("example.org").unwrap());
-        assert_eq!(client.site(asked).await.unwrap(), sites.into_iter().next());
+        assert_eq!(client.site(asked, ReversePath::Null).await.unwrap(), sites.into_iter().next());
         assert_eq!(rows[0].count.messages, 1203);
         assert_eq!(paused.domains, domain.clone().into_iter().collect::<Vec<_>>());
         client.resume(domain).await.unwrap();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::view::tests::message;
 use super::{Admin, Changed, Health, Paused, Selection, SiteState, Verb, Why};
 use crate::config::Config;
-use crate::mail::{Destination, Domain, Message, QueueId, Timestamp};
+use crate::mail::{Destination, Domain, Message, QueueId, ReversePath, Timestamp};
 use crate::spool::{Filter, Stats};
 use crate::system::{BoxFuture, Content};
 
@@ -29,6 +29,7 @@ pub(crate) fn site() -> SiteState {
         outgoing_concurrency: Some(5),
         outgoing_messages_rate: Some("100/60s".to_owned()),
         outgoing_connections_rate: None,
+        sources: Vec::new(),
         why: Some(Why::Down),
         until: Some(Timestamp::from_millis(1_795_312_800_000)),
         reply: Some("Connection refused".to_owned()),
@@ -98,7 +99,7 @@ impl Admin for FakeAdmin {
         Box::pin(async { Ok(vec![site()]) })
     }
 
-    fn site(&self, destination: Destination) -> BoxFuture<'_, Result<Option<SiteState>, String>> {
+    fn site(&self, destination: Destination, _: ReversePath) -> BoxFuture<'_, Result<Option<SiteState>, String>> {
         Box::pin(async move { Ok((destination.to_string() == "mx:example.org").then(site)) })
     }
 

@@ -21,8 +21,8 @@ pub use view::{MessageDetails, MessageView, RecipientDetails, RecipientView};
 use crate::config::Config;
 pub use crate::daemon::{Changed, Health, Paused};
 pub use crate::event::metrics::CONTENT_TYPE as METRICS_CONTENT_TYPE;
-use crate::mail::{Destination, Domain, Message, QueueId, Timestamp};
-pub use crate::queue::{SiteState, Verb, Why};
+use crate::mail::{Destination, Domain, Message, QueueId, ReversePath, Timestamp};
+pub use crate::queue::{SiteState, SourceState, Verb, Why};
 use crate::spool::{Filter, Stats};
 use crate::system::{BoxFuture, Content};
 
@@ -41,7 +41,7 @@ pub trait Admin: Send + Sync {
     /// What is known of sites with mail, and of those that are down.
     fn sites(&self) -> BoxFuture<'_, Result<Vec<SiteState>, String>>;
     /// What is known of the site where a destination's mail goes; none if nothing is.
-    fn site(&self, destination: Destination) -> BoxFuture<'_, Result<Option<SiteState>, String>>;
+    fn site(&self, destination: Destination, sender: ReversePath) -> BoxFuture<'_, Result<Option<SiteState>, String>>;
     /// Carries an operator verb out; the answer comes when it is durable.
     fn change(&self, verb: Verb, selection: Selection) -> BoxFuture<'_, Result<Changed, String>>;
     /// What is paused now.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _};
 
 use super::{Changed, Health, MessageView, Paused, Query, SiteState, StatsRow, Verb};
-use crate::mail::{Destination, Domain, QueueId};
+use crate::mail::{Destination, Domain, QueueId, ReversePath};
 
 /// Longest request line, octets: some sixty thousand ids.
 pub(super) const REQUEST_SIZE_MAX: u64 = 1024 * 1024;
@@ -29,7 +29,7 @@ pub(super) enum Request {
     /// Answer: `Stats`.
     Stats,
     /// Answer: `Site`.
-    Site { destination: Destination },
+    Site { destination: Destination, sender: ReversePath },
     /// Answer: `Changed`.
     Change { verb: Verb, selection: Chosen },
     /// Answer: `Done`.
@@ -122,7 +122,7 @@ mod tests {
             Request::Change { verb: Verb::Remove, selection: Chosen::All },
             Request::Pause { domain },
             Request::Reload,
-            Request::Site { destination: Destination::Route("a:25,b".to_owned()) },
+            Request::Site { destination: Destination::Route("a:25,b".to_owned()), sender: ReversePath::Null },
         ] {
             let line = to_line(&request).unwrap();
             assert_eq!(serde_json::from_slice::<Request>(&line).unwrap(), request);

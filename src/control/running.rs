@@ -11,7 +11,7 @@ use super::{Admin, Changed, Health, Paused, Selection, SiteState, Verb};
 use crate::config::Config;
 use crate::daemon::Handle;
 use crate::event::Levels;
-use crate::mail::{Destination, Domain, Message, MessageState, QueueId};
+use crate::mail::{Destination, Domain, Message, MessageState, QueueId, ReversePath};
 use crate::spool::{Filter, SpoolError, Stats};
 use crate::system::{BoxFuture, Content};
 
@@ -138,8 +138,8 @@ impl Admin for Running {
         Box::pin(self.handle.sites(SITES_MAX))
     }
 
-    fn site(&self, destination: Destination) -> BoxFuture<'_, Result<Option<SiteState>, String>> {
-        Box::pin(self.handle.site(destination))
+    fn site(&self, destination: Destination, sender: ReversePath) -> BoxFuture<'_, Result<Option<SiteState>, String>> {
+        Box::pin(self.handle.site(destination, sender))
     }
 
     fn change(&self, verb: Verb, selection: Selection) -> BoxFuture<'_, Result<Changed, String>> {

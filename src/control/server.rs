@@ -113,8 +113,8 @@ impl Connection {
                 let answer = |stats| Ok(Response::Stats { rows: stats_rows(&stats), paused: paused?, sites: sites? });
                 self.say(stats.and_then(answer)).await
             }
-            Request::Site { destination } => {
-                let state = admin.site(destination).await;
+            Request::Site { destination, sender } => {
+                let state = admin.site(destination, sender).await;
                 self.say(state.map(|state| Response::Site { state })).await
             }
             Request::Change { verb, selection } => {

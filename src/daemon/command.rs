@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::current::Current;
-use crate::mail::{Destination, Domain, QueueId};
+use crate::mail::{Destination, Domain, QueueId, ReversePath};
 use crate::queue::{SiteState, Verb};
 
 /// A question or an order, with the place for its answer.
@@ -23,8 +23,8 @@ pub(super) enum Command {
     Reload { current: Arc<Current>, answer: oneshot::Sender<()> },
     /// What is known of sites, so many at the most.
     Sites { count_max: usize, answer: oneshot::Sender<Vec<SiteState>> },
-    /// What is known of a destination's site.
-    Site { destination: Destination, answer: oneshot::Sender<Option<SiteState>> },
+    /// What is known of the site where a sender's mail to a destination goes.
+    Site { destination: Destination, sender: ReversePath, answer: oneshot::Sender<Option<SiteState>> },
     /// How busy it is.
     Levels { answer: oneshot::Sender<Levels> },
 }

@@ -13,6 +13,7 @@ use crate::mail::OwnMark;
 use crate::notice::Languages;
 use crate::policy::Policy;
 use crate::policy::login::{Bounds, Logins, Throttle};
+use crate::queue::{Pools, Settings};
 use crate::route::Router;
 use crate::system::System;
 
@@ -90,5 +91,10 @@ impl Current {
         let policy = Policy::new(Arc::clone(&config), directory, logins);
         let rules = Arc::new(Rules::new(Arc::clone(&config), policy, Arc::clone(&lasting.mark), Arc::clone(&languages)));
         Self { config, rules, router, deliverer, languages }
+    }
+
+    /// What the scheduler goes by.
+    pub(super) fn settings(&self) -> Settings {
+        Settings::new(&self.config, Pools::new(&self.config.routes, &self.config.remote.sources, self.router.sources()))
     }
 }

@@ -23,7 +23,7 @@ use crate::mail::{
     Cause, Destination, Diagnosis, EnhancedCode, Forward, Message, Outcome, QueueId, RecipientStatus, Timestamp, Update,
 };
 use crate::notice::Digest;
-use crate::queue::{self, Attempt, AttemptId, Down, Report, Scheduler, Settings, Step};
+use crate::queue::{self, Attempt, AttemptId, Down, Report, Scheduler, Step};
 use crate::spool::{Filter, Spool, SpoolError};
 use crate::system::System;
 
@@ -92,7 +92,7 @@ type Ended = Result<(tokio::task::Id, Attempted), JoinError>;
 
 impl Delivery {
     pub(super) fn new(spool: Spool, events: Events, system: System, current: Arc<Current>, pauses: Pauses) -> Self {
-        let mut scheduler = Scheduler::new(Settings::from(&*current.config));
+        let mut scheduler = Scheduler::new(current.settings());
         let now = system.clock.now();
         if pauses.all {
             scheduler.pause(now, None);
@@ -322,7 +322,7 @@ impl Delivery {
             attempts,
         });
         let dsn = |index: u32| message.recipients.get(index as usize).and_then(|recipient| recipient.dsn.clone());
-        let Attempt { attempt, id, destination, site, outgoing, recipients } = attempt;
+        let Attempt { attempt, id, destination, site, outgoing, sources, recipients } = attempt;
         let recipients =
             recipients.into_iter().map(|(index, address)| (index, Forward { address, dsn: dsn(index) })).collect::<Vec<_>>();
         let again = attempts > 0 || spool.may_be_from_before(id);
@@ -339,6 +339,7 @@ impl Delivery {
                         destination,
                         site,
                         outgoing,
+                        sources,
                         recipients,
                         again,
                         content,
@@ -352,7 +353,7 @@ impl Delivery {
     }
 
     async fn ended(&mut self, ended: Ended) {
-        let (task, Attempted { outcomes, connections_from }) = match ended {
+        let (task, Attempted { outcomes, connections_from, full_source }) = match ended {
             Ok(ended) => ended,
             // A bug in one attempt: its recipients count as deferred, the others go on.
             Err(error) => {
@@ -368,7 +369,7 @@ impl Delivery {
         let (what, done) = confirmable(&outcomes, &destination);
         let entropy = Arc::clone(&self.system.entropy);
         let took = Some(self.system.clock.monotonic().saturating_sub(started));
-        let report = Report { outcomes, connections_from, took };
+        let report = Report { outcomes, connections_from, full_source, took };
         let verdict = self.scheduler.report(now, attempt, report, &mut || entropy.fraction());
         let Some(mut message) = message.filter(|_| !verdict.update.statuses.is_empty()) else { return };
         report::statuses(&self.events, now, &message, &destination, &verdict.update, &in_doubt);

@@ -16,7 +16,7 @@ use super::start::Source;
 use crate::config::Config;
 use crate::event::{Event, Events};
 use crate::listen::{Gate, Rules};
-use crate::mail::{Destination, Domain, QueueId};
+use crate::mail::{Destination, Domain, QueueId, ReversePath};
 use crate::queue::{SiteState, Verb};
 use crate::spool::Spool;
 use crate::system::System;
@@ -122,9 +122,9 @@ impl Handle {
         self.ask(|answer| Command::Sites { count_max, answer }).await
     }
 
-    /// What is known of the site where a destination's mail goes; none if nothing is.
-    pub async fn site(&self, destination: Destination) -> Result<Option<SiteState>, String> {
-        self.ask(|answer| Command::Site { destination, answer }).await
+    /// What is known of the site where a sender's mail to a destination goes; none if nothing is.
+    pub async fn site(&self, destination: Destination, sender: ReversePath) -> Result<Option<SiteState>, String> {
+        self.ask(|answer| Command::Site { destination, sender, answer }).await
     }
 
     /// How busy the delivery loop is.

@@ -5,7 +5,7 @@ use super::delivery::Delivery;
 use super::pauses::Pauses;
 use crate::event::Event;
 use crate::mail::{Domain, QueueId, Timestamp};
-use crate::queue::{Settings, Verb};
+use crate::queue::Verb;
 
 impl Delivery {
     pub(super) async fn command(&mut self, command: Command) {
@@ -24,7 +24,7 @@ impl Delivery {
                 let _ = answer.send(Paused { all: self.pauses.all, domains: self.pauses.domains.iter().cloned().collect() });
             }
             Command::Reload { current, answer } => {
-                self.scheduler.reconfigure(self.now(), Settings::from(&*current.config));
+                self.scheduler.reconfigure(self.now(), current.settings());
                 let old = std::mem::replace(&mut self.current, current);
                 self.replan();
                 old.deliverer.close().await;
@@ -33,8 +33,8 @@ impl Delivery {
             Command::Sites { count_max, answer } => {
                 let _ = answer.send(self.scheduler.states(self.now(), count_max));
             }
-            Command::Site { destination, answer } => {
-                let _ = answer.send(self.scheduler.state_of(self.now(), &destination));
+            Command::Site { destination, sender, answer } => {
+                let _ = answer.send(self.scheduler.state_of(self.now(), &destination, &sender));
             }
             Command::Levels { answer } => {
                 let _ = answer.send(Levels { scheduled: self.scheduler.len(), attempts: self.scheduler.attempts_in_flight() });

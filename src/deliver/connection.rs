@@ -291,6 +291,11 @@ impl Connection {
         self.source.map_or(sources.is_empty(), |source| sources.contains(&source))
     }
 
+    /// The address of ours that it comes from, if one was chosen.
+    pub(super) fn source(&self) -> Option<IpAddr> {
+        self.source
+    }
+
     async fn run(&mut self) -> Event {
         loop {
             match self.session.next() {

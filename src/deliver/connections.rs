@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 use super::Host;
 use super::connection::Connection;
 use super::meters::Meters;
-use super::open::{Count, Open};
-use crate::config::{Outgoing, RemoteTls};
+use super::open::{Count, Open, Scope};
+use crate::config::{Outgoing, RemoteTls, Source};
 use crate::mail::{Site, Timestamp};
 use crate::system::Clock;
 
@@ -49,6 +49,8 @@ struct State {
 
 struct Idle {
     connection: Connection,
+    /// What bounds connections from where it comes from, if anything does.
+    scope: Option<Arc<str>>,
     expires: Duration,
 }
 
@@ -66,8 +68,11 @@ pub(super) struct Wanted<'a> {
 /// An attempt under way to a site; it may have one connection.
 pub(super) struct Permit {
     connections: Arc<Connections>,
+    /// Whatever address of ours its mail leaves from.
     site: Site,
     outgoing: Outgoing,
+    /// The addresses that the connection may come from, one of each family, if that is bounded.
+    sources: Vec<Source>,
     /// It is among the busy: it has a connection, or may make one.
     counted: AtomicBool,
 }
@@ -78,8 +83,9 @@ impl Connections {
     }
 
     /// Counts an attempt in, until the permit is dropped. It doesn't wait: how many attempts there may be is the scheduler's business.
-    pub(super) fn permit(self: &Arc<Self>, site: &Site, outgoing: Outgoing) -> Permit {
-        let permit = Permit { connections: self.clone(), site: site.clone(), outgoing, counted: AtomicBool::new(false) };
+    pub(super) fn permit(self: &Arc<Self>, site: &Site, outgoing: Outgoing, sources: Vec<Source>) -> Permit {
+        let permit =
+            Permit { connections: self.clone(), site: site.whole().clone(), outgoing, sources, counted: AtomicBool::new(false) };
         permit.count();
         permit
     }
@@ -94,7 +100,7 @@ impl Connections {
         };
         let mut goodbyes = JoinSet::new();
         for (site, idle) in idle {
-            idle.into_iter().for_each(|idle| _ = goodbyes.spawn(self.open.goodbye(site.clone(), idle.connection)));
+            idle.into_iter().for_each(|idle| _ = goodbyes.spawn(self.goodbye(&site, idle)));
         }
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, goodbyes.join_all()).await;
     }
@@ -104,15 +110,20 @@ impl Connections {
         loop {
             let now = self.clock.monotonic();
             let (expired, next) = self.state().expire(now);
-            expired.into_iter().for_each(|(site, connection)| self.leave(&site, connection));
+            expired.into_iter().for_each(|(site, idle)| self.leave(&site, idle));
             let Some(next) = next else { return };
             tokio::time::sleep(next.saturating_sub(now)).await;
         }
     }
 
     /// Says goodbye without anybody waiting for it but those who need its place.
-    fn leave(&self, site: &Site, connection: Connection) {
-        tokio::spawn(self.open.goodbye(site.clone(), connection));
+    fn leave(&self, site: &Site, idle: Idle) {
+        tokio::spawn(self.goodbye(site, idle));
+    }
+
+    fn goodbye(&self, site: &Site, Idle { connection, scope, .. }: Idle) -> impl Future<Output = ()> + Send + use<> {
+        let scopes = std::iter::once(Scope::To(site.clone())).chain(scope.map(Scope::From));
+        self.open.goodbye(scopes.collect(), connection)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -125,22 +136,27 @@ impl Permit {
     /// Counts this attempt among the busy, if it isn't.
     fn count(&self) {
         if !self.counted.swap(true, Ordering::Relaxed) {
-            self.connections.open.take_up(&self.site);
+            self.connections.open.take_up(&self.scopes());
         }
     }
 
     /// And no longer.
     fn uncount(&self) {
         if self.counted.swap(false, Ordering::Relaxed) {
-            self.connections.open.give_up(&self.site);
+            self.connections.open.give_up(&self.scopes());
         }
+    }
+
+    fn scopes(&self) -> Vec<Scope> {
+        let from = self.sources.iter().map(|source| Scope::From(source.scope.clone()));
+        std::iter::once(Scope::To(self.site.clone())).chain(from).collect()
     }
 
     /// An idle connection that fits and still seems to live.
     pub(super) fn reuse(&self, wanted: &Wanted<'_>) -> Option<Connection> {
         self.count();
         loop {
-            let mut connection = self.connections.state().take(&self.site, |Idle { connection, .. }| {
+            let Idle { mut connection, .. } = self.connections.state().take(&self.site, |Idle { connection, .. }| {
                 connection.is_to(wanted.host)
                     && connection.serves(wanted.tls)
                     && connection.comes_from(wanted.sources)
@@ -152,10 +168,24 @@ impl Permit {
         }
     }
 
-    /// Counts a new connection, if the site's rate allows it; else says when it will.
-    pub(super) fn may_connect(&self) -> Result<(), Timestamp> {
-        let Some(rate) = self.outgoing.connections_rate else { return Ok(()) };
-        self.connections.meters.count(self.connections.clock.now(), &self.site, rate)
+    /// Counts a new connection from an address, if the rates of the site and of the address allow it; else says when they will, and the
+    /// address, if it is its rate.
+    pub(super) fn may_connect(&self, from: Option<IpAddr>) -> Result<(), (Timestamp, Option<IpAddr>)> {
+        let mut rates = Vec::new();
+        rates.extend(self.outgoing.connections_rate.map(|rate| (self.site.to_string(), rate)));
+        let source = self.source(from);
+        rates.extend(source.and_then(|source| Some((source.scope.to_string(), source.outgoing.connections_rate?))));
+        if rates.is_empty() {
+            return Ok(());
+        }
+        let counted = self.connections.meters.count(self.connections.clock.now(), &rates);
+        let is_full = |number: usize, source: &&Source| rates.get(number).is_some_and(|(name, _)| **name == *source.scope);
+        counted.map_err(|(number, until)| (until, source.filter(|source| is_full(number, source)).map(|source| source.ip)))
+    }
+
+    /// The bounds on what comes from an address.
+    fn source(&self, from: Option<IpAddr>) -> Option<&Source> {
+        self.sources.iter().find(|source| Some(source.ip) == from)
     }
 
     /// Connections to the site at the most.
@@ -169,31 +199,44 @@ impl Permit {
         state.idle.get(&self.site).is_some_and(|idle| idle.iter().any(|idle| idle.connection.is_to(host)))
     }
 
-    /// Before a new connection is made: with it there must not be too many to the site, so an idle one elsewhere may have to go, and
-    /// those that are going must have gone.
-    pub(super) async fn make_room(&self) {
+    /// Before a new connection is made from an address: with it there must not be too many to the site, nor from there, so idle ones
+    /// may have to go, and those that are going must have gone.
+    pub(super) async fn make_room(&self, from: Option<IpAddr>) {
         loop {
             let left = self.connections.open.left();
-            if self.has_room(&mut self.connections.state()) {
+            if self.has_room(&mut self.connections.state(), from) {
                 return;
             }
             left.await;
         }
     }
 
-    /// Whether there is room for the connection of a permit; sends idle ones away that are in its way.
-    fn has_room(&self, state: &mut State) -> bool {
+    /// Whether there is room for this attempt's connection; sends idle ones away that are in its way.
+    fn has_room(&self, state: &mut State, from: Option<IpAddr>) -> bool {
         self.count();
-        let idle_max = self.concurrency().saturating_sub(self.connections.open.count(&self.site).busy);
-        while state.idle.get(&self.site).is_some_and(|idle| idle.len() > idle_max) {
-            if let Some(oldest) = state.take(&self.site, |_| true) {
-                self.connections.leave(&self.site, oldest);
-            }
+        let open = &self.connections.open;
+        let to = open.count(&Scope::To(self.site.clone()));
+        let idle_max = self.concurrency().saturating_sub(to.busy);
+        while state.idle.get(&self.site).is_some_and(|idle| idle.len() > idle_max)
+            && let Some(oldest) = state.take(&self.site, |_| true)
+        {
+            self.connections.leave(&self.site, oldest);
         }
         let idle = state.idle.get(&self.site).map_or(0, Vec::len);
-        let Count { busy, leaving } = self.connections.open.count(&self.site);
-        // A notice goes beyond the bound of other mail, and waits only for those that leave.
-        leaving == 0 || idle + busy + leaving <= self.concurrency()
+        let fits = fits(open.count(&Scope::To(self.site.clone())), idle, self.concurrency());
+        let Some((Source { scope, .. }, concurrency)) = self.bounded(from) else { return fits };
+        let name = Scope::From(scope.clone());
+        let idle_max = concurrency.saturating_sub(open.count(&name).busy);
+        for _ in idle_max..state.idle_from(scope) {
+            state.take_from(scope).into_iter().for_each(|(site, oldest)| self.connections.leave(&site, oldest));
+        }
+        fits && self::fits(open.count(&name), state.idle_from(scope), concurrency)
+    }
+
+    /// The bounds on what comes from an address, and how many connections these are.
+    fn bounded(&self, from: Option<IpAddr>) -> Option<(&Source, usize)> {
+        let source = self.source(from)?;
+        Some((source, source.outgoing.concurrency?))
     }
 
     /// Keeps a ready connection for the next attempt, or closes it if there are enough.
@@ -202,13 +245,20 @@ impl Permit {
         // From here on the connection counts as idle: to count it twice, even for a moment, would close one of an attempt that ends beside.
         self.uncount();
         let idle = state.idle.get(&self.site).map_or(0, Vec::len);
-        let busy = self.connections.open.count(&self.site).busy;
-        let enough = state.closed || state.idle_count >= IDLE_MAX || idle + busy >= self.concurrency();
-        if enough || connection.is_used_up() || connection.age() >= OPEN_TIME {
-            return self.connections.leave(&self.site, connection);
-        }
+        let open = &self.connections.open;
+        let busy = open.count(&Scope::To(self.site.clone())).busy;
+        let bounded = self.bounded(connection.source());
+        let enough_from = bounded.is_some_and(|(Source { scope, .. }, concurrency)| {
+            open.count(&Scope::From(scope.clone())).busy + state.idle_from(scope) >= concurrency
+        });
+        let enough = state.closed || state.idle_count >= IDLE_MAX || idle + busy >= self.concurrency() || enough_from;
+        let leaves = enough || connection.is_used_up() || connection.age() >= OPEN_TIME;
         let expires = self.connections.clock.monotonic() + IDLE_TIME;
-        state.idle.entry(self.site.clone()).or_default().push(Idle { connection, expires });
+        let idle = Idle { connection, scope: bounded.map(|(source, _)| source.scope.clone()), expires };
+        if leaves {
+            return self.connections.leave(&self.site, idle);
+        }
+        state.idle.entry(self.site.clone()).or_default().push(idle);
         state.idle_count += 1;
         if !std::mem::replace(&mut state.swept, true) {
             tokio::spawn(self.connections.clone().sweep());
@@ -224,22 +274,37 @@ impl Drop for Permit {
 
 impl State {
     /// Takes the first, that is oldest, connection that fits.
-    fn take(&mut self, site: &Site, fits: impl Fn(&Idle) -> bool) -> Option<Connection> {
+    fn take(&mut self, site: &Site, fits: impl Fn(&Idle) -> bool) -> Option<Idle> {
         let idle = self.idle.get_mut(site)?;
         let taken = idle.remove(idle.iter().position(fits)?);
         if idle.is_empty() {
             self.idle.remove(site);
         }
         self.idle_count -= 1;
-        Some(taken.connection)
+        Some(taken)
+    }
+
+    /// Idle connections, to whatever site, that come from where these bounds are for.
+    fn idle_from(&self, scope: &Arc<str>) -> usize {
+        self.idle.values().flatten().filter(|idle| idle.scope.as_ref() == Some(scope)).count()
+    }
+
+    /// Takes the one of them that is idle for the longest time.
+    fn take_from(&mut self, scope: &Arc<str>) -> Option<(Site, Idle)> {
+        let is_from = |idle: &Idle| idle.scope.as_ref() == Some(scope);
+        let oldest = |idle: &[Idle]| idle.iter().filter(|idle| is_from(idle)).map(|idle| idle.expires).min();
+        let (site, _) =
+            self.idle.iter().filter_map(|(site, idle)| Some((site, oldest(idle)?))).min_by_key(|(_, expires)| *expires)?;
+        let site = site.clone();
+        self.take(&site, is_from).map(|idle| (site, idle))
     }
 
     /// Takes what has expired; and says when the next will, or that the sweeping ends.
-    fn expire(&mut self, now: Duration) -> (Vec<(Site, Connection)>, Option<Duration>) {
+    fn expire(&mut self, now: Duration) -> (Vec<(Site, Idle)>, Option<Duration>) {
         let mut expired = Vec::new();
         for (site, idle) in &mut self.idle {
             let live = idle.iter().position(|idle| idle.expires > now).unwrap_or(idle.len());
-            expired.extend(idle.drain(..live).map(|idle| (site.clone(), idle.connection)));
+            expired.extend(idle.drain(..live).map(|idle| (site.clone(), idle)));
         }
         self.idle.retain(|_, idle| !idle.is_empty());
         self.idle_count -= expired.len();
@@ -247,4 +312,10 @@ impl State {
         self.swept = next.is_some();
         (expired, next)
     }
+}
+
+/// Whether another connection has its place, itself counted among the busy. A notice goes beyond the bound of other mail, and waits only
+/// for those that leave.
+fn fits(Count { busy, leaving }: Count, idle: usize, concurrency: usize) -> bool {
+    leaving == 0 || idle + busy + leaving <= concurrency
 }

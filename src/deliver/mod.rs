@@ -20,10 +20,11 @@ mod returned;
 mod waiver;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{Config, Outgoing, Quota};
+use crate::config::{Config, Outgoing, Quota, Source};
 use crate::event::Events;
 use crate::mail::{
     Address, BodyType, Destination, Domain, Forward, Outcome, OwnMark, QueueId, Request, ReversePath, Site, Timestamp,
@@ -82,6 +83,8 @@ pub struct Attempt {
     pub site: Site,
     /// What bounds these; not for notices.
     pub outgoing: Outgoing,
+    /// Which of our own addresses it may leave from, one of each family, where what leaves from them is bounded; none: any of the route's.
+    pub sources: Vec<Source>,
     /// Index in the message, and what RCPT says.
     pub recipients: Vec<(u32, Forward)>,
     /// There may have been an attempt before, also one that nobody recorded.
@@ -97,11 +100,13 @@ pub struct Attempted {
     pub outcomes: Vec<(u32, Outcome)>,
     /// A connection would have been needed that may not be made before this time: the recipients without outcome were not attempted.
     pub connections_from: Option<Timestamp>,
+    /// It is this address of ours that none may be made from.
+    pub full_source: Option<IpAddr>,
 }
 
 impl From<Vec<(u32, Outcome)>> for Attempted {
     fn from(outcomes: Vec<(u32, Outcome)>) -> Self {
-        Self { outcomes, connections_from: None }
+        Self { outcomes, connections_from: None, full_source: None }
     }
 }
 

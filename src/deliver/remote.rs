@@ -46,7 +46,8 @@ struct Run<'a> {
     /// Why the last host that would have served can't be given this message.
     unfit: Option<Diagnosis>,
     /// The site's rate allows no connection before this time.
-    connections_from: Option<Timestamp>,
+    /// Or that of an address of ours, and then which.
+    connections_from: Option<(Timestamp, Option<IpAddr>)>,
     /// What was said for our IPv6 address, by recipient: it counts only if nobody says anything over IPv4.
     refused: Vec<Option<Outcome>>,
     /// Such a thing was said: the hosts left are called over IPv4 only.
@@ -79,7 +80,7 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Attempt
         deliverer,
         attempt,
         way: waiver::way(deliverer.routes.way(&attempt.destination, &attempt.reverse_path), attempt).await,
-        permit: deliverer.connections.permit(&attempt.site, attempt.outgoing),
+        permit: deliverer.connections.permit(&attempt.site, attempt.outgoing, attempt.sources.clone()),
         outcomes,
         misses: Vec::new(),
         unfit: None,
@@ -89,6 +90,9 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Attempt
         has_ipv4: hosts.iter().any(|host| !is_ipv6(host)),
         connections_from: None,
     };
+    if !attempt.sources.is_empty() {
+        run.way.sources = attempt.sources.iter().map(|source| source.ip).collect();
+    }
     let now = deliverer.system.clock.monotonic();
     let idle = |host: &Host| run.permit.is_idle(host);
     let hosts = deliverer.hosts.arrange(now, hosts, idle, &*deliverer.system.entropy);
@@ -116,12 +120,13 @@ impl Run<'_> {
             return;
         }
         for _ in 0..SESSIONS_MAX {
-            if let Err(from) = self.permit.may_connect() {
+            let source = self.source(host);
+            if let Err(from) = self.permit.may_connect(source) {
                 self.connections_from = Some(from);
                 return;
             }
-            self.permit.make_room().await;
-            let connection = match self.open(host, tls).await {
+            self.permit.make_room(source).await;
+            let connection = match self.open(host, tls, source).await {
                 Ok(connection) => connection,
                 Err(unopened) => return self.missed(host, unopened),
             };
@@ -202,7 +207,7 @@ impl Run<'_> {
 
     /// A connection as well encrypted as is asked for. Where that is only a wish, a handshake that fails is followed by one
     /// connection in the clear: mail that comes is better than mail that doesn't, and the log tells.
-    async fn open(&self, host: &Host, tls: RemoteTls) -> Result<Connection, Unopened> {
+    async fn open(&self, host: &Host, tls: RemoteTls, source: Option<IpAddr>) -> Result<Connection, Unopened> {
         let starttls = match tls {
             RemoteTls::None => StartTls::Never,
             RemoteTls::Opportunistic => StartTls::IfOffered,
@@ -210,13 +215,13 @@ impl Run<'_> {
         };
         let login = self.login(host).await?;
         let called = self.now();
-        let connection = match Connection::open(self.call(host, tls, starttls, login.clone()), host).await {
+        let connection = match Connection::open(self.call(host, tls, starttls, login.clone(), source), host).await {
             Err(Unopened { diagnosis, insecure: true, .. })
-                if tls == RemoteTls::Opportunistic && !self.way.implicit_tls && self.permit.may_connect().is_ok() =>
+                if tls == RemoteTls::Opportunistic && !self.way.implicit_tls && self.permit.may_connect(source).is_ok() =>
             {
                 let Diagnosis { next_hop, text: reason, .. } = diagnosis;
                 self.deliverer.events.report(Event::TlsFallback { id: self.attempt.id, next_hop, reason });
-                return Connection::open(self.call(host, tls, StartTls::Never, login), host).await;
+                return Connection::open(self.call(host, tls, StartTls::Never, login, source), host).await;
             }
             opened => opened?,
         };
@@ -249,7 +254,7 @@ impl Run<'_> {
         }
     }
 
-    fn call(&self, host: &Host, tls: RemoteTls, starttls: StartTls, login: Option<Login>) -> Call<'_> {
+    fn call(&self, host: &Host, tls: RemoteTls, starttls: StartTls, login: Option<Login>, source: Option<IpAddr>) -> Call<'_> {
         let Deliverer { config, system, tls: client, passwords, .. } = self.deliverer;
         Call {
             system,
@@ -264,7 +269,7 @@ impl Run<'_> {
                 login,
             },
             connect_timeout: config.remote.connect_timeout,
-            source: self.source(host),
+            source,
             implicit_tls: self.way.implicit_tls,
             verify: tls == RemoteTls::Verify,
             certain: self.is_certain(host),
@@ -381,7 +386,8 @@ impl Run<'_> {
         };
         let outcomes = outcomes.filter(|(_, (said, _))| said.is_some() || !unasked);
         let outcomes = outcomes.map(|((index, _), (said, refused))| (*index, outcome(said, refused))).collect();
-        Attempted { outcomes, connections_from }
+        let full_source = connections_from.and_then(|(_, source)| source);
+        Attempted { outcomes, connections_from: connections_from.map(|(at, _)| at), full_source }
     }
 }
 

@@ -45,8 +45,8 @@ impl Scheduler {
             part.update(&entry.message, &self.paused_domains);
             if part.ready_at <= now {
                 // A domain that was never asked for has a line of its own until it is.
-                let site = self.sites.last_of(destination).unwrap_or_else(|| Site::Own(destination.clone()));
-                let wait = Wait::Line(site);
+                let site = self.sites.last_of(destination, &entry.message.reverse_path);
+                let wait = Wait::Line(site.unwrap_or_else(|| Site::Own(destination.clone())));
                 if self.has_room(&wait, &origin) || self.goes_before(&wait, &entry.message) {
                     return None;
                 }

@@ -72,6 +72,11 @@ impl Health {
         self.failing.keys()
     }
 
+    /// The same, from this one on.
+    pub(super) fn from(&self, first: Site) -> impl Iterator<Item = &Site> {
+        self.failing.range(first..).map(|(site, _)| site)
+    }
+
     /// Whether only one attempt at a time is of use: the site was down, and nobody has reached it since.
     pub(super) fn is_probed(&self, site: &Site) -> bool {
         self.failing.get(site).is_some_and(|down| down.failures >= FAILURES_MIN)

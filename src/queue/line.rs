@@ -2,12 +2,16 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::company::Company;
 use super::fair::{Fair, Rank};
 use super::health::News;
+use super::sources::RECENT;
 use super::tempo::Tempo;
-use crate::config::Outgoing;
+use crate::config::{Outgoing, Source};
 use crate::mail::{Destination, Message, Origin, Priority, QueueId, Timestamp};
 
 /// When a line has its turn: virtual time with the attempts in flight added, these, and who has waited longest.
@@ -20,6 +24,21 @@ pub(super) struct Place {
     /// None: a notice.
     priority: Option<Priority>,
     rank: Rank,
+}
+
+/// What an admin bounds in a line; not for notices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Bounds {
+    /// Whatever address of ours its mail leaves from.
+    pub(super) outgoing: Outgoing,
+    /// The addresses that it may leave from, if any of them is bounded.
+    pub(super) sources: Arc<[Source]>,
+}
+
+impl From<Outgoing> for Bounds {
+    fn from(outgoing: Outgoing) -> Self {
+        Self { outgoing, ..Self::default() }
+    }
 }
 
 /// Who waits: the recipients of a message that share a destination.
@@ -38,8 +57,10 @@ pub(super) struct Line {
     pub(super) in_flight: usize,
     /// How many may be: grows while attempts reach the site and don't wait for each other, shrinks when they don't.
     tempo: Tempo,
-    /// What an admin bounds; not for notices.
-    pub(super) limits: Outgoing,
+    company: Company,
+    pub(super) bounds: Bounds,
+    /// From which addresses it was served lately, and when; the last behind.
+    pub(super) recent: Vec<(IpAddr, Timestamp)>,
     /// No new connection before this time: so many attempts can go on with those that there are.
     pub(super) connected: Option<(usize, Timestamp)>,
     /// Its key among the turns, while it may start an attempt.
@@ -63,14 +84,16 @@ impl Place {
 }
 
 impl Line {
-    pub(super) fn new(limits: Outgoing) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             notices: Fair::default(),
             mail: BTreeMap::new(),
             count: 0,
             in_flight: 0,
             tempo: Tempo::new(),
-            limits,
+            company: Company::default(),
+            bounds: Bounds::default(),
+            recent: Vec::new(),
             connected: None,
             turn: None,
             stamp: None,
@@ -95,6 +118,11 @@ impl Line {
     /// Whether one of those who wait is a notice.
     pub(super) fn has_notice(&self) -> bool {
         !self.notices.is_empty()
+    }
+
+    /// A message comes, and isn't put in yet.
+    pub(super) fn joined(&mut self, now: Timestamp, origin: &Origin) {
+        self.company.joined(now, self.len(), self.len_of(origin));
     }
 
     pub(super) fn insert(&mut self, place: &Place, weight: u32, waiting: Waiting) {
@@ -153,7 +181,9 @@ impl Line {
             return limit;
         }
         let connected = self.connected.filter(|(_, until)| *until > now).map_or(usize::MAX, |(count, _)| count);
-        limit.min(self.limits.concurrency.unwrap_or(usize::MAX)).min(connected)
+        let own = || self.first().map_or(0, |origin| self.len_of(origin));
+        let beside = if self.tempo.is_near() { self.company.limit(now, own) } else { usize::MAX };
+        limit.min(self.bounds.outgoing.concurrency.unwrap_or(usize::MAX)).min(connected).min(beside)
     }
 
     /// An attempt has ended that took so long.
@@ -162,8 +192,27 @@ impl Line {
         match news {
             News::Nothing => {}
             News::Unreached(_) => self.tempo.unreached(),
+            // With fewer than there might be nothing is learned of more.
+            News::Reached if self.company.is_there(now) => {
+                self.tempo.reached(now, took, self.in_flight, self.tempo.limit(now).min(concurrency));
+            }
             News::Reached => self.tempo.reached(now, took, self.in_flight, concurrency),
         }
+    }
+
+    /// An attempt starts that may leave from these.
+    pub(super) fn leaves(&mut self, sources: &[Source]) {
+        for source in sources {
+            if let Some(at) = self.recent.iter().rposition(|(ip, _)| *ip == source.ip) {
+                self.recent.remove(at);
+            }
+        }
+    }
+
+    /// It has ended, and its connection may wait for the next.
+    pub(super) fn has_left(&mut self, now: Timestamp, sources: &[Source]) {
+        self.recent.retain(|(_, since)| since.plus(RECENT) > now);
+        self.recent.extend(sources.iter().map(|source| (source.ip, now)));
     }
 
     fn tidy(&mut self, priority: Option<Priority>) {

@@ -5,16 +5,19 @@
 //! keeps others from their turns. Keys are ordered, never hashed: the same history gives the same turns.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::away::Away;
 use super::crowd::LOOKS_MAX;
 use super::fair::ITEM;
 use super::health::{Down, Health, News};
-use super::line::{Line, Place, Turn, Waiting};
+use super::line::{Bounds, Line, Place, Turn, Waiting};
 use super::meters::Meters;
 use super::shares::Shares;
-use crate::config::{self, Outgoing, Retry};
+use super::sources::{Full, Sources};
+use crate::config::{self, Outgoing, Retry, Source};
 use crate::mail::{Diagnosis, Message, Origin, Site, Timestamp};
 
 /// A line this long is never turned away from.
@@ -45,13 +48,17 @@ pub(super) struct Lines {
     now: Timestamp,
     /// Lines that may start an attempt only later, and when.
     later: BTreeSet<(Timestamp, Site)>,
-    meters: Meters,
+    meters: Meters<Site>,
+    /// What leaves from our own addresses, where that is bounded.
+    pub(super) sources: Sources,
     /// What origins have had of late.
     pub(super) shares: Shares,
     /// Who isn't here and waits to be called.
     pub(super) away: Away,
     /// What is known of sites beyond their mail.
     health: Health,
+    /// There are, or were, lines that share bounds with others, or whose messages are counted.
+    is_bounded: bool,
 }
 
 impl Lines {
@@ -67,9 +74,11 @@ impl Lines {
             now: Timestamp::ZERO,
             later: BTreeSet::new(),
             meters: Meters::default(),
+            sources: Sources::default(),
             shares: Shares::new(weights),
             away: Away::default(),
             health: Health::default(),
+            is_bounded: false,
         }
     }
 
@@ -91,6 +100,9 @@ impl Lines {
     pub(super) fn tick(&mut self, now: Timestamp) {
         self.now = now;
         self.away.tick(now);
+        for site in self.sources.woken(now) {
+            self.turn(&site);
+        }
         while let Some((at, _)) = self.later.first()
             && *at <= now
             && let Some((_, site)) = self.later.pop_first()
@@ -104,7 +116,8 @@ impl Lines {
     pub(super) fn deadline(&self) -> Option<Timestamp> {
         let later = self.later.first().map(|(at, _)| *at);
         let look = (self.away.open() > LOOKS_MAX).then(|| self.now.plus(LOOK_AGAIN));
-        later.into_iter().chain(self.away.deadline()).chain(look).min()
+        let woken = self.sources.is_awake().then_some(self.now);
+        later.into_iter().chain(self.away.deadline()).chain(look).chain(woken).min()
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -124,10 +137,19 @@ impl Lines {
         self.lines.keys().chain(self.health.sites())
     }
 
+    /// A site, and the parts of it that are set apart because of the addresses that they leave from.
+    pub(super) fn parts(&self, site: &Site) -> Vec<Site> {
+        let first = Site::From(Arc::new(site.clone()), "".into());
+        let is_part = |part: &&Site| matches!(part, Site::From(whole, _) if **whole == *site);
+        let lines = self.lines.range(first.clone()..).map(|(part, _)| part).take_while(is_part);
+        let parts: BTreeSet<Site> = lines.chain(self.health.from(first).take_while(is_part)).cloned().collect();
+        std::iter::once(site.clone()).chain(parts).collect()
+    }
+
     /// When a site's rate allows the next message.
     pub(super) fn next_message(&mut self, site: &Site) -> Option<Timestamp> {
-        let rate = self.lines.get(site)?.limits.messages_rate?;
-        Some(self.meters.next(self.now, site, rate))
+        let rate = self.lines.get(site)?.bounds.outgoing.messages_rate?;
+        Some(self.meters.next(self.now, site.whole(), rate))
     }
 
     /// Attempts in flight.
@@ -144,7 +166,7 @@ impl Lines {
     pub(super) fn join(
         &mut self,
         site: &Site,
-        limits: Outgoing,
+        bounds: impl Into<Bounds>,
         waiting: Waiting,
         message: &Message,
         before: Option<Place>,
@@ -152,8 +174,10 @@ impl Lines {
         self.counter += 1;
         let place = before.unwrap_or_else(|| Place::new(message, self.counter));
         let weight = self.shares.join(&place.origin);
-        let line = self.lines.entry(site.clone()).or_insert_with(|| Line::new(limits));
-        line.limits = limits;
+        let line = self.lines.entry(site.clone()).or_insert_with(Line::new);
+        line.bounds = bounds.into();
+        self.is_bounded |= !line.bounds.sources.is_empty() || line.bounds.outgoing.messages_rate.is_some();
+        line.joined(self.now, &place.origin);
         line.insert(&place, weight, waiting);
         self.turn(site);
         place
@@ -171,38 +195,82 @@ impl Lines {
     }
 
     /// The next message to be attempted; counted as in flight from here on. Local and remote take turns.
-    pub(super) fn take(&mut self) -> Option<(Site, Place, Waiting)> {
+    /// With the addresses that it may leave from, if they are bounded.
+    pub(super) fn take(&mut self) -> Option<(Site, Place, Waiting, Vec<Source>)> {
         if self.in_flight() >= self.attempts_max {
             return None;
         }
         let first = !self.remote_last;
-        let (remote, site) = [first, !first].into_iter().find_map(|remote| Some((remote, self.next_site(remote)?)))?;
+        let (remote, site, sources) = loop {
+            let (remote, site) = [first, !first].into_iter().find_map(|remote| Some((remote, self.next_site(remote)?)))?;
+            match self.room(&site) {
+                Ok(sources) => break (remote, site, sources),
+                // Another line has taken what room there was.
+                Err(_) => self.turn(&site),
+            }
+        };
         let line = self.lines.get_mut(&site)?;
         let (place, waiting) = line.pop()?;
+        line.leaves(&sources);
+        self.sources.start(self.now, &sources);
         line.in_flight += 1;
         if let Some((_, time)) = line.stamp.take() {
             self.shares.served(time);
         }
-        if let Some(rate) = line.limits.messages_rate.filter(|_| !place.is_notice()) {
-            self.meters.add(self.now, &site, rate);
+        if let Some(rate) = line.bounds.outgoing.messages_rate.filter(|_| !place.is_notice()) {
+            self.meters.add(self.now, site.whole(), rate);
         }
         self.shares.start(&place.origin);
         self.away.touch(&site, &place.origin);
         self.class(remote).in_flight += 1;
         self.remote_last = remote;
         self.turn(&site);
-        Some((site, place, waiting))
+        Some((site, place, waiting, sources))
+    }
+
+    /// The addresses that a line's next message may leave from, if they are bounded; or why there is no room for it within the bounds that
+    /// the line shares with others. No bound holds notices up.
+    fn room(&mut self, site: &Site) -> Result<Vec<Source>, Full> {
+        let Some(line) = self.lines.get(site).filter(|line| !line.has_notice()) else { return Ok(Vec::new()) };
+        let Outgoing { concurrency, messages_rate, .. } = line.bounds.outgoing;
+        if self.is_bounded && self.in_flight_at(site.whole()) >= concurrency.unwrap_or(usize::MAX).min(self.concurrency) {
+            return Err(Full { until: None });
+        }
+        if let Some(rate) = messages_rate {
+            let next = self.meters.next(self.now, site.whole(), rate);
+            if next > self.now {
+                return Err(Full { until: Some(next) });
+            }
+        }
+        self.sources.choose(self.now, &line.bounds.sources, &line.recent)
+    }
+
+    /// Attempts under way to a remote site with all its parts; none to others, which have no parts.
+    pub(super) fn in_flight_at(&self, whole: &Site) -> usize {
+        if !whole.is_remote() {
+            return 0;
+        }
+        self.parts(whole).iter().filter_map(|part| self.lines.get(part)).map(|line| line.in_flight).sum()
+    }
+
+    /// An attempt has ended that may have left from these; see `Sources::end`.
+    pub(super) fn has_left(&mut self, site: &Site, sources: &[Source], none_before: Option<(IpAddr, Timestamp)>) {
+        self.sources.end(sources, none_before);
+        if let Some(line) = self.lines.get_mut(site).filter(|_| none_before.is_none()) {
+            line.has_left(self.now, sources);
+        }
     }
 
     /// What an admin bounds at a site.
     pub(super) fn outgoing(&self, site: &Site) -> Outgoing {
-        self.lines.get(site).map(|line| line.limits).unwrap_or_default()
+        self.lines.get(site).map(|line| line.bounds.outgoing).unwrap_or_default()
     }
 
     /// A message that was started then stands in line again, because the attempt came to nothing: it isn't counted yet.
-    pub(super) fn take_back(&mut self, started: Timestamp, site: &Site, place: &Place) {
+    pub(super) fn take_back(&mut self, started: Timestamp, site: &Site, place: &Place, sources: &[Source]) {
         if !place.is_notice() {
-            self.meters.take_back(started, site);
+            self.meters.take_back(started, site.whole());
+            self.sources.take_back(started, sources);
         }
     }
 
@@ -224,6 +292,9 @@ impl Lines {
             let class = self.class(site.is_remote());
             class.in_flight = class.in_flight.saturating_sub(1);
             self.turn(site);
+            if self.is_bounded {
+                self.parts(site.whole()).iter().for_each(|part| self.turn(part));
+            }
         }
     }
 
@@ -264,6 +335,7 @@ impl Lines {
         self.now = now;
         self.health.clamp(latest);
         self.away.wake_all();
+        self.sources.clamp();
         self.lines.values_mut().for_each(|line| line.connected = None);
         for (_, site) in std::mem::take(&mut self.later) {
             self.turn(&site);
@@ -310,6 +382,7 @@ impl Lines {
 
     /// Brings a line's turn up to date after a change; a line without anything is dropped.
     fn turn(&mut self, site: &Site) {
+        let full = if self.is_bounded { self.room(site).err() } else { None };
         let Some(line) = self.lines.get_mut(site) else { return };
         let class = if site.is_remote() { &mut self.remote } else { &mut self.local };
         let old = line.turn.take();
@@ -336,12 +409,10 @@ impl Lines {
             }
             return;
         }
-        if let Some(rate) = line.limits.messages_rate.filter(|_| !notice) {
-            let next = self.meters.next(self.now, site, rate);
-            if next > self.now {
-                self.later.insert((next, site.clone()));
-                return;
-            }
+        if let Some(full) = full {
+            self.sources.wait(self.now, site, &line.bounds.sources);
+            self.later.extend(full.until.map(|until| (until, site.clone())));
+            return;
         }
         let time = match &line.stamp {
             Some((stamped, time)) if stamped == origin => *time,
@@ -403,7 +474,7 @@ mod tests {
     }
 
     fn take(lines: &mut Lines) -> Option<u64> {
-        lines.take().map(|(_, _, waiting)| waiting.id.0)
+        lines.take().map(|(_, _, waiting, _)| waiting.id.0)
     }
 
     fn take_all(lines: &mut Lines) -> Vec<u64> {
@@ -441,6 +512,35 @@ mod tests {
         finish(&mut lines, &mx("slow.test"));
         fill(&mut lines, &mx("new.test"), 50..51);
         assert_eq!(take(&mut lines), Some(50));
+    }
+
+    /// Attempts begin as they may, and each in turn takes a millisecond, for so long; how many there were at a time at the end.
+    fn run_near(lines: &mut Lines, site: &Site, millis: u64) -> usize {
+        for _ in 0..millis {
+            while lines.take().is_some() {}
+            let place = Place::new(&letter(0, "s@x.test", 0), 0);
+            lines.finish(site, &place, Some(Duration::from_millis(1)), &News::Reached, None);
+            lines.tick(lines.now().plus(Duration::from_millis(1)));
+        }
+        while lines.take().is_some() {}
+        lines.in_flight()
+    }
+
+    #[test]
+    fn bulk_for_a_near_site_leaves_room_while_others_send_letters() {
+        let (mut lines, site) = (Lines::new(100, 20, Vec::new()), mx("near.test"));
+        lines.tick(Timestamp::from_millis(1_000_000));
+        fill(&mut lines, &site, 0..5000);
+        let alone = run_near(&mut lines, &site, 300);
+        assert!(alone > 5, "{alone}");
+        fill_from(&mut lines, "letter@y.test", &site, 9000..9001);
+        assert_eq!(run_near(&mut lines, &site, 30), 2);
+        for n in 0..10 {
+            fill_from(&mut lines, "letter@y.test", &site, 9001 + n..9002 + n);
+            assert_eq!(take(&mut lines), Some(9001 + n), "at once");
+            assert_eq!(run_near(&mut lines, &site, 100), 2, "the letters go on");
+        }
+        assert!(run_near(&mut lines, &site, 1300) >= alone, "and nothing was forgotten meanwhile");
     }
 
     #[test]

@@ -48,10 +48,10 @@ impl<'a> Plan<'a> {
     }
 
     fn stage(&mut self, message: &Message, destination: &Destination, before: Option<Place>) -> Stage {
-        match self.sites.locate(self.now, destination, message.id) {
-            Located::At(site, outgoing) => {
+        match self.sites.locate(self.now, destination, message) {
+            Located::At(site, bounds) => {
                 let waiting = Waiting { id: message.id, destination: destination.clone() };
-                let place = self.lines.join(&site, outgoing, waiting, message, before);
+                let place = self.lines.join(&site, bounds, waiting, message, before);
                 Stage::Waiting(site, place)
             }
             Located::Unknown { ask } => {
@@ -89,7 +89,9 @@ impl Scheduler {
         if let (Some(before), Some(after)) = (before, after)
             && before != after
         {
-            self.scatter(Some((&before, &Destination::Mx(domain.clone()))));
+            for part in self.lines.parts(&before) {
+                self.scatter(Some((&part, &Destination::Mx(domain.clone()))));
+            }
             self.moved(domain, &before, after);
         }
         for id in waiting {
@@ -99,11 +101,14 @@ impl Scheduler {
 
     /// A domain's mail that was put off for its old site's sake needn't wait any longer.
     fn moved(&mut self, domain: Domain, before: &Site, after: Site) {
-        let was_down = match before {
-            // Nobody else's mail goes there.
-            Site::Own(_) => self.lines.reached(before).is_some(),
-            Site::Hosts(_) => self.lines.is_probed(before),
-        };
+        let mut was_down = false;
+        for part in self.lines.parts(before) {
+            was_down |= match before {
+                // Nobody else's mail goes there.
+                Site::Own(_) => self.lines.reached(&part).is_some(),
+                Site::Hosts(_) | Site::From(..) => self.lines.is_probed(&part),
+            };
+        }
         if was_down {
             self.steps.push_back(Step::Moved { domain, site: after });
         }

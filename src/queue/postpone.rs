@@ -14,7 +14,7 @@ impl Scheduler {
     pub fn forgive(&mut self, destinations: impl IntoIterator<Item = Destination>) {
         for destination in destinations {
             if let Some(site) = self.sites.at(self.clock, &destination) {
-                self.lines.forgive(&site);
+                self.lines.parts(&site).iter().for_each(|part| self.lines.forgive(part));
             }
         }
     }
@@ -50,7 +50,7 @@ impl Scheduler {
         for (destination, part) in entry.parts.iter().filter(|(destination, _)| only.is_none_or(|only| only == *destination)) {
             let site = match &part.stage {
                 Stage::Waiting(site, _) => Some(site.clone()),
-                _ => self.sites.at(now, destination),
+                _ => self.sites.of(now, destination, &entry.message.reverse_path),
             };
             let Some(site) = site else { continue };
             let Some(down) = self.lines.down(now, &site) else { continue };

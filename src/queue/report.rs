@@ -1,5 +1,6 @@
 //! What an attempt came to, as the scheduler is told.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::mail::{Outcome, Timestamp};
@@ -12,6 +13,8 @@ pub struct Report {
     /// A connection would have been needed, and the destination's rate allows none before this time. Recipients without an outcome were
     /// not attempted, and keep their place in line.
     pub connections_from: Option<Timestamp>,
+    /// It is this address of ours that none may be made from.
+    pub full_source: Option<IpAddr>,
     /// How long it took; none: it wasn't measured.
     pub took: Option<Duration>,
 }

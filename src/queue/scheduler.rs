@@ -13,11 +13,12 @@ use super::health::News;
 use super::line::{Place, Waiting};
 use super::lines::Lines;
 use super::plan::Plan;
+use super::pools::Pools;
 use super::report::Report;
 use super::sites::Sites;
 use super::step::{Attempt, AttemptId, Step};
 use super::verdict::{Verdict, When, without_result};
-use crate::config::{self, Config, Outgoing};
+use crate::config::{self, Config, Outgoing, Source};
 use crate::mail::{Destination, Domain, Message, Outcome, QueueId, Site, Timestamp, Update};
 
 /// Recipients of one attempt at the most.
@@ -40,13 +41,17 @@ pub struct Settings {
     pub retry: config::Retry,
     /// What is bounded at which destinations.
     pub destinations: Vec<config::DestinationRule>,
+    /// Which of our own addresses mail may leave from.
+    pub pools: Pools,
     /// Whose parts are larger than those of others.
     pub shares: Vec<config::Share>,
 }
 
-impl From<&Config> for Settings {
-    fn from(config: &Config) -> Self {
+impl Settings {
+    /// Those of a configuration.
+    pub fn new(config: &Config, pools: Pools) -> Self {
         Self {
+            pools,
             attempts_max: config.queue.attempts,
             concurrency: config.remote.concurrency,
             active_max: config.queue.active,
@@ -85,6 +90,8 @@ struct Flight {
     site: Site,
     place: Place,
     started: Timestamp,
+    /// Our addresses that it may leave from, where they are bounded.
+    sources: Vec<Source>,
 }
 
 impl Scheduler {
@@ -92,7 +99,7 @@ impl Scheduler {
     pub fn new(settings: Settings) -> Self {
         Self {
             lines: Lines::new(settings.attempts_max, settings.concurrency, settings.shares.clone()),
-            sites: Sites::new(settings.destinations.clone()),
+            sites: Sites::new(settings.destinations.clone(), settings.pools.clone()),
             settings,
             entries: BTreeMap::new(),
             attempts: BTreeMap::new(),
@@ -212,16 +219,18 @@ impl Scheduler {
         jitter: &mut dyn FnMut() -> f64,
     ) -> Verdict {
         self.watch_clock(now);
-        let Report { outcomes, connections_from, took } = report.into();
-        let Some(Flight { id, destination, site, place, started }) = self.attempts.remove(&attempt) else {
+        let Report { outcomes, connections_from, full_source, took } = report.into();
+        let Some(Flight { id, destination, site, place, started, sources }) = self.attempts.remove(&attempt) else {
             return Verdict::new(QueueId(0));
         };
         if outcomes.is_empty() && connections_from.is_some() {
-            self.lines.take_back(started, &site, &place);
+            self.lines.take_back(started, &site, &place, &sources);
         }
         let random = jitter();
         let news = News::of(&outcomes);
-        self.lines.finish(&site, &place, took, &news, connections_from);
+        self.lines.has_left(&site, &sources, full_source.zip(connections_from));
+        // Where one address has no connection left, others may have.
+        self.lines.finish(&site, &place, took, &news, connections_from.filter(|_| full_source.is_none()));
         self.heard(now, &site, news, random);
         let mut verdict = Verdict::new(id);
         let Some(entry) = self.entries.get_mut(&id) else { return verdict };
@@ -323,13 +332,13 @@ impl Scheduler {
         self.lines.reconfigure(settings.attempts_max, settings.concurrency, settings.shares.clone());
         self.settings = settings;
         self.clock = now;
-        self.sites = Sites::new(self.settings.destinations.clone());
+        self.sites = Sites::new(self.settings.destinations.clone(), self.settings.pools.clone());
         self.scatter(None);
     }
 
     /// Starts the attempt whose turn it is.
     fn start(&mut self, now: Timestamp) -> Option<Step> {
-        let (site, place, Waiting { id, destination }) = self.lines.take()?;
+        let (site, place, Waiting { id, destination }, sources) = self.lines.take()?;
         let attempt = AttemptId(self.attempt_last + 1);
         let entry = self.entries.get_mut(&id)?;
         let part = entry.parts.get_mut(&destination)?;
@@ -338,8 +347,10 @@ impl Scheduler {
         entry.waiting -= 1;
         entry.attempts += 1;
         self.attempt_last += 1;
-        self.attempts.insert(attempt, Flight { id, destination: destination.clone(), site: site.clone(), place, started: now });
-        Some(Step::Attempt(Attempt { attempt, id, destination, site, outgoing, recipients }))
+        let flight =
+            Flight { id, destination: destination.clone(), site: site.clone(), place, started: now, sources: sources.clone() };
+        self.attempts.insert(attempt, flight);
+        Some(Step::Attempt(Attempt { attempt, id, destination, site, outgoing, sources, recipients }))
     }
 
     /// A clock that was set back: whoever waits for a time planned before waits no longer than one backoff.

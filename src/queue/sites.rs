@@ -1,10 +1,14 @@
 //! Which site a destination's mail goes to. State: the MX sets of domains as the DNS had them of late, and who waits to know one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{DestinationRule, DomainPattern, Outgoing};
-use crate::mail::{Destination, Domain, QueueId, Site, Timestamp};
+use super::line::Bounds;
+use super::pools::Pools;
+use crate::config::{DestinationRule, DomainPattern, Outgoing, Source};
+use crate::mail::{Destination, Domain, Message, QueueId, ReversePath, Site, Timestamp};
 
 /// How long an MX set counts before it is asked for again. The resolver knows how long an answer is good for; a change of the DNS
 /// moves waiting mail no later than this after the resolver has heard of it.
@@ -18,7 +22,7 @@ const REMEMBERED_MAX: usize = 100_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Located {
     /// Its mail goes there, within these bounds.
-    At(Site, Outgoing),
+    At(Site, Bounds),
     /// It isn't known; `ask`: and nobody was asked yet.
     Unknown { ask: bool },
 }
@@ -27,7 +31,11 @@ pub(super) enum Located {
 #[derive(Debug, Default)]
 pub(super) struct Sites {
     known: BTreeMap<Domain, Known>,
+    /// On mail to a destination.
     rules: Vec<DestinationRule>,
+    /// On what leaves from an address.
+    by_source: Vec<DestinationRule>,
+    pools: Pools,
     /// Messages that wait for an answer, by the domain that was asked for.
     asked: BTreeMap<Domain, BTreeSet<QueueId>>,
 }
@@ -35,38 +43,52 @@ pub(super) struct Sites {
 #[derive(Debug)]
 struct Known {
     site: Site,
+    /// The names of its MX hosts.
+    hosts: Vec<Domain>,
     outgoing: Outgoing,
     until: Timestamp,
 }
 
 impl Sites {
-    /// Knows nothing yet but an admin's rules.
-    pub(super) fn new(rules: Vec<DestinationRule>) -> Self {
-        Self { rules, ..Self::default() }
+    /// Knows nothing yet but an admin's rules, and which addresses of ours mail leaves from.
+    pub(super) fn new(rules: Vec<DestinationRule>, pools: Pools) -> Self {
+        let (by_source, rules) = rules.into_iter().partition(|rule| rule.source.is_some());
+        Self { rules, by_source, pools, ..Self::default() }
     }
 
-    /// Where a destination's mail goes. If the answer is `Unknown`, the message waits until `learn` names it.
-    pub(super) fn locate(&mut self, now: Timestamp, destination: &Destination, id: QueueId) -> Located {
-        let Destination::Mx(domain) = destination else {
-            return Located::At(Site::Own(destination.clone()), self.of_route(destination));
+    /// Where a message goes for the sake of a destination. If the answer is `Unknown`, it waits until `learn` names it.
+    pub(super) fn locate(&mut self, now: Timestamp, destination: &Destination, message: &Message) -> Located {
+        let (site, outgoing) = match destination {
+            Destination::Mx(domain) => match self.known.get(domain).filter(|known| known.until > now) {
+                Some(Known { site, outgoing, .. }) => (site.clone(), *outgoing),
+                None => {
+                    let ask = !self.asked.contains_key(domain);
+                    self.asked.entry(domain.clone()).or_default().insert(message.id);
+                    return Located::Unknown { ask };
+                }
+            },
+            _ => (Site::Own(destination.clone()), self.of_route(destination)),
         };
-        if let Some(Known { site, outgoing, .. }) = self.known.get(domain).filter(|known| known.until > now) {
-            return Located::At(site.clone(), *outgoing);
-        }
-        let ask = !self.asked.contains_key(domain);
-        self.asked.entry(domain.clone()).or_default().insert(id);
-        Located::Unknown { ask }
+        let (site, sources) = self.leaving(site, destination, &message.reverse_path);
+        Located::At(site, Bounds { outgoing, sources })
     }
 
-    /// Where a destination's mail was going when that was last known.
-    pub(super) fn last_of(&self, destination: &Destination) -> Option<Site> {
-        match destination {
-            Destination::Mx(domain) => self.last(domain).cloned(),
-            _ => Some(Site::Own(destination.clone())),
-        }
+    /// Where a sender's mail to a destination was going when that was last known.
+    pub(super) fn last_of(&self, destination: &Destination, sender: &ReversePath) -> Option<Site> {
+        let site = match destination {
+            Destination::Mx(domain) => self.last(domain)?.clone(),
+            _ => Site::Own(destination.clone()),
+        };
+        Some(self.leaving(site, destination, sender).0)
     }
 
     /// The same as `locate` without asking.
+    pub(super) fn of(&self, now: Timestamp, destination: &Destination, sender: &ReversePath) -> Option<Site> {
+        let site = self.at(now, destination)?;
+        Some(self.leaving(site, destination, sender).0)
+    }
+
+    /// Where a destination's mail goes, whatever address of ours it leaves from, if that is known.
     pub(super) fn at(&self, now: Timestamp, destination: &Destination) -> Option<Site> {
         let Destination::Mx(domain) = destination else { return Some(Site::Own(destination.clone())) };
         self.known.get(domain).filter(|known| known.until > now).map(|known| known.site.clone())
@@ -96,7 +118,7 @@ impl Sites {
             Some(name) => (Site::Hosts(name.into()), FRESH_TIME),
             None => (Site::Own(Destination::Mx(domain.clone())), UNKNOWN_TIME),
         };
-        self.known.insert(domain, Known { site, outgoing, until: now.plus(time) });
+        self.known.insert(domain, Known { site, hosts, outgoing, until: now.plus(time) });
         waiting
     }
 
@@ -111,6 +133,7 @@ impl Sites {
     /// The domains whose mail goes to a site, as far as that is remembered.
     pub(super) fn domains(&self, site: &Site) -> Vec<Domain> {
         match site {
+            Site::From(site, _) => self.domains(site),
             Site::Own(Destination::Mx(domain)) => vec![domain.clone()],
             Site::Own(_) => Vec::new(),
             Site::Hosts(_) => {
@@ -127,21 +150,63 @@ impl Sites {
 
     /// The bounds on mail that goes by a route: those for its hosts. Recipients of whatever domain go there.
     fn of_route(&self, destination: &Destination) -> Outgoing {
-        let Destination::Route(name) = destination else { return Outgoing::default() };
-        // `login@host:port,host#2`, see `route`.
-        let name = name.rsplit_once('@').map_or(name.as_str(), |(_, hosts)| hosts);
-        let host = |host: &str| {
-            let host = host.split('#').next().unwrap_or(host);
-            let name =
-                host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(host, |(name, _)| name);
-            Domain::parse(name).ok()
-        };
         if self.rules.is_empty() {
             return Outgoing::default();
         }
-        let hosts: Vec<Domain> = name.split(',').filter_map(host).collect();
+        let Destination::Route(name) = destination else { return Outgoing::default() };
+        let hosts = route_hosts(name);
         self.rules.iter().find(|rule| rule.matches(None, &hosts)).map(|rule| rule.outgoing).unwrap_or_default()
     }
+
+    /// The part of a site where a sender's mail stands, and the addresses that it leaves from: if a rule bounds one of them.
+    fn leaving(&self, site: Site, destination: &Destination, sender: &ReversePath) -> (Site, Arc<[Source]>) {
+        let pool = self.pools.of(destination, sender);
+        if pool.is_empty() || self.by_source.is_empty() {
+            return (site, Arc::default());
+        }
+        let by_route = |name: &String| (None, route_hosts(name));
+        let by_mx = |domain| (Some(domain), self.known.get(domain).map(|known| known.hosts.clone()).unwrap_or_default());
+        let (domain, hosts) = match destination {
+            Destination::Mx(domain) => by_mx(domain),
+            Destination::Route(name) => by_route(name),
+            Destination::Local(_) | Destination::Lmtp(_) => return (site, Arc::default()),
+        };
+        let rule = |ip: &IpAddr| self.by_source.iter().find(|rule| rule.source == Some(*ip) && rule.matches(domain, &hosts));
+        let rules: Vec<_> = pool.iter().map(|ip| (*ip, rule(ip))).collect();
+        if rules.iter().all(|(_, rule)| rule.is_none()) {
+            return (site, Arc::default());
+        }
+        let sources = rules.iter().map(|(ip, rule)| source(&site, *ip, *rule)).collect();
+        // What a rule names by domain is set apart from other mail that leaves from there.
+        let apart: BTreeSet<String> = rules.iter().filter_map(|(_, rule)| set_apart(*rule)).collect();
+        let addresses: Vec<String> = pool.iter().map(IpAddr::to_string).collect();
+        (Site::From(Arc::new(site), format!("{}{}", addresses.join(","), Vec::from_iter(apart).concat()).into()), sources)
+    }
+}
+
+/// Our address with what bounds it, on the way to a site; shared: wherever it leads.
+fn source(site: &Site, ip: IpAddr, rule: Option<&DestinationRule>) -> Source {
+    let scope = match rule {
+        Some(rule) if rule.shared => format!("{ip} to {}/{}", rule.mx, rule.domain),
+        _ => format!("{ip} to {site}{}", set_apart(rule).unwrap_or_default()),
+    };
+    Source { ip, scope: scope.into(), outgoing: rule.map(|rule| rule.outgoing).unwrap_or_default() }
+}
+
+fn set_apart(rule: Option<&DestinationRule>) -> Option<String> {
+    rule.filter(|rule| rule.domain != DomainPattern::Any).map(|rule| format!("/{}", rule.domain))
+}
+
+/// The hosts in a route's name: `login@host:port,host#2`, see `route`.
+fn route_hosts(name: &str) -> Vec<Domain> {
+    let name = name.rsplit_once('@').map_or(name, |(_, hosts)| hosts);
+    let host = |host: &str| {
+        let host = host.split('#').next().unwrap_or(host);
+        let name =
+            host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(host, |(name, _)| name);
+        Domain::parse(name).ok()
+    };
+    name.split(',').filter_map(host).collect()
 }
 
 /// What a site is called: by its hosts; by what an admin's rule says of them if all that matches is one; and by the domains that a
@@ -162,9 +227,27 @@ fn name(hosts: &[Domain], rule: Option<&DestinationRule>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{AddressPattern, Route, SenderPattern};
+    use crate::mail::BodyType;
 
     fn domain(name: &str) -> Domain {
         Domain::parse(name).unwrap()
+    }
+
+    /// One from anybody.
+    fn letter(id: u64, from: &str) -> Message {
+        Message {
+            id: QueueId(id),
+            arrived: Timestamp::ZERO,
+            size: 1,
+            reverse_path: ReversePath::try_from(from.to_owned()).unwrap(),
+            body: BodyType::SevenBit,
+            request: None,
+            held: false,
+            delays_noticed: 0,
+            origin: None,
+            recipients: Vec::new(),
+        }
     }
 
     fn hosts(names: &[&str]) -> Option<Vec<Domain>> {
@@ -176,8 +259,8 @@ mod tests {
         let mut sites = Sites::default();
         let now = Timestamp::from_millis(1_000_000);
         let a = Destination::Mx(domain("a.test"));
-        assert_eq!(sites.locate(now, &a, QueueId(1)), Located::Unknown { ask: true });
-        assert_eq!(sites.locate(now, &a, QueueId(2)), Located::Unknown { ask: false });
+        assert_eq!(sites.locate(now, &a, &letter(1, "ann@x.test")), Located::Unknown { ask: true });
+        assert_eq!(sites.locate(now, &a, &letter(2, "ann@x.test")), Located::Unknown { ask: false });
         let waiting = sites.learn(now, domain("a.test"), hosts(&["mx2.p.test", "mx1.p.test"]));
         assert_eq!(waiting, BTreeSet::from([QueueId(1), QueueId(2)]));
         sites.learn(now, domain("b.test"), hosts(&["mx1.p.test", "mx2.p.test", "mx1.p.test"]));
@@ -205,7 +288,10 @@ mod tests {
     fn what_has_no_mx_is_a_site_by_itself() {
         let mut sites = Sites::default();
         let route = Destination::Route("relay.test".to_owned());
-        assert_eq!(sites.locate(Timestamp::ZERO, &route, QueueId(1)), Located::At(Site::Own(route.clone()), Outgoing::default()));
+        assert_eq!(
+            sites.locate(Timestamp::ZERO, &route, &letter(1, "ann@x.test")),
+            Located::At(Site::Own(route.clone()), Bounds::default())
+        );
         assert!(sites.domains(&Site::Own(route)).is_empty());
     }
 
@@ -213,16 +299,19 @@ mod tests {
     fn a_rule_bounds_what_matches_and_sets_apart_what_it_names_by_domain() {
         let below = |name: &str| DomainPattern::Below(domain(name));
         let bound = |count| Outgoing { concurrency: Some(count), ..Outgoing::default() };
-        let rule = |domain, mx, shared, count| DestinationRule { domain, mx, shared, outgoing: bound(count) };
-        let mut sites = Sites::new(vec![
-            rule(DomainPattern::Exact(domain("big.test")), DomainPattern::Any, false, 1),
-            rule(DomainPattern::Any, below("each.test"), true, 2),
-            rule(DomainPattern::Any, below("p.test"), false, 3),
-        ]);
+        let rule = |domain, mx, shared, count| DestinationRule { domain, mx, source: None, shared, outgoing: bound(count) };
+        let mut sites = Sites::new(
+            Vec::from([
+                rule(DomainPattern::Exact(domain("big.test")), DomainPattern::Any, false, 1),
+                rule(DomainPattern::Any, below("each.test"), true, 2),
+                rule(DomainPattern::Any, below("p.test"), false, 3),
+            ]),
+            Pools::default(),
+        );
         let mut learn = |name: &str, host: &str| {
             sites.learn(Timestamp::ZERO, domain(name), hosts(&[host]));
-            match sites.locate(Timestamp::ZERO, &Destination::Mx(domain(name)), QueueId(1)) {
-                Located::At(site, outgoing) => (site.to_string(), outgoing.concurrency),
+            match sites.locate(Timestamp::ZERO, &Destination::Mx(domain(name)), &letter(1, "ann@x.test")) {
+                Located::At(site, bounds) => (site.to_string(), bounds.outgoing.concurrency),
                 unknown => panic!("{unknown:?}"),
             }
         };
@@ -232,11 +321,67 @@ mod tests {
         assert_eq!(learn("c.test", "c.each.test"), ("hosts:*.each.test/*".to_owned(), Some(2)));
         assert_eq!(learn("d.test", "mx.d.test"), ("hosts:mx.d.test".to_owned(), None));
         let route = |name: &str| Destination::Route(name.to_owned());
-        let bounds = |sites: &mut Sites, name: &str| match sites.locate(Timestamp::ZERO, &route(name), QueueId(1)) {
-            Located::At(_, outgoing) => outgoing.concurrency,
+        let bounds = |sites: &mut Sites, name: &str| match sites.locate(Timestamp::ZERO, &route(name), &letter(1, "ann@x.test")) {
+            Located::At(_, bounds) => bounds.outgoing.concurrency,
             unknown => panic!("{unknown:?}"),
         };
         assert_eq!(bounds(&mut sites, "ann@x.test@192.0.2.1:25,relay.p.test:2525#2"), Some(3));
         assert_eq!(bounds(&mut sites, "big.test"), None);
+    }
+
+    #[test]
+    fn what_leaves_from_a_bounded_address_is_set_apart_and_bounded_beside_the_site() {
+        let ip = |last: u8| IpAddr::from([192, 0, 2, last]);
+        let bound = |count| Outgoing { concurrency: Some(count), ..Outgoing::default() };
+        let rule = |domain: &DomainPattern, source: Option<u8>, shared, count| DestinationRule {
+            domain: domain.clone(),
+            mx: DomainPattern::Any,
+            source: source.map(ip),
+            shared,
+            outgoing: bound(count),
+        };
+        let of_news = SenderPattern::Address(AddressPattern::All(domain("news.test")));
+        let news = Route { sender: of_news, sources: vec![ip(3)], ..Route::new(DomainPattern::Any, Vec::new()) };
+        let plain = SenderPattern::Address(AddressPattern::All(domain("plain.test")));
+        let plain = Route { sender: plain, sources: vec![ip(4)], ..Route::new(DomainPattern::Any, Vec::new()) };
+        let routes = [news, plain];
+        let (any, big) = (DomainPattern::Any, DomainPattern::Exact(domain("big.test")));
+        let rules = vec![
+            rule(&big, Some(1), false, 1),
+            rule(&any, Some(1), false, 2),
+            rule(&any, Some(3), true, 3),
+            rule(&any, None, false, 9),
+        ];
+        let relay = Destination::Route("relay.test".to_owned());
+        let pools = Pools::new(&routes, &[ip(1), ip(2)], BTreeMap::from([(relay.clone(), vec![ip(1)])]));
+        let mut sites = Sites::new(rules, pools);
+        for name in ["a.test", "big.test"] {
+            sites.learn(Timestamp::ZERO, domain(name), hosts(&["mx.p.test"]));
+        }
+        let mut of = |destination: &Destination, from: &str| {
+            let Located::At(site, bounds) = sites.locate(Timestamp::ZERO, destination, &letter(1, from)) else {
+                panic!("{from}")
+            };
+            assert_eq!(bounds.outgoing.concurrency, Some(9), "whatever it leaves from");
+            let source = |source: &Source| format!("{} {:?}", source.scope, source.outgoing.concurrency);
+            (site.to_string(), bounds.sources.iter().map(source).collect::<Vec<_>>())
+        };
+        let (a, big) = (Destination::Mx(domain("a.test")), Destination::Mx(domain("big.test")));
+        let (site, sources) = of(&a, "ann@x.test");
+        assert_eq!(site, "hosts:mx.p.test from 192.0.2.1,192.0.2.2");
+        assert_eq!(sources, ["192.0.2.1 to hosts:mx.p.test Some(2)", "192.0.2.2 to hosts:mx.p.test None"]);
+        let (site, sources) = of(&big, "ann@x.test");
+        assert_eq!(site, "hosts:mx.p.test from 192.0.2.1,192.0.2.2/big.test");
+        assert_eq!(sources[0], "192.0.2.1 to hosts:mx.p.test/big.test Some(1)");
+        let (site, sources) = of(&a, "x@news.test");
+        assert_eq!(site, "hosts:mx.p.test from 192.0.2.3");
+        assert_eq!(sources, ["192.0.2.3 to */* Some(3)"], "wherever it leads");
+        assert_eq!(of(&a, "x@plain.test"), ("hosts:mx.p.test".to_owned(), Vec::new()), "nothing bounds that one");
+        let (site, sources) = of(&relay, "ann@x.test");
+        assert_eq!(site, "route:relay.test from 192.0.2.1");
+        assert_eq!(sources, ["192.0.2.1 to route:relay.test Some(2)"]);
+        let (site, _) = of(&Destination::Mx(domain("big.test")), "");
+        assert_eq!(sites.domains(&Site::Hosts("mx.p.test".into())), [domain("a.test"), domain("big.test")]);
+        assert_eq!(sites.last_of(&big, &ReversePath::Null).map(|site| site.to_string()), Some(site));
     }
 }

@@ -1,12 +1,15 @@
 //! What is known of a site, for people: its line, its bounds, and why its mail waits. State: the scheduler's.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use super::lines::Lines;
 use super::scheduler::Scheduler;
-use crate::mail::{Destination, Site, Timestamp};
+use super::sources::Full;
+use crate::config::Source;
+use crate::mail::{Destination, ReversePath, Site, Timestamp};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,12 +31,30 @@ pub struct SiteState {
     pub outgoing_messages_rate: Option<String>,
     /// `10/60s`.
     pub outgoing_connections_rate: Option<String>,
+    /// Our own addresses that its mail may leave from, if what leaves from one of them is bounded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceState>,
     /// Why nothing more of its mail is attempted now; none: it is, or there is none.
     pub why: Option<Why>,
     /// Until when that is so, if it is known.
     pub until: Option<Timestamp>,
     /// How the last attempt failed, if it couldn't be reached.
     pub reply: Option<String>,
+}
+
+/// What is known of one of our own addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceState {
+    /// The address.
+    pub address: IpAddr,
+    /// Attempts under way that may leave from it, as far as the bounds count them together.
+    pub in_flight: usize,
+    /// What an admin allows at the most: attempts at a time, messages and connections in a time.
+    pub outgoing_concurrency: Option<usize>,
+    /// `100/60s`.
+    pub outgoing_messages_rate: Option<String>,
+    /// `10/60s`.
+    pub outgoing_connections_rate: Option<String>,
 }
 
 /// Why mail waits.
@@ -48,6 +69,8 @@ pub enum Why {
     ConnectionsRate,
     /// `outgoing_messages_rate` allows no further message.
     MessagesRate,
+    /// What may leave from our own addresses is under way, or has left of late.
+    Source,
     /// As many attempts as there may be are under way.
     Concurrency,
     /// Other destinations have their turns.
@@ -67,13 +90,16 @@ impl Lines {
             outgoing_concurrency: None,
             outgoing_messages_rate: None,
             outgoing_connections_rate: None,
+            sources: Vec::new(),
             why: None,
             until: None,
             reply: None,
         };
         let mut connections_from = None;
+        let (sources, full_sources) = self.state_of_sources(site);
+        state.sources = sources;
         if let Some(line) = self.line(site) {
-            let limits = line.limits;
+            let limits = line.bounds.outgoing;
             state.in_flight = line.in_flight;
             state.concurrency = site.is_remote().then(|| line.limit(now, self.concurrency(), false));
             state.outgoing_concurrency = limits.concurrency;
@@ -81,7 +107,9 @@ impl Lines {
             state.outgoing_connections_rate = limits.connections_rate.map(|rate| rate.to_string());
             connections_from = line.connected.map(|(_, until)| until).filter(|until| *until > now);
         }
-        let full = state.concurrency.is_some_and(|limit| state.in_flight >= limit);
+        let whole_max = state.outgoing_concurrency.unwrap_or(usize::MAX).min(self.concurrency());
+        let whole_full = site.is_remote() && self.in_flight_at(site.whole()) >= whole_max;
+        let full = whole_full || state.concurrency.is_some_and(|limit| state.in_flight >= limit);
         let next = self.next_message(site).filter(|next| *next > now);
         let down = self.down(now, site).map(|down| (down.until, down.why.text.clone()));
         let waits = state.waiting + state.away > 0;
@@ -94,10 +122,27 @@ impl Lines {
             (_, Some(until), _) if waits && full => (Some(Why::ConnectionsRate), Some(until)),
             (.., Some(until)) if waits => (Some(Why::MessagesRate), Some(until)),
             _ if waits && full => (Some(Why::Concurrency), None),
+            _ if waits && full_sources.is_some() => (Some(Why::Source), full_sources.and_then(|full| full.until)),
             _ if waits => (Some(Why::Turn), None),
             _ => (None, None),
         };
         state
+    }
+
+    /// The addresses that a line's mail leaves from, and whether nothing more may.
+    fn state_of_sources(&mut self, site: &Site) -> (Vec<SourceState>, Option<Full>) {
+        let Some((bounds, recent)) = self.line(site).map(|line| (line.bounds.clone(), line.recent.clone())) else {
+            return (Vec::new(), None);
+        };
+        let full = self.sources.choose(self.now(), &bounds.sources, &recent).err();
+        let state = |source: &Source| SourceState {
+            address: source.ip,
+            in_flight: self.sources.in_flight(source),
+            outgoing_concurrency: source.outgoing.concurrency,
+            outgoing_messages_rate: source.outgoing.messages_rate.map(|rate| rate.to_string()),
+            outgoing_connections_rate: source.outgoing.connections_rate.map(|rate| rate.to_string()),
+        };
+        (bounds.sources.iter().map(state).collect(), full)
     }
 }
 
@@ -110,11 +155,11 @@ impl Scheduler {
         sites.iter().map(|site| self.lines.state(site, all)).collect()
     }
 
-    /// The same of the site where a destination's mail was going of late; none if that isn't known.
-    pub fn state_of(&mut self, now: Timestamp, destination: &Destination) -> Option<SiteState> {
+    /// The same of the site where a sender's mail to a destination was going of late; none if that isn't known.
+    pub fn state_of(&mut self, now: Timestamp, destination: &Destination, sender: &ReversePath) -> Option<SiteState> {
         let (all, domains) = self.paused();
         let paused = all || matches!(destination, Destination::Mx(domain) if domains.contains(domain));
-        let site = self.sites.last_of(destination)?;
+        let site = self.sites.last_of(destination, sender)?;
         self.lines.tick(now);
         Some(self.lines.state(&site, paused))
     }

@@ -1,7 +1,7 @@
 //! What the scheduler wants done: the steps that come out of it.
 
 use super::health::Down;
-use crate::config::Outgoing;
+use crate::config::{Outgoing, Source};
 use crate::mail::{Address, Destination, Domain, QueueId, Site, Timestamp, Update};
 
 /// Names an attempt; never used twice by one scheduler.
@@ -21,6 +21,8 @@ pub struct Attempt {
     pub site: Site,
     /// What bounds its connections; nothing for a notice.
     pub outgoing: Outgoing,
+    /// Where what leaves from our own addresses is bounded: those that it may leave from, one of each family, with their bounds.
+    pub sources: Vec<Source>,
     /// Recipients by index, at most 1000.
     pub recipients: Vec<(u32, Address)>,
 }

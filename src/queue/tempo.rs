@@ -66,6 +66,11 @@ impl Tempo {
         }
     }
 
+    /// Whether attempts there are short.
+    pub(super) fn is_near(&self) -> bool {
+        self.alone.is_some() || matches!(self.phase, Phase::Alone { .. })
+    }
+
     /// An attempt didn't reach it.
     pub(super) fn unreached(&mut self) {
         if let Phase::Alone { limit, .. } = self.phase {

@@ -1,5 +1,7 @@
 //! The scheduler under time moved by hand: single stories, then random histories against what must always hold.
 
+mod sources;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -58,6 +60,7 @@ fn settings() -> Settings {
         active_max: 1000,
         retry: Retry { jitter: 0.0, ..retry() },
         destinations: Vec::new(),
+        pools: Pools::default(),
         shares: Vec::new(),
     }
 }
@@ -595,11 +598,13 @@ fn a_line_that_runs_dry_gets_its_mail_though_many_wait_for_a_place_in_another() 
 fn a_site_says_why_its_mail_waits() {
     let outgoing = Outgoing { messages_rate: Some(Rate { count: 1, period: Duration::from_secs(60) }), ..Outgoing::default() };
     let slow = DomainPattern::Exact(Domain::parse("slow.test").unwrap());
-    let rule = DestinationRule { domain: slow, mx: DomainPattern::Any, shared: false, outgoing };
+    let rule = DestinationRule { domain: slow, mx: DomainPattern::Any, source: None, shared: false, outgoing };
     let mut scheduler = Scheduler::new(Settings { destinations: vec![rule], ..settings() });
     let why = |scheduler: &mut Scheduler, name: &str| {
         let destination = Destination::Mx(Domain::parse(name).unwrap());
-        scheduler.state_of(START, &destination).map(|state| (state.why, state.until, state.waiting, state.in_flight))
+        scheduler
+            .state_of(START, &destination, &ReversePath::Null)
+            .map(|state| (state.why, state.until, state.waiting, state.in_flight))
     };
     assert_eq!(why(&mut scheduler, "one.test"), None, "nothing is known");
     for id in 1..=4 {
@@ -743,7 +748,7 @@ fn a_probe_that_may_not_connect_yet_waits_until_it_may() {
 #[test]
 fn who_waits_for_a_connection_is_not_counted_as_a_message() {
     let outgoing = Outgoing { messages_rate: Some(Rate { count: 2, period: Duration::from_secs(3600) }), ..Outgoing::default() };
-    let rule = DestinationRule { domain: DomainPattern::Any, mx: DomainPattern::Any, shared: false, outgoing };
+    let rule = DestinationRule { domain: DomainPattern::Any, mx: DomainPattern::Any, source: None, shared: false, outgoing };
     let mut scheduler = Scheduler::new(Settings { destinations: vec![rule], ..settings() });
     admit(&mut scheduler, START, &message(1, "s@x.test", &["a@one.test"]));
     for minute in 0..5 {
@@ -769,7 +774,7 @@ fn no_connection_before(time: Timestamp) -> Report {
 fn a_clock_set_back_makes_nobody_wait_longer_for_a_rate() {
     let outgoing = Outgoing { messages_rate: Some(Rate { count: 1, period: Duration::from_secs(60) }), ..Outgoing::default() };
     let slow = DomainPattern::Exact(Domain::parse("slow.test").unwrap());
-    let rule = DestinationRule { domain: slow, mx: DomainPattern::Any, shared: false, outgoing };
+    let rule = DestinationRule { domain: slow, mx: DomainPattern::Any, source: None, shared: false, outgoing };
     let mut scheduler = Scheduler::new(Settings { destinations: vec![rule], ..settings() });
     admit(&mut scheduler, START, &message(1, "s@x.test", &["a@one.test"]));
     let one = attempt(&mut scheduler, START);
@@ -943,6 +948,7 @@ impl World {
             active_max: 10,
             retry: retry(),
             destinations: Vec::new(),
+            pools: Pools::default(),
             shares: Vec::new(),
         };
         let bounds = (5, 2);
@@ -991,6 +997,7 @@ impl World {
                     active_max: 10,
                     retry: retry(),
                     destinations: Vec::new(),
+                    pools: Pools::default(),
                     shares: Vec::new(),
                 };
                 self.scheduler.reconfigure(self.now, settings);

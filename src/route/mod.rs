@@ -11,11 +11,11 @@ mod special;
 mod way;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{self, Config, LmtpAddress, MailStore};
+use crate::config::{self, Config, LmtpAddress, MailStore, RouteHost};
 use crate::directory::{Directory, Mailbox, Resolution};
 use crate::mail::{Address, Cause, Destination, Diagnosis, Domain, EnhancedCode, Outcome, ReversePath};
 use crate::system::{Endpoint, System};
@@ -105,6 +105,13 @@ impl Router {
             Destination::Lmtp(_) => self.ways.get(destination).cloned().unwrap_or_else(|| self.general.here()),
             Destination::Route(_) | Destination::Local(_) => self.ways.get(destination).unwrap_or(&self.general).clone(),
         }
+    }
+
+    /// The addresses of ours that mail to configured hosts leaves from; not those to which it doesn't leave this machine.
+    pub fn sources(&self) -> BTreeMap<Destination, Vec<IpAddr>> {
+        let leaves = |way: &Way| !way.hosts.iter().all(RouteHost::is_here);
+        let ways = self.ways.iter().filter(|(_, way)| leaves(way));
+        ways.map(|(destination, way)| (destination.clone(), way.sources.clone())).collect()
     }
 
     /// What the users file says that a local address' mailbox may hold.

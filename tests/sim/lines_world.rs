@@ -222,6 +222,7 @@ pub(crate) fn rules(bounds: &[Outgoing]) -> Vec<DestinationRule> {
     let rule = |place: usize, domain: DomainPattern, mx: DomainPattern| DestinationRule {
         domain,
         mx,
+        source: None,
         shared: place == JOINED,
         outgoing: bounds[place],
     };

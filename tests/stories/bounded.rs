@@ -18,7 +18,7 @@ fn below(name: &str) -> DomainPattern {
 
 /// Everything that goes to hosts below provider.test, within these bounds.
 fn provider(outgoing: Outgoing) -> DestinationRule {
-    DestinationRule { domain: DomainPattern::Any, mx: below("provider.test"), shared: false, outgoing }
+    DestinationRule { domain: DomainPattern::Any, mx: below("provider.test"), source: None, shared: false, outgoing }
 }
 
 fn rate(count: u32, seconds: u64) -> Option<Rate> {
@@ -140,7 +140,7 @@ fn a_notice_and_local_mail_wait_for_no_rate() {
     story(async {
         // However it is written, it is for mail to others.
         let outgoing = Outgoing { messages_rate: rate(1, 3600), connections_rate: rate(1, 3600), concurrency: Some(1) };
-        let all = DestinationRule { domain: DomainPattern::Any, mx: DomainPattern::Any, shared: false, outgoing };
+        let all = DestinationRule { domain: DomainPattern::Any, mx: DomainPattern::Any, source: None, shared: false, outgoing };
         let server = Setup::new().config(|config| config.destinations = vec![all]).start().await;
         let no = Script::default().always(Stage::Recipient("nobody@far.test".to_owned()), Act::say("550 5.1.1 no such user"));
         let far = server.domain("far.test", no).await;

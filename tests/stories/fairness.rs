@@ -26,7 +26,7 @@ async fn one_in(period: Duration, active: usize, shares: Vec<Share>) -> (Server,
     let outgoing = Outgoing { messages_rate, ..Outgoing::default() };
     let setup = Setup::new().config(|config| {
         config.destinations =
-            vec![DestinationRule { domain: DomainPattern::Any, mx: DomainPattern::Any, shared: false, outgoing }];
+            vec![DestinationRule { domain: DomainPattern::Any, mx: DomainPattern::Any, source: None, shared: false, outgoing }];
         config.queue.active = active;
         config.shares = shares;
     });

@@ -16,6 +16,7 @@ mod fairness;
 mod gate;
 mod hints;
 mod hosts;
+mod leaving;
 mod lmtp;
 mod local;
 mod loops;

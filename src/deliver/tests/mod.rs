@@ -219,6 +219,7 @@ fn attempt(id: u64, destination: Destination, recipients: &[&str]) -> Attempt {
         request: None,
         site: Site::Own(destination.clone()),
         outgoing: Outgoing::default(),
+        sources: Vec::new(),
         destination,
         recipients: (0..).zip(recipients.iter().map(|text| address(text).into())).collect(),
         arrived: World::new(7).clock.now(),

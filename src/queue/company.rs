@@ -1,0 +1,63 @@
+//! Bulk in company: where one origin's bulk and the single letters of others go to the same near site, the bulk leaves the letters
+//! time on the processor. State: since when letters have come.
+//!
+//! As many attempts of bulk as go side by side keep every core busy, and whoever comes beside them waits for a core at each step of
+//! his attempt, though his turn comes at once. So while others send a letter now and then, bulk is content with fewer.
+
+use std::time::Duration;
+
+use crate::mail::Timestamp;
+
+/// An origin with so many in a line sends bulk.
+const BULK: usize = 16;
+/// Bulk leaves room for so long after a letter: the next one may follow.
+const TOGETHER: Duration = Duration::from_secs(1);
+/// Attempts at a time for bulk meanwhile.
+const BESIDE: usize = 2;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Company {
+    /// Letters have come of late; not any more from then on.
+    until: Timestamp,
+}
+
+impl Company {
+    /// A message joins a line of so many, of which so many are of its own origin.
+    pub(super) fn joined(&mut self, now: Timestamp, all: usize, own: usize) {
+        if own == 0 && all >= BULK {
+            self.until = now.plus(TOGETHER);
+        }
+    }
+
+    /// Whether letters come now and then.
+    pub(super) fn is_there(&self, now: Timestamp) -> bool {
+        // A clock that was set back must not make it last.
+        now < self.until && self.until <= now.plus(TOGETHER)
+    }
+
+    /// How many attempts there may be for an origin that has so many in the line.
+    pub(super) fn limit(&self, now: Timestamp, own: impl FnOnce() -> usize) -> usize {
+        if self.is_there(now) && own() >= BULK { BESIDE } else { usize::MAX }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bulk_leaves_room_while_letters_come_and_letters_never_do() {
+        let mut company = Company::default();
+        let at = |millis: u64| Timestamp::from_millis(1_000_000 + millis);
+        company.joined(at(0), BULK - 1, 0);
+        company.joined(at(0), 10 * BULK, 1);
+        assert_eq!(company.limit(at(0), || BULK), usize::MAX, "no bulk there, or nobody beside it");
+        company.joined(at(0), BULK, 0);
+        assert_eq!((company.limit(at(0), || BULK), company.limit(at(999), || BULK)), (BESIDE, BESIDE));
+        assert_eq!(company.limit(at(0), || BULK - 1), usize::MAX, "a letter");
+        assert_eq!(company.limit(at(1000), || BULK), usize::MAX, "alone again");
+        company.joined(at(1000), BULK, 0);
+        assert_eq!(company.limit(Timestamp::from_millis(0), || BULK), usize::MAX, "the clock was set back");
+    }
+}
