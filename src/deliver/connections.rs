@@ -1,5 +1,4 @@
-//! Connections that wait for another message to the same host: ready sessions, bounded in number and idle time. State: those, and
-//! how many attempts are under way to each site.
+//! Connections that wait for another message to the same host: ready sessions, bounded in number and idle time. State: those.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,6 +11,7 @@ use tokio::task::JoinSet;
 use super::Host;
 use super::connection::Connection;
 use super::meters::Meters;
+use super::open::{Count, Open, Scope};
 use crate::config::{Outgoing, RemoteTls, Source};
 use crate::mail::{Site, Timestamp};
 use crate::system::Clock;
@@ -32,6 +32,8 @@ pub(super) struct Connections {
     concurrency: usize,
     /// When connections were made lately.
     meters: Arc<Meters>,
+    /// Those that are not idle, of this server's earlier configurations too.
+    open: Arc<Open>,
     clock: Arc<dyn Clock>,
 }
 
@@ -40,9 +42,6 @@ struct State {
     /// Oldest first.
     idle: BTreeMap<Site, Vec<Idle>>,
     idle_count: usize,
-    busy: BTreeMap<Site, usize>,
-    /// The same of what may leave from our own addresses, where that is bounded, by what the bounds are for.
-    busy_from: BTreeMap<Arc<str>, usize>,
     /// A task looks for connections whose time is over.
     swept: bool,
     closed: bool,
@@ -74,20 +73,20 @@ pub(super) struct Permit {
     outgoing: Outgoing,
     /// The addresses that the connection may come from, one of each family, if that is bounded.
     sources: Vec<Source>,
-    /// It is among the busy: it has a connection, or may make one. Changes under the lock only.
+    /// It is among the busy: it has a connection, or may make one.
     counted: AtomicBool,
 }
 
 impl Connections {
-    pub(super) fn new(concurrency: usize, clock: Arc<dyn Clock>, meters: Arc<Meters>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), concurrency, meters, clock })
+    pub(super) fn new(concurrency: usize, clock: Arc<dyn Clock>, meters: Arc<Meters>, open: Arc<Open>) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), concurrency, meters, open, clock })
     }
 
     /// Counts an attempt in, until the permit is dropped. It doesn't wait: how many attempts there may be is the scheduler's business.
     pub(super) fn permit(self: &Arc<Self>, site: &Site, outgoing: Outgoing, sources: Vec<Source>) -> Permit {
         let permit =
             Permit { connections: self.clone(), site: site.whole().clone(), outgoing, sources, counted: AtomicBool::new(false) };
-        permit.count(&mut self.state());
+        permit.count();
         permit
     }
 
@@ -100,9 +99,9 @@ impl Connections {
             std::mem::take(&mut state.idle)
         };
         let mut goodbyes = JoinSet::new();
-        idle.into_values().flatten().for_each(|idle| {
-            goodbyes.spawn(idle.connection.quit());
-        });
+        for (site, idle) in idle {
+            idle.into_iter().for_each(|idle| _ = goodbyes.spawn(self.goodbye(&site, idle)));
+        }
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, goodbyes.join_all()).await;
     }
 
@@ -111,10 +110,20 @@ impl Connections {
         loop {
             let now = self.clock.monotonic();
             let (expired, next) = self.state().expire(now);
-            expired.into_iter().for_each(leave);
+            expired.into_iter().for_each(|(site, idle)| self.leave(&site, idle));
             let Some(next) = next else { return };
             tokio::time::sleep(next.saturating_sub(now)).await;
         }
+    }
+
+    /// Says goodbye without anybody waiting for it but those who need its place.
+    fn leave(&self, site: &Site, idle: Idle) {
+        tokio::spawn(self.goodbye(site, idle));
+    }
+
+    fn goodbye(&self, site: &Site, Idle { connection, scope, .. }: Idle) -> impl Future<Output = ()> + Send + use<> {
+        let scopes = std::iter::once(Scope::To(site.clone())).chain(scope.map(Scope::From));
+        self.open.goodbye(scopes.collect(), connection)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -125,28 +134,29 @@ impl Connections {
 
 impl Permit {
     /// Counts this attempt among the busy, if it isn't.
-    fn count(&self, state: &mut State) {
+    fn count(&self) {
         if !self.counted.swap(true, Ordering::Relaxed) {
-            *state.busy.entry(self.site.clone()).or_default() += 1;
-            for source in &self.sources {
-                *state.busy_from.entry(source.scope.clone()).or_default() += 1;
-            }
+            self.connections.open.take_up(&self.scopes());
         }
     }
 
     /// And no longer.
-    fn uncount(&self, state: &mut State) {
+    fn uncount(&self) {
         if self.counted.swap(false, Ordering::Relaxed) {
-            one_less(&mut state.busy, &self.site);
-            self.sources.iter().for_each(|source| one_less(&mut state.busy_from, &source.scope));
+            self.connections.open.give_up(&self.scopes());
         }
+    }
+
+    fn scopes(&self) -> Vec<Scope> {
+        let from = self.sources.iter().map(|source| Scope::From(source.scope.clone()));
+        std::iter::once(Scope::To(self.site.clone())).chain(from).collect()
     }
 
     /// An idle connection that fits and still seems to live.
     pub(super) fn reuse(&self, wanted: &Wanted<'_>) -> Option<Connection> {
-        self.count(&mut self.connections.state());
+        self.count();
         loop {
-            let mut connection = self.connections.state().take(&self.site, |Idle { connection, .. }| {
+            let Idle { mut connection, .. } = self.connections.state().take(&self.site, |Idle { connection, .. }| {
                 connection.is_to(wanted.host)
                     && connection.serves(wanted.tls)
                     && connection.comes_from(wanted.sources)
@@ -190,23 +200,37 @@ impl Permit {
     }
 
     /// Before a new connection is made from an address: with it there must not be too many to the site, nor from there, so idle ones
-    /// may have to go.
-    pub(super) fn make_room(&self, from: Option<IpAddr>) {
-        let mut state = self.connections.state();
-        self.count(&mut state);
-        let busy = state.busy.get(&self.site).copied().unwrap_or(0);
-        let idle_max = self.concurrency().saturating_sub(busy);
-        while state.idle.get(&self.site).is_some_and(|idle| idle.len() > idle_max) {
-            if let Some(oldest) = state.take(&self.site, |_| true) {
-                leave(oldest);
+    /// may have to go, and those that are going must have gone.
+    pub(super) async fn make_room(&self, from: Option<IpAddr>) {
+        loop {
+            let left = self.connections.open.left();
+            if self.has_room(&mut self.connections.state(), from) {
+                return;
             }
+            left.await;
         }
-        if let Some((Source { scope, .. }, concurrency)) = self.bounded(from) {
-            let idle_max = concurrency.saturating_sub(state.busy_from.get(scope).copied().unwrap_or(0));
-            for _ in idle_max..state.idle_from(scope) {
-                state.take_from(scope).into_iter().for_each(leave);
-            }
+    }
+
+    /// Whether there is room for this attempt's connection; sends idle ones away that are in its way.
+    fn has_room(&self, state: &mut State, from: Option<IpAddr>) -> bool {
+        self.count();
+        let open = &self.connections.open;
+        let to = open.count(&Scope::To(self.site.clone()));
+        let idle_max = self.concurrency().saturating_sub(to.busy);
+        while state.idle.get(&self.site).is_some_and(|idle| idle.len() > idle_max)
+            && let Some(oldest) = state.take(&self.site, |_| true)
+        {
+            self.connections.leave(&self.site, oldest);
         }
+        let idle = state.idle.get(&self.site).map_or(0, Vec::len);
+        let fits = fits(open.count(&Scope::To(self.site.clone())), idle, self.concurrency());
+        let Some((Source { scope, .. }, concurrency)) = self.bounded(from) else { return fits };
+        let name = Scope::From(scope.clone());
+        let idle_max = concurrency.saturating_sub(open.count(&name).busy);
+        for _ in idle_max..state.idle_from(scope) {
+            state.take_from(scope).into_iter().for_each(|(site, oldest)| self.connections.leave(&site, oldest));
+        }
+        fits && self::fits(open.count(&name), state.idle_from(scope), concurrency)
     }
 
     /// The bounds on what comes from an address, and how many connections these are.
@@ -219,20 +243,22 @@ impl Permit {
     pub(super) fn keep(&self, connection: Connection) {
         let mut state = self.connections.state();
         // From here on the connection counts as idle: to count it twice, even for a moment, would close one of an attempt that ends beside.
-        self.uncount(&mut state);
+        self.uncount();
         let idle = state.idle.get(&self.site).map_or(0, Vec::len);
-        let busy = state.busy.get(&self.site).copied().unwrap_or(0);
+        let open = &self.connections.open;
+        let busy = open.count(&Scope::To(self.site.clone())).busy;
         let bounded = self.bounded(connection.source());
         let enough_from = bounded.is_some_and(|(Source { scope, .. }, concurrency)| {
-            state.busy_from.get(scope).copied().unwrap_or(0) + state.idle_from(scope) >= concurrency
+            open.count(&Scope::From(scope.clone())).busy + state.idle_from(scope) >= concurrency
         });
         let enough = state.closed || state.idle_count >= IDLE_MAX || idle + busy >= self.concurrency() || enough_from;
-        if enough || connection.is_used_up() || connection.age() >= OPEN_TIME {
-            return leave(connection);
-        }
+        let leaves = enough || connection.is_used_up() || connection.age() >= OPEN_TIME;
         let expires = self.connections.clock.monotonic() + IDLE_TIME;
-        let scope = bounded.map(|(source, _)| source.scope.clone());
-        state.idle.entry(self.site.clone()).or_default().push(Idle { connection, scope, expires });
+        let idle = Idle { connection, scope: bounded.map(|(source, _)| source.scope.clone()), expires };
+        if leaves {
+            return self.connections.leave(&self.site, idle);
+        }
+        state.idle.entry(self.site.clone()).or_default().push(idle);
         state.idle_count += 1;
         if !std::mem::replace(&mut state.swept, true) {
             tokio::spawn(self.connections.clone().sweep());
@@ -242,20 +268,20 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.uncount(&mut self.connections.state());
+        self.uncount();
     }
 }
 
 impl State {
     /// Takes the first, that is oldest, connection that fits.
-    fn take(&mut self, site: &Site, fits: impl Fn(&Idle) -> bool) -> Option<Connection> {
+    fn take(&mut self, site: &Site, fits: impl Fn(&Idle) -> bool) -> Option<Idle> {
         let idle = self.idle.get_mut(site)?;
         let taken = idle.remove(idle.iter().position(fits)?);
         if idle.is_empty() {
             self.idle.remove(site);
         }
         self.idle_count -= 1;
-        Some(taken.connection)
+        Some(taken)
     }
 
     /// Idle connections, to whatever site, that come from where these bounds are for.
@@ -264,20 +290,21 @@ impl State {
     }
 
     /// Takes the one of them that is idle for the longest time.
-    fn take_from(&mut self, scope: &Arc<str>) -> Option<Connection> {
+    fn take_from(&mut self, scope: &Arc<str>) -> Option<(Site, Idle)> {
         let is_from = |idle: &Idle| idle.scope.as_ref() == Some(scope);
         let oldest = |idle: &[Idle]| idle.iter().filter(|idle| is_from(idle)).map(|idle| idle.expires).min();
         let (site, _) =
             self.idle.iter().filter_map(|(site, idle)| Some((site, oldest(idle)?))).min_by_key(|(_, expires)| *expires)?;
-        self.take(&site.clone(), is_from)
+        let site = site.clone();
+        self.take(&site, is_from).map(|idle| (site, idle))
     }
 
     /// Takes what has expired; and says when the next will, or that the sweeping ends.
-    fn expire(&mut self, now: Duration) -> (Vec<Connection>, Option<Duration>) {
+    fn expire(&mut self, now: Duration) -> (Vec<(Site, Idle)>, Option<Duration>) {
         let mut expired = Vec::new();
-        for idle in self.idle.values_mut() {
+        for (site, idle) in &mut self.idle {
             let live = idle.iter().position(|idle| idle.expires > now).unwrap_or(idle.len());
-            expired.extend(idle.drain(..live).map(|idle| idle.connection));
+            expired.extend(idle.drain(..live).map(|idle| (site.clone(), idle)));
         }
         self.idle.retain(|_, idle| !idle.is_empty());
         self.idle_count -= expired.len();
@@ -287,17 +314,8 @@ impl State {
     }
 }
 
-/// A count that goes with its last.
-fn one_less<Name: Ord>(counts: &mut BTreeMap<Name, usize>, name: &Name) {
-    if let Some(count) = counts.get_mut(name) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(name);
-        }
-    }
-}
-
-/// Says goodbye without anybody waiting for it.
-fn leave(connection: Connection) {
-    tokio::spawn(connection.quit());
+/// Whether another connection has its place, itself counted among the busy. A notice goes beyond the bound of other mail, and waits only
+/// for those that leave.
+fn fits(Count { busy, leaving }: Count, idle: usize, concurrency: usize) -> bool {
+    leaving == 0 || idle + busy + leaving <= concurrency
 }

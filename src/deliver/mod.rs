@@ -14,6 +14,7 @@ mod listings;
 mod mailbox;
 mod maildir;
 mod meters;
+mod open;
 mod passwords;
 mod remote;
 mod returned;
@@ -116,6 +117,7 @@ pub struct Memory {
     hosts: Arc<hosts::Hosts>,
     meters: Arc<meters::Meters>,
     passwords: Arc<passwords::Passwords>,
+    open: Arc<open::Open>,
 }
 
 /// Carries attempts out. Cheap to share; its state is the idle connections, what is known of hosts, and the mailbox folders known to exist.
@@ -145,9 +147,9 @@ impl Deliverer {
         mark: Arc<OwnMark>,
         memory: Memory,
     ) -> Self {
-        let Memory { hosts, meters, passwords } = memory;
+        let Memory { hosts, meters, passwords, open } = memory;
         let tls = system.tls.client(system.disk.clone(), config.remote.tls_ca.clone());
-        let connections = Connections::new(config.remote.concurrency, system.clock.clone(), meters);
+        let connections = Connections::new(config.remote.concurrency, system.clock.clone(), meters, open);
         let mailboxes = Arc::new(mailbox::Mailboxes::new(&config.hostname, &system));
         let lanes = lane::Lanes::new(mailboxes.clone(), system.workers);
         let quotas = config.domains.iter().map(|domain| (domain.name.clone(), domain.quota)).collect();

@@ -125,7 +125,7 @@ impl Run<'_> {
                 self.connections_from = Some(from);
                 return;
             }
-            self.permit.make_room(source);
+            self.permit.make_room(source).await;
             let connection = match self.open(host, tls, source).await {
                 Ok(connection) => connection,
                 Err(unopened) => return self.missed(host, unopened),

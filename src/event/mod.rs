@@ -9,8 +9,8 @@ pub mod log;
 pub mod metrics;
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt::{self, Write as _};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub use fact::{EVENTS, Event, FIELDS, Named, NoticeKind, Row};
 pub use metrics::{Levels, Metrics};
@@ -27,6 +27,17 @@ struct Inner {
     metrics: Metrics,
     /// Only in tests.
     recorded: Option<Mutex<VecDeque<Event>>>,
+    /// Only in tests.
+    watcher: OnceLock<Watcher>,
+}
+
+/// Who is told of each event as it is reported.
+struct Watcher(Box<dyn Fn(&Event) + Send + Sync>);
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watcher")
+    }
 }
 
 impl Events {
@@ -37,13 +48,22 @@ impl Events {
 
     /// Also keeps the last hundred thousand events in memory: for tests that ask what happened.
     pub fn recording() -> Self {
-        Self(Arc::new(Inner { metrics: Metrics::default(), recorded: Some(Mutex::default()) }))
+        Self(Arc::new(Inner { recorded: Some(Mutex::default()), ..Inner::default() }))
+    }
+
+    /// Tells every event from now on, as it is reported: for tests that ask when something happened. Whoever asks first is told.
+    pub fn watch(&self, watcher: impl Fn(&Event) + Send + Sync + 'static) {
+        // A second watcher would be a mistake of the test, which then sees nothing.
+        let _ = self.0.watcher.set(Watcher(Box::new(watcher)));
     }
 
     /// Tells a fact: once, when it is durable. Counts it and writes its line if the level is on.
     pub fn report(&self, event: Event) {
         self.0.metrics.count(&event);
         event.log();
+        if let Some(Watcher(watcher)) = self.0.watcher.get() {
+            watcher(&event);
+        }
         if let Some(recorded) = &self.0.recorded {
             let mut recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner);
             if recorded.len() == RECORDED_MAX {
@@ -130,6 +150,17 @@ mod tests {
             std::fs::write(path, reference()).unwrap();
         }
         assert_eq!(std::fs::read_to_string(path).unwrap(), reference(), "UPDATE_GOLDEN=1 cargo test writes it anew");
+    }
+
+    #[test]
+    fn a_watcher_is_told_of_each_event_as_it_is_reported() {
+        let (events, told) = (Events::new(), Arc::new(Mutex::new(Vec::new())));
+        let tell = Arc::clone(&told);
+        events.watch(move |event| tell.lock().unwrap().push(event.clone()));
+        for id in 0..2 {
+            events.clone().report(Event::Held { id: QueueId(id) });
+            assert_eq!(told.lock().unwrap().last(), Some(&Event::Held { id: QueueId(id) }));
+        }
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::away::Wait;
 use super::due::{due_at, expires_at, next_notice_at};
 use super::entry::Entry;
+use super::line::Line;
 use super::lines::CROWD_MIN;
 use super::scheduler::Scheduler;
-use crate::mail::{Domain, Message, Origin, Priority, QueueId, Timestamp};
+use crate::mail::{Domain, Message, Origin, Priority, QueueId, Site, Timestamp};
 
 /// This part of the room is kept from whoever has more here than there is room left for others.
 const KEPT: usize = 8;
@@ -43,8 +44,10 @@ impl Scheduler {
         for (destination, part) in &mut entry.parts {
             part.update(&entry.message, &self.paused_domains);
             if part.ready_at <= now {
-                let wait = self.sites.last_of(destination, &entry.message.reverse_path).map_or(Wait::Room, Wait::Line);
-                if self.has_room(&wait, &origin) {
+                // A domain that was never asked for has a line of its own until it is.
+                let site = self.sites.last_of(destination, &entry.message.reverse_path);
+                let wait = Wait::Line(site.unwrap_or_else(|| Site::Own(destination.clone())));
+                if self.has_room(&wait, &origin) || self.goes_before(&wait, &entry.message) {
                     return None;
                 }
                 waits.get_or_insert(wait);
@@ -76,7 +79,7 @@ impl Scheduler {
         let (held, active_max, room) = (self.entries.len(), self.settings.active_max, self.room());
         let of_origin = self.lines.shares.waiting(origin);
         let line = match wait {
-            Wait::Line(site) => self.lines.waiting_at(site),
+            Wait::Line(site) => self.lines.waiting_at(site) + self.sites.asking_for(site),
             Wait::Room | Wait::Pause(_) => 0,
         };
         let crowded = |count: usize| count >= room.max(CROWD_MIN);
@@ -89,6 +92,15 @@ impl Scheduler {
             Wait::Room | Wait::Pause(_) => room >= active_max / KEPT,
         };
         welcome && held < active_max.saturating_mul(2)
+    }
+
+    /// Whether a message has less urgent ones behind it in its line: what goes first isn't to wait on disk until they are gone. No more
+    /// than a quarter beyond `active_max`.
+    fn goes_before(&self, wait: &Wait, message: &Message) -> bool {
+        let Wait::Line(site) = wait else { return false };
+        let lowest = self.lines.line(site).and_then(Line::lowest);
+        lowest.is_some_and(|lowest| lowest < message.priority())
+            && self.entries.len() < self.settings.active_max + self.settings.active_max / 4
     }
 
     /// How many messages of each flow that is away may be here.

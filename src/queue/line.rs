@@ -110,6 +110,11 @@ impl Line {
         std::iter::once(&self.notices).chain(self.mail.values()).map(|fair| fair.len_of(origin)).sum()
     }
 
+    /// The least urgent priority of those who wait; none if there is but notices.
+    pub(super) fn lowest(&self) -> Option<Priority> {
+        self.mail.keys().next_back().map(|Reverse(priority)| *priority)
+    }
+
     /// Whether one of those who wait is a notice.
     pub(super) fn has_notice(&self) -> bool {
         !self.notices.is_empty()

@@ -122,6 +122,14 @@ impl Sites {
         waiting
     }
 
+    /// How many messages wait to know where a domain's mail goes, which counts as a site of its own until then.
+    pub(super) fn asking_for(&self, site: &Site) -> usize {
+        match site {
+            Site::Own(Destination::Mx(domain)) => self.asked.get(domain).map_or(0, BTreeSet::len),
+            _ => 0,
+        }
+    }
+
     /// The domains whose mail goes to a site, as far as that is remembered.
     pub(super) fn domains(&self, site: &Site) -> Vec<Domain> {
         match site {

@@ -1,10 +1,12 @@
 //! What an admin bounds at a destination: at a time, and in a time; never local mail, never a notice.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use posthouse::config::{DestinationRule, DomainPattern, Outgoing};
 use posthouse::mail::{Domain, Rate};
-use posthouse::system::sim::{Act, Script, Stage};
+use posthouse::system::sim::{Act, Calling, Script, Stage};
 
 use crate::world::*;
 
@@ -42,6 +44,50 @@ fn outgoing_concurrency_is_that_of_all_domains_of_the_hosts() {
         server.handle.resume(None).await.unwrap();
         server.empty().await;
         assert_eq!((peer.taken().len(), peer.connections()), (200, 2));
+    });
+}
+
+/// The most connections to hosts below 50.2. that there are at a time from now on.
+fn most_at_a_time(server: &Server) -> Arc<AtomicUsize> {
+    let (open, most) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let told = Arc::clone(&most);
+    server.world.net.watch(move |to, what| {
+        match what {
+            _ if !to.to_string().starts_with("50.2.") => {}
+            Calling::Began => {}
+            Calling::Made => _ = told.fetch_max(open.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed),
+            Calling::Over => _ = open.fetch_sub(1, Ordering::Relaxed),
+        };
+    });
+    most
+}
+
+#[test]
+fn a_connection_counts_until_its_goodbye_is_over() {
+    story(async {
+        let outgoing = Outgoing { concurrency: Some(1), ..Outgoing::default() };
+        let rule = DestinationRule { shared: true, ..provider(outgoing) };
+        let server = Setup::new().config(|config| config.destinations = vec![rule]).start().await;
+        let polite = || Script::default().always(Stage::Quit, Act::Slow(Duration::from_millis(300)));
+        let mut peers = Vec::new();
+        for n in 0..3 {
+            server.world.dns.mx(&format!("d{n}.test"), &[(10, &format!("mx{n}.provider.test"))]);
+            peers.push(server.host(&format!("mx{n}.provider.test"), &format!("50.2.0.{n}"), polite()).await);
+        }
+        let most = most_at_a_time(&server);
+        for round in 0..10 {
+            for n in 0..3 {
+                server.relay("ann@example.test", &[&format!("eve{round}@d{n}.test")], CONTENT).await;
+            }
+            // What a reload closes is not gone at once either.
+            if round % 3 == 2 {
+                server.pass(Duration::from_millis(350)).await;
+                server.reload(|_| {}).await.unwrap();
+            }
+        }
+        server.empty().await;
+        assert_eq!(peers.iter().map(|peer| peer.taken().len()).sum::<usize>(), 30);
+        assert_eq!(most.load(Ordering::Relaxed), 1);
     });
 }
 

@@ -17,7 +17,12 @@ const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(60, 0, 1, 1));
 
 /// A server from which one message a second goes to far.test, whatever waits.
 async fn slow(active: usize, shares: Vec<Share>) -> (Server, Peer) {
-    let messages_rate = Some(Rate { count: 1, period: Duration::from_secs(1) });
+    one_in(Duration::from_secs(1), active, shares).await
+}
+
+/// The same with one message in such a time.
+async fn one_in(period: Duration, active: usize, shares: Vec<Share>) -> (Server, Peer) {
+    let messages_rate = Some(Rate { count: 1, period });
     let outgoing = Outgoing { messages_rate, ..Outgoing::default() };
     let setup = Setup::new().config(|config| {
         config.destinations =
@@ -77,6 +82,50 @@ fn the_bulk_doesnt_fill_the_memory_that_all_need() {
         assert_eq!((far.taken().len(), server.count("deferred")), (405, 0));
         let took = server.now().since(server.started());
         assert!(took < Duration::from_secs(600), "{took:?}: what waited on disk came back in time");
+    });
+}
+
+#[test]
+fn who_gives_his_bulk_a_low_priority_has_his_letters_go_before_it() {
+    story(async {
+        // Room for a hundred: most of the bulk waits on disk.
+        let (server, far) = slow(100, Vec::new()).await;
+        let mut client = server.client(TRUSTED).await;
+        for n in 0..300 {
+            client.ask("<news@example.test> MT-PRIORITY=-3", &[&format!("<n{n}@far.test>")], CONTENT).await;
+        }
+        for n in 0..5 {
+            let before = far.taken().len();
+            let to = format!("eve{n}@far.test");
+            client.transaction("ann@example.test", &[&to], CONTENT.as_bytes()).await.unwrap();
+            server.until("the letter", || position(&far, &to).is_some()).await;
+            let after = position(&far, &to).unwrap() - before;
+            assert!(after <= 2, "{after} went before letter {n}");
+            server.pass(Duration::from_secs(10)).await;
+        }
+    });
+}
+
+#[test]
+fn a_senders_bulk_for_slow_places_is_not_in_the_way_of_his_mail_for_places_that_are_new() {
+    story(async {
+        let (server, _far) = one_in(HOUR, 100, Vec::new()).await;
+        let mut slow = Vec::new();
+        for n in 0..8 {
+            slow.push(server.domain(&format!("slow{n}.test"), Script::default()).await);
+        }
+        for n in 0..400 {
+            server.relay("news@example.test", &[&format!("n{n}@slow{}.test", n % 8)], CONTENT).await;
+        }
+        for n in 0..5 {
+            let new = server.domain(&format!("new{n}.test"), Script::default()).await;
+            let began = server.now();
+            server.relay("ann@example.test", &[&format!("eve@new{n}.test")], CONTENT).await;
+            server.until("the letter", || new.taken().len() == 1).await;
+            let took = server.now().since(began);
+            assert!(took < Duration::from_secs(1), "{took:?} for letter {n}");
+            server.pass(Duration::from_secs(10)).await;
+        }
     });
 }
 

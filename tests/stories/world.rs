@@ -82,10 +82,15 @@ pub(crate) struct Wreck {
 }
 
 impl Wreck {
+    /// The world that the server will start in, for the runtime that it is asked for in.
+    pub(crate) fn world(&self) -> World {
+        self.world.restart(self.now)
+    }
+
     /// Starts the server on what survived; `seed` decides what that is. The hosts of the world are to be set up anew.
     pub(crate) async fn recover(self, seed: u64) -> Server {
         let disk = Arc::new(self.disk.crashed(seed));
-        Server::start(self.world.restart(self.now), disk, Arc::new(Mutex::new(self.config)), self.events, 0).await
+        Server::start(self.world(), disk, Arc::new(Mutex::new(self.config)), self.events, 0).await
     }
 }
 

@@ -30,7 +30,7 @@ fn a_senders_bulk_leaves_room_and_turns_for_anothers_letter() {
         while next(&mut scheduler, START).is_some() {}
     }
     assert!(scheduler.len() <= 301, "{}", scheduler.len());
-    admit(&mut scheduler, START, &message(9000, "ann@a.test", &["eve@d250.test"]));
+    admit(&mut scheduler, START, &message(9000, "ann@a.test", &["eve@d750.test"]));
     assert_eq!(attempt(&mut scheduler, START).id, QueueId(9000), "though the bulk has all the attempts that it may have");
 }
 

@@ -17,7 +17,7 @@ pub use clock::SimClock;
 pub use disk::{Operation, OperationKind, SimDisk};
 pub use dns::SimDns;
 pub use entropy::SimEntropy;
-pub use net::{Fault, SimNet};
+pub use net::{Calling, Fault, SimNet};
 pub use peer::{Peer, Taken};
 pub use random::SimRandom;
 pub use script::{Act, Script, Stage};

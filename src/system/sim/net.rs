@@ -2,6 +2,7 @@
 //! which addresses are faulty.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::pending;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -34,6 +35,30 @@ pub enum Fault {
     CutAfter(u64),
 }
 
+/// A connection's beginning or end, as a watcher of the network is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Calling {
+    /// Somebody tries to connect.
+    Began,
+    /// The connection was made.
+    Made,
+    /// Whoever connected has closed it, or it broke.
+    Over,
+}
+
+/// What is told of each.
+type Tell = dyn Fn(&Endpoint, Calling) + Send + Sync;
+
+/// Who is told.
+#[derive(Clone)]
+struct Watcher(Arc<Tell>);
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watcher")
+    }
+}
+
 /// The network. Cheap to share.
 #[derive(Clone, Debug, Default)]
 pub struct SimNet {
@@ -46,6 +71,7 @@ struct State {
     faults: BTreeMap<String, Fault>,
     ports_given: u64,
     connections: u64,
+    watcher: Option<Watcher>,
 }
 
 impl SimNet {
@@ -63,8 +89,21 @@ impl SimNet {
         self.state().connections
     }
 
+    /// Tells of every connection from now on, by where it goes; the watcher must not use this network itself.
+    pub fn watch(&self, watcher: impl Fn(&Endpoint, Calling) + Send + Sync + 'static) {
+        self.state().watcher = Some(Watcher(Arc::new(watcher)));
+    }
+
+    fn tell(&self, to: &Endpoint, what: Calling) {
+        let watcher = self.state().watcher.clone();
+        if let Some(Watcher(watcher)) = watcher {
+            watcher(to, what);
+        }
+    }
+
     /// Connects as a client with this address.
     pub async fn connect_from(&self, client: IpAddr, to: &Endpoint) -> io::Result<BoxStream> {
+        self.tell(to, Calling::Began);
         let fault = self.state().faults.get(&to.to_string()).copied();
         match fault {
             Some(Fault::Refuse) => return Err(io::ErrorKind::ConnectionRefused.into()),
@@ -77,13 +116,16 @@ impl SimNet {
         };
         let budget = Arc::new(AtomicU64::new(budget));
         let (near, far) = tokio::io::duplex(BUFFER_SIZE);
-        let stream = |pipe| SimStream { pipe: Some(pipe), budget: budget.clone() };
+        let stream = |pipe| SimStream { pipe: Some(pipe), budget: budget.clone(), end: None };
         let mut state = self.state();
         let peer = SocketAddr::new(client, state.next_port());
         let listener = state.listeners.get(&to.to_string()).ok_or(io::ErrorKind::ConnectionRefused)?;
         listener.try_send((stream(far), peer)).map_err(|_| io::ErrorKind::ConnectionRefused)?;
         state.connections += 1;
-        Ok(Box::new(stream(near)))
+        drop(state);
+        self.tell(to, Calling::Made);
+        let end = Some(End { net: self.clone(), to: to.clone() });
+        Ok(Box::new(SimStream { end, ..stream(near) }))
     }
 
     /// Binds a listener on a Unix socket.
@@ -162,6 +204,21 @@ struct SimStream {
     pipe: Option<DuplexStream>,
     /// Octets that may still be written, at both ends together.
     budget: Arc<AtomicU64>,
+    /// At the end of whoever connected: to be told of when it is over.
+    end: Option<End>,
+}
+
+/// Tells that a connection is over when it is dropped.
+#[derive(Debug)]
+struct End {
+    net: SimNet,
+    to: Endpoint,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.net.tell(&self.to, Calling::Over);
+    }
 }
 
 impl AsyncRead for SimStream {
@@ -179,6 +236,7 @@ impl AsyncWrite for SimStream {
         let size = usize::try_from(budget).unwrap_or(usize::MAX).min(bytes.len());
         if size < bytes.len() && size == 0 {
             self.pipe = None;
+            drop(self.end.take());
         }
         let Some(pipe) = &mut self.pipe else {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));

@@ -1,0 +1,139 @@
+//! What is seen at one place of the lines' simulation, and how often a rule had something to say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use posthouse::config::Outgoing;
+use posthouse::mail::{Destination, QueueId, Rate, Timestamp};
+
+use crate::lines_world::METERED;
+use crate::world::MINUTE;
+
+/// The recipients of a message at one domain.
+pub(crate) type Part = (QueueId, Destination);
+
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) left: usize,
+    pub(crate) began: Timestamp,
+}
+
+#[derive(Debug)]
+pub(crate) struct Outage {
+    pub(crate) began: Timestamp,
+    pub(crate) attempts: u32,
+    /// Attempts that nobody can hold against it: an order, or the server knew nothing yet.
+    pub(crate) allowed: u32,
+}
+
+/// What is seen at a place.
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// Since when each part could be tried.
+    pub(crate) waiting: BTreeMap<Part, Timestamp>,
+    /// Those among them that were put off because the place was down.
+    pub(crate) postponed: BTreeSet<Part>,
+    pub(crate) flights: BTreeMap<Part, Flight>,
+    /// Connections now.
+    pub(crate) open: usize,
+    /// Whether notices came here: no bound is for them.
+    pub(crate) notices: bool,
+    /// When attempts of mail began.
+    pub(crate) starts: Vec<(Timestamp, Part)>,
+    /// When connections were asked for.
+    pub(crate) calls: Vec<Timestamp>,
+    /// Those in force; two while they change.
+    pub(crate) bounds: Vec<Outgoing>,
+    /// Since when they are, or the server runs.
+    pub(crate) counted_from: Timestamp,
+    /// When something last ended or changed.
+    pub(crate) changed: Timestamp,
+    pub(crate) down_until: Option<Timestamp>,
+    pub(crate) outage: Option<Outage>,
+    /// By priority and sender: how many of each other sender's went since its own last.
+    pub(crate) passed: BTreeMap<(i8, usize), BTreeMap<usize, u32>>,
+}
+
+impl Line {
+    /// Nothing was seen yet.
+    pub(crate) fn new(bounds: Outgoing, begun: Timestamp) -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            postponed: BTreeSet::new(),
+            flights: BTreeMap::new(),
+            open: 0,
+            notices: false,
+            starts: Vec::new(),
+            calls: Vec::new(),
+            bounds: vec![bounds],
+            counted_from: begun,
+            changed: begun,
+            down_until: None,
+            outage: None,
+            passed: BTreeMap::new(),
+        }
+    }
+
+    /// The rate in force; none while it changes.
+    pub(crate) fn rate(&self, rate: impl Fn(&Outgoing) -> Option<Rate>) -> Option<Rate> {
+        let [bounds] = &self.bounds[..] else { return None };
+        rate(bounds)
+    }
+
+    /// Since when something could go on here that doesn't; none: it needn't.
+    pub(crate) fn free_from(&self, place: usize, now: Timestamp) -> Option<Timestamp> {
+        let due = *self.waiting.values().min()?;
+        // What came to nothing for want of a connection is back in line, though nothing tells.
+        let flies = |flight: &Flight| place != METERED || flight.began.plus(MINUTE) > now;
+        if self.flights.values().any(flies) {
+            return None;
+        }
+        let bounds = self.bounds.last()?;
+        let messages = bounds.messages_rate.map(|rate| free_at(self.starts.iter().map(|(at, _)| *at), rate));
+        let calls = bounds.connections_rate.map(|rate| free_at(self.calls.iter().copied(), rate));
+        [Some(due), Some(self.changed), self.down_until, messages, calls].into_iter().flatten().max()
+    }
+}
+
+/// When a rate allows the next.
+fn free_at(times: impl DoubleEndedIterator<Item = Timestamp>, rate: Rate) -> Timestamp {
+    times.rev().nth(rate.count as usize - 1).map_or(Timestamp::ZERO, |at| at.plus(rate.period))
+}
+
+/// How many there were in the time of a rate.
+pub(crate) fn in_window(times: impl Iterator<Item = Timestamp>, now: Timestamp, rate: Rate, from: Timestamp) -> usize {
+    times.filter(|at| at.plus(rate.period) > now && *at >= from).count()
+}
+
+/// How often a rule had something to say: a story in which it never has proves nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    /// Attempts while a rate or a number allowed no more than one more.
+    pub(crate) at_bound: usize,
+    /// Attempts while somebody else waited for the same line.
+    pub(crate) in_turn: usize,
+    /// Attempts of urgent mail past others.
+    pub(crate) urgent: usize,
+    /// Parts that were put off without an attempt.
+    pub(crate) postponed: usize,
+    /// Attempts during outages.
+    pub(crate) probes: usize,
+    /// Attempts of a part that waited.
+    pub(crate) starts: usize,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.at_bound += other.at_bound;
+        self.in_turn += other.in_turn;
+        self.urgent += other.urgent;
+        self.postponed += other.postponed;
+        self.probes += other.probes;
+        self.starts += other.starts;
+    }
+
+    /// Whether each is at least so high.
+    pub(crate) fn are_at_least(&self, count: usize) -> bool {
+        let Self { at_bound, in_turn, urgent, postponed, probes, starts } = *self;
+        [at_bound, in_turn, urgent, postponed, probes, starts].into_iter().all(|found| found >= count)
+    }
+}
