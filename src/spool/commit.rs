@@ -5,6 +5,7 @@
 //! or a moment later.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,12 +44,15 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
         marked_to: Position::default(),
         seen: Position::default(),
         patience: Patience::new(),
+        replies: Replies::default(),
     };
     loop {
         if committer.until_mark().is_some_and(|wait| wait.is_zero()) {
+            committer.answer();
             committer.mark();
         }
         if committer.until_fill().is_some_and(|wait| wait.is_zero()) {
+            committer.answer();
             committer.fill();
         }
         committer.gather().await;
@@ -63,12 +67,18 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
             true if committer.written.is_empty() => committer.until_mark().into_iter().chain(committer.until_fill()).min(),
             true => Some(committer.until_sync()),
         };
-        let wake = committer.shared.wake.notified();
+        let shared = committer.shared.clone();
+        let mut wake = pin!(shared.wake.notified());
+        if wake.as_mut().enable() {
+            continue;
+        }
+        committer.answer();
         match pause {
             None => wake.await,
             Some(pause) => _ = tokio::time::timeout(pause, wake).await,
         }
     }
+    committer.answer();
     committer.log.close();
 }
 
@@ -97,6 +107,9 @@ struct Committer {
     seen: Position,
     /// Whether batches are waited for.
     patience: Patience,
+    /// What is durable but not told yet. Where syncs are slow the next batch is written first: those who are told keep every core busy for
+    /// a while, and the sync would begin later. Told before anything is waited for.
+    replies: Replies,
 }
 
 /// What is told once the lock is released.
@@ -142,6 +155,7 @@ impl Committer {
             state.closing || new == 0 || awaited > new || shared.gathering.is_enough(state.queue.len())
         };
         if !enough() {
+            self.answer();
             let more = async {
                 loop {
                     shared.wake.notified().await;
@@ -212,6 +226,7 @@ impl Committer {
         let mut frames: Vec<_> = batch.iter_mut().filter_map(Op::frame_mut).collect();
         let appended =
             if frames.is_empty() { Ok(self.log.durable()) } else { self.log.append(&mut frames, new_mail, last_id, now) };
+        self.answer();
         let appended = appended.and_then(|start| if waiting { self.log.sync(last_id, now).map(|()| start) } else { Ok(start) });
         if waiting {
             self.patience.synced(self.shared.clock.monotonic().saturating_sub(begun));
@@ -229,6 +244,9 @@ impl Committer {
                     at.offset += length as u64;
                 }
                 self.confirm();
+                if self.patience.is_quick() {
+                    self.answer();
+                }
                 true
             }
             Err(failure) => {
@@ -253,7 +271,6 @@ impl Committer {
         if count == 0 {
             return;
         }
-        let mut replies = Replies::default();
         let mut state = self.shared.lock();
         state.sequence = self.log.sequence();
         state.batches += u64::from(state.end != durable);
@@ -263,7 +280,7 @@ impl Committer {
             if place.length > 0 {
                 state.segments.grow(place.segment, u64::from(place.length));
             }
-            settle(&self.shared, &mut state, op, place, &mut replies);
+            settle(&self.shared, &mut state, op, place, &mut self.replies);
         }
         if state.queue.len() > queued {
             // What was put off until now: nobody else says that it is there.
@@ -272,11 +289,11 @@ impl Committer {
         if self.shared.candidate(&state).is_some() || self.shared.spares.count() > self.shared.spares_max(&state, None) {
             self.shared.sweep.notify_one();
         }
-        drop(state);
-        self.answer(replies);
     }
 
-    fn answer(&self, replies: Replies) {
+    /// Tells everybody what is durable.
+    fn answer(&mut self) {
+        let replies = std::mem::take(&mut self.replies);
         for (id, reply) in replies.accepted {
             if reply.send(Ok(())).is_err() {
                 // Whoever waited is gone: the message must not be active with nobody working on it.
@@ -336,6 +353,7 @@ impl Drop for Committer {
     /// The loop ends, if need be by a panic: nobody may wait for ever.
     fn drop(&mut self) {
         self.shared.ended("spool-log");
+        self.answer();
         self.written.clear();
         let left = std::mem::take(&mut self.shared.lock().queue);
         drop(left);

@@ -68,7 +68,12 @@ impl Patience {
     }
 
     pub(crate) fn has_any(&self, now: Duration) -> bool {
-        now >= self.from && self.sync <= QUICK
+        now >= self.from && self.is_quick()
+    }
+
+    /// Whether the last sync was.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.sync <= QUICK
     }
 
     /// A batch was written and synced in this time.

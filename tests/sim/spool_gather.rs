@@ -8,7 +8,7 @@ use posthouse::spool::{Accept, Draft, Spool};
 use posthouse::system::sim::SimDisk;
 use tokio::time::{Instant, sleep};
 
-use crate::spool_world::{START, options, run, simulated};
+use crate::spool_world::{START, options, run, simulated, slow};
 
 async fn commit(draft: Draft) -> std::sync::Arc<Message> {
     let accept = Accept {
@@ -72,6 +72,31 @@ fn who_is_under_way_comes_into_the_same_batch() {
         commit(early).await;
         late.await.unwrap();
         assert_eq!(spool.gauges().batches, batches + 1);
+        spool.close().await.unwrap();
+    });
+}
+
+#[test]
+fn where_syncs_are_slow_nobody_is_told_later_than_the_next_batch_is_written() {
+    run(async {
+        let (spool, _) =
+            Spool::open(options("/spool"), &slow(&SimDisk::new(), 1), Box::new(MemoryIndexFactory::default())).await.unwrap();
+        let begun = Instant::now();
+        let clients = (0..20).map(|client| {
+            let spool = spool.clone();
+            tokio::spawn(async move {
+                for _ in 0..50 {
+                    let message = commit(begin(&spool).await).await;
+                    if client % 2 == 0 {
+                        spool.done(message.id);
+                    }
+                }
+            })
+        });
+        for client in clients.collect::<Vec<_>>() {
+            client.await.unwrap();
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO, "no answer waits for anything but the disk");
         spool.close().await.unwrap();
     });
 }

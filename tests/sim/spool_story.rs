@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::spool_cut::Stage;
 use crate::spool_index::SimIndex;
 use crate::spool_model::{Found, Model, Standing, alike};
-use crate::spool_world::{START, options, run, simulated};
+use crate::spool_world::{START, options, run, simulated, slow};
 
 /// Where the spool lies.
 pub(crate) const ROOT: &str = "/spool";
@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     index_in_runs: bool,
     /// Zeros ahead of the log's end.
     zeros_ahead: u64,
+    /// Syncs are slow.
+    slow: bool,
     /// How many released segments are kept to be written again.
     spares: usize,
     /// How often each of the steps is taken.
@@ -95,6 +97,7 @@ impl Plan {
             compressed: random.below(3) == 0,
             // Not in the stories of `seeds`: their cuts are counted in operations.
             zeros_ahead: if seed >= LATER && seed % 3 == 1 { 512 << (seed % 4) } else { 0 },
+            slow: seed >= LATER && seed % 5 == 2,
             spares: 0,
             weights: WEIGHTS[random.below(5) as usize],
             harsh: seed >= LATER && random.below(4) == 0,
@@ -158,7 +161,8 @@ async fn live(plan: &Plan, stage: Stage, disk: SimDisk, index: SimIndex, mut ran
         Note::Trouble(_) if faulty || index_breaks => {}
         note => on_stage.scene().odd.push(note.to_string()),
     });
-    let (spool, recovery) = Spool::open(options, &simulated(&disk, plan.seed), index.on(&disk)).await.unwrap();
+    let world = if plan.slow { slow } else { simulated };
+    let (spool, recovery) = Spool::open(options, &world(&disk, plan.seed), index.on(&disk)).await.unwrap();
     if !first {
         let found = look_at(&spool, recovery.notes).await.unwrap();
         let model = &mut stage.scene().model;

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,7 +17,12 @@ use posthouse::system::{
 /// Wall-clock time at the start of a story.
 pub(crate) const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
-struct PausedClock(tokio::time::Instant);
+struct PausedClock {
+    start: tokio::time::Instant,
+    /// Milliseconds that pass whenever it is looked at: whatever is done then takes time.
+    each: u64,
+    passed: AtomicU64,
+}
 
 impl Clock for PausedClock {
     fn now(&self) -> Timestamp {
@@ -24,7 +30,8 @@ impl Clock for PausedClock {
     }
 
     fn monotonic(&self) -> Duration {
-        self.0.elapsed()
+        let passed = self.passed.fetch_add(self.each, Ordering::Relaxed);
+        self.start.elapsed() + Duration::from_millis(passed)
     }
 }
 
@@ -69,7 +76,7 @@ impl Net for Nothing {
 /// The world around a disk. Within a tokio runtime only.
 pub(crate) fn system(disk: Arc<dyn Disk>, seed: u64, workers: Workers) -> System {
     System {
-        clock: Arc::new(PausedClock(tokio::time::Instant::now())),
+        clock: clock(0),
         disk,
         dns: Arc::new(Nothing),
         net: Arc::new(Nothing),
@@ -77,6 +84,15 @@ pub(crate) fn system(disk: Arc<dyn Disk>, seed: u64, workers: Workers) -> System
         tls: Arc::new(SimTls),
         workers,
     }
+}
+
+fn clock(each: u64) -> Arc<dyn Clock> {
+    Arc::new(PausedClock { start: tokio::time::Instant::now(), each, passed: AtomicU64::new(0) })
+}
+
+/// A simulated world in which every write and sync takes milliseconds.
+pub(crate) fn slow(disk: &SimDisk, seed: u64) -> System {
+    System { clock: clock(1), ..simulated(disk, seed) }
 }
 
 /// A simulated world.
