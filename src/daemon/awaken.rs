@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::delivery::Delivery;
-use crate::mail::{Cause, Domain, Message, MessageState, QueueId, Update};
+use crate::mail::{Domain, Message, MessageState, QueueId, RecipientStatus, Timestamp, Update};
 use crate::queue;
 use crate::spool::Filter;
 
@@ -66,7 +66,10 @@ impl Delivery {
             Err(error) => return self.trouble(None, "index", &error),
         };
         for message in &page {
-            self.awaken_one(message, &domain).await;
+            // One that goes to several of them is fetched once.
+            let is_back = |other: &Domain| *other == domain || self.awakening.domains.contains_key(other);
+            let update = awakened(message, is_back, self.now());
+            self.awaken_one(message.id, update).await;
         }
         if let Some(last) = page.last() {
             self.awakening.domains.insert(domain, Some(last.id));
@@ -87,23 +90,11 @@ impl Delivery {
         self.awakening.new = page.last().map(|last| Some(last.id));
     }
 
-    async fn awaken_one(&mut self, message: &Message, domain: &Domain) {
-        let now = self.system.clock.now();
-        let mut update = Update::new(message.id);
-        for (index, recipient) in (0u32..).zip(&message.recipients) {
-            let status = &recipient.status;
-            let waits = recipient.is_open() && recipient.address.domain() == domain && status.next_attempt > now;
-            // What the host itself put off keeps its time.
-            if waits && matches!(status.last_cause, Some(Cause::Connection | Cause::Dns)) {
-                let mut status = status.clone();
-                status.next_attempt = now;
-                update.statuses.push((index, status));
-            }
-        }
+    async fn awaken_one(&mut self, id: QueueId, update: Update) {
         if update.statuses.is_empty() {
             return;
         }
-        match self.spool.take(message.id).await {
+        match self.spool.take(id).await {
             Ok(Some(mut message)) => {
                 message.apply(&update);
                 self.spool.update(update);
@@ -111,7 +102,18 @@ impl Delivery {
             }
             // The scheduler holds it, and knows by itself that the destination is back.
             Ok(None) => {}
-            Err(error) => self.trouble(Some(message.id), "index", &error),
+            Err(error) => self.trouble(Some(id), "index", &error),
         }
     }
+}
+
+/// The recipients at these domains wait no longer, as far as they waited for the destination's sake.
+fn awakened(message: &Message, is_back: impl Fn(&Domain) -> bool, now: Timestamp) -> Update {
+    let mut update = Update::new(message.id);
+    for (index, recipient) in (0u32..).zip(&message.recipients) {
+        if is_back(recipient.address.domain()) && queue::waits_for_site(recipient, now) {
+            update.statuses.push((index, RecipientStatus { next_attempt: now, ..recipient.status.clone() }));
+        }
+    }
+    update
 }
