@@ -12,61 +12,14 @@ import argparse
 import asyncio
 import multiprocessing
 import os
-import pathlib
 import socket
-import subprocess
 import tempfile
 import time
 
-CONFIG = """
-hostname = "mx.bench.test"
-postmaster = "p@bench.test"
-[spool]
-path = "{root}/spool"
-[[listener]]
-address = "127.0.0.1:{port}"
-[auth]
-users = "{root}/users"
-[limits]
-connections_per_client = 1000
-commands = 1000000000
-greeting_delay = "0s"
-[relay]
-networks = ["127.0.0.0/8"]
-{routes}
-[admin]
-socket = "{root}/control.sock"
-http = ""
-[log]
-level = "error"
-"""
-ROUTE = '[[route]]\ndomain = "{domain}"\nhosts = ["{host}"]\ntls = "none"\n'
+from server import Server, free_port, route
+
+LIMITS = 'commands = 1000000000\ngreeting_delay = "0s"'
 CONTENT = b"Subject: bench\r\n\r\n" + (b"0123456789" * 7 + b"\r\n") * 56 + b".\r\n"
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-class Server:
-    """The program with a configuration of its own."""
-
-    def __init__(self, program, root, routes):
-        self.program, self.config, self.port = program, f"{root}/posthouse.toml", free_port()
-        pathlib.Path(f"{root}/users").touch()
-        pathlib.Path(self.config).write_text(CONFIG.format(root=root, port=self.port, routes="".join(routes)))
-        self.process = subprocess.Popen([program, "serve", "--config", self.config])
-        wait_for(lambda: socket.create_connection(("127.0.0.1", self.port)).close() or True)
-
-    def cpu(self):
-        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def stop(self):
-        self.process.kill()
-        self.process.wait()
 
 
 def wait_for(what, seconds=60):
@@ -185,9 +138,9 @@ def holes(args, root, port, count):
 
     def run(dead):
         ports = [hole.getsockname()[1] if n < dead else port for n in range(args.destinations)]
-        routes = [ROUTE.format(domain=f"d{n}.test", host=f"{host(n)}:{ports[n]}") for n in range(args.destinations)]
+        routes = [route(f"d{n}.test", f"{host(n)}:{ports[n]}") for n in range(args.destinations)]
         folder = tempfile.mkdtemp(dir=root)
-        server = Server(args.program, folder, routes)
+        server = Server(args.program, folder, LIMITS, "".join(routes))
         before, living = count.value, range(args.holes, args.destinations)
         dying = load(server.port, [f"u{k}@d{n}.test" for k in range(3) for n in range(dead)])
         join(dying)
@@ -205,8 +158,8 @@ def holes(args, root, port, count):
 
 def deferred(args, root, port, count):
     dead = free_port()
-    routes = [ROUTE.format(domain=f"dead{n}.test", host=f"127.0.2.{n + 1}:{dead}") for n in range(10)]
-    server = Server(args.program, root, routes + [ROUTE.format(domain="*", host=f"127.0.0.1:{port}")])
+    routes = [route(f"dead{n}.test", f"127.0.2.{n + 1}:{dead}") for n in range(10)]
+    server = Server(args.program, root, LIMITS, "".join(routes) + route("*", f"127.0.0.1:{port}"))
 
     def relay():
         before, began = count.value, time.monotonic()

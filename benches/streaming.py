@@ -14,80 +14,21 @@ import multiprocessing
 import os
 import pathlib
 import socket
-import subprocess
 import tempfile
 import threading
 import time
 
-CONFIG = """
-hostname = "mx.bench.test"
-postmaster = "p@bench.test"
-[spool]
-path = "{root}/spool"
-[[listener]]
-address = "127.0.0.1:{port}"
-[auth]
-users = "{root}/users"
-[limits]
-connections = 1000
-connections_per_client = 1000
-message_size = "200MiB"
-[relay]
-networks = ["127.0.0.0/8"]
-[[route]]
-domain = "*"
-hosts = ["127.0.0.1:{sink}"]
-tls = "none"
-[remote]
-concurrency = 200
-special_addresses = "allow"
-[queue]
-paused = {paused}
-attempts = 200
-[admin]
-socket = "{root}/control.sock"
-http = ""
-[log]
-level = "warn"
-"""
+from server import Server, free_port, route
+
 LINE = b"0123456789" * 7 + b"12345678\r\n"
 PIECE = LINE * 819
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-class Server:
-    """One start of the server in a fresh folder."""
-
-    def __init__(self, program, folder, paused):
-        self.root, self.port, self.sink = pathlib.Path(folder), free_port(), free_port()
-        (self.root / "users").touch()
-        config = self.root / "posthouse.toml"
-        config.write_text(CONFIG.format(root=self.root, port=self.port, sink=self.sink, paused=str(paused).lower()))
-        self.program, self.config = program, config
-        self.process = subprocess.Popen([program, "--config", config, "serve"])
-        while True:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port), 5).close()
-                return
-            assert self.process.poll() is None, "the server has ended"
-            time.sleep(0.05)
-
-    def order(self, *words):
-        subprocess.run([self.program, "--config", self.config, *words], check=True, capture_output=True)
-
-    def memory(self):
-        """Anonymous memory in use, in KiB: what the server has allocated, without its program and the files it maps."""
-        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("RssAnon:")[1].split()[0])
-
-    def close(self):
-        self.process.terminate()
-        self.process.wait()
+def start(program, folder, hop):
+    """A server that takes large messages, and doesn't send them on to the hop at this port before it is told to."""
+    tables = route("*", f"127.0.0.1:{hop}") + '[remote]\nconcurrency = 200\nspecial_addresses = "allow"\n'
+    tables += "[queue]\npaused = true\nattempts = 200\n"
+    return Server(program, folder, 'connections = 1000\nmessage_size = "200MiB"', tables)
 
 
 class Client:
@@ -147,7 +88,7 @@ def side_by_side(jobs):
 
 
 def memory(args, folder):
-    server = Server(args.program, folder, paused=True)
+    server = start(args.program, folder, free_port())
     clients = [Client(server.port) for _ in range(args.sessions)]
     clients[0].send(4096)
     time.sleep(1)
@@ -157,7 +98,7 @@ def memory(args, folder):
         side_by_side([lambda c=c: c.send(args.mb << 20) for c in clients])
     print(f"{args.sessions} sessions with {args.mb} MiB each at once, in {time.monotonic() - begun:.1f} s: {before} KiB before, "
           f"{peak[0]} KiB at the most: {(peak[0] - before) / args.sessions:.0f} KiB a session")
-    server.close()
+    server.stop()
 
 
 def sink_one(connection, done):
@@ -184,8 +125,9 @@ def sink(port, done):
 
 
 def relay(args, folder):
-    server, done = Server(args.program, folder, paused=True), threading.Semaphore(0)
-    threading.Thread(target=sink, args=(server.sink, done), daemon=True).start()
+    hop, done = free_port(), threading.Semaphore(0)
+    server = start(args.program, folder, hop)
+    threading.Thread(target=sink, args=(hop, done), daemon=True).start()
     client = Client(server.port)
     for _ in range(args.sessions):
         client.send(args.mb << 20)
@@ -198,7 +140,7 @@ def relay(args, folder):
             assert done.acquire(timeout=600), "not delivered"
     print(f"{args.sessions} messages of {args.mb} MiB relayed at once, in {time.monotonic() - begun:.1f} s: {before} KiB before, "
           f"{peak[0]} KiB at the most: {(peak[0] - before) / args.sessions:.0f} KiB a message")
-    server.close()
+    server.stop()
 
 
 def small_ones(server, seconds, times):
@@ -216,7 +158,7 @@ def upload_until(port, size, stop, count):
 
 
 def latency(args, folder):
-    server = Server(args.program, folder, paused=True)
+    server = start(args.program, folder, free_port())
     for uploads in (0, args.uploads):
         # In processes of their own: threads of this one would hold up each other.
         stop, count, times = multiprocessing.Event(), multiprocessing.Value("i"), []
@@ -231,7 +173,7 @@ def latency(args, folder):
         at = [times[int(len(times) * share)] * 1000 for share in (0.5, 0.99, 0.999)]
         print(f"{uploads} uploads of {args.mb} MiB beside ({count.value} done): {len(times)} small messages, final dot to 250 "
               f"{at[0]:.2f} ms median, {at[1]:.2f} ms 99 %, {at[2]:.2f} ms 99.9 %, {times[-1] * 1000:.1f} ms at the most")
-    server.close()
+    server.stop()
 
 
 def main():

@@ -100,7 +100,7 @@ async fn stats(config: &Config, json: bool, out: &mut Out<'_>) -> Result<(), Fai
         }
         return sites::documents(&states, out);
     }
-    for (kind, head) in [(GroupKind::State, "STATE"), (GroupKind::Domain, "DESTINATION")] {
+    for (kind, head) in [(GroupKind::State, "STATE"), (GroupKind::Domain, "DOMAIN")] {
         let mut table = Table::new(&[head, "MESSAGES", "RECIPIENTS", "SIZE", "OLDEST"]);
         let all = rows.iter().filter(|row| row.by == GroupKind::Total && kind == GroupKind::State);
         for row in rows.iter().filter(|row| row.by == kind).chain(all) {

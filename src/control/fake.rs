@@ -27,7 +27,7 @@ pub(crate) fn site() -> SiteState {
         in_flight: 1,
         concurrency: Some(1),
         outgoing_concurrency: Some(5),
-        outgoing_messages_rate: Some("100/60s".to_owned()),
+        outgoing_messages_rate: Some("100/1m".to_owned()),
         outgoing_connections_rate: None,
         sources: Vec::new(),
         why: Some(Why::Down),

@@ -76,6 +76,11 @@ impl Delivery {
     /// The message that an order is about, wherever it is. None: there is none.
     async fn find(&mut self, id: QueueId) -> Result<Option<Found>, SpoolError> {
         self.notices_about(id).await;
+        // What came back with its aliases expanded may have met others, of a new configuration: an order is about what it is in the end.
+        while self.expanded.iter().any(|order| order.message.id == id) {
+            self.confirm_expansions().await;
+            self.notices_about(id).await;
+        }
         if let Some(message) = self.scheduler.message(id).cloned() {
             return Ok(Some(Found { message, was_parked: false }));
         }

@@ -183,11 +183,11 @@ impl Delivery {
     /// Until when nothing happens by itself.
     fn wait(&self) -> Duration {
         // What the last steps brought here is expanded at once, too.
-        if self.may_awaken() || !self.expanded.is_empty() {
+        if !self.expanded.is_empty() {
             return Duration::ZERO;
         }
         let due = if self.scheduler.paused().0 { None } else { self.next_due };
-        let next = [self.scheduler.deadline(), due, self.digest_due()].into_iter().flatten().min();
+        let next = [self.scheduler.deadline(), due, self.digest_due(), self.awakens_at()].into_iter().flatten().min();
         next.map_or(LOOK_MAX, |next| next.since(self.now())).min(LOOK_MAX)
     }
 

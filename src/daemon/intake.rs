@@ -57,14 +57,6 @@ impl Delivery {
         }
     }
 
-    /// Admits messages that the scheduler calls for.
-    pub(super) async fn recall(&mut self, ids: Vec<QueueId>) {
-        match self.spool.take_all(ids).await {
-            Ok(messages) => messages.into_iter().for_each(|message| self.admit(message)),
-            Err(error) => self.trouble(None, "index", &error),
-        }
-    }
-
     /// Takes all that waits in the channel: an order must find every message either here or in the index.
     pub(super) fn admit_waiting(&mut self, accepted: &mut mpsc::Receiver<QueueId>) {
         while let Ok(id) = accepted.try_recv() {

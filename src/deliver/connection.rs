@@ -158,7 +158,7 @@ impl Connection {
     async fn work_out(&mut self, call: &Call<'_>, work: &KeyWork) {
         let key = match &call.settings.login {
             Some(login) => call.passwords.key(call.system.workers, &login.password, work).await,
-            None => None,
+            None => Err("there is no password"),
         };
         self.session.worked_out(self.clock.monotonic(), key);
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::listings::{Listings, is_named};
 use crate::config::Quota;
 use crate::directory::quota::{Full, Quotas, Usage};
 use crate::mail::{Domain, QueueId, Timestamp};
@@ -32,6 +33,7 @@ pub(super) struct Mailboxes {
     host: String,
     known: Mutex<BTreeMap<PathBuf, Timestamp>>,
     quotas: Quotas,
+    listings: Listings,
 }
 
 /// The room that a message needs in its mailbox.
@@ -78,6 +80,7 @@ impl Mailboxes {
             host: hostname.as_str().chars().map(safe).collect(),
             known: Mutex::default(),
             quotas: Quotas::default(),
+            listings: Listings::default(),
         }
     }
 
@@ -220,15 +223,15 @@ impl Draft {
         if !self.names.again {
             return Ok(None);
         }
+        if !self.mailboxes.listings.may_have(&*self.mailboxes.disk, &self.folder, &self.names.new)? {
+            return Ok(None);
+        }
         let cur = self.folder.join("cur");
-        let is_ours = |name: &String| {
-            name.strip_prefix(&self.names.new).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
-        };
         let names = match self.mailboxes.disk.list(&cur) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             names => names?,
         };
-        Ok(names.into_iter().find(is_ours).map(|name| cur.join(name)))
+        Ok(names.into_iter().find(|name| is_named(name, &self.names.new)).map(|name| cur.join(name)))
     }
 
     /// All of it, for a message by itself.
@@ -256,6 +259,9 @@ impl Draft {
             result => result,
         };
         self.named = renamed.is_ok();
+        if self.named {
+            self.mailboxes.listings.add(&self.folder, &self.names.new);
+        }
         if self.named && self.counts {
             self.mailboxes.quotas.add(&**disk, &self.folder, Usage::of(self.written));
         }

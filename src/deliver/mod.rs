@@ -10,6 +10,7 @@ mod header;
 mod hosts;
 mod ipv6;
 mod lane;
+mod listings;
 mod mailbox;
 mod maildir;
 mod meters;

@@ -14,6 +14,9 @@ use crate::system::{System, Workers};
 /// A password's file is read so far at the most; octets.
 const FILE_SIZE_MAX: u64 = 4096;
 
+/// The password may be all right.
+const NO_WORKER: &str = "the password's key could not be worked out, for a failure here";
+
 /// See the module. As many as routes name.
 pub(super) struct Passwords {
     known: Mutex<BTreeMap<PathBuf, Arc<Password>>>,
@@ -44,22 +47,22 @@ impl Passwords {
         Ok(password)
     }
 
-    /// The key of a password, worked out on a worker thread unless it is known. None: the password can have none.
-    pub(super) async fn key(&self, workers: Workers, password: &Arc<Password>, work: &KeyWork) -> Option<Key> {
+    /// The key of a password, worked out on a worker thread unless it is known; or why there is none.
+    pub(super) async fn key(&self, workers: Workers, password: &Arc<Password>, work: &KeyWork) -> Result<Key, &'static str> {
         if let Some(key) = password.key(work) {
-            return Some(key);
+            return Ok(key);
         }
-        let place = Arc::clone(&self.place).acquire_owned().await.ok()?;
+        let place = Arc::clone(&self.place).acquire_owned().await.map_err(|_| NO_WORKER)?;
         // Whoever had the place before may have worked it out.
         if let Some(key) = password.key(work) {
-            return Some(key);
+            return Ok(key);
         }
         let (password, work) = (Arc::clone(password), work.clone());
         let work_out = move || {
             let _place = place;
             Ok(password.work_out(&work))
         };
-        workers.blocking(work_out).await.ok().flatten()
+        workers.blocking(work_out).await.unwrap_or(Err(NO_WORKER))
     }
 }
 
@@ -112,8 +115,8 @@ mod tests {
                 passwords.key(Workers::Threads, &password, &long)
             );
             done.store(true, Ordering::Relaxed);
-            assert!(first.is_some() && first == second);
-            first
+            assert!(first.is_ok() && first == second);
+            first.ok()
         };
         let (key, turns) = tokio::join!(key, meanwhile);
         assert!(turns > 1, "{turns}");
@@ -121,12 +124,21 @@ mod tests {
         assert_eq!(password.key(&long), key);
         assert!(password.key(&other).is_none());
         let another = passwords.key(Workers::Threads, &password, &other).await;
-        assert!(another.is_some() && another != key && password.key(&long).is_none());
+        assert!(another.is_ok_and(|another| Some(another) != key) && password.key(&long).is_none());
     }
 
     #[tokio::test]
     async fn a_password_that_scram_forbids_has_no_key() {
         let password = Arc::new(Password::new("bell\u{7}".to_owned()));
-        assert_eq!(Passwords::default().key(Workers::Threads, &password, &work(b"salt", 4096)).await, None);
+        let key = Passwords::default().key(Workers::Threads, &password, &work(b"salt", 4096)).await;
+        assert_eq!(key, Err("the password has characters that SCRAM forbids"));
+    }
+
+    #[tokio::test]
+    async fn a_failure_here_is_not_said_to_be_the_passwords() {
+        let (passwords, password) = (Passwords::default(), Arc::new(Password::new("secret".to_owned())));
+        passwords.place.close();
+        let key = passwords.key(Workers::Threads, &password, &work(b"salt", 4096)).await;
+        assert_eq!(key, Err(NO_WORKER));
     }
 }

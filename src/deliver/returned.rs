@@ -14,7 +14,8 @@ pub(super) const HEADER_SIZE_MAX: usize = 64 * 1024;
 pub(super) async fn outcomes(deliverer: &Deliverer, attempt: &Attempt) -> Vec<Option<Outcome>> {
     // What can't be read says nothing of the past.
     let header = read_header(&*attempt.content, HEADER_SIZE_MAX).await;
-    let past = deliverer.mark.past(header.header(), &attempt.reverse_path, Some(attempt.id));
+    let recipients = attempt.recipients.iter().map(|(_, to)| &to.address);
+    let past = deliverer.mark.past(header.header(), &attempt.reverse_path, recipients, Some(attempt.id));
     let outcome = |(_, to): &(u32, Forward)| {
         let here = !past.is_empty() && past.has(&to.address);
         here.then(|| {

@@ -331,8 +331,9 @@ impl<'a> Transaction<'a> {
         };
         self.rules.policy.message(&self.client, &content.header)?;
         // Where it was here only for some, each of them is looked at when its mail is about to leave (`deliver::returned`).
-        let past = self.rules.mark.past(content.header.header(), &self.envelope.reverse_path, None);
-        if !past.is_empty() && self.envelope.recipients.iter().all(|recipient| past.has(&recipient.address)) {
+        let recipients = self.envelope.recipients.iter().map(|recipient| &recipient.address);
+        let past = self.rules.mark.past(content.header.header(), &self.envelope.reverse_path, recipients.clone(), None);
+        if !past.is_empty() && recipients.clone().all(|recipient| past.has(recipient)) {
             let text = "Mail loop: this message was here before for the same recipients";
             return Err(Reply::new(554, EnhancedCode(5, 4, 6), text));
         }

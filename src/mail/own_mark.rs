@@ -78,27 +78,39 @@ impl OwnMark {
         field
     }
 
-    /// Where a message of this sender was before. `here`: its id, if its header names that, too. What was sent on since then by hand
-    /// doesn't count (`Resent-` fields stand above those of the way before, RFC 5322 section 3.6.6), and neither does what a list sends
-    /// on as its own (RFC 2919): whoever is written to beside a list rightly gets both.
-    pub fn past<'a>(&'a self, header: &'a [u8], sender: &ReversePath, here: Option<QueueId>) -> Past<'a> {
+    /// Where a message of this sender to these recipients was before. `here`: its id, if its header names that, too. What was sent on since
+    /// then by hand doesn't count (`Resent-` fields stand above those of the way before, RFC 5322 section 3.6.6), and neither does what
+    /// somebody else sends on under a name of his own who can have got it beside these recipients: whoever is written to beside a list, or
+    /// beside one who forwards his mail, rightly gets both.
+    pub fn past<'a, 'b>(
+        &'a self,
+        header: &'a [u8],
+        sender: &ReversePath,
+        recipients: impl Iterator<Item = &'b Address> + Clone,
+        here: Option<QueueId>,
+    ) -> Past<'a> {
         let mut openings = memchr::memmem::find_iter(header, OPENING.as_bytes());
         // Nearly no message has more than that of now.
         if openings.nth(usize::from(here.is_some())).is_none() {
             return Past { mark: self, hops: Vec::new() };
         }
-        let by_list = fields(header).any(|field| field.is("List-Id"));
         let hops = fields(header)
             .take_while(|field| !field.name.get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"Resent-")))
             .filter(|field| field.is("Received"))
             .filter_map(|field| Hop::read(field.value))
             .filter(|hop| Some(hop.id) != here)
             .take(FIELDS_MAX)
-            .filter(|hop| !by_list || hop.names(&self.sign_sender(&hop.id.to_string(), sender)));
+            .filter(|hop| {
+                let id = hop.id.to_string();
+                let named = || recipients.clone().filter_map(|recipient| hop.mark(&self.sign_hop(&id, recipient)));
+                // One of its marks is the sender's: all others are those of these recipients, and nobody else got it.
+                hop.mark(&self.sign_sender(&id, sender)).is_some()
+                    || named().collect::<BTreeSet<_>>().len() + 1 >= hop.marks.len()
+            });
         Past { mark: self, hops: hops.collect() }
     }
 
-    /// The mark of a sender: a list sends on under a name of its own.
+    /// The mark of a sender: lists and others send on under names of their own.
     fn sign_sender(&self, id: &str, sender: &ReversePath) -> hmac::Tag {
         self.sign(&[b"from ", id.as_bytes(), b" ", sender.to_string().to_lowercase().as_bytes()])
     }
@@ -139,7 +151,7 @@ impl Past<'_> {
 
     /// Whether it was here for this recipient.
     pub fn has(&self, recipient: &Address) -> bool {
-        self.hops.iter().any(|hop| hop.names(&self.mark.sign_hop(&hop.id.to_string(), recipient)))
+        self.hops.iter().any(|hop| hop.mark(&self.mark.sign_hop(&hop.id.to_string(), recipient)).is_some())
     }
 }
 
@@ -165,10 +177,11 @@ impl<'a> Hop<'a> {
         Some(Self { id, marks })
     }
 
-    fn names(&self, tag: &hmac::Tag) -> bool {
+    /// The mark that was made of this, if it is there.
+    fn mark(&self, tag: &hmac::Tag) -> Option<&'a str> {
         let mut mark = String::with_capacity(2 * MARK_SIZE);
         write_hex(tag, MARK_SIZE, &mut mark);
-        self.marks.contains(mark.as_str()) || self.marks.contains(&mark[..2 * CROWD_MARK_SIZE])
+        self.marks.get(mark.as_str()).or_else(|| self.marks.get(&mark[..2 * CROWD_MARK_SIZE])).copied()
     }
 }
 
@@ -187,7 +200,7 @@ mod tests {
     /// Whether a message of sue's was here for all of these.
     fn was_here(mark: &OwnMark, header: &str, to: &[&str]) -> bool {
         let from = sender("Sue@S.test");
-        let past = mark.past(header.as_bytes(), &from, None);
+        let past = mark.past(header.as_bytes(), &from, addresses(to).iter(), None);
         let here = addresses(to).iter().all(|to| past.has(to));
         assert!(!here || !past.is_empty());
         here
@@ -195,7 +208,11 @@ mod tests {
 
     /// A header that the message has behind us, for these recipients.
     fn passed(mark: &OwnMark, id: u64, to: &[&str]) -> String {
-        let marks = mark.hop(QueueId(id), &sender("sue@s.test"), addresses(to).iter());
+        passed_from(mark, id, &sender("sue@s.test"), to)
+    }
+
+    fn passed_from(mark: &OwnMark, id: u64, from: &ReversePath, to: &[&str]) -> String {
+        let marks = mark.hop(QueueId(id), from, addresses(to).iter());
         format!("Received: from x (192.0.2.7)\r\n\tby h (Posthouse) with ESMTP id {}\r\n\t{marks};\r\n\tdate\r\n", QueueId(id))
     }
 
@@ -249,7 +266,7 @@ mod tests {
             assert!(header.len() < 10 * 1024 && header.lines().all(|line| line.len() < 90), "{}", header.len());
             assert!(was_here(&mark, &header, &all[..count]) && !was_here(&mark, &header, &all[..=count]));
             let from = sender("sue@s.test");
-            let past = mark.past(header.as_bytes(), &from, None);
+            let past = mark.past(header.as_bytes(), &from, [].iter(), None);
             assert_eq!(all.iter().filter(|to| past.has(&Address::parse(to).unwrap())).count(), count);
         }
         assert!(!passed(&mark, 7, &all).contains(OPENING));
@@ -259,24 +276,32 @@ mod tests {
     fn what_is_here_now_is_not_the_past() {
         let mark = OwnMark::new(b"key");
         let (now, from) = (passed(&mark, 7, &["ann@a.test"]), sender("sue@s.test"));
-        assert!(mark.past(now.as_bytes(), &from, Some(QueueId(7))).is_empty());
+        assert!(mark.past(now.as_bytes(), &from, [].iter(), Some(QueueId(7))).is_empty());
         let again = passed(&mark, 8, &["bob@a.test"]) + &now;
-        let past = mark.past(again.as_bytes(), &from, Some(QueueId(8)));
+        let past = mark.past(again.as_bytes(), &from, [].iter(), Some(QueueId(8)));
         let has = |to: &str| past.has(&Address::parse(to).unwrap());
         assert!(has("ann@a.test") && !has("bob@a.test"));
     }
 
     #[test]
-    fn a_list_may_send_on_as_its_own_what_was_here() {
+    fn another_sender_may_bring_it_to_those_who_had_it_beside_him() {
         let mark = OwnMark::new(b"key");
-        let header = format!("List-Id: <team.l.test>\r\n{}", passed(&mark, 7, &["ann@a.test"]));
-        assert!(was_here(&mark, &header, &["ann@a.test"]), "it was a list's before");
-        let (bounces, nobody) = (sender("team-bounces@l.test"), ReversePath::Null);
-        for other in [&bounces, &nobody] {
-            assert!(mark.past(header.as_bytes(), other, None).is_empty());
-        }
-        let plain = passed(&mark, 7, &["ann@a.test"]);
-        assert!(!mark.past(plain.as_bytes(), &bounces, None).is_empty(), "a forwarder that rewrites the sender is no list");
+        let forwarder = sender("srs0=x@f.test");
+        let is_loop = |header: &str, sender: &ReversePath, to: &[&str]| {
+            let past = mark.past(header.as_bytes(), sender, addresses(to).iter(), None);
+            addresses(to).iter().any(|to| past.has(to))
+        };
+        let both = passed(&mark, 7, &["ann@a.test", "fred@f.test"]);
+        assert!(!is_loop(&both, &forwarder, &["ann@a.test"]), "fred's mail is forwarded to ann");
+        assert!(!is_loop(&both, &ReversePath::Null, &["ann@a.test", "Ann@a.test"]));
+        assert!(is_loop(&both, &sender("sue@s.test"), &["ann@a.test"]), "nobody did anything to it");
+        assert!(is_loop(&both, &forwarder, &["ann@a.test", "fred@f.test"]), "nobody else can have sent it on");
+        assert!(!is_loop(&both, &forwarder, &["ann@a.test", "eve@a.test"]));
+        let ann = passed(&mark, 8, &["ann@a.test"]);
+        assert!(is_loop(&ann, &forwarder, &["ann@a.test"]) && is_loop(&ann, &forwarder, &["ann@a.test", "eve@a.test"]));
+        // It comes to her a second time, and goes round.
+        let again = passed_from(&mark, 9, &forwarder, &["ann@a.test"]) + &both;
+        assert!(is_loop(&again, &forwarder, &["ann@a.test"]) && is_loop(&again, &sender("srs1=y@f.test"), &["ann@a.test"]));
     }
 
     #[test]

@@ -18,10 +18,15 @@ pub struct Rate {
     pub period: Duration,
 }
 
-/// `100/60s`.
+/// As an admin writes it: `100/1m`.
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{:?}", self.count, self.period)
+        let seconds = self.period.as_secs();
+        let whole = |unit: &&(u64, &str)| self.period.subsec_nanos() == 0 && seconds > 0 && seconds.is_multiple_of(unit.0);
+        match [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")].iter().find(whole) {
+            Some((unit, name)) => write!(f, "{}/{}{name}", self.count, seconds / unit),
+            None => write!(f, "{}/{:?}", self.count, self.period),
+        }
     }
 }
 
@@ -89,6 +94,13 @@ mod tests {
 
     fn at(millis: u64) -> Timestamp {
         Timestamp::from_millis(1_000_000 + millis)
+    }
+
+    #[test]
+    fn a_rate_is_shown_as_it_is_written() {
+        let shown = |millis| Rate { count: 5, period: Duration::from_millis(millis) }.to_string();
+        let periods = [60_000, 90_000, 3_600_000, 172_800_000, 1000, 1500].map(shown);
+        assert_eq!(periods, ["5/1m", "5/90s", "5/1h", "5/2d", "5/1s", "5/1.5s"]);
     }
 
     #[test]

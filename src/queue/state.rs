@@ -27,9 +27,9 @@ pub struct SiteState {
     pub concurrency: Option<usize>,
     /// What an admin allows at the most: attempts at a time, messages and connections in a time.
     pub outgoing_concurrency: Option<usize>,
-    /// `100/60s`.
+    /// `100/1m`.
     pub outgoing_messages_rate: Option<String>,
-    /// `10/60s`.
+    /// `10/1m`.
     pub outgoing_connections_rate: Option<String>,
     /// Our own addresses that its mail may leave from, if what leaves from one of them is bounded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -51,9 +51,9 @@ pub struct SourceState {
     pub in_flight: usize,
     /// What an admin allows at the most: attempts at a time, messages and connections in a time.
     pub outgoing_concurrency: Option<usize>,
-    /// `100/60s`.
+    /// `100/1m`.
     pub outgoing_messages_rate: Option<String>,
-    /// `10/60s`.
+    /// `10/1m`.
     pub outgoing_connections_rate: Option<String>,
 }
 
@@ -147,11 +147,17 @@ impl Lines {
 }
 
 impl Scheduler {
-    /// What is known of every site with mail here, and of those that are down, in order; at most `count_max`.
+    /// What is known of every site with mail here, and of those that are down, in order; at most `count_max`, those with most mail.
     pub fn states(&mut self, now: Timestamp, count_max: usize) -> Vec<SiteState> {
         let all = self.paused().0;
         self.lines.tick(now);
-        let sites: BTreeSet<Site> = self.lines.known().take(count_max).cloned().collect();
+        let mut sites: BTreeSet<Site> = self.lines.known().cloned().collect();
+        if sites.len() > count_max {
+            let waiting = |site: &Site| self.lines.waiting_at(site) + self.lines.away.waiting_for(site);
+            let mut ranked: Vec<(usize, Site)> = sites.into_iter().map(|site| (waiting(&site), site)).collect();
+            ranked.sort_unstable_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
+            sites = ranked.into_iter().take(count_max).map(|(_, site)| site).collect();
+        }
         sites.iter().map(|site| self.lines.state(site, all)).collect()
     }
 

@@ -207,8 +207,9 @@ impl Spool {
         Ok(self.take_with_due(id).await?.map(|(message, _)| message))
     }
 
-    /// Makes those of these messages active that are parked; `ids` ascending.
-    pub async fn take_all(&self, ids: Vec<QueueId>) -> Result<Vec<Message>, SpoolError> {
+    /// Makes those of these messages active that are parked; `ids` ascending. Where the index fails, those before it did, and why the
+    /// others are not known.
+    pub async fn take_all(&self, ids: Vec<QueueId>) -> Result<(Vec<Message>, Option<SpoolError>), SpoolError> {
         self.0.shared.ask(|reply| Command::TakeAll { ids, reply }).await?
     }
 

@@ -86,7 +86,7 @@ pub(crate) enum Command {
     /// All of these that are parked.
     TakeAll {
         ids: Vec<QueueId>,
-        reply: Answer<Vec<Message>>,
+        reply: Answer<(Vec<Message>, Option<SpoolError>)>,
     },
     Look {
         id: QueueId,
@@ -214,9 +214,8 @@ impl Keeper {
             }
             Command::TakeAll { ids, reply } => {
                 let mut taken = Vec::new();
-                let asked = self.with_index(|keeper, index| keeper.take_all(index, &ids, &mut taken));
-                // See `Due`.
-                let _ = reply.send(if taken.is_empty() { asked.map(|()| taken) } else { Ok(taken) });
+                let failure = self.with_index(|keeper, index| keeper.take_all(index, &ids, &mut taken)).err();
+                let _ = reply.send(Ok((taken, failure)));
             }
             Command::Look { id, reply } => {
                 let _ = reply.send(self.with_index(|keeper, index| keeper.look(index, id)));

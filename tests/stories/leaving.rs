@@ -81,7 +81,7 @@ fn what_may_leave_from_the_only_address_waits_and_local_mail_and_notices_do_not(
         let state = server.handle.site(Destination::Mx(Domain::parse("far.test").unwrap()), ReversePath::Null).await.unwrap();
         let state = state.unwrap();
         assert_eq!((state.name.as_str(), state.why), ("hosts:mx.far.test from 50.9.9.1", Some(Why::Source)));
-        assert!(state.until.is_some() && state.sources[0].outgoing_messages_rate.as_deref() == Some("2/3600s"), "{state:?}");
+        assert!(state.until.is_some() && state.sources[0].outgoing_messages_rate.as_deref() == Some("2/1h"), "{state:?}");
         let mut seen = Vec::new();
         for _ in 0..2 {
             server.pass(HOUR).await;

@@ -184,6 +184,64 @@ fn a_list_may_bring_what_went_to_its_reader_as_well() {
 }
 
 #[test]
+fn who_forwards_his_mail_under_his_own_name_may_bring_what_somebody_had_beside_him() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", Script::default()).await;
+        server.relay("ann@example.test", &["fred@far.test", "eve@far.test"], CONTENT).await;
+        server.empty().await;
+        let forwarded = returned(&far);
+        server.relay("srs0=x=example.test=ann@far.test", &["eve@far.test"], &forwarded).await;
+        server.empty().await;
+        assert_eq!((far.taken().len(), server.count("failed"), server.mails("ann").len()), (2, 0, 0));
+        // And round once more: now nobody else had it.
+        let mut client = server.client(TRUSTED).await;
+        let around = returned(&far);
+        let replies = client.transaction("srs1=y@far.test", &["eve@far.test"], around.as_bytes()).await.unwrap();
+        assert!(replies.last().unwrap().starts_with("554 5.4.6 "), "{replies:?}");
+        // Without another name it is a loop, alone or in company.
+        let replies = client.transaction("ann@example.test", &["eve@far.test"], forwarded.as_bytes()).await.unwrap();
+        assert!(replies.last().unwrap().starts_with("554 5.4.6 "), "{replies:?}");
+        server.relay("ann@example.test", &["eve@far.test", "kim@far.test"], &forwarded).await;
+        server.empty().await;
+        assert_eq!((far.taken().len(), far.taken()[2].recipients.join(" ")), (3, "kim@far.test".to_owned()));
+    });
+}
+
+#[test]
+fn a_loop_that_changes_the_sender_is_a_loop_at_its_first_turn() {
+    story(async {
+        let server = Setup::new().aliases("list: eve@far.test, joe@far.test\n").start().await;
+        let far = server.domain("far.test", Script::default()).await;
+        let all = ["list@example.test", "bob@example.test"];
+        for to in [&all[..1], &all[..]] {
+            server.relay("ann@example.test", to, CONTENT).await;
+            server.empty().await;
+            let mut client = server.client(TRUSTED).await;
+            let replies = client.transaction("srs0=x@far.test", to, returned(&far).as_bytes()).await.unwrap();
+            assert!(replies.last().unwrap().starts_with("554 5.4.6 "), "{replies:?}");
+        }
+    });
+}
+
+#[test]
+fn a_list_that_has_a_member_who_leads_back_to_it_gets_its_mail_once() {
+    story(async {
+        let server = Setup::new().aliases("member: list@far.test, bob@example.test\n").start().await;
+        let far = server.domain("far.test", Script::default()).await;
+        for (round, sender) in [(1, "ann@example.test"), (2, "list-bounces@far.test")] {
+            server.relay("ann@example.test", &["list@far.test"], CONTENT).await;
+            server.empty().await;
+            let copy = format!("List-Id: <list.far.test>\r\n{}", returned(&far));
+            server.relay(sender, &["member@example.test"], &copy).await;
+            server.empty().await;
+            let letters = far.taken().iter().filter(|taken| !taken.reverse_path.is_empty()).count();
+            assert_eq!((letters, server.mailbox("bob").len()), (round, round), "from {sender}: read, and not sent on");
+        }
+    });
+}
+
+#[test]
 fn what_a_reader_sends_on_by_hand_may_come_again() {
     story(async {
         let server = Setup::new().start().await;

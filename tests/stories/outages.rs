@@ -1,5 +1,6 @@
 //! Destinations that can't be reached: what their mail costs meanwhile, and how soon it goes on when they are back.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use posthouse::mail::RecipientState;
@@ -147,4 +148,25 @@ fn black_holes_take_nothing_from_the_others() {
     }
     let (without, beside) = (time(0), time(30));
     assert!(beside.as_secs_f64() <= without.as_secs_f64() / 0.9 + 0.2, "{beside:?} instead of {without:?}");
+}
+
+#[test]
+fn mail_that_waits_on_disk_comes_soon_after_the_index_was_out_of_order() {
+    story(async {
+        let server = Setup::new().config(|c| c.queue.active = 100).start().await;
+        let far = server.domain("far.test", Script::default()).await;
+        server.handle.pause(None).await.unwrap();
+        for n in 0..300 {
+            server.relay("ann@example.test", &[&format!("eve{n}@far.test")], CONTENT).await;
+        }
+        server.pass(MINUTE).await;
+        server.index.stuck.store(true, Ordering::Relaxed);
+        server.handle.resume(None).await.unwrap();
+        server.pass(2 * MINUTE).await;
+        let taken = far.taken().len();
+        assert!((1..300).contains(&taken), "what is here goes, what is on disk can't be fetched: {taken}");
+        server.index.stuck.store(false, Ordering::Relaxed);
+        server.pass(2 * MINUTE).await;
+        assert_eq!(far.taken().len(), 300);
+    });
 }

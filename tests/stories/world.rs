@@ -12,11 +12,15 @@ use posthouse::event::{Event, Events};
 use posthouse::mail::{Message, QueueId, Timestamp};
 use posthouse::queue::Verb;
 use posthouse::spool::Filter;
-use posthouse::spool::index::MemoryIndexFactory;
 use posthouse::system::sim::{Peer, Script, SimDisk, World};
 use posthouse::system::{Disk, Endpoint, Net};
 
 use super::client::{Client, Gone};
+
+#[path = "../support/failing_index.rs"]
+pub(crate) mod failing_index;
+
+use failing_index::Failing;
 
 /// Somebody whom the server doesn't know.
 pub(crate) const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(70, 0, 0, 1));
@@ -65,6 +69,7 @@ pub(crate) struct Server {
     /// What a reload reads.
     config: Arc<Mutex<Config>>,
     hosts: Cell<u8>,
+    pub(crate) index: Failing,
 }
 
 /// What a crash leaves, for another runtime: the disk with whatever was not yet durable.
@@ -177,8 +182,9 @@ impl Server {
         };
         let now = config.lock().unwrap().clone();
         let bound = Posthouse::bind(now, system, events.clone(), source).await.expect("the story's server starts");
-        let handle = bound.start(Box::new(MemoryIndexFactory::default())).await.expect("the story's server starts");
-        Self { world, disk, handle, events, config, hosts: Cell::new(hosts) }
+        let index = Failing::default();
+        let handle = bound.start(Box::new(index.clone())).await.expect("the story's server starts");
+        Self { world, disk, handle, events, config, hosts: Cell::new(hosts), index }
     }
 
     /// Stops the server and starts it again on the same disk, with an index that knows nothing.

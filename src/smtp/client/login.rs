@@ -58,11 +58,13 @@ impl Password {
         known.as_ref().filter(|(known, _)| known == work).map(|(_, key)| *key)
     }
 
-    /// Works its key out, which takes long, and keeps it. None: SASLprep forbids a character in the password.
-    pub fn work_out(&self, work: &KeyWork) -> Option<Key> {
-        let key = salted(&prepare(&self.text)?, &work.salt, work.iterations);
+    /// Works its key out, which takes long, and keeps it; or says why it has none.
+    pub fn work_out(&self, work: &KeyWork) -> Result<Key, &'static str> {
+        // By SASLprep.
+        let prepared = prepare(&self.text).ok_or("the password has characters that SCRAM forbids")?;
+        let key = salted(&prepared, &work.salt, work.iterations);
         *self.key.lock().unwrap_or_else(PoisonError::into_inner) = Some((work.clone(), key));
-        Some(key)
+        Ok(key)
     }
 }
 
@@ -147,10 +149,10 @@ impl Exchange {
     }
 
     /// The answer for which a key was needed; or why there is none.
-    pub(super) fn prove(&mut self, key: Option<Key>) -> Result<String, &'static str> {
-        match (self, key) {
-            (Self::Scram(exchange), Some(key)) => exchange.prove(&key).map(|proof| STANDARD.encode(proof)),
-            _ => Err("the password has characters that SCRAM forbids"),
+    pub(super) fn prove(&mut self, key: &Key) -> Result<String, &'static str> {
+        match self {
+            Self::Scram(exchange) => exchange.prove(key).map(|proof| STANDARD.encode(proof)),
+            Self::Plain | Self::Login(_) => Err("it asked for nothing"),
         }
     }
 

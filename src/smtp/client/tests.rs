@@ -717,7 +717,7 @@ fn converse(bytes: &[u8], size: usize, lmtp: bool, recipients: usize) -> Vec<Vec
                 session.content_end(now);
             }
             Step::StartTls => session.secured(now, false),
-            Step::WorkOut(_) => session.worked_out(now, None),
+            Step::WorkOut(_) => session.worked_out(now, Err("it has none")),
             Step::Ready if begun < 3 => {
                 begun += 1;
                 session.begin(now, to(recipients));

@@ -48,16 +48,16 @@ impl Session {
         }
     }
 
-    /// The key of our password, as `Step::WorkOut` asks for it; none: it has none.
-    pub fn worked_out(&mut self, now: Duration, key: Option<Key>) {
+    /// The key of our password, as `Step::WorkOut` asks for it; or why there is none.
+    pub fn worked_out(&mut self, now: Duration, key: Result<Key, &str>) {
         if !matches!(self.phase, Phase::Working(_)) {
             return;
         }
         self.phase = Phase::Hello;
-        match self.exchange.as_mut().map(|exchange| exchange.prove(key)) {
-            Some(Ok(answer)) => self.say_of_login(now, &answer),
-            Some(Err(why)) => self.login_failed(why, true),
-            None => {}
+        let Some(exchange) = &mut self.exchange else { return };
+        match key.and_then(|key| exchange.prove(&key)) {
+            Ok(answer) => self.say_of_login(now, &answer),
+            Err(why) => self.login_failed(why, true),
         }
     }
 
