@@ -2,6 +2,7 @@
 
 use posthouse::event::{Event, NoticeKind};
 use posthouse::mail::QueueId;
+use posthouse::queue::Verb;
 use posthouse::system::sim::{Act, Script, Stage};
 
 use crate::client::Client;
@@ -231,5 +232,29 @@ fn binary_content_goes_in_and_out_in_chunks_or_encoded() {
             (&encoded[..], "BODY=8BITMIME")
         );
         assert!(server.mailbox("bob")[0].ends_with(content));
+    });
+}
+
+#[test]
+fn an_order_is_about_a_message_as_its_aliases_leave_it() {
+    story(async {
+        let server = Setup::new().aliases("list: eve@far.test, joe@far.test\n").start().await;
+        let far = server.domain("far.test", Script::default()).await;
+        server.handle.pause(None).await.unwrap();
+        let to = ["<list@example.test> NOTIFY=SUCCESS", "<bob@example.test> NOTIFY=SUCCESS"];
+        let id = ask(&server, "<ann@example.test>", &to).await;
+        // While its first alias is told of, its other recipient becomes an alias, and it is removed.
+        let aliases = "list: eve@far.test, joe@far.test\nbob: kim@far.test, pat@far.test\n";
+        write(&server.disk, "/conf/aliases", aliases);
+        let (reloaded, removed) = tokio::join!(server.handle.reload(), server.handle.change(Verb::Remove, vec![id]));
+        assert_eq!((reloaded, removed.unwrap().touched), (Ok(()), 1));
+        server.handle.resume(None).await.unwrap();
+        server.empty().await;
+        assert!(far.taken().is_empty() && server.mailbox("bob").is_empty(), "it is gone");
+        let events = server.events.recorded();
+        let names: Vec<&str> = events.iter().map(Event::name).collect();
+        let removed = names.iter().position(|name| *name == "removed").unwrap();
+        assert!(!names[removed..].contains(&"notified"), "nothing is told of it afterwards: {names:?}");
+        assert!(matches!(events[removed], Event::Removed { recipients: 4, .. }), "{:?}", events[removed]);
     });
 }
