@@ -259,3 +259,22 @@ fn the_tests_wait_for_facts_not_for_time() {
     }
     report(problems);
 }
+
+#[test]
+fn what_the_map_of_stories_names_is_there() {
+    let map = fs::read_to_string(root().join("tests/stories/README.md")).unwrap();
+    let names: Vec<(&str, &str)> = map.split('`').filter_map(|part| part.split_once("::")).collect();
+    let mut problems = Vec::new();
+    for (file, test) in &names {
+        let path = match file.strip_prefix("sim/") {
+            Some(file) => format!("tests/sim/{file}.rs"),
+            None => format!("tests/stories/{file}.rs"),
+        };
+        let source = fs::read_to_string(root().join(&path)).unwrap_or_default();
+        if !source.contains(&format!("#[test]\nfn {test}() {{")) {
+            problems.push(format!("tests/stories/README.md: {path} has no test {test}"));
+        }
+    }
+    assert!(names.len() > 50, "{} names", names.len());
+    report(problems);
+}

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::delivery::Delivery;
-use crate::mail::{Cause, Domain, Message, MessageState, QueueId, Timestamp, Update};
+use crate::mail::{Domain, Message, MessageState, QueueId, RecipientStatus, Timestamp, Update};
 use crate::queue;
 use crate::spool::{Filter, SpoolError};
 
@@ -134,7 +134,10 @@ impl Delivery {
         let filter = Filter { domain: Some(domain.clone()), state, after, limit, ..Filter::default() };
         let page = self.spool.list(&filter).await?;
         for message in &page {
-            self.awaken_one(message, domain).await?;
+            // One that goes to several of them is fetched once.
+            let is_back = |other: &Domain| other == domain || self.awakening.domains.contains_key(other);
+            let update = awakened(message, is_back, self.now());
+            self.awaken_one(message.id, update).await?;
         }
         self.awakening.failed = None;
         Ok(page.last().map(|last| last.id))
@@ -157,30 +160,29 @@ impl Delivery {
         self.recall(ids).await;
     }
 
-    async fn awaken_one(&mut self, message: &Message, domain: &Domain) -> Result<(), SpoolError> {
-        let now = self.system.clock.now();
-        let mut update = Update::new(message.id);
-        for (index, recipient) in (0u32..).zip(&message.recipients) {
-            let status = &recipient.status;
-            let waits = recipient.is_open() && recipient.address.domain() == domain && status.next_attempt > now;
-            // What the host itself put off keeps its time.
-            if waits && matches!(status.last_cause, Some(Cause::Connection | Cause::Dns)) {
-                let mut status = status.clone();
-                status.next_attempt = now;
-                update.statuses.push((index, status));
-            }
-        }
+    async fn awaken_one(&mut self, id: QueueId, update: Update) -> Result<(), SpoolError> {
         if update.statuses.is_empty() {
             return Ok(());
         }
         // One that is active the scheduler holds, and knows by itself that the destination is back.
-        if let Some(mut message) = self.spool.take(message.id).await? {
+        if let Some(mut message) = self.spool.take(id).await? {
             message.apply(&update);
             self.spool.update(update);
             self.admit(message);
         }
         Ok(())
     }
+}
+
+/// The recipients at these domains wait no longer, as far as they waited for the destination's sake.
+fn awakened(message: &Message, is_back: impl Fn(&Domain) -> bool, now: Timestamp) -> Update {
+    let mut update = Update::new(message.id);
+    for (index, recipient) in (0u32..).zip(&message.recipients) {
+        if is_back(recipient.address.domain()) && queue::waits_for_site(recipient, now) {
+            update.statuses.push((index, RecipientStatus { next_attempt: now, ..recipient.status.clone() }));
+        }
+    }
+    update
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ pub use backoff::{backoff, wait_max};
 pub use due::{due_at, expires_at};
 pub use health::Down;
 pub use pools::Pools;
+pub use postpone::waits_for_site;
 pub use report::Report;
 pub use scheduler::{Scheduler, Settings};
 pub use state::{SiteState, SourceState, Why};

@@ -110,6 +110,7 @@ impl Scheduler {
             };
         }
         if was_down {
+            self.awaken(self.clock, std::slice::from_ref(&domain));
             self.steps.push_back(Step::Moved { domain, site: after });
         }
     }

@@ -7,7 +7,9 @@ use super::health::{Down, News};
 use super::scheduler::Scheduler;
 use super::step::Step;
 use crate::config::Retry;
-use crate::mail::{Cause, Destination, Message, QueueId, RecipientState, RecipientStatus, Site, Timestamp, Update};
+use crate::mail::{
+    Cause, Destination, Domain, Message, QueueId, Recipient, RecipientState, RecipientStatus, Site, Timestamp, Update,
+};
 
 impl Scheduler {
     /// Whoever has this message tried wants it tried now: nothing is held against its destinations.
@@ -29,6 +31,7 @@ impl Scheduler {
             News::Reached => {
                 if let Some(down) = self.lines.reached(site) {
                     let domains = self.sites.domains(site);
+                    self.awaken(now, &domains);
                     self.steps.push_back(Step::Up { site: site.clone(), domains, down });
                 }
             }
@@ -41,6 +44,25 @@ impl Scheduler {
                     }
                 }
             }
+        }
+    }
+
+    /// These domains' destination is back: who is here for others' sake, and waits for it, waits no longer.
+    pub(super) fn awaken(&mut self, now: Timestamp, domains: &[Domain]) {
+        let mut awake = Vec::new();
+        for (id, entry) in &mut self.entries {
+            let in_flight: Vec<u32> = entry.in_flight().collect();
+            for (index, recipient) in (0u32..).zip(&mut entry.message.recipients) {
+                let is_back = domains.contains(recipient.address.domain()) && !in_flight.contains(&index);
+                if is_back && waits_for_site(recipient, now) {
+                    recipient.status.next_attempt = now;
+                    awake.push(*id);
+                }
+            }
+        }
+        awake.dedup();
+        for id in awake {
+            self.refresh(now, id);
         }
     }
 
@@ -62,6 +84,12 @@ impl Scheduler {
             }
         }
     }
+}
+
+/// Whether a recipient waits because its destination couldn't be reached: what the host itself put off keeps its time.
+pub fn waits_for_site(recipient: &Recipient, now: Timestamp) -> bool {
+    let status = &recipient.status;
+    recipient.is_open() && status.next_attempt > now && matches!(status.last_cause, Some(Cause::Connection | Cause::Dns))
 }
 
 /// These recipients wait until the destination is tried again, and as long as they have waited already: so the mail of a long

@@ -323,8 +323,8 @@ impl<'a> Replay<'a> {
         let equals = others.iter().filter(|other| other.priority == letter.priority);
         let senders: BTreeSet<usize> = equals.map(|other| other.sender).collect();
         line.passed.remove(&(letter.priority, letter.sender));
-        // Where memory is scarce a letter may have to wait for a place in it.
-        let passed_max = PASSED_MAX + if self.settings.active < 1000 { self.settings.active as u32 / 4 } else { 0 };
+        // Where memory is scarce a letter may have to wait for a place in it, which it gets before that is emptied once.
+        let passed_max = PASSED_MAX + if self.settings.active < 1000 { self.settings.active as u32 } else { 0 };
         for sender in senders.into_iter().filter(|sender| *sender != letter.sender) {
             self.counts.in_turn += 1;
             let passed = line.passed.entry((letter.priority, sender)).or_default().entry(letter.sender).or_default();

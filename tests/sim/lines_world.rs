@@ -188,8 +188,8 @@ fn script(place: usize, random: &mut SimRandom) -> Script {
         _ => [0, 2, 50, 300][random.below(4) as usize],
     };
     let script = match place {
-        STRICT => Script::offering(&["PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES", "DSN"]),
-        _ => Script::default(),
+        STRICT => Script::offering(&["PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES", "DELIVERBY", "DSN"]),
+        _ => Script::offering(&["PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES", "DELIVERBY"]),
     };
     let script = script.always(Stage::End, Act::Slow(Duration::from_millis(time)));
     match place {

@@ -117,6 +117,29 @@ fn outgoing_messages_rate_holds_the_destinations_mail_up_and_nobody_elses() {
 }
 
 #[test]
+fn a_domain_with_bounds_of_its_own_is_set_apart_from_others_at_the_same_hosts() {
+    story(async {
+        let outgoing = Outgoing { messages_rate: rate(1, 3600), ..Outgoing::default() };
+        let domain = DomainPattern::Exact(Domain::parse("d0.test").unwrap());
+        let rule = DestinationRule { domain, mx: DomainPattern::Any, ..provider(outgoing) };
+        let server = Setup::new().config(|config| config.destinations = vec![rule]).start().await;
+        let peer = server.host("mx.provider.test", "50.2.0.1", Script::default()).await;
+        for n in 0..2 {
+            server.world.dns.mx(&format!("d{n}.test"), &[(10, "mx.provider.test")]);
+        }
+        for n in 0..10 {
+            server.relay("ann@example.test", &[&format!("eve{n}@d0.test")], CONTENT).await;
+            server.relay("ann@example.test", &[&format!("eve{n}@d1.test")], CONTENT).await;
+        }
+        server.pass(MINUTE).await;
+        let of = |domain: &str| peer.taken().iter().filter(|taken| taken.recipients[0].ends_with(domain)).count();
+        assert_eq!((of("d0.test"), of("d1.test")), (1, 10));
+        server.pass(HOUR).await;
+        assert_eq!(of("d0.test"), 2);
+    });
+}
+
+#[test]
 fn a_reload_buys_no_connection() {
     story(async {
         let outgoing = Outgoing { connections_rate: rate(1, 3600), ..Outgoing::default() };

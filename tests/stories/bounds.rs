@@ -35,6 +35,35 @@ fn a_destination_never_has_more_connections_than_it_may() {
 }
 
 #[test]
+fn attempts_at_a_time_grow_with_success_and_shrink_with_failure() {
+    story(async {
+        let server = Setup::new().start().await;
+        let busy = || Script::default().always(Stage::End, Act::Slow(Duration::from_millis(100)));
+        let far = server.domain("far.test", busy()).await;
+        server.handle.pause(None).await.unwrap();
+        let mut client = server.client(TRUSTED).await;
+        for n in 0..2500 {
+            client.transaction("ann@example.test", &[&format!("eve{n}@far.test")], CONTENT.as_bytes()).await.unwrap();
+        }
+        server.handle.resume(None).await.unwrap();
+        let attempts = async |millis: u64| {
+            server.pass(Duration::from_millis(millis)).await;
+            server.handle.levels().await.unwrap().attempts
+        };
+        assert_eq!([attempts(50).await, attempts(100).await, attempts(100).await, attempts(5000).await], [2, 5, 6, 20]);
+        // The host sends everybody away for a while, and is back.
+        far.script(|script| script.set_always(Stage::Mail, Act::SayAndClose("421 4.3.2 going down".to_owned())));
+        server.event("an outage", |event| (event.name() == "destination-down").then_some(())).await;
+        far.script(|script| *script = busy());
+        while server.count("destination-up") == 0 {
+            server.pass(Duration::from_millis(50)).await;
+        }
+        let after = [attempts(50).await, attempts(4000).await];
+        assert!(after[0] <= 5 && after[1] == 20, "{after:?}");
+    });
+}
+
+#[test]
 fn there_are_never_more_attempts_than_allowed() {
     story(async {
         let server = Setup::new().config(|c| c.queue.attempts = 4).start().await;

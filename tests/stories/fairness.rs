@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use posthouse::config::{DestinationRule, DomainPattern, Outgoing, Share, ShareOf};
 use posthouse::mail::{Origin, Rate};
-use posthouse::system::sim::{Peer, Script};
+use posthouse::system::sim::{Act, Peer, Script, Stage};
 
 use crate::submission;
 use crate::world::*;
@@ -149,6 +149,50 @@ fn what_came_during_a_pause_goes_at_once_afterwards_though_most_of_it_waits_on_d
             server.until("all of it", || far.taken().len() == 400).await;
             let took = server.now().since(resumed);
             assert!(took < Duration::from_secs(5), "{took:?}");
+        }
+    });
+}
+
+#[test]
+fn urgent_mail_goes_first_and_then_what_its_sender_wants_delivered_sooner() {
+    story(async {
+        let (server, far) = slow(20_000, Vec::new()).await;
+        far.script(|script| *script = Script::offering(&["PIPELINING", "DELIVERBY"]));
+        server.handle.pause(None).await.unwrap();
+        bulk(&server, TRUSTED, "n", 10).await;
+        let mut client = server.client(TRUSTED).await;
+        for (mail, to) in [("BY=90000;R", "late"), ("BY=3600;R", "soon"), ("MT-PRIORITY=4", "urgent"), ("MT-PRIORITY=-4", "idle")]
+        {
+            client.ask(&format!("<ann@example.test> {mail}"), &[&format!("<{to}@far.test>")], CONTENT).await;
+        }
+        server.handle.resume(None).await.unwrap();
+        server.empty().await;
+        let order: Vec<String> = far.taken().iter().map(|taken| taken.recipients[0].replace("@far.test", "")).collect();
+        assert_eq!(
+            (&order[..4], &order[13..]),
+            (&["urgent", "soon", "late", "n0"].map(str::to_owned)[..], &["idle".to_owned()][..])
+        );
+    });
+}
+
+#[test]
+fn a_sender_with_mail_for_one_place_beyond_measure_has_his_other_mail_go_at_once() {
+    story(async {
+        // Nearly all attempts could be one place's: it takes each message half a minute.
+        let bounds = |c: &mut posthouse::config::Config| (c.queue.attempts, c.remote.concurrency) = (16, 16);
+        let server = Setup::new().config(bounds).start().await;
+        let _slow = server.domain("slow.test", Script::default().always(Stage::End, Act::Slow(Duration::from_secs(30)))).await;
+        for n in 0..200 {
+            server.relay("ann@example.test", &[&format!("n{n}@slow.test")], CONTENT).await;
+        }
+        server.pass(10 * MINUTE).await;
+        for n in 0..5 {
+            let place = server.domain(&format!("d{n}.test"), Script::default()).await;
+            let began = server.now();
+            server.relay("ann@example.test", &[&format!("eve@d{n}.test")], CONTENT).await;
+            server.until("the letter", || place.taken().len() == 1).await;
+            let took = server.now().since(began);
+            assert!(took < Duration::from_secs(1), "{took:?} for letter {n}");
         }
     });
 }

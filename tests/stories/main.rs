@@ -34,6 +34,7 @@ mod running;
 mod sessions;
 mod sites;
 mod submission;
+mod tls_out;
 mod trip;
 mod ways;
 mod wishes;

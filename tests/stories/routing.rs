@@ -1,5 +1,7 @@
 //! The way to other servers: MX records, their absence and their traps, routes, LMTP.
 
+use std::time::Duration;
+
 use posthouse::config::{DomainPattern, HostPort, LmtpAddress, MailStore, Route, RouteHost, SpecialAddresses};
 use posthouse::event::Event;
 use posthouse::mail::Domain;
@@ -308,6 +310,21 @@ fn a_domain_with_lmtp_gets_its_mail_there_with_a_result_for_each() {
         assert_eq!(taken, ["ann@example.test", "bob@example.test"]);
         assert_eq!((server.count("deferred"), server.count("delivered")), (1, 2));
         assert!(peer.commands()[0].starts_with("LHLO "));
+    });
+}
+
+#[test]
+fn an_lmtp_store_gets_many_messages_over_one_connection() {
+    story(async {
+        let lmtp = MailStore::Lmtp(LmtpAddress::Unix("/run/lmtp".into()));
+        let server = Setup::new().config(|c| c.domains[0].store = lmtp).start().await;
+        let listener = server.world.net.listen_unix("/run/lmtp".as_ref()).unwrap();
+        let peer = Peer::start(listener, Script::lmtp());
+        for _ in 0..20 {
+            server.send("eve@far.test", &["ann@example.test", "bob@example.test"], CONTENT).await;
+            server.pass(Duration::from_secs(1)).await;
+        }
+        assert_eq!((peer.taken().len(), peer.connections()), (40, 1));
     });
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use posthouse::system::Endpoint;
-use posthouse::system::sim::{Fault, Peer, Script};
+use posthouse::system::sim::{Act, Fault, Peer, Script, Stage};
 
 use crate::world::*;
 
@@ -73,6 +73,33 @@ fn a_provider_that_is_down_is_found_out_once_for_all_its_domains() {
         server.event("the end of it", |event| (event.name() == "destination-up").then_some(())).await;
         server.pass(MINUTE).await;
         assert_eq!((peer.taken().len(), server.count("destination-up")), (60, 1));
+    });
+}
+
+#[test]
+fn a_message_for_several_domains_of_a_provider_goes_to_all_of_them_when_it_is_back() {
+    story(async {
+        let server = Setup::new().start().await;
+        let peer = provider(&server, 3, Script::default()).await;
+        let slow = server.domain("slow.test", Script::default().always(Stage::Greeting, Act::Stall)).await;
+        let at = Endpoint::Tcp(peer.address());
+        server.world.net.fault(&at, Some(Fault::Refuse));
+        let to = ["eve@d0.test", "eve@d1.test", "eve@d2.test"];
+        server.relay("ann@example.test", &to, CONTENT).await;
+        server.pass(MINUTE).await;
+        for n in 0..5 {
+            server.relay("ann@example.test", &to, CONTENT).await;
+            // And one that is here for another's sake.
+            server.relay("ann@example.test", &[to[n % 3], to[(n + 1) % 3], &format!("eve{n}@slow.test")], CONTENT).await;
+            server.pass(40 * MINUTE).await;
+        }
+        server.world.net.fault(&at, None);
+        let taken = || peer.taken().iter().map(|taken| taken.recipients.len()).sum::<usize>();
+        while server.count("destination-up") == 0 {
+            server.pass(Duration::from_secs(1)).await;
+        }
+        server.pass(Duration::from_secs(2)).await;
+        assert_eq!((taken(), slow.taken().len()), (28, 0));
     });
 }
 

@@ -21,5 +21,5 @@ pub use net::{Calling, Fault, SimNet};
 pub use peer::{Peer, Taken};
 pub use random::SimRandom;
 pub use script::{Act, Script, Stage};
-pub use tls::{ANSWER, HELLO, SimTls};
+pub use tls::{ANSWER, DUBIOUS_ANSWER, HELLO, SimTls};
 pub use world::{World, run};

@@ -17,6 +17,9 @@ pub const HELLO: &str = "simulated client hello\n";
 /// What a simulated server answers.
 pub const ANSWER: &str = "simulated server hello\n";
 
+/// What one answers whose certificate shows nothing.
+pub const DUBIOUS_ANSWER: &str = "simulated server hullo\n";
+
 /// TLS without secrets.
 #[derive(Debug, Default)]
 pub struct SimTls;
@@ -75,11 +78,13 @@ impl TlsClient for SimTls {
             stream.write_all(HELLO.as_bytes()).await?;
             let mut answer = [0; ANSWER.len()];
             stream.read_exact(&mut answer).await?;
-            if answer != ANSWER.as_bytes() {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "no simulated server hello"));
-            }
+            let verified = match &answer[..] {
+                answer if answer == ANSWER.as_bytes() => Ok(()),
+                answer if answer == DUBIOUS_ANSWER.as_bytes() => Err("a simulated certificate that shows nothing".to_owned()),
+                _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "no simulated server hello")),
+            };
             let TlsInfo { version, cipher, .. } = Self::info();
-            Ok((stream, Established { version, cipher, verified: Ok(()), resumed: false }))
+            Ok((stream, Established { version, cipher, verified, resumed: false }))
         })
     }
 }

@@ -1,0 +1,126 @@
+//! TLS with other servers: a wish by default, and never in the way of mail; a condition where a route says so.
+
+use std::io;
+use std::sync::Arc;
+
+use posthouse::config::{DomainPattern, HostPort, ListenAddress, Listener, ListenerTls, RemoteTls, Route, RouteHost};
+use posthouse::mail::{Domain, TlsInfo};
+use posthouse::system::sim::{DUBIOUS_ANSWER, HELLO, Peer, Script, SimTls};
+use posthouse::system::tls::CertificateFacts;
+use posthouse::system::{BoxFuture, BoxStream, Net, TlsServer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::world::*;
+
+const CONTENT: &str = "Subject: hi\r\n\r\nhello\r\n";
+
+/// Breaks every handshake off.
+struct Broken;
+
+/// Has a certificate that shows nothing.
+struct Dubious;
+
+impl TlsServer for Broken {
+    fn accept(&self, _: BoxStream) -> BoxFuture<'_, io::Result<(BoxStream, TlsInfo)>> {
+        Box::pin(async { Err(io::ErrorKind::ConnectionReset.into()) })
+    }
+
+    fn certificates(&self) -> Vec<CertificateFacts> {
+        Vec::new()
+    }
+}
+
+impl TlsServer for Dubious {
+    fn accept(&self, mut stream: BoxStream) -> BoxFuture<'_, io::Result<(BoxStream, TlsInfo)>> {
+        Box::pin(async move {
+            stream.read_exact(&mut [0; HELLO.len()]).await?;
+            stream.write_all(DUBIOUS_ANSWER.as_bytes()).await?;
+            Ok((stream, SimTls::info()))
+        })
+    }
+
+    fn certificates(&self) -> Vec<CertificateFacts> {
+        Vec::new()
+    }
+}
+
+/// Mail for a domain goes to this address, encrypted so well.
+fn route(domain: &str, address: &str, tls: RemoteTls) -> Route {
+    let host = HostPort { host: Domain::from_ip(address.parse().unwrap()), port: Some(25) };
+    Route { tls, ..Route::new(DomainPattern::Exact(Domain::parse(domain).unwrap()), vec![RouteHost::Tcp(host)]) }
+}
+
+async fn secure_peer(server: &Server, address: &str, tls: Arc<dyn TlsServer>) -> Peer {
+    let listener = server.world.net.listen(format!("{address}:25").parse().unwrap()).await.unwrap();
+    Peer::start_with_tls(listener, Script::offering(&["PIPELINING", "STARTTLS"]), tls)
+}
+
+#[test]
+fn a_handshake_that_fails_is_followed_by_one_connection_in_the_clear_and_the_log_says_so() {
+    story(async {
+        let server = Setup::new().start().await;
+        server.world.dns.addresses("far.test", &["50.2.0.1"]);
+        let far = secure_peer(&server, "50.2.0.1", Arc::new(Broken)).await;
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.empty().await;
+        let encrypted: Vec<bool> = far.taken().iter().map(|taken| taken.encrypted).collect();
+        assert_eq!((encrypted, far.connections()), (vec![false], 2));
+        assert_eq!((server.count("tls-fallback"), server.count("secured"), server.count("deferred")), (1, 0, 0));
+    });
+}
+
+#[test]
+fn mail_goes_encrypted_where_that_is_offered_and_the_next_hops_received_field_shows_it() {
+    story(async {
+        // The next hop is a Posthouse itself, in the same world.
+        let next = Setup::new().without_users().user("eve@next.test").config(|c| {
+            let address = ListenAddress::Tcp("50.9.9.8:25".parse().unwrap());
+            c.listeners = vec![Listener { address, tls: ListenerTls::StartTls, ..c.listeners[0].clone() }];
+            c.domains[0].name = Domain::parse("next.test").unwrap();
+        });
+        let world = next.world.clone();
+        let next = next.start().await;
+        let mut setup = Setup::new().config(|c| c.routes = vec![route("next.test", "50.9.9.8", RemoteTls::Opportunistic)]);
+        setup.world = world;
+        let server = setup.start().await;
+        server.relay("ann@example.test", &["eve@next.test"], CONTENT).await;
+        server.empty().await;
+        next.empty().await;
+        let mails = maildir(&next.disk, "/mail/next.test/eve");
+        let text = String::from_utf8_lossy(&mails[0]).replace("\r\n\t", " ").replace("\r\n ", " ");
+        let received = text.lines().find(|line| line.starts_with("Received: ")).unwrap();
+        assert!(received.contains("TLSv1.3") && received.contains(" with ESMTPS id "), "{received}");
+        assert_eq!((server.count("secured"), server.count("tls-fallback")), (1, 0));
+    });
+}
+
+#[test]
+fn a_route_says_how_well_mail_is_encrypted() {
+    // To one without TLS, one whose certificate shows nothing, and a good one: whether mail comes, and encrypted or not.
+    let (clear, secure, waits) = (Some(false), Some(true), None);
+    for (tls, expected) in [
+        (RemoteTls::None, [clear, clear, clear]),
+        (RemoteTls::Opportunistic, [clear, secure, secure]),
+        (RemoteTls::Require, [waits, secure, secure]),
+        (RemoteTls::Verify, [waits, waits, secure]),
+    ] {
+        story(async {
+            let hosts = [("plain.test", "10.0.0.1"), ("dubious.test", "10.0.0.2"), ("good.test", "10.0.0.3")];
+            let routes = hosts.map(|(domain, address)| route(domain, address, tls));
+            let server = Setup::new().config(|c| c.routes = routes.to_vec()).start().await;
+            let peers = [
+                server.listen("10.0.0.1", Script::default()).await,
+                secure_peer(&server, "10.0.0.2", Arc::new(Dubious)).await,
+                secure_peer(&server, "10.0.0.3", Arc::new(SimTls)).await,
+            ];
+            for (domain, _) in hosts {
+                server.relay("ann@example.test", &[&format!("eve@{domain}")], CONTENT).await;
+            }
+            server.pass(MINUTE).await;
+            let found = peers.each_ref().map(|peer| peer.taken().first().map(|taken| taken.encrypted));
+            assert_eq!(found, expected, "{tls:?}");
+            let waiting = expected.iter().filter(|outcome| outcome.is_none()).count();
+            assert_eq!((server.count("deferred"), server.queue().await.len()), (waiting, waiting), "{tls:?}");
+        });
+    }
+}
