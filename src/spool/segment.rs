@@ -130,6 +130,14 @@ pub(crate) fn name(number: u64) -> String {
     format!("{number:08}.seg")
 }
 
+/// What files are called that will become segments.
+pub(crate) const SPARE: &str = ".spare";
+
+/// `N.spare`.
+pub(crate) fn spare_name(number: u64) -> String {
+    format!("{number}{SPARE}")
+}
+
 /// The number in a segment's name.
 pub(crate) fn number(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".seg")?;
@@ -158,16 +166,28 @@ pub(crate) fn create(
     room: u64,
 ) -> io::Result<(Box<dyn DiskFile>, u64)> {
     let path = folder.join(name(header.number));
-    let file = disk.open(&path, OpenMode::CreateNew)?;
-    let begun = begin(&*file, header, records, size, room).and_then(|reserved| disk.sync_dir(folder).map(|()| reserved));
-    match begun {
-        Ok(reserved) => Ok((file, reserved)),
-        Err(error) => {
-            // The name must not stay: it would look like a segment that lost everything.
-            let _ = disk.unlink(&path);
-            Err(error)
-        }
+    if records.is_empty() {
+        let file = disk.open(&path, OpenMode::CreateNew)?;
+        let begun = begin(&*file, header, records, size, room).and_then(|reserved| disk.sync_dir(folder).map(|()| reserved));
+        // The name must not stay: it would look like a segment that lost everything.
+        return begun.map(|reserved| (file, reserved)).inspect_err(|_| _ = disk.unlink(&path));
     }
+    // What start-up carries over counts where it was until the header says otherwise: whoever finds the name must find all of it.
+    let spare = folder.join(spare_name(header.number));
+    let file = disk.open(&spare, OpenMode::CreateNew)?;
+    let begun =
+        begin(&*file, header, records, size, room).and_then(|reserved| Ok((take_over(disk, folder, &spare, &path)?, reserved)));
+    begun.inspect_err(|_| {
+        let _ = disk.unlink(&spare);
+        let _ = disk.unlink(&path);
+    })
+}
+
+/// Gives a file that is durable the name of a segment.
+fn take_over(disk: &dyn Disk, folder: &Path, spare: &Path, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+    disk.rename(spare, path)?;
+    disk.sync_dir(folder)?;
+    disk.open(path, OpenMode::Write)
 }
 
 fn begin(file: &dyn DiskFile, header: &SegmentHeader, records: &[u8], size: u64, room: u64) -> io::Result<u64> {
@@ -180,9 +200,7 @@ fn begin(file: &dyn DiskFile, header: &SegmentHeader, records: &[u8], size: u64,
         reserved = (reserved / 4).max(least);
     }
     if !records.is_empty() {
-        // Before the header: that one says that they don't count any longer where they were.
         file.write_at(BLOCK_SIZE, records)?;
-        file.sync_data()?;
     }
     file.write_at(0, &header.encode())?;
     file.sync_data()?;
@@ -206,9 +224,7 @@ pub(crate) fn adopt(
         }
         file.write_at(0, &header.encode())?;
         file.sync_data()?;
-        disk.rename(spare, &path)?;
-        disk.sync_dir(folder)?;
-        let file = disk.open(&path, OpenMode::Write)?;
+        let file = take_over(disk, folder, spare, &path)?;
         let length = file.len()?;
         Ok((file, length))
     };

@@ -9,12 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::SpoolError;
-use super::segment::{Layout, spare_size};
+use super::segment::{self, Layout, SPARE, spare_size};
 use super::shared::{Shared, State};
 use crate::system::{Disk, OpenMode};
-
-/// What spares are called.
-const SUFFIX: &str = ".spare";
 
 /// The spare segments of a running spool.
 pub(crate) struct Spares {
@@ -48,7 +45,7 @@ impl Spares {
     pub(crate) fn clear(&self) -> Result<(), SpoolError> {
         let folder = &self.layout.log;
         let names = self.disk.list(folder).map_err(|error| SpoolError::io("can't list", folder, &error))?;
-        for path in names.iter().filter(|name| name.ends_with(SUFFIX)).map(|name| folder.join(name)) {
+        for path in names.iter().filter(|name| name.ends_with(SPARE)).map(|name| folder.join(name)) {
             self.disk.unlink(&path).map_err(|error| SpoolError::io("can't remove", &path, &error))?;
         }
         Ok(())
@@ -97,7 +94,7 @@ impl Spares {
             pool.made
         };
         let length = self.disk.open(&from, OpenMode::Read).and_then(|file| file.len()).ok()?;
-        let path = self.layout.log.join(format!("{number}{SUFFIX}"));
+        let path = self.layout.log.join(segment::spare_name(number));
         let renamed = length >= self.size / 2 && self.disk.rename(&from, &path).is_ok();
         renamed.then_some(path)
     }
