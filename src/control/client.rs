@@ -222,9 +222,13 @@ mod tests {
     use crate::system::SystemNet;
 
     async fn pair() -> (Client, Arc<FakeAdmin>, tempfile::TempDir) {
+        pair_with(FakeAdmin::with_messages(1203)).await
+    }
+
+    async fn pair_with(admin: FakeAdmin) -> (Client, Arc<FakeAdmin>, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("control.sock");
-        let admin = Arc::new(FakeAdmin::with_messages(1203));
+        let admin = Arc::new(admin);
         let server = Server::new(bind(&socket).await.unwrap(), admin.clone());
         tokio::spawn(server.run());
         (Client::connect(&SystemNet, &socket).await.unwrap(), admin, folder)
@@ -247,6 +251,12 @@ mod tests {
         assert_eq!(ids(&mut client, held.clone()).await, (1..=1203).filter(|id| id % 10 == 0).collect::<Vec<_>>());
         assert_eq!(ids(&mut client, Query { limit: Some(2), ..held }).await, [10, 20]);
         assert!(ids(&mut client, Query { limit: Some(0), ..Query::default() }).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_as_good_as_gone_takes_no_place_of_the_limit() {
+        let (mut client, _, _folder) = pair_with(FakeAdmin::with_messages(1203).first_done(600)).await;
+        assert_eq!(ids(&mut client, Query { limit: Some(3), ..Query::default() }).await, [601, 602, 603]);
     }
 
     #[tokio::test]

@@ -50,6 +50,12 @@ impl FakeAdmin {
         }
     }
 
+    /// The first so many have nothing open left.
+    pub(crate) fn first_done(mut self, count: usize) -> Self {
+        self.messages.iter_mut().take(count).for_each(|message| message.recipients.clear());
+        self
+    }
+
     pub(crate) fn with_tls(mut self, pair: crate::config::KeyPair) -> Self {
         let mut config = config();
         config.admin.tls = Some(pair);

@@ -151,8 +151,8 @@ impl Connection {
             // What has nothing open left is as good as gone: an attempt in flight keeps it for a moment.
             for message in messages.iter().filter(|message| !message.is_done()) {
                 self.send(&Response::Message(MessageView::listed(message, &retry))).await?;
+                left -= 1;
             }
-            left -= messages.len().min(left);
             match messages.last() {
                 Some(last) if messages.len() >= page => filter.after = Some(last.id),
                 _ => break,

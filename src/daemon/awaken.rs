@@ -114,6 +114,7 @@ impl Delivery {
         let taken = self.spool.take_all(ids.clone()).await;
         let (messages, failure) = taken.unwrap_or_else(|error| (Vec::new(), Some(error)));
         messages.into_iter().for_each(|message| self.admit(message));
+        self.scheduler.fetched(failure.is_none());
         match failure {
             None => self.awakening.failed = None,
             Some(error) => {

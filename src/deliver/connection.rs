@@ -231,7 +231,7 @@ impl Connection {
     /// Says goodbye, and waits a moment for the answer.
     pub(super) async fn quit(mut self) {
         self.session.quit(self.clock.monotonic());
-        self.run().await;
+        let _ = timeout(GOODBYE_TIMEOUT, self.run()).await;
     }
 
     /// Whether another transaction may begin.

@@ -30,15 +30,15 @@ impl Company {
         }
     }
 
-    /// Whether letters come now and then.
-    pub(super) fn is_there(&self, now: Timestamp) -> bool {
+    /// Until when letters count as coming, if they do.
+    pub(super) fn until(&self, now: Timestamp) -> Option<Timestamp> {
         // A clock that was set back must not make it last.
-        now < self.until && self.until <= now.plus(TOGETHER)
+        (now < self.until && self.until <= now.plus(TOGETHER)).then_some(self.until)
     }
 
     /// How many attempts there may be for an origin that has so many in the line.
     pub(super) fn limit(&self, now: Timestamp, own: impl FnOnce() -> usize) -> usize {
-        if self.is_there(now) && own() >= BULK { BESIDE } else { usize::MAX }
+        if self.until(now).is_some() && own() >= BULK { BESIDE } else { usize::MAX }
     }
 }
 

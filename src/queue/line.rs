@@ -181,9 +181,18 @@ impl Line {
             return limit;
         }
         let connected = self.connected.filter(|(_, until)| *until > now).map_or(usize::MAX, |(count, _)| count);
+        limit.min(self.bounds.outgoing.concurrency.unwrap_or(usize::MAX)).min(connected).min(self.beside(now))
+    }
+
+    /// How many there may be of bulk beside letters, while they come.
+    fn beside(&self, now: Timestamp) -> usize {
         let own = || self.first().map_or(0, |origin| self.len_of(origin));
-        let beside = if self.tempo.is_near() { self.company.limit(now, own) } else { usize::MAX };
-        limit.min(self.bounds.outgoing.concurrency.unwrap_or(usize::MAX)).min(connected).min(beside)
+        if self.tempo.is_near() { self.company.limit(now, own) } else { usize::MAX }
+    }
+
+    /// When bulk has the place of letters again, if they don't go on.
+    pub(super) fn company_until(&self, now: Timestamp) -> Option<Timestamp> {
+        self.company.until(now).filter(|_| self.beside(now) < usize::MAX)
     }
 
     /// An attempt has ended that took so long.
@@ -193,7 +202,7 @@ impl Line {
             News::Nothing => {}
             News::Unreached(_) => self.tempo.unreached(),
             // With fewer than there might be nothing is learned of more.
-            News::Reached if self.company.is_there(now) => {
+            News::Reached if self.beside(now) < self.tempo.limit(now) => {
                 self.tempo.reached(now, took, self.in_flight, self.tempo.limit(now).min(concurrency));
             }
             News::Reached => self.tempo.reached(now, took, self.in_flight, concurrency),

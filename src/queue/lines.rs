@@ -116,8 +116,7 @@ impl Lines {
     pub(super) fn deadline(&self) -> Option<Timestamp> {
         let later = self.later.first().map(|(at, _)| *at);
         let look = (self.away.open() > LOOKS_MAX).then(|| self.now.plus(LOOK_AGAIN));
-        let woken = self.sources.is_awake().then_some(self.now);
-        later.into_iter().chain(self.away.deadline()).chain(look).chain(woken).min()
+        later.into_iter().chain(self.away.deadline()).chain(look).chain(self.sources.deadline(self.now)).min()
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -403,8 +402,10 @@ impl Lines {
         let probed = self.health.is_probed(site);
         let limit = line.limit(self.now, self.concurrency, notice).min(if probed { 1 } else { usize::MAX });
         if site.is_remote() && line.in_flight >= limit {
-            // Nothing else than time brings a line back whose connections are used up, or whose attempts are measured and hang.
-            for until in [connections_from, line.measures_until(self.now)].into_iter().flatten() {
+            // Nothing else than time brings a line back whose connections are used up, or whose attempts hang that are measured, or leave
+            // room for letters.
+            let waits = [connections_from, line.measures_until(self.now), line.company_until(self.now)];
+            for until in waits.into_iter().flatten() {
                 self.later.insert((until, site.clone()));
             }
             return;
@@ -541,6 +542,33 @@ mod tests {
             assert_eq!(run_near(&mut lines, &site, 100), 2, "the letters go on");
         }
         assert!(run_near(&mut lines, &site, 1300) >= alone, "and nothing was forgotten meanwhile");
+        // Those that hang hold up the rest no longer than letters come.
+        fill_from(&mut lines, "letter@y.test", &site, 9100..9101);
+        assert_eq!(run_near(&mut lines, &site, 30), 2);
+        let until = lines.deadline().unwrap();
+        assert!(until <= lines.now().plus(Duration::from_secs(1)));
+        lines.tick(until);
+        assert!(!take_all(&mut lines).is_empty());
+    }
+
+    #[test]
+    fn a_distant_site_gets_as_many_attempts_as_there_may_be_whoever_sends() {
+        let (mut lines, site) = (Lines::new(100, 20, Vec::new()), mx("far.test"));
+        lines.tick(Timestamp::from_millis(1_000_000));
+        for sender in 0..20 {
+            fill_from(&mut lines, &format!("s@x{sender}.test"), &site, 1000 * sender..1000 * sender + 200);
+        }
+        let place = Place::new(&letter(0, "s@x0.test", 0), 0);
+        for n in 0..2000 {
+            if n % 20 == 0 {
+                fill_from(&mut lines, &format!("s@y{n}.test"), &site, 100_000 + n..100_001 + n);
+            }
+            take_all(&mut lines);
+            lines.finish(&site, &place, Some(Duration::from_millis(100)), &News::Reached, None);
+            lines.tick(lines.now().plus(Duration::from_millis(5)));
+        }
+        take_all(&mut lines);
+        assert_eq!(lines.in_flight(), 20);
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub struct Scheduler {
     /// Messages that nothing keeps here any more; what becomes of them is decided when the step is asked for.
     leaving: VecDeque<QueueId>,
     paused: bool,
+    /// What was called for last couldn't be fetched yet.
+    unfetched: bool,
     pub(super) paused_domains: BTreeSet<Domain>,
     /// The latest `now`.
     pub(super) clock: Timestamp,
@@ -108,6 +110,7 @@ impl Scheduler {
             steps: VecDeque::new(),
             leaving: VecDeque::new(),
             paused: false,
+            unfetched: false,
             paused_domains: BTreeSet::new(),
             clock: Timestamp::ZERO,
         }
@@ -204,8 +207,18 @@ impl Scheduler {
         match self.paused {
             true => None,
             // What can be started isn't to wait for what comes from disk.
-            false => self.start(now).or_else(|| self.recall(now).map(|ids| Step::Recall { ids })),
+            false => self.start(now).or_else(|| self.called(now)),
         }
+    }
+
+    /// Whom to fetch. Nobody more while some couldn't be: they keep their places with those who are away.
+    fn called(&mut self, now: Timestamp) -> Option<Step> {
+        if self.unfetched { None } else { self.recall(now).map(|ids| Step::Recall { ids }) }
+    }
+
+    /// Whether those of the last `Step::Recall` were fetched; if not, there is no other until they are.
+    pub fn fetched(&mut self, all: bool) {
+        self.unfetched = !all;
     }
 
     /// An attempt has ended: what that means for its recipients. A recipient without an outcome counts as deferred. `jitter`

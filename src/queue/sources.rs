@@ -23,6 +23,8 @@ pub(super) struct Sources {
     meters: Meters<Arc<str>>,
     /// Those with room, as far as is known, for lines that wait.
     freed: BTreeSet<Arc<str>>,
+    /// When others have some again for whom lines wait.
+    later: BTreeSet<(Timestamp, Arc<str>)>,
     /// How many were chosen: equals have their turns.
     turns: usize,
 }
@@ -136,11 +138,20 @@ impl Sources {
     /// Some of the lines that waited for attempts to end, each in its turn; they have to look whether there is room for them.
     pub(super) fn woken(&mut self, now: Timestamp) -> Vec<Site> {
         let mut woken = Vec::new();
+        while let Some((at, _)) = self.later.first()
+            && *at <= now
+            && let Some((_, scope)) = self.later.pop_first()
+        {
+            self.freed.insert(scope);
+        }
         for scope in std::mem::take(&mut self.freed) {
             let Some(source) = self.counts.get(&scope).map(|count| count.source.clone()) else { continue };
-            let room = self.full(now, &source).is_none();
+            let full = self.full(now, &source);
             let Some(count) = self.counts.get_mut(&scope) else { continue };
-            if room {
+            if let Some(until) = full.and_then(|full| full.until).filter(|_| !count.blocked.is_empty()) {
+                self.later.insert((until, scope.clone()));
+            }
+            if full.is_none() {
                 woken.extend((0..WOKEN_MAX).map_while(|_| count.wake()));
                 if !count.blocked.is_empty() {
                     self.freed.insert(scope.clone());
@@ -153,13 +164,14 @@ impl Sources {
         woken
     }
 
-    /// Whether `woken` has some.
-    pub(super) fn is_awake(&self) -> bool {
-        !self.freed.is_empty()
+    /// When `woken` has some.
+    pub(super) fn deadline(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.freed.is_empty() { self.later.first().map(|(at, _)| *at) } else { Some(now) }
     }
 
     /// A clock that was set back: until when no connection may be made isn't known any more.
     pub(super) fn clamp(&mut self) {
+        self.later.clear();
         for (scope, count) in &mut self.counts {
             count.connected = None;
             self.freed.insert(scope.clone());

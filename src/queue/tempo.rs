@@ -113,6 +113,9 @@ impl Tempo {
 
     /// What a round says.
     fn learn(&mut self, now: Timestamp, usual: Duration, in_flight: usize, limit_max: usize) {
+        if usual >= SHORT {
+            self.alone = None;
+        }
         let waiting = match self.alone {
             _ if usual >= SHORT => 0.0,
             Some((alone, at)) if at.plus(FRESH) > now && at <= now => {

@@ -221,12 +221,17 @@ impl Committer {
         }
         let new_mail = batch.iter().any(|op| matches!(op, Op::Accept { .. }));
         let waiting = batch.is_empty() || batch.iter().any(Op::is_awaited) || self.until_sync().is_zero();
-        let begun = self.shared.clock.monotonic();
+        let mut begun = self.shared.clock.monotonic();
         self.fill_at = begun + IDLE;
         let mut frames: Vec<_> = batch.iter_mut().filter_map(Op::frame_mut).collect();
+        if !self.log.has_room(frames.iter().map(|frame| frame.bytes().len() as u64).sum()) {
+            self.answer();
+        }
         let appended =
             if frames.is_empty() { Ok(self.log.durable()) } else { self.log.append(&mut frames, new_mail, last_id, now) };
+        let told = self.shared.clock.monotonic();
         self.answer();
+        begun += self.shared.clock.monotonic().saturating_sub(told);
         let appended = appended.and_then(|start| if waiting { self.log.sync(last_id, now).map(|()| start) } else { Ok(start) });
         if waiting {
             self.patience.synced(self.shared.clock.monotonic().saturating_sub(begun));

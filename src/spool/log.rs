@@ -141,6 +141,11 @@ impl Log {
         self.sequence
     }
 
+    /// Whether so many bytes are but one write: no other segment is begun for them, and no room reserved.
+    pub(crate) fn has_room(&self, bytes: u64) -> bool {
+        self.file.is_some() && self.durable.offset + self.unsynced + bytes <= self.limit.min(self.reserved)
+    }
+
     /// Appends the frames; says where the first one lies. After a failure nothing counts that was appended since the last sync.
     /// `new_mail`: the reserve isn't for these.
     pub(crate) fn append(

@@ -63,6 +63,24 @@ fn most_at_a_time(server: &Server) -> Arc<AtomicUsize> {
 }
 
 #[test]
+fn a_server_that_says_nothing_to_quit_holds_its_mail_up_for_seconds_only() {
+    story(async {
+        let outgoing = Outgoing { concurrency: Some(1), ..Outgoing::default() };
+        let server = Setup::new().config(|config| config.destinations = vec![provider(outgoing)]).start().await;
+        let mute = Script::default().always(Stage::Quit, Act::Stall);
+        let peer = server.host("mx.provider.test", "50.2.0.1", mute).await;
+        server.world.dns.mx("d.test", &[(10, "mx.provider.test")]);
+        server.relay("ann@example.test", &["eve@d.test"], CONTENT).await;
+        // Long enough for the connection to be let go.
+        server.pass(Duration::from_secs(15)).await;
+        assert_eq!(peer.commands().last().map(String::as_str), Some("QUIT"));
+        server.relay("ann@example.test", &["eve@d.test"], CONTENT).await;
+        server.pass(Duration::from_secs(6)).await;
+        assert_eq!(peer.taken().len(), 2);
+    });
+}
+
+#[test]
 fn a_connection_counts_until_its_goodbye_is_over() {
     story(async {
         let outgoing = Outgoing { concurrency: Some(1), ..Outgoing::default() };

@@ -238,3 +238,15 @@ fn a_nearer_deadline_goes_first_among_a_senders_own() {
     }
     assert_eq!(order, [4, 3, 2]);
 }
+
+#[test]
+fn nobody_more_is_called_while_some_cannot_be_fetched() {
+    let mut scheduler = Scheduler::new(settings());
+    put_away(&mut scheduler, 1, "domain:b.test", &mx_of("up.test"));
+    assert_eq!(next(&mut scheduler, START), Some(Step::Recall { ids: vec![QueueId(1)] }));
+    scheduler.fetched(false);
+    put_away(&mut scheduler, 2, "domain:b.test", &mx_of("up.test"));
+    assert_eq!(next(&mut scheduler, START), None);
+    scheduler.fetched(true);
+    assert_eq!(next(&mut scheduler, START), Some(Step::Recall { ids: vec![QueueId(2)] }));
+}

@@ -194,3 +194,19 @@ fn what_bounds_a_site_bounds_all_its_parts_together() {
     }
     assert_eq!(order.iter().sum::<usize>(), 3, "each in turn: {order:?}");
 }
+
+#[test]
+fn who_waits_for_another_lines_attempt_and_then_for_the_rate_goes_when_that_allows_it() {
+    let bounds = Outgoing { messages_rate: Some(Rate { count: 2, period: Duration::from_secs(3600) }), ..at_a_time(1) };
+    let mut scheduler = leaving_from(&[1], vec![rule(1, true, bounds)]);
+    admit(&mut scheduler, START, &message(1, "s@x.test", &["a@one.test"]));
+    assert_eq!(deliver(&mut scheduler, START).len(), 1);
+    admit(&mut scheduler, START, &message(2, "s@x.test", &["a@one.test"]));
+    let second = attempt(&mut scheduler, START);
+    admit(&mut scheduler, START, &message(3, "s@x.test", &["a@two.test"]));
+    assert_eq!(start(&mut scheduler, START), []);
+    report(&mut scheduler, START, &second, Outcome::Delivered);
+    assert_eq!(start(&mut scheduler, START), []);
+    assert_eq!(scheduler.deadline(), Some(at(3600)));
+    assert_eq!(deliver(&mut scheduler, at(3600)).iter().map(|attempt| attempt.id).collect::<Vec<_>>(), [QueueId(3)]);
+}
