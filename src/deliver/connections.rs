@@ -82,12 +82,10 @@ impl Connections {
         Arc::new(Self { state: Mutex::default(), concurrency, meters, open, clock })
     }
 
-    /// Counts an attempt in, until the permit is dropped. It doesn't wait: how many attempts there may be is the scheduler's business.
+    /// For an attempt. It doesn't wait: how many attempts there may be is the scheduler's business. It counts among the busy once it has a
+    /// connection or makes one; one that is about to take an idle one must not seem to have another.
     pub(super) fn permit(self: &Arc<Self>, site: &Site, outgoing: Outgoing, sources: Vec<Source>) -> Permit {
-        let permit =
-            Permit { connections: self.clone(), site: site.whole().clone(), outgoing, sources, counted: AtomicBool::new(false) };
-        permit.count();
-        permit
+        Permit { connections: self.clone(), site: site.whole().clone(), outgoing, sources, counted: AtomicBool::new(false) }
     }
 
     /// Closes all idle connections, and from now on those that would become idle.
@@ -154,14 +152,16 @@ impl Permit {
 
     /// An idle connection that fits and still seems to live.
     pub(super) fn reuse(&self, wanted: &Wanted<'_>) -> Option<Connection> {
-        self.count();
         loop {
-            let Idle { mut connection, .. } = self.connections.state().take(&self.site, |Idle { connection, .. }| {
+            let mut state = self.connections.state();
+            let Idle { mut connection, .. } = state.take(&self.site, |Idle { connection, .. }| {
                 connection.is_to(wanted.host)
                     && connection.serves(wanted.tls)
                     && connection.comes_from(wanted.sources)
                     && connection.is_certain() == wanted.certain
             })?;
+            self.count();
+            drop(state);
             if connection.is_quiet() {
                 return Some(connection);
             }

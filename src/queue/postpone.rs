@@ -1,5 +1,6 @@
 //! Mail for a destination that is down: put off without an attempt, with the destination's trouble as the reason that an admin reads.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::entry::Stage;
@@ -50,11 +51,15 @@ impl Scheduler {
     /// These domains' destination is back: who is here for others' sake, and waits for it, waits no longer.
     pub(super) fn awaken(&mut self, now: Timestamp, domains: &[Domain]) {
         let mut awake = Vec::new();
+        let domains: BTreeSet<&Domain> = domains.iter().collect();
+        let is_back = |recipient: &Recipient| waits_for_site(recipient, now) && domains.contains(recipient.address.domain());
         for (id, entry) in &mut self.entries {
-            let in_flight: Vec<u32> = entry.in_flight().collect();
+            if !entry.message.recipients.iter().any(is_back) {
+                continue;
+            }
+            let in_flight: BTreeSet<u32> = entry.in_flight().collect();
             for (index, recipient) in (0u32..).zip(&mut entry.message.recipients) {
-                let is_back = domains.contains(recipient.address.domain()) && !in_flight.contains(&index);
-                if is_back && waits_for_site(recipient, now) {
+                if is_back(recipient) && !in_flight.contains(&index) {
                     recipient.status.next_attempt = now;
                     awake.push(*id);
                 }
