@@ -60,7 +60,7 @@ fn waits_for(state: &SiteState, now: Timestamp) -> Option<String> {
         }
         Why::ConnectionsRate => bound("outgoing_connections_rate", &state.outgoing_connections_rate),
         Why::MessagesRate => bound("outgoing_messages_rate", &state.outgoing_messages_rate),
-        Why::Source => format!("what may leave from its addresses{}", next("next")),
+        Why::Source => format!("bounds of [[destination]] source{}", next("next")),
         Why::Concurrency => "attempts under way to end".to_owned(),
         Why::Turn => "its turn".to_owned(),
     })
@@ -179,7 +179,7 @@ mod tests {
                 "at most 5 in flight now",
                 "from 192.0.2.25: 1 in flight; at most 1 in flight, messages at most 500/1d",
                 "from 192.0.2.26: 0 in flight; no bounds",
-                "waits for what may leave from its addresses, next in 1m",
+                "waits for bounds of [[destination]] source, next in 1m",
                 "line route:relay.test:587: 40 waiting, 0 more on disk, 5 in flight",
                 "at most 5 in flight now (outgoing_concurrency 5)",
                 "waits for attempts under way to end",

@@ -1,5 +1,5 @@
 //! Bulk in company: where one origin's bulk and the single letters of others go to the same near site, the bulk leaves the letters
-//! time on the processor. State: since when letters have come.
+//! time on the processor. State: until when letters count as coming.
 //!
 //! As many attempts of bulk as go side by side keep every core busy, and whoever comes beside them waits for a core at each step of
 //! his attempt, though his turn comes at once. So while others send a letter now and then, bulk is content with fewer.

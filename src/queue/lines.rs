@@ -432,7 +432,8 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::{BodyType, Destination, Domain, Priority, QueueId, Rate, Request, ReversePath};
+    use crate::mail::{Destination, Domain, Priority, Rate, Request};
+    use crate::queue::tests::message;
 
     fn mx(name: &str) -> Site {
         Site::Own(Destination::Mx(Domain::parse(name).unwrap()))
@@ -444,18 +445,7 @@ mod tests {
 
     fn letter(id: u64, from: &str, priority: i8) -> Message {
         let request = Request { priority: Priority::new(priority), ..Request::default() };
-        Message {
-            id: QueueId(id),
-            arrived: Timestamp::ZERO,
-            size: 1,
-            reverse_path: ReversePath::try_from(from.to_owned()).unwrap(),
-            body: BodyType::SevenBit,
-            request: request.boxed(),
-            held: false,
-            delays_noticed: 0,
-            origin: None,
-            recipients: Vec::new(),
-        }
+        Message { request: request.boxed(), ..message(id, from, &[]) }
     }
 
     fn join(lines: &mut Lines, site: &Site, outgoing: Outgoing, message: &Message) -> Place {

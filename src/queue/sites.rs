@@ -228,7 +228,7 @@ fn name(hosts: &[Domain], rule: Option<&DestinationRule>) -> Option<String> {
 mod tests {
     use super::*;
     use crate::config::{AddressPattern, Route, SenderPattern};
-    use crate::mail::BodyType;
+    use crate::queue::tests::message;
 
     fn domain(name: &str) -> Domain {
         Domain::parse(name).unwrap()
@@ -236,18 +236,7 @@ mod tests {
 
     /// One from anybody.
     fn letter(id: u64, from: &str) -> Message {
-        Message {
-            id: QueueId(id),
-            arrived: Timestamp::ZERO,
-            size: 1,
-            reverse_path: ReversePath::try_from(from.to_owned()).unwrap(),
-            body: BodyType::SevenBit,
-            request: None,
-            held: false,
-            delays_noticed: 0,
-            origin: None,
-            recipients: Vec::new(),
-        }
+        message(id, from, &[])
     }
 
     fn hosts(names: &[&str]) -> Option<Vec<Domain>> {

@@ -25,7 +25,7 @@ fn at(seconds: u64) -> Timestamp {
     START.plus(Duration::from_secs(seconds))
 }
 
-fn message(id: u64, from: &str, to: &[&str]) -> Message {
+pub(super) fn message(id: u64, from: &str, to: &[&str]) -> Message {
     Message {
         id: QueueId(id),
         arrived: START,
