@@ -6,6 +6,8 @@
 
 mod revert;
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -76,4 +78,41 @@ fn every_message_that_got_250_outlives_power_cuts_under_load() {
     eprintln!("{rounds} power cuts: {reverted:?}; index rebuilt {rebuilt} times; {figures:?}");
     assert!(reverted.sectors > rounds && reverted.names > 0, "the cuts cut: {reverted:?}");
     assert!(figures.stayed > 0 && figures.held > 0, "the load has all kinds of mail");
+}
+
+/// What is below a folder, with what the files hold.
+fn everything(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    paths
+        .flat_map(|path| if path.is_dir() { everything(&path) } else { [(path.clone(), fs::read(&path).unwrap())].into() })
+        .collect()
+}
+
+/// The process is killed between the entry and the change: what wasn't made can't be taken back.
+#[test]
+fn a_change_that_was_announced_and_never_made_takes_back_nothing() {
+    let build = TempDir::new().unwrap();
+    let Some(library) = library(build.path()) else { return };
+    let calls = [["mkdir", "folder", ""], ["ln", "one", "two"], ["mv", "three", "one"], ["rm", "two", ""]];
+    for (seed, call) in (0..8).flat_map(|seed| calls.map(|call| (seed, call))) {
+        let (root, notes, aside) = (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+        fs::create_dir(root.path().join("folder")).unwrap();
+        fs::write(root.path().join("folder/inside"), "inside").unwrap();
+        let names = ["one", "two", "three"];
+        for name in names {
+            fs::write(root.path().join(name), name).unwrap();
+            fs::hard_link(root.path().join(name), aside.path().join(name)).unwrap();
+        }
+        let before = everything(root.path());
+        let mut command = Command::new(call[0]);
+        command.env("LD_PRELOAD", &library).env("POWERCUT_ROOT", root.path()).env("POWERCUT_NOTES", notes.path());
+        command.args(call[1..].iter().filter(|name| !name.is_empty())).current_dir(root.path()).output().unwrap();
+        revert::forget_failures(notes.path());
+        for name in names {
+            let _ = fs::remove_file(root.path().join(name));
+            fs::hard_link(aside.path().join(name), root.path().join(name)).unwrap();
+        }
+        revert::cut(root.path(), notes.path(), &mut Random::with(seed));
+        assert_eq!(everything(root.path()), before, "{call:?}, seed {seed}");
+    }
 }

@@ -3,7 +3,8 @@
  * Preloaded into the server. POWERCUT_ROOT is the folder, POWERCUT_NOTES another one on the same file system. In there, `journal`
  * gets an entry before each change (with the bytes that were there) and after each successful sync; files that lose a name are kept
  * as `kept-NUMBER`. Whoever reads it (revert.rs) needs nothing else. The process may be killed at any moment: an entry without its
- * change takes back nothing, a sync without its entry counts as none, and nobody was told of it yet.
+ * change takes back nothing (so a name that is there is never said to be made), a sync without its entry counts as none, and nobody
+ * was told of it yet.
  *
  * Only calls through the C library are seen: that is why rustix goes through it under test (Cargo.toml).
  * sync_file_range is no sync: it flushes neither the drive nor metadata. */
@@ -34,7 +35,7 @@ struct entry {
     uint64_t other;         /* RENAME: of the folder with the new name; RMDIR: of the folder itself; WRITE, LENGTH: length before */
     uint64_t offset;        /* WRITE: where; LENGTH: length after; SYNC: the last entry it covers; FAILED: the entry that failed;
                              * UNLINK, RENAME: the number of the file kept, 0 is none */
-    uint64_t size;          /* WRITE: of the change */
+    uint64_t size;          /* WRITE: of the change; RENAME: the inode of what is renamed */
     uint32_t name, new_name, bytes, zero;
 };
 
@@ -148,10 +149,12 @@ static int resolve(int at, const char *path, char *folder, const char **name) {
     return **name && realpath(text[0] ? text : "/", folder) && below_root(folder);
 }
 
-static uint64_t inode_of(const char *path) {
+static uint64_t inode_at(int at, const char *path) {
     struct stat stat;
-    return lstat(path, &stat) == 0 ? stat.st_ino : 0;
+    return fstatat(at, path, &stat, AT_SYMLINK_NOFOLLOW) == 0 ? stat.st_ino : 0;
 }
+
+static uint64_t inode_of(const char *path) { return inode_at(AT_FDCWD, path); }
 
 static void track(uint64_t inode) {
     for (unsigned at = inode % TRACKED, tries = 0; tries < TRACKED; at = (at + 1) % TRACKED, tries++) {
@@ -391,7 +394,8 @@ int renameat2(int at, const char *path, int new_at, const char *new_path, unsign
     pthread_mutex_lock(&lock);
     uint64_t replaced = keep(new_at, new_path);
     uint64_t number = note(
-        (struct entry){.kind = RENAME, .inode = inode_of(folder), .other = inode_of(new_folder), .offset = replaced}, name, new_name, 0, 0);
+        (struct entry){.kind = RENAME, .inode = inode_of(folder), .other = inode_of(new_folder), .offset = replaced, .size = inode_at(at, path)},
+        name, new_name, 0, 0);
     int result = real_renameat2(at, path, new_at, new_path, flags);
     if (result < 0) failed(number);
     pthread_mutex_unlock(&lock);
@@ -406,9 +410,9 @@ int linkat(int at, const char *path, int new_at, const char *new_path, int flags
     const char *name;
     if (!resolve(new_at, new_path, folder, &name)) return real_linkat(at, path, new_at, new_path, flags);
     pthread_mutex_lock(&lock);
-    uint64_t number = note((struct entry){.kind = LINK, .inode = inode_of(folder)}, name, 0, 0, 0);
+    uint64_t number = inode_at(new_at, new_path) ? 0 : note((struct entry){.kind = LINK, .inode = inode_of(folder)}, name, 0, 0, 0);
     int result = real_linkat(at, path, new_at, new_path, flags);
-    if (result < 0) failed(number);
+    if (result < 0 && number) failed(number);
     pthread_mutex_unlock(&lock);
     return result;
 }
@@ -441,9 +445,9 @@ int mkdirat(int at, const char *path, mode_t mode) {
     const char *name;
     if (!resolve(at, path, folder, &name)) return real_mkdirat(at, path, mode);
     pthread_mutex_lock(&lock);
-    uint64_t number = note((struct entry){.kind = MKDIR, .inode = inode_of(folder)}, name, 0, 0, 0);
+    uint64_t number = inode_at(at, path) ? 0 : note((struct entry){.kind = MKDIR, .inode = inode_of(folder)}, name, 0, 0, 0);
     int result = real_mkdirat(at, path, mode);
-    if (result < 0) failed(number);
+    if (result < 0 && number) failed(number);
     pthread_mutex_unlock(&lock);
     return result;
 }

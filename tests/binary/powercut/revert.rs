@@ -218,6 +218,20 @@ pub fn cut(root: &Path, notes: &Path, random: &mut Random) -> Reverted {
     reverted
 }
 
+/// Makes the journal what it is if the process is killed before each change that failed.
+pub fn forget_failures(notes: &Path) {
+    let bytes = fs::read(notes.join("journal")).unwrap();
+    let (mut rest, mut kept) = (&bytes[..], Vec::new());
+    loop {
+        let from = bytes.len() - rest.len();
+        let Some(entry) = Entry::parse(&mut rest) else { break };
+        if entry.kind != Kind::Failed {
+            kept.extend_from_slice(&bytes[from..bytes.len() - rest.len()]);
+        }
+    }
+    fs::write(notes.join("journal"), kept).unwrap();
+}
+
 /// Files and folders by their inode.
 fn walk(folder: &Path, files: &mut BTreeMap<u64, PathBuf>, folders: &mut BTreeMap<u64, PathBuf>) {
     folders.insert(fs::metadata(folder).unwrap().ino(), folder.to_owned());
@@ -337,6 +351,11 @@ fn revert_name(notes: &Path, entry: &Entry, folders: &mut Folders) -> bool {
         }),
         _ => {
             let Some(new) = folders.path(entry.other, &entry.new_name) else { return false };
+            // A rename that was announced and never made leaves both names as they were.
+            if fs::symlink_metadata(&new).map_or(0, |found| found.ino()) != *folders.again.get(&entry.size).unwrap_or(&entry.size)
+            {
+                return false;
+            }
             moved = new.is_dir();
             let back = fs::rename(&new, &path);
             back.and_then(|()| kept.map_or(Ok(()), |kept| fs::hard_link(kept, &new)))
