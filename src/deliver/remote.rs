@@ -80,7 +80,7 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Attempt
         deliverer,
         attempt,
         way: waiver::way(deliverer.routes.way(&attempt.destination, &attempt.reverse_path), attempt).await,
-        permit: deliverer.connections.permit(&attempt.site, attempt.outgoing, attempt.sources.clone()),
+        permit: deliverer.connections.permit(attempt),
         outcomes,
         misses: Vec::new(),
         unfit: None,

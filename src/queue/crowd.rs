@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::away::Wait;
 use super::due::{due_at, expires_at, next_notice_at};
 use super::entry::Entry;
-use super::line::Line;
 use super::lines::CROWD_MIN;
 use super::scheduler::Scheduler;
 use crate::mail::{Domain, Message, Origin, Priority, QueueId, Site, Timestamp};
@@ -47,7 +46,7 @@ impl Scheduler {
                 // A domain that was never asked for has a line of its own until it is.
                 let site = self.sites.last_of(destination, &entry.message.reverse_path);
                 let wait = Wait::Line(site.unwrap_or_else(|| Site::Own(destination.clone())));
-                if self.has_room(&wait, &origin) || self.goes_before(&wait, &entry.message) {
+                if self.has_room(&wait, &origin) || self.goes_before(&wait, &origin, &entry.message) {
                     return None;
                 }
                 waits.get_or_insert(wait);
@@ -95,12 +94,13 @@ impl Scheduler {
     }
 
     /// Whether a message has less urgent ones behind it in its line: what goes first isn't to wait on disk until they are gone. No more
-    /// than a quarter beyond `active_max`.
-    fn goes_before(&self, wait: &Wait, message: &Message) -> bool {
+    /// than a quarter beyond `active_max`, and of an origin no more there than is left of that.
+    fn goes_before(&self, wait: &Wait, origin: &Origin, message: &Message) -> bool {
         let Wait::Line(site) = wait else { return false };
-        let lowest = self.lines.line(site).and_then(Line::lowest);
-        lowest.is_some_and(|lowest| lowest < message.priority())
-            && self.entries.len() < self.settings.active_max + self.settings.active_max / 4
+        let Some(line) = self.lines.line(site) else { return false };
+        let active_max = self.settings.active_max;
+        let left = (active_max + active_max / 4).saturating_sub(self.entries.len());
+        line.lowest().is_some_and(|lowest| lowest < message.priority()) && line.len_from(message.priority(), origin) < left
     }
 
     /// How many messages of each flow that is away may be here.

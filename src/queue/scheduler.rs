@@ -355,15 +355,19 @@ impl Scheduler {
         let attempt = AttemptId(self.attempt_last + 1);
         let entry = self.entries.get_mut(&id)?;
         let part = entry.parts.get_mut(&destination)?;
-        let outgoing = if place.is_notice() { Outgoing::default() } else { self.lines.outgoing(&site) };
+        let bounds = self.lines.bounds(&site);
+        // No bound holds a notice up; but the connection that it leaves behind is one from there.
+        let (outgoing, leaving) = match place.is_notice() {
+            true => (Outgoing::default(), bounds.sources.to_vec()),
+            false => (bounds.outgoing, sources.clone()),
+        };
         let recipients = part.begin_attempt(&entry.message, &self.paused_domains, now, RECIPIENTS_MAX);
         entry.waiting -= 1;
         entry.attempts += 1;
         self.attempt_last += 1;
-        let flight =
-            Flight { id, destination: destination.clone(), site: site.clone(), place, started: now, sources: sources.clone() };
+        let flight = Flight { id, destination: destination.clone(), site: site.clone(), place, started: now, sources };
         self.attempts.insert(attempt, flight);
-        Some(Step::Attempt(Attempt { attempt, id, destination, site, outgoing, sources, recipients }))
+        Some(Step::Attempt(Attempt { attempt, id, destination, site, outgoing, sources: leaving, recipients }))
     }
 
     /// A clock that was set back: whoever waits for a time planned before waits no longer than one backoff.

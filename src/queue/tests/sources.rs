@@ -104,7 +104,45 @@ fn notices_leave_from_a_full_address_all_the_same() {
     assert_eq!(start(&mut scheduler, START).len(), 1);
     admit(&mut scheduler, START, &message(3, "", &["a@two.test"]));
     let started = start(&mut scheduler, START);
-    assert_eq!(started.iter().map(|attempt| (attempt.id, attempt.sources.len())).collect::<Vec<_>>(), [(QueueId(3), 0)]);
+    assert_eq!(started.iter().map(|attempt| (attempt.id, from(&started))).collect::<Vec<_>>(), [(QueueId(3), vec![1])]);
+    let state = scheduler.states(START, 10).remove(0);
+    assert_eq!(state.sources[0].in_flight, 1, "it isn't counted");
+}
+
+#[test]
+fn sparse_mail_leaves_from_the_address_whose_connection_is_there() {
+    let mut scheduler = leaving_from(&[1, 2], vec![rule(1, false, at_a_time(9))]);
+    let mut seen = BTreeSet::new();
+    for n in 0..6 {
+        admit(&mut scheduler, at(5 * n), &message(n, "s@x.test", &["a@one.test"]));
+        seen.extend(from(&deliver(&mut scheduler, at(5 * n))));
+    }
+    assert_eq!(seen.len(), 1, "each came before the connection of the last one was closed");
+    assert_eq!(scheduler.sites().count(), 1);
+    while next(&mut scheduler, at(60)).is_some() {}
+    assert_eq!(scheduler.sites().count(), 0, "and nothing is remembered beyond that");
+}
+
+#[test]
+fn where_an_address_has_no_connection_left_mail_goes_on_over_those_that_there_are() {
+    let mut scheduler = leaving_from(&[1], vec![rule(1, true, at_a_time(9))]);
+    for id in 1..=4 {
+        admit(&mut scheduler, START, &message(id, "s@x.test", &["a@one.test"]));
+    }
+    let flying = start(&mut scheduler, START);
+    assert_eq!(flying.len(), 2);
+    admit(&mut scheduler, START, &message(9, "s@x.test", &["a@two.test"]));
+    let none = Report { connections_from: Some(at(60)), full_source: Some(ip(1)), ..Report::default() };
+    let other = attempt(&mut scheduler, START);
+    scheduler.report(START, other.attempt, none, &mut || 0.5);
+    assert_eq!(start(&mut scheduler, START), []);
+    let mut order = Vec::new();
+    for attempt in flying {
+        report(&mut scheduler, START, &attempt, Outcome::Delivered);
+        order.extend(deliver(&mut scheduler, START).iter().map(|attempt| attempt.id.0));
+    }
+    assert_eq!(order, [3, 4], "the other destination's doesn't take their place, for nothing");
+    assert_eq!(deliver(&mut scheduler, at(60)).iter().map(|attempt| attempt.id.0).collect::<Vec<_>>(), [9]);
 }
 
 #[test]
@@ -207,6 +245,7 @@ fn who_waits_for_another_lines_attempt_and_then_for_the_rate_goes_when_that_allo
     assert_eq!(start(&mut scheduler, START), []);
     report(&mut scheduler, START, &second, Outcome::Delivered);
     assert_eq!(start(&mut scheduler, START), []);
+    assert_eq!(deliver(&mut scheduler, at(3599)).len(), 0);
     assert_eq!(scheduler.deadline(), Some(at(3600)));
     assert_eq!(deliver(&mut scheduler, at(3600)).iter().map(|attempt| attempt.id).collect::<Vec<_>>(), [QueueId(3)]);
 }
