@@ -7,7 +7,7 @@ use super::due::{due_at, expires_at, next_notice_at};
 use super::entry::Entry;
 use super::lines::CROWD_MIN;
 use super::scheduler::Scheduler;
-use crate::mail::{Domain, Message, Origin, Priority, QueueId, Site, Timestamp};
+use crate::mail::{Destination, Message, Origin, Priority, QueueId, Recipient, Site, Timestamp};
 
 /// This part of the room is kept from whoever has more here than there is room left for others.
 const KEPT: usize = 8;
@@ -56,11 +56,18 @@ impl Scheduler {
     }
 
     /// When a message should come back that can't be tried because of a pause; none if it isn't so.
-    pub(super) fn paused_until(&mut self, now: Timestamp, message: &Message) -> Option<Timestamp> {
-        let ready = |domain: &&Domain| self.paused_domains.contains(*domain);
-        let open = message.recipients.iter().filter(|r| r.is_open() && r.status.next_attempt <= now);
-        let domain = open.map(|r| r.address.domain()).find(ready)?.clone();
-        Some(now.plus(self.send_away(Wait::Pause(domain), Origin::of(message), message)))
+    pub(super) fn paused_until(&mut self, now: Timestamp, entry: &Entry) -> Option<Timestamp> {
+        let message = &entry.message;
+        let is_paused = |recipient: &Recipient| {
+            recipient.is_open()
+                && recipient.status.next_attempt <= now
+                && self.paused_domains.contains(recipient.address.domain())
+        };
+        let (index, recipient) = (0u32..).zip(&message.recipients).find(|(_, recipient)| is_paused(recipient))?;
+        let domain = recipient.address.domain().clone();
+        let destination = entry.destination(index).cloned().unwrap_or_else(|| Destination::Mx(domain.clone()));
+        let site = self.sites.last_of(&destination, &message.reverse_path).unwrap_or(Site::Own(destination));
+        Some(now.plus(self.send_away(Wait::Pause(domain, site), Origin::of(message), message)))
     }
 
     fn send_away(&mut self, wait: Wait, origin: Origin, message: &Message) -> Duration {
@@ -79,7 +86,7 @@ impl Scheduler {
         let of_origin = self.lines.shares.waiting(origin);
         let line = match wait {
             Wait::Line(site) => self.lines.waiting_at(site) + self.sites.asking_for(site),
-            Wait::Room | Wait::Pause(_) => 0,
+            Wait::Room | Wait::Pause(..) => 0,
         };
         let crowded = |count: usize| count >= room.max(CROWD_MIN);
         let welcome = match wait {
@@ -88,7 +95,7 @@ impl Scheduler {
             Wait::Line(_) if line == 0 => held < active_max + active_max / 2,
             _ if !crowded(line) && !crowded(of_origin) => room > 0,
             Wait::Line(site) => room >= active_max / KEPT && self.lines.waiting_of(site, origin) < self.allowance(),
-            Wait::Room | Wait::Pause(_) => room >= active_max / KEPT,
+            Wait::Room | Wait::Pause(..) => room >= active_max / KEPT,
         };
         welcome && held < active_max.saturating_mul(2)
     }

@@ -130,9 +130,11 @@ impl Lines {
         self.lines.get(site)
     }
 
-    /// Sites with mail, and those that couldn't be reached of late; some twice.
+    /// Sites with mail, or for which no connection can be had, and those that couldn't be reached of late; some twice.
     pub(super) fn known(&self) -> impl Iterator<Item = &Site> {
-        self.lines.keys().chain(self.health.sites())
+        let has_news = |line: &Line| line.len() > 0 || line.in_flight > 0 || line.connected.is_some();
+        let lines = self.lines.iter().filter(move |(_, line)| has_news(line)).map(|(site, _)| site);
+        lines.chain(self.health.sites())
     }
 
     /// A site, and the parts of it that are set apart because of the addresses that they leave from.

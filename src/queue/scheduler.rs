@@ -466,17 +466,18 @@ impl Scheduler {
         }
         let due = match entry.away {
             Some(due) => due,
-            None => self.park_until(now, &entry.message),
+            None => self.park_until(now, &entry),
         };
         Some(Step::Park { id, due })
     }
 
     /// When a message that leaves should come back, unless it is called before.
-    fn park_until(&mut self, now: Timestamp, message: &Message) -> Timestamp {
+    fn park_until(&mut self, now: Timestamp, entry: &Entry) -> Timestamp {
+        let message = &entry.message;
         if message.held {
             return Timestamp::NEVER;
         }
-        let paused = self.paused_until(now, message);
+        let paused = self.paused_until(now, entry);
         let open = message.recipients.iter().filter(|r| r.is_open());
         let attempt = open.map(|r| match paused {
             Some(until) if self.paused_domains.contains(r.address.domain()) => r.status.next_attempt.max(until),
