@@ -229,11 +229,6 @@ impl Line {
         self.recent.extend(sources.iter().map(|source| (source.ip, now)));
     }
 
-    /// Until when it may have an idle connection from an address of ours whose bounds count.
-    pub(super) fn recent_until(&self) -> Option<Timestamp> {
-        self.recent.iter().map(|(_, since)| since.plus(RECENT)).max()
-    }
-
     fn tidy(&mut self, priority: Option<Priority>) {
         if let Some(priority) = priority
             && self.mail.get(&Reverse(priority)).is_some_and(Fair::is_empty)

@@ -130,11 +130,9 @@ impl Lines {
         self.lines.get(site)
     }
 
-    /// Sites with mail, or for which no connection can be had, and those that couldn't be reached of late; some twice.
+    /// Sites with mail, and those that couldn't be reached of late; some twice.
     pub(super) fn known(&self) -> impl Iterator<Item = &Site> {
-        let has_news = |line: &Line| line.len() > 0 || line.in_flight > 0 || line.connected.is_some();
-        let lines = self.lines.iter().filter(move |(_, line)| has_news(line)).map(|(site, _)| site);
-        lines.chain(self.health.sites())
+        self.lines.keys().chain(self.health.sites())
     }
 
     /// A site, and the parts of it that are set apart because of the addresses that they leave from.
@@ -391,9 +389,8 @@ impl Lines {
         }
         let connections_from = line.connected.map(|(_, until)| until).filter(|until| *until > self.now);
         if line.len() == 0 && line.in_flight == 0 {
-            // Whoever joins meanwhile has to know that no connection can be had, or which address the last ones left from.
-            let recent_until = line.recent_until().filter(|until| *until > self.now);
-            match connections_from.max(recent_until) {
+            // Whoever joins meanwhile has to know that no connection can be had.
+            match connections_from {
                 Some(until) => _ = self.later.insert((until, site.clone())),
                 None => _ = self.lines.remove(site),
             }
