@@ -124,11 +124,13 @@ impl Certificates {
             files.pairs.insert(0, self.self_signed(config)?);
         }
         let server = self.system.tls.server(&*self.system.disk, &files)?;
-        for facts in server.certificates() {
+        let certificates = server.certificates();
+        // In use before it is told: whoever reads of it is shown it.
+        self.server.send_replace(Some(server));
+        for facts in certificates {
             let (path, names, kind, expires) = (facts.path, facts.names.join(","), facts.kind, facts.expires);
             self.events.report(Event::Certificate { path, names, kind, expires });
         }
-        self.server.send_replace(Some(server));
         Ok(())
     }
 

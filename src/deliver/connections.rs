@@ -99,30 +99,34 @@ impl Connections {
         }
     }
 
-    /// Closes all idle connections, and from now on those that would become idle.
-    pub(super) async fn close(&self) {
-        let idle = {
-            let mut state = self.state();
-            state.closed = true;
-            state.idle_count = 0;
-            std::mem::take(&mut state.idle)
-        };
+    /// Closes all idle connections, and from now on those that would become idle. They count as leaving at once, so that whoever comes
+    /// after this server's configuration sees them; what is returned waits for their goodbyes.
+    pub(super) fn close(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut goodbyes = JoinSet::new();
-        for (site, idle) in idle {
+        let mut state = self.state();
+        state.closed = true;
+        state.idle_count = 0;
+        for (site, idle) in std::mem::take(&mut state.idle) {
             idle.into_iter().for_each(|idle| _ = goodbyes.spawn(self.goodbye(&site, idle)));
         }
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, goodbyes.join_all()).await;
+        async move { _ = tokio::time::timeout(CLOSE_TIMEOUT, goodbyes.join_all()).await }
     }
 
     /// Closes connections whose time is over, until none is left.
     async fn sweep(self: Arc<Self>) {
-        loop {
-            let now = self.clock.monotonic();
-            let (expired, next) = self.state().expire(now);
-            expired.into_iter().for_each(|(site, idle)| self.leave(&site, idle));
-            let Some(next) = next else { return };
-            tokio::time::sleep(next.saturating_sub(now)).await;
+        while let Some(wait) = self.sweep_once() {
+            tokio::time::sleep(wait).await;
         }
+    }
+
+    /// How long until the next is to be closed.
+    fn sweep_once(&self) -> Option<Duration> {
+        let now = self.clock.monotonic();
+        let mut state = self.state();
+        let (expired, next) = state.expire(now);
+        // Under the lock: nobody may see them neither idle nor leaving, and take their place before it is free.
+        expired.into_iter().for_each(|(site, idle)| self.leave(&site, idle));
+        next.map(|next| next.saturating_sub(now))
     }
 
     /// Says goodbye without anybody waiting for it but those who need its place.
@@ -252,30 +256,36 @@ impl Permit {
         Some((source, source.outgoing.concurrency?))
     }
 
-    /// Keeps a ready connection for the next attempt, or closes it if there are enough.
+    /// Keeps a ready connection for the next attempt, or closes it if there are enough. From then on it isn't this attempt's: it counts as
+    /// idle or as leaving. To count it as busy besides would close one of an attempt that ends at the same time; not to count it at all,
+    /// even for a moment, would let another be made beyond the bound.
     pub(super) fn keep(&self, connection: Connection) {
         let mut state = self.connections.state();
-        // From here on the connection counts as idle: to count it twice, even for a moment, would close one of an attempt that ends beside.
-        self.uncount();
-        let idle = state.idle.get(&self.site).map_or(0, Vec::len);
-        let open = &self.connections.open;
-        let busy = open.count(&Scope::To(self.site.clone())).busy;
         let bounded = self.bounded(connection.source());
-        let enough_from = bounded.is_some_and(|(Source { scope, .. }, concurrency)| {
-            open.count(&Scope::From(scope.clone())).busy + state.idle_from(scope) >= concurrency
-        });
-        let enough = state.closed || state.idle_count >= IDLE_MAX || idle + busy >= self.concurrency() || enough_from;
-        let leaves = enough || connection.is_used_up() || connection.age() >= OPEN_TIME;
+        let full = self.is_full(&state, bounded);
+        let leaves = state.closed || full || connection.is_used_up() || connection.age() >= OPEN_TIME;
         let expires = self.connections.clock.monotonic() + IDLE_TIME;
         let idle = Idle { connection, scope: bounded.map(|(source, _)| source.scope.clone()), expires };
         if leaves {
-            return self.connections.leave(&self.site, idle);
+            self.connections.leave(&self.site, idle);
+        } else {
+            state.idle.entry(self.site.clone()).or_default().push(idle);
+            state.idle_count += 1;
+            if !std::mem::replace(&mut state.swept, true) {
+                tokio::spawn(self.connections.clone().sweep());
+            }
         }
-        state.idle.entry(self.site.clone()).or_default().push(idle);
-        state.idle_count += 1;
-        if !std::mem::replace(&mut state.swept, true) {
-            tokio::spawn(self.connections.clone().sweep());
-        }
+        self.uncount();
+    }
+
+    /// Whether there are enough connections without this attempt's own, which is among the busy.
+    fn is_full(&self, state: &State, bounded: Option<(&Source, usize)>) -> bool {
+        let others = |scope: Scope| self.connections.open.count(&scope).busy.saturating_sub(1);
+        let idle = state.idle.get(&self.site).map_or(0, Vec::len);
+        let enough_from = bounded.is_some_and(|(Source { scope, .. }, concurrency)| {
+            others(Scope::From(scope.clone())) + state.idle_from(scope) >= concurrency
+        });
+        state.idle_count >= IDLE_MAX || idle + others(Scope::To(self.site.clone())) >= self.concurrency() || enough_from
     }
 }
 

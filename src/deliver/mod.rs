@@ -169,9 +169,9 @@ impl Deliverer {
         Quota { octets: self.routes.quota(address).or(domain.octets), ..domain }
     }
 
-    /// Closes idle connections, politely but without waiting long: the server stops.
-    pub async fn close(&self) {
-        self.connections.close().await;
+    /// Closes idle connections, politely; what is returned waits for that, but not long: the server stops, or another deliverer goes on.
+    pub fn close(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.connections.close()
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
+mod connections;
 mod fitting;
 mod maildir;
 mod remote;
@@ -60,6 +61,7 @@ struct Scene {
     routes: Arc<Fixed>,
     folder: tempfile::TempDir,
     events: Events,
+    memory: Memory,
 }
 
 fn address(text: &str) -> Address {
@@ -147,16 +149,16 @@ fn scene_of(config: Config, system: impl FnOnce(&World) -> System) -> Scene {
     let folder = tempfile::tempdir().unwrap();
     let folder_of_mail = folder.path().join("mail/us.test");
     let routes = Arc::new(Fixed { hosts: Mutex::default(), tls: Mutex::default(), folder: folder_of_mail });
-    let (system, events) = (system(&world), Events::recording());
+    let (system, events, memory) = (system(&world), Events::recording(), Memory::default());
     let deliverer = Arc::new(Deliverer::new(
         Arc::new(config),
         routes.clone(),
         system,
         events.clone(),
         Arc::new(OwnMark::new(b"key")),
-        Memory::default(),
+        memory.clone(),
     ));
-    Scene { world, deliverer, routes, folder, events }
+    Scene { world, deliverer, routes, folder, events, memory }
 }
 
 fn mx() -> Destination {
