@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use super::Host;
 use super::connection::Connection;
 use super::open::{Count, Open, Scope};
-use super::{Attempt, Host};
 use crate::config::{Outgoing, RemoteTls, Source};
 use crate::mail::{self, Site, Timestamp};
 use crate::system::Clock;
@@ -88,15 +88,9 @@ impl Connections {
 
     /// For an attempt. It doesn't wait: how many attempts there may be is the scheduler's business. It counts among the busy once it has a
     /// connection or makes one; one that is about to take an idle one must not seem to have another.
-    pub(super) fn permit(self: &Arc<Self>, attempt: &Attempt) -> Permit {
-        Permit {
-            connections: self.clone(),
-            site: attempt.site.whole().clone(),
-            outgoing: attempt.outgoing,
-            sources: attempt.sources.clone(),
-            is_notice: attempt.reverse_path.is_null(),
-            counted: AtomicBool::new(false),
-        }
+    pub(super) fn permit(self: &Arc<Self>, site: &Site, outgoing: Outgoing, sources: Vec<Source>) -> Permit {
+        let (connections, site) = (self.clone(), site.whole().clone());
+        Permit { connections, site, outgoing, sources, is_notice: false, counted: AtomicBool::new(false) }
     }
 
     /// Closes all idle connections, and from now on those that would become idle. They count as leaving at once, so that whoever comes
@@ -146,6 +140,12 @@ impl Connections {
 }
 
 impl Permit {
+    /// Whether the attempt is that of a notice; it isn't unless this says so.
+    pub(super) fn for_notice(mut self, is_notice: bool) -> Self {
+        self.is_notice = is_notice;
+        self
+    }
+
     /// Counts this attempt among the busy, if it isn't.
     fn count(&self) {
         if !self.counted.swap(true, Ordering::Relaxed) {

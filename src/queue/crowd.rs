@@ -25,6 +25,8 @@ const AWAY_NEW: Duration = Duration::from_secs(3600);
 const AWAY_TRIED: Duration = Duration::from_secs(600);
 /// The same for those who can't be remembered.
 const AWAY_FORGOTTEN: Duration = Duration::from_secs(60);
+/// A message that would be due at once, although nothing of it can be attempted, waits this long.
+const IDLE_WAIT: Duration = Duration::from_secs(60);
 
 impl Scheduler {
     /// When a message should come back, unless it is called before, because there is no room for it in any of the lines that it would join.
@@ -55,8 +57,26 @@ impl Scheduler {
         Some(now.plus(self.send_away(waits?, origin, &entry.message)).min(other))
     }
 
+    /// When a message that leaves should come back, unless it is called before.
+    pub(super) fn park_until(&mut self, now: Timestamp, entry: &Entry) -> Timestamp {
+        let message = &entry.message;
+        if message.held {
+            return Timestamp::NEVER;
+        }
+        let paused = self.paused_until(now, entry);
+        let open = message.recipients.iter().filter(|r| r.is_open());
+        let attempt = open.map(|r| match paused {
+            Some(until) if self.paused_domains.contains(r.address.domain()) => r.status.next_attempt.max(until),
+            _ => r.status.next_attempt,
+        });
+        let attempt = attempt.min().unwrap_or(Timestamp::NEVER);
+        let attempt = if attempt <= now { now.plus(IDLE_WAIT) } else { attempt };
+        let retry = &self.settings.retry;
+        attempt.min(next_notice_at(message, retry)).min(expires_at(message, retry))
+    }
+
     /// When a message should come back that can't be tried because of a pause; none if it isn't so.
-    pub(super) fn paused_until(&mut self, now: Timestamp, entry: &Entry) -> Option<Timestamp> {
+    fn paused_until(&mut self, now: Timestamp, entry: &Entry) -> Option<Timestamp> {
         let message = &entry.message;
         let is_paused = |recipient: &Recipient| {
             recipient.is_open()

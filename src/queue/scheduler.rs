@@ -23,8 +23,6 @@ use crate::mail::{Destination, Domain, Message, Outcome, QueueId, Site, Timestam
 
 /// Recipients of one attempt at the most.
 const RECIPIENTS_MAX: usize = 1000;
-/// A message that would be due at once, although nothing of it can be attempted, waits this long.
-const IDLE_WAIT: Duration = Duration::from_secs(60);
 /// A clock that goes back by more than this has been set back.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);
 
@@ -469,24 +467,6 @@ impl Scheduler {
             None => self.park_until(now, &entry),
         };
         Some(Step::Park { id, due })
-    }
-
-    /// When a message that leaves should come back, unless it is called before.
-    fn park_until(&mut self, now: Timestamp, entry: &Entry) -> Timestamp {
-        let message = &entry.message;
-        if message.held {
-            return Timestamp::NEVER;
-        }
-        let paused = self.paused_until(now, entry);
-        let open = message.recipients.iter().filter(|r| r.is_open());
-        let attempt = open.map(|r| match paused {
-            Some(until) if self.paused_domains.contains(r.address.domain()) => r.status.next_attempt.max(until),
-            _ => r.status.next_attempt,
-        });
-        let attempt = attempt.min().unwrap_or(Timestamp::NEVER);
-        let attempt = if attempt <= now { now.plus(IDLE_WAIT) } else { attempt };
-        let retry = &self.settings.retry;
-        attempt.min(next_notice_at(message, retry)).min(expires_at(message, retry))
     }
 
     /// Takes a message out of its lines and of the alarms.
