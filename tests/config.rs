@@ -308,6 +308,21 @@ fn a_login_at_a_host_that_may_be_anybody_is_warned_of() {
 }
 
 #[test]
+fn all_mail_in_one_line_is_warned_of() {
+    let warned = |table: &str| {
+        let text = format!("{MINIMAL}[remote]\nsources = [\"192.0.2.1\"]\n[[destination]]\n{table}");
+        load_with(&text, &[]).unwrap().warnings.iter().map(Problem::to_string).collect::<Vec<_>>()
+    };
+    let said = warned("shared = true\noutgoing_concurrency = 5\n");
+    assert_eq!(said.len(), 1);
+    assert!(said[0].contains("destination[0].shared: all mail to other servers") && said[0].contains("mx = "), "{said:?}");
+    for harmless in ["mx = \"*.p.test\"", "domain = \"*.p.test\"", "source = \"192.0.2.1\""] {
+        assert_eq!(warned(&format!("{harmless}\nshared = true\noutgoing_concurrency = 5\n")), [""; 0], "{harmless}");
+    }
+    assert_eq!(warned("outgoing_concurrency = 5\n"), [""; 0]);
+}
+
+#[test]
 fn missing_and_broken_users_and_aliases_are_told_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);

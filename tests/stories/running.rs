@@ -472,3 +472,18 @@ fn a_failed_sync_leaves_no_segment_of_the_log_behind() {
         });
     }
 }
+
+#[test]
+fn a_reload_is_answered_before_the_old_connections_have_said_goodbye() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", Script::default().always(Stage::Quit, Act::Stall)).await;
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.pass(Duration::from_secs(1)).await;
+        let before = tokio::time::Instant::now();
+        server.reload(|_| {}).await.unwrap();
+        assert!(before.elapsed() < Duration::from_millis(100), "{:?}", before.elapsed());
+        server.pass(Duration::from_secs(1)).await;
+        assert!(far.commands().contains(&"QUIT".to_owned()));
+    });
+}
