@@ -152,3 +152,25 @@ fn an_export_overwrites_nothing_and_leaves_out_what_is_damaged() {
         assert_eq!(disk.list(Path::new("/out")).unwrap(), before);
     });
 }
+
+#[test]
+fn binary_content_that_is_exported_is_imported_as_it_was() {
+    run(async {
+        let (disk, index) = (SimDisk::new(), MemoryIndex::default());
+        let spool = open(&disk, ROOT, &index).await;
+        let content = b"Subject: binary\r\n\r\n\n\0\r\xff without an end";
+        let mut draft = spool.begin().unwrap();
+        draft.write(content).await.unwrap();
+        let id = draft.commit(Accept { body: BodyType::BinaryMime, ..envelope() }).await.unwrap().id;
+        spool.close().await.unwrap();
+        let arc: Arc<dyn Disk> = Arc::new(disk.clone());
+        let (unwatched, bench) = (progress::unwatched(), Bench(index));
+        export(Path::new(ROOT), Path::new("/out"), &arc, &bench, &unwatched, &mut |_| {}).unwrap();
+        let spool = open(&disk, "/other", &MemoryIndex::default()).await;
+        let mut remarks = Vec::new();
+        let done = import(&spool, Path::new("/out"), &arc, &unwatched, &mut |remark| remarks.push(remark)).await.unwrap();
+        assert_eq!((done.messages, remarks), (1, Vec::new()));
+        assert_eq!(read(&*spool.content(id).await.unwrap()).await.unwrap(), content);
+        spool.close().await.unwrap();
+    });
+}
