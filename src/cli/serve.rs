@@ -40,15 +40,11 @@ pub(super) fn serve(context: &Context<'_>) -> Result<(), Failure> {
     let wanted = loaded.file == Path::new(DEMO) && config.log.format == LogFormat::Text;
     let steps = if wanted { hint::first_steps(&config, &directory, &mailboxes, &program) } else { None };
     let system = system(&config)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().event_interval(EVENT_INTERVAL).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(failure::UNAVAILABLE, format!("can't start threads: {error}")))?;
     let source = reader(context.arguments.config.clone(), events.clone());
     runtime.block_on(run(config, system, events, source, steps))
 }
-
-/// A busy thread looks for what has come in, and lets those go on who made room for others (`spool::handle`), after so many steps of
-/// sessions: the more, the more messages share a sync.
-const EVENT_INTERVAL: u32 = 244;
 
 /// The configuration of the demo that comes with the sources; only there are the first steps told.
 const DEMO: &str = "conf/posthouse.toml";

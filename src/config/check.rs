@@ -216,6 +216,15 @@ pub(super) fn warnings(config: &Config, settings: &Settings) -> Vec<Problem> {
             findings.add(format!("route[{index}].tls"), what, remedy);
         }
     }
+    for (index, rule) in config.destinations.iter().enumerate() {
+        let all = rule.domain == DomainPattern::Any && rule.mx == DomainPattern::Any;
+        if rule.shared && all && rule.source.is_none() {
+            let what = "all mail to other servers that no table before matches is one destination: one of them that is down or slow holds up \
+                        the mail for all";
+            let remedy = "name the MX hosts that belong together, like mx = \"*.provider.test\", or set shared to false";
+            findings.add(format!("destination[{index}].shared"), what, remedy);
+        }
+    }
     findings.problems
 }
 

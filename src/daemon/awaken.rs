@@ -131,12 +131,15 @@ impl Delivery {
 
     /// What waits for a domain's destination, behind this message; the last of them, if there may be more.
     async fn awaken_page(&mut self, domain: &Domain, after: Option<QueueId>) -> Result<Option<QueueId>, SpoolError> {
-        let (state, limit) = (Some(MessageState::Deferred), Some(PAGE));
-        let filter = Filter { domain: Some(domain.clone()), state, after, limit, ..Filter::default() };
+        // Whatever its state is: that of a message with a recipient who was never tried doesn't tell that another one was.
+        let filter = Filter { domain: Some(domain.clone()), after, limit: Some(PAGE), ..Filter::default() };
         let page = self.spool.list(&filter).await?;
-        for message in &page {
-            // One that goes to several of them is fetched once.
-            let is_back = |other: &Domain| other == domain || self.awakening.domains.contains_key(other);
+        for message in page.iter().filter(|message| !message.held) {
+            // One that goes to several of them is fetched once; what leaves from another address may still wait.
+            let is_back = |other: &Domain| {
+                (other == domain || self.awakening.domains.contains_key(other))
+                    && !self.scheduler.is_down(other, &message.reverse_path)
+            };
             let update = awakened(message, is_back, self.now());
             self.awaken_one(message.id, update).await?;
         }

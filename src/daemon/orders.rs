@@ -27,7 +27,8 @@ impl Delivery {
                 self.scheduler.reconfigure(self.now(), current.settings());
                 let old = std::mem::replace(&mut self.current, current);
                 self.replan();
-                old.deliverer.close().await;
+                // Nobody waits for its goodbyes.
+                tokio::spawn(async move { old.deliverer.close().await });
                 let _ = answer.send(());
             }
             Command::Sites { count_max, answer } => {

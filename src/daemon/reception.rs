@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -40,10 +41,11 @@ pub(super) async fn bind(config: &Config, system: &System, bound: impl Fn(&Liste
     Ok(sockets)
 }
 
-/// A listener's task.
+/// A listener's tasks.
 struct Running {
     stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
+    /// One for each thread of the crew.
+    tasks: Vec<JoinHandle<()>>,
     local: Endpoint,
 }
 
@@ -83,7 +85,10 @@ impl Listeners {
 
     /// An address whose accept loop has ended by itself, if there is one.
     pub(super) fn broken(&self) -> Option<Endpoint> {
-        self.running.values().find(|running| running.task.is_finished()).map(|running| running.local.clone())
+        self.running
+            .values()
+            .find(|running| running.tasks.iter().any(JoinHandle::is_finished))
+            .map(|running| running.local.clone())
     }
 
     /// Starts new sockets, and stops what the configuration doesn't name any more.
@@ -93,7 +98,7 @@ impl Listeners {
         for address in old {
             if let Some(running) = self.running.remove(&address) {
                 running.stop.send_replace(true);
-                self.leaving.push(running.task);
+                self.leaving.extend(running.tasks);
             }
         }
         self.leaving.retain(|task| !task.is_finished());
@@ -102,8 +107,10 @@ impl Listeners {
             let Some(listener) = config.listeners.iter().find(|listener| listener.address == address) else { continue };
             self.events.report(Event::Listening { address: local.to_string(), service: listener.service.as_str() });
             let (stop, stopping) = watch::channel(false);
-            let task = tokio::spawn(self.reception.clone().serve(address.clone(), socket, stopping));
-            self.running.insert(address, Running { stop, task, local });
+            let socket: Arc<dyn Listener> = socket.into();
+            let serve = || self.reception.clone().serve(address.clone(), Arc::clone(&socket), stopping.clone());
+            let tasks = self.reception.crew.on_each(serve);
+            self.running.insert(address, Running { stop, tasks, local });
         }
     }
 
@@ -116,7 +123,7 @@ impl Listeners {
         }
         for (_, running) in std::mem::take(&mut self.running) {
             running.stop.send_replace(true);
-            tasks.push(running.task);
+            tasks.extend(running.tasks);
         }
         let aborts: Vec<_> = tasks.iter().map(JoinHandle::abort_handle).collect();
         let all = async {

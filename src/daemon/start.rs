@@ -21,7 +21,7 @@ use crate::listen::{Gate, Reception, TakeUp};
 use crate::queue;
 use crate::spool::index::IndexFactory;
 use crate::spool::{Note, Options, Progress, Recovery, Spool, SpoolError, Watcher};
-use crate::system::{System, TlsError};
+use crate::system::{Crew, System, TlsError};
 
 /// Accepted messages on their way to the delivery loop; more wait in the index.
 const ACCEPTED_MAX: usize = 1024;
@@ -128,6 +128,8 @@ impl Bound {
         let (rules_in, rules) = watch::channel(Arc::clone(&current.rules));
         let overflow = Arc::new(Notify::new());
         let gate = Arc::new(Gate::new(connections_max));
+        let crew = Crew::start(system.workers, "reception");
+        let crew = crew.map_err(|error| StartError::System(format!("can't start the threads of sessions: {error}")))?;
         let reception = Reception {
             rules,
             spool: spool.clone(),
@@ -138,6 +140,7 @@ impl Bound {
             full: Arc::default(),
             tls: certificates.subscribe(),
             system: system.clone(),
+            crew,
         };
         // Before anything is delivered: what a crash left in the drop folder is told by what is still in the spool.
         let take_up = match &config.sendmail.drop {

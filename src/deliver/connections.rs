@@ -10,10 +10,9 @@ use tokio::task::JoinSet;
 
 use super::Host;
 use super::connection::Connection;
-use super::meters::Meters;
 use super::open::{Count, Open, Scope};
 use crate::config::{Outgoing, RemoteTls, Source};
-use crate::mail::{Site, Timestamp};
+use crate::mail::{self, Site, Timestamp};
 use crate::system::Clock;
 
 /// How long a connection may wait: peers are not to be burdened with connections that probably nobody will use.
@@ -24,6 +23,9 @@ const OPEN_TIME: Duration = Duration::from_secs(300);
 const IDLE_MAX: usize = 200;
 /// Goodbyes said at a time when all are closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How many connections were made lately, for each scope whose rate is bounded.
+pub(super) type Meters = Mutex<mail::Meters<Scope>>;
 
 /// The idle connections of a server.
 pub(super) struct Connections {
@@ -71,8 +73,10 @@ pub(super) struct Permit {
     /// Whatever address of ours its mail leaves from.
     site: Site,
     outgoing: Outgoing,
-    /// The addresses that the connection may come from, one of each family, if that is bounded.
+    /// The addresses that the connection may come from, if that is bounded: one of each family, or for a notice all that there are.
     sources: Vec<Source>,
+    /// No bound by address holds it up, nor does it take what there is for others; only its connection counts when it is idle.
+    is_notice: bool,
     /// It is among the busy: it has a connection, or may make one.
     counted: AtomicBool,
 }
@@ -85,7 +89,8 @@ impl Connections {
     /// For an attempt. It doesn't wait: how many attempts there may be is the scheduler's business. It counts among the busy once it has a
     /// connection or makes one; one that is about to take an idle one must not seem to have another.
     pub(super) fn permit(self: &Arc<Self>, site: &Site, outgoing: Outgoing, sources: Vec<Source>) -> Permit {
-        Permit { connections: self.clone(), site: site.whole().clone(), outgoing, sources, counted: AtomicBool::new(false) }
+        let (connections, site) = (self.clone(), site.whole().clone());
+        Permit { connections, site, outgoing, sources, is_notice: false, counted: AtomicBool::new(false) }
     }
 
     /// Closes all idle connections, and from now on those that would become idle. They count as leaving at once, so that whoever comes
@@ -135,6 +140,12 @@ impl Connections {
 }
 
 impl Permit {
+    /// Whether the attempt is that of a notice; it isn't unless this says so.
+    pub(super) fn for_notice(mut self, is_notice: bool) -> Self {
+        self.is_notice = is_notice;
+        self
+    }
+
     /// Counts this attempt among the busy, if it isn't.
     fn count(&self) {
         if !self.counted.swap(true, Ordering::Relaxed) {
@@ -150,7 +161,8 @@ impl Permit {
     }
 
     fn scopes(&self) -> Vec<Scope> {
-        let from = self.sources.iter().map(|source| Scope::From(source.scope.clone()));
+        let bounded = self.sources.iter().filter(|_| !self.is_notice);
+        let from = bounded.map(|source| Scope::From(source.scope.clone()));
         std::iter::once(Scope::To(self.site.clone())).chain(from).collect()
     }
 
@@ -176,15 +188,16 @@ impl Permit {
     /// address, if it is its rate.
     pub(super) fn may_connect(&self, from: Option<IpAddr>) -> Result<(), (Timestamp, Option<IpAddr>)> {
         let mut rates = Vec::new();
-        rates.extend(self.outgoing.connections_rate.map(|rate| (self.site.to_string(), rate)));
-        let source = self.source(from);
-        rates.extend(source.and_then(|source| Some((source.scope.to_string(), source.outgoing.connections_rate?))));
+        rates.extend(self.outgoing.connections_rate.map(|rate| (Scope::To(self.site.clone()), rate)));
+        let source = self.source(from).filter(|_| !self.is_notice);
+        rates.extend(source.and_then(|source| Some((Scope::From(source.scope.clone()), source.outgoing.connections_rate?))));
         if rates.is_empty() {
             return Ok(());
         }
-        let counted = self.connections.meters.count(self.connections.clock.now(), &rates);
-        let is_full = |number: usize, source: &&Source| rates.get(number).is_some_and(|(name, _)| **name == *source.scope);
-        counted.map_err(|(number, until)| (until, source.filter(|source| is_full(number, source)).map(|source| source.ip)))
+        let mut meters = self.connections.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = meters.try_add(self.connections.clock.now(), &rates);
+        let is_from = |number: usize| matches!(rates.get(number), Some((Scope::From(_), _)));
+        counted.map_err(|(number, until)| (until, source.filter(|_| is_from(number)).map(|source| source.ip)))
     }
 
     /// The bounds on what comes from an address.
@@ -228,7 +241,7 @@ impl Permit {
         }
         let idle = state.idle.get(&self.site).map_or(0, Vec::len);
         let fits = fits(open.count(&Scope::To(self.site.clone())), idle, self.concurrency());
-        let Some((Source { scope, .. }, concurrency)) = self.bounded(from) else { return fits };
+        let Some((Source { scope, .. }, concurrency)) = self.bounded(from).filter(|_| !self.is_notice) else { return fits };
         let name = Scope::From(scope.clone());
         let idle_max = concurrency.saturating_sub(open.count(&name).busy);
         for _ in idle_max..state.idle_from(scope) {

@@ -223,7 +223,7 @@ impl Draft {
         if !self.names.again {
             return Ok(None);
         }
-        if !self.mailboxes.listings.may_have(&*self.mailboxes.disk, &self.folder, &self.names.new)? {
+        if !self.mailboxes.listings.may_have(|part| self.mailboxes.disk.list(part), &self.folder, &self.names.new)? {
             return Ok(None);
         }
         let cur = self.folder.join("cur");

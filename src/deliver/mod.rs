@@ -13,7 +13,6 @@ mod lane;
 mod listings;
 mod mailbox;
 mod maildir;
-mod meters;
 mod open;
 mod passwords;
 mod remote;
@@ -115,7 +114,7 @@ impl From<Vec<(u32, Outcome)>> for Attempted {
 #[derive(Clone, Default)]
 pub struct Memory {
     hosts: Arc<hosts::Hosts>,
-    meters: Arc<meters::Meters>,
+    meters: Arc<connections::Meters>,
     passwords: Arc<passwords::Passwords>,
     open: Arc<open::Open>,
 }

@@ -76,11 +76,12 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Attempt
             return attempt.recipients.iter().map(|(index, _)| *index).zip(outcomes).collect::<Vec<_>>().into();
         }
     };
+    let permit = deliverer.connections.permit(&attempt.site, attempt.outgoing, attempt.sources.clone());
     let mut run = Run {
         deliverer,
         attempt,
         way: waiver::way(deliverer.routes.way(&attempt.destination, &attempt.reverse_path), attempt).await,
-        permit: deliverer.connections.permit(&attempt.site, attempt.outgoing, attempt.sources.clone()),
+        permit: permit.for_notice(attempt.reverse_path.is_null()),
         outcomes,
         misses: Vec::new(),
         unfit: None,

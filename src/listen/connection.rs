@@ -145,7 +145,7 @@ impl Connection<'_> {
                 None => Err(io::Error::other("there is no certificate")),
             }
         };
-        let made = tokio::time::timeout(self.handshake_timeout, Box::pin(handshake)).await;
+        let made = tokio::time::timeout(self.handshake_timeout, self.reception.crew.aside(handshake)).await;
         let failed = match made {
             Ok(Ok((stream, tls))) => {
                 self.stream = stream;

@@ -32,7 +32,7 @@ use crate::policy::Policy;
 use crate::smtp::extension::Parameters;
 use crate::smtp::server::Settings;
 use crate::spool::{Spool, SpoolError};
-use crate::system::{BoxStream, Listener, System, TlsServer};
+use crate::system::{BoxStream, Crew, Listener, System, TlsServer};
 
 pub use gate::Gate;
 use limits::Refusal;
@@ -142,12 +142,14 @@ pub struct Reception {
     pub tls: watch::Receiver<Option<Arc<dyn TlsServer>>>,
     /// Clock and the rest.
     pub system: System,
+    /// The threads that sessions run on.
+    pub crew: Crew,
 }
 
 impl Reception {
     /// Accepts connections until `stop` says so, then waits for the open sessions to end; they get 421 at their next command.
     /// `configured` is the listener's address in the configuration, which says what each session is to be.
-    pub async fn serve(self, configured: ListenAddress, listener: Box<dyn Listener>, mut stop: watch::Receiver<bool>) {
+    pub async fn serve(self, configured: ListenAddress, listener: Arc<dyn Listener>, mut stop: watch::Receiver<bool>) {
         let mut sessions = JoinSet::new();
         let stopping = stop.clone();
         loop {

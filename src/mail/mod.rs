@@ -10,6 +10,7 @@ mod dsn;
 mod header;
 mod mailboxes;
 mod message;
+mod meters;
 mod origin;
 mod outcome;
 mod own_mark;
@@ -33,6 +34,7 @@ pub use dsn::{DsnRequest, Notify, OriginalRecipient, decode_xtext, encode_xtext}
 pub use header::{Field, HeaderScan, fields};
 pub use mailboxes::mailboxes;
 pub use message::{Forward, Message, MessageState, Recipient, RecipientState, RecipientStatus, Update};
+pub use meters::Meters;
 pub use origin::Origin;
 pub use outcome::{Cause, Diagnosis, Outcome, Passed};
 pub use own_mark::{OwnMark, Past};

@@ -17,8 +17,8 @@ pub(super) enum Wait {
     Line(Site),
     /// That there is room for one more of its origin.
     Room,
-    /// The end of a pause.
-    Pause(Domain),
+    /// The end of a domain's pause, to go on in this line.
+    Pause(Domain, Site),
 }
 
 /// Messages of an origin that wait for the same; the oldest is next.
@@ -56,6 +56,17 @@ impl Away {
         self.flows.get(&Wait::Line(site.clone())).map_or(0, |flows| flows.values().map(BTreeSet::len).sum())
     }
 
+    /// How many wait for the end of a pause to go on in a line; lines that nobody waits for so are left out.
+    pub(super) fn paused(&self) -> BTreeMap<Site, usize> {
+        let mut paused = BTreeMap::new();
+        for (wait, flows) in self.flows.range((Bound::Excluded(Wait::Room), Bound::Unbounded)) {
+            if let Wait::Pause(_, site) = wait {
+                *paused.entry(site.clone()).or_default() += flows.values().map(BTreeSet::len).sum::<usize>();
+            }
+        }
+        paused
+    }
+
     /// Remembers a message; false if there are too many.
     pub(super) fn put(&mut self, wait: Wait, origin: Origin, id: QueueId) -> bool {
         let is_new = !self.flows.get(&wait).is_some_and(|flows| flows.contains_key(&origin));
@@ -65,7 +76,7 @@ impl Away {
         let ids = self.flows.entry(wait.clone()).or_default().entry(origin.clone()).or_default();
         self.ids += usize::from(ids.insert(id));
         self.count += usize::from(is_new);
-        if !matches!(wait, Wait::Pause(_)) {
+        if !matches!(wait, Wait::Pause(..)) {
             self.open.insert((wait, origin));
         }
         true
@@ -152,7 +163,7 @@ impl Away {
 
     /// One domain's pause, or every pause, is over: whoever waited for that waits for room.
     pub(super) fn resume(&mut self, domain: Option<&Domain>) {
-        let over = |wait: &Wait| matches!(wait, Wait::Pause(paused) if domain.is_none_or(|domain| domain == paused));
+        let over = |wait: &Wait| matches!(wait, Wait::Pause(paused, _) if domain.is_none_or(|domain| domain == paused));
         let waits: Vec<Wait> = self.flows.keys().filter(|wait| over(wait)).cloned().collect();
         for wait in waits {
             for (origin, mut ids) in self.flows.remove(&wait).into_iter().flatten() {
@@ -237,10 +248,11 @@ mod tests {
         let mut away = Away::default();
         let [one, two] = ["one.test", "two.test"].map(|name| Domain::parse(name).unwrap());
         for (id, domain) in [(1, &one), (2, &two), (3, &one)] {
-            away.put(Wait::Pause(domain.clone()), origin("x"), QueueId(id));
+            away.put(Wait::Pause(domain.clone(), site(domain.as_str())), origin("x"), QueueId(id));
         }
         away.put(Wait::Room, origin("x"), QueueId(3));
         let room = (Wait::Room, origin("x"));
+        assert_eq!(away.paused(), BTreeMap::from([(site("one.test"), 2), (site("two.test"), 1)]));
         away.resume(Some(&one));
         assert_eq!((away.flows(), away.ids, away.take(&room, 9)), (2, 3, ids(1..2).into_iter().chain(ids(3..4)).collect()));
         away.resume(None);

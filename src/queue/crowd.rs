@@ -5,10 +5,9 @@ use std::time::Duration;
 use super::away::Wait;
 use super::due::{due_at, expires_at, next_notice_at};
 use super::entry::Entry;
-use super::line::Line;
 use super::lines::CROWD_MIN;
 use super::scheduler::Scheduler;
-use crate::mail::{Domain, Message, Origin, Priority, QueueId, Site, Timestamp};
+use crate::mail::{Destination, Message, Origin, Priority, QueueId, Recipient, Site, Timestamp};
 
 /// This part of the room is kept from whoever has more here than there is room left for others.
 const KEPT: usize = 8;
@@ -26,6 +25,8 @@ const AWAY_NEW: Duration = Duration::from_secs(3600);
 const AWAY_TRIED: Duration = Duration::from_secs(600);
 /// The same for those who can't be remembered.
 const AWAY_FORGOTTEN: Duration = Duration::from_secs(60);
+/// A message that would be due at once, although nothing of it can be attempted, waits this long.
+const IDLE_WAIT: Duration = Duration::from_secs(60);
 
 impl Scheduler {
     /// When a message should come back, unless it is called before, because there is no room for it in any of the lines that it would join.
@@ -47,7 +48,7 @@ impl Scheduler {
                 // A domain that was never asked for has a line of its own until it is.
                 let site = self.sites.last_of(destination, &entry.message.reverse_path);
                 let wait = Wait::Line(site.unwrap_or_else(|| Site::Own(destination.clone())));
-                if self.has_room(&wait, &origin) || self.goes_before(&wait, &entry.message) {
+                if self.has_room(&wait, &origin) || self.goes_before(&wait, &origin, &entry.message) {
                     return None;
                 }
                 waits.push(wait);
@@ -58,12 +59,37 @@ impl Scheduler {
         Some(now.plus(away.min()?).min(other))
     }
 
+    /// When a message that leaves should come back, unless it is called before.
+    pub(super) fn park_until(&mut self, now: Timestamp, entry: &Entry) -> Timestamp {
+        let message = &entry.message;
+        if message.held {
+            return Timestamp::NEVER;
+        }
+        let paused = self.paused_until(now, entry);
+        let open = message.recipients.iter().filter(|r| r.is_open());
+        let attempt = open.map(|r| match paused {
+            Some(until) if self.paused_domains.contains(r.address.domain()) => r.status.next_attempt.max(until),
+            _ => r.status.next_attempt,
+        });
+        let attempt = attempt.min().unwrap_or(Timestamp::NEVER);
+        let attempt = if attempt <= now { now.plus(IDLE_WAIT) } else { attempt };
+        let retry = &self.settings.retry;
+        attempt.min(next_notice_at(message, retry)).min(expires_at(message, retry))
+    }
+
     /// When a message should come back that can't be tried because of a pause; none if it isn't so.
-    pub(super) fn paused_until(&mut self, now: Timestamp, message: &Message) -> Option<Timestamp> {
-        let ready = |domain: &&Domain| self.paused_domains.contains(*domain);
-        let open = message.recipients.iter().filter(|r| r.is_open() && r.status.next_attempt <= now);
-        let domain = open.map(|r| r.address.domain()).find(ready)?.clone();
-        Some(now.plus(self.send_away(Wait::Pause(domain), Origin::of(message), message)))
+    fn paused_until(&mut self, now: Timestamp, entry: &Entry) -> Option<Timestamp> {
+        let message = &entry.message;
+        let is_paused = |recipient: &Recipient| {
+            recipient.is_open()
+                && recipient.status.next_attempt <= now
+                && self.paused_domains.contains(recipient.address.domain())
+        };
+        let (index, recipient) = (0u32..).zip(&message.recipients).find(|(_, recipient)| is_paused(recipient))?;
+        let domain = recipient.address.domain().clone();
+        let destination = entry.destination(index).cloned().unwrap_or_else(|| Destination::Mx(domain.clone()));
+        let site = self.sites.last_of(&destination, &message.reverse_path).unwrap_or(Site::Own(destination));
+        Some(now.plus(self.send_away(Wait::Pause(domain, site), Origin::of(message), message)))
     }
 
     fn send_away(&mut self, wait: Wait, origin: Origin, message: &Message) -> Duration {
@@ -82,7 +108,7 @@ impl Scheduler {
         let of_origin = self.lines.shares.waiting(origin);
         let line = match wait {
             Wait::Line(site) => self.lines.waiting_at(site) + self.sites.asking_for(site),
-            Wait::Room | Wait::Pause(_) => 0,
+            Wait::Room | Wait::Pause(..) => 0,
         };
         let crowded = |count: usize| count >= room.max(CROWD_MIN);
         let welcome = match wait {
@@ -91,18 +117,19 @@ impl Scheduler {
             Wait::Line(_) if line == 0 => held < active_max + active_max / 2,
             _ if !crowded(line) && !crowded(of_origin) => room > 0,
             Wait::Line(site) => room >= active_max / KEPT && self.lines.waiting_of(site, origin) < self.allowance(),
-            Wait::Room | Wait::Pause(_) => room >= active_max / KEPT,
+            Wait::Room | Wait::Pause(..) => room >= active_max / KEPT,
         };
         welcome && held < active_max.saturating_mul(2)
     }
 
     /// Whether a message has less urgent ones behind it in its line: what goes first isn't to wait on disk until they are gone. No more
-    /// than a quarter beyond `active_max`.
-    fn goes_before(&self, wait: &Wait, message: &Message) -> bool {
+    /// than a quarter beyond `active_max`, and of an origin no more there than is left of that.
+    fn goes_before(&self, wait: &Wait, origin: &Origin, message: &Message) -> bool {
         let Wait::Line(site) = wait else { return false };
-        let lowest = self.lines.line(site).and_then(Line::lowest);
-        lowest.is_some_and(|lowest| lowest < message.priority())
-            && self.entries.len() < self.settings.active_max + self.settings.active_max / 4
+        let Some(line) = self.lines.line(site) else { return false };
+        let active_max = self.settings.active_max;
+        let left = (active_max + active_max / 4).saturating_sub(self.entries.len());
+        line.lowest().is_some_and(|lowest| lowest < message.priority()) && line.len_from(message.priority(), origin) < left
     }
 
     /// How many messages of each flow that is away may be here.

@@ -109,6 +109,11 @@ impl Entry {
         }
     }
 
+    /// Where a recipient's mail goes, if that is known.
+    pub(super) fn destination(&self, index: u32) -> Option<&Destination> {
+        self.parts.iter().find(|(_, part)| part.recipients.contains(&index)).map(|(destination, _)| destination)
+    }
+
     /// The recipients whose attempt is under way.
     pub(super) fn in_flight(&self) -> impl Iterator<Item = u32> {
         self.parts.values().flat_map(|part| part.in_flight.iter().copied())

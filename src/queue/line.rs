@@ -110,6 +110,11 @@ impl Line {
         std::iter::once(&self.notices).chain(self.mail.values()).map(|fair| fair.len_of(origin)).sum()
     }
 
+    /// How many of an origin wait that are so urgent at least, but for notices.
+    pub(super) fn len_from(&self, priority: Priority, origin: &Origin) -> usize {
+        self.mail.range(..=Reverse(priority)).map(|(_, fair)| fair.len_of(origin)).sum()
+    }
+
     /// The least urgent priority of those who wait; none if there is but notices.
     pub(super) fn lowest(&self) -> Option<Priority> {
         self.mail.keys().next_back().map(|Reverse(priority)| *priority)

@@ -14,11 +14,10 @@ use super::crowd::LOOKS_MAX;
 use super::fair::ITEM;
 use super::health::{Down, Health, News};
 use super::line::{Bounds, Line, Place, Turn, Waiting};
-use super::meters::Meters;
 use super::shares::Shares;
 use super::sources::{Full, Sources};
 use crate::config::{self, Outgoing, Retry, Source};
-use crate::mail::{Diagnosis, Message, Origin, Site, Timestamp};
+use crate::mail::{Diagnosis, Message, Meters, Origin, Site, Timestamp};
 
 /// A line this long is never turned away from.
 pub(super) const CROWD_MIN: usize = 64;
@@ -261,8 +260,8 @@ impl Lines {
     }
 
     /// What an admin bounds at a site.
-    pub(super) fn outgoing(&self, site: &Site) -> Outgoing {
-        self.lines.get(site).map(|line| line.bounds.outgoing).unwrap_or_default()
+    pub(super) fn bounds(&self, site: &Site) -> Bounds {
+        self.lines.get(site).map(|line| line.bounds.clone()).unwrap_or_default()
     }
 
     /// A message that was started then stands in line again, because the attempt came to nothing: it isn't counted yet.

@@ -13,7 +13,6 @@ mod fair;
 mod health;
 mod line;
 mod lines;
-mod meters;
 mod plan;
 mod pools;
 mod postpone;

@@ -9,7 +9,8 @@ use super::scheduler::Scheduler;
 use super::step::Step;
 use crate::config::Retry;
 use crate::mail::{
-    Cause, Destination, Domain, Message, QueueId, Recipient, RecipientState, RecipientStatus, Site, Timestamp, Update,
+    Cause, Destination, Domain, Message, QueueId, Recipient, RecipientState, RecipientStatus, ReversePath, Site, Timestamp,
+    Update,
 };
 
 impl Scheduler {
@@ -20,6 +21,12 @@ impl Scheduler {
                 self.lines.parts(&site).iter().for_each(|part| self.lines.forgive(part));
             }
         }
+    }
+
+    /// Whether a sender's mail for a domain goes where nothing can be reached now: what else goes to the domain may have another way.
+    pub fn is_down(&self, domain: &Domain, sender: &ReversePath) -> bool {
+        let site = self.sites.last_of(&Destination::Mx(domain.clone()), sender);
+        site.is_some_and(|site| self.lines.down(self.clock, &site).is_some())
     }
 
     /// What the end of an attempt says of the site means for those who wait for it.
@@ -52,21 +59,25 @@ impl Scheduler {
     pub(super) fn awaken(&mut self, now: Timestamp, domains: &[Domain]) {
         let mut awake = Vec::new();
         let domains: BTreeSet<&Domain> = domains.iter().collect();
-        let is_back = |recipient: &Recipient| waits_for_site(recipient, now) && domains.contains(recipient.address.domain());
-        for (id, entry) in &mut self.entries {
-            if !entry.message.recipients.iter().any(is_back) {
-                continue;
-            }
-            let in_flight: BTreeSet<u32> = entry.in_flight().collect();
-            for (index, recipient) in (0u32..).zip(&mut entry.message.recipients) {
-                if is_back(recipient) && !in_flight.contains(&index) {
-                    recipient.status.next_attempt = now;
-                    awake.push(*id);
+        let waits = |recipient: &Recipient| waits_for_site(recipient, now) && domains.contains(recipient.address.domain());
+        for (id, entry) in &self.entries {
+            let Message { recipients, reverse_path, .. } = &entry.message;
+            let mut in_flight: Option<BTreeSet<u32>> = None;
+            for (index, recipient) in (0u32..).zip(recipients).filter(|(_, recipient)| waits(recipient)) {
+                let in_flight = in_flight.get_or_insert_with(|| entry.in_flight().collect());
+                if !in_flight.contains(&index) && !self.is_down(recipient.address.domain(), reverse_path) {
+                    awake.push((*id, index));
                 }
             }
         }
-        awake.dedup();
-        for id in awake {
+        for (id, index) in &awake {
+            let recipient = self.entries.get_mut(id).and_then(|entry| entry.message.recipients.get_mut(*index as usize));
+            if let Some(recipient) = recipient {
+                recipient.status.next_attempt = now;
+            }
+        }
+        let ids: BTreeSet<QueueId> = awake.into_iter().map(|(id, _)| id).collect();
+        for id in ids {
             self.refresh(now, id);
         }
     }

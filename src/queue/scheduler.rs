@@ -23,8 +23,6 @@ use crate::mail::{Destination, Domain, Message, Outcome, QueueId, Site, Timestam
 
 /// Recipients of one attempt at the most.
 const RECIPIENTS_MAX: usize = 1000;
-/// A message that would be due at once, although nothing of it can be attempted, waits this long.
-const IDLE_WAIT: Duration = Duration::from_secs(60);
 /// A clock that goes back by more than this has been set back.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);
 
@@ -355,15 +353,19 @@ impl Scheduler {
         let attempt = AttemptId(self.attempt_last + 1);
         let entry = self.entries.get_mut(&id)?;
         let part = entry.parts.get_mut(&destination)?;
-        let outgoing = if place.is_notice() { Outgoing::default() } else { self.lines.outgoing(&site) };
+        let bounds = self.lines.bounds(&site);
+        // No bound holds a notice up; but the connection that it leaves behind is one from there.
+        let (outgoing, leaving) = match place.is_notice() {
+            true => (Outgoing::default(), bounds.sources.to_vec()),
+            false => (bounds.outgoing, sources.clone()),
+        };
         let recipients = part.begin_attempt(&entry.message, &self.paused_domains, now, RECIPIENTS_MAX);
         entry.waiting -= 1;
         entry.attempts += 1;
         self.attempt_last += 1;
-        let flight =
-            Flight { id, destination: destination.clone(), site: site.clone(), place, started: now, sources: sources.clone() };
+        let flight = Flight { id, destination: destination.clone(), site: site.clone(), place, started: now, sources };
         self.attempts.insert(attempt, flight);
-        Some(Step::Attempt(Attempt { attempt, id, destination, site, outgoing, sources, recipients }))
+        Some(Step::Attempt(Attempt { attempt, id, destination, site, outgoing, sources: leaving, recipients }))
     }
 
     /// A clock that was set back: whoever waits for a time planned before waits no longer than one backoff.
@@ -462,26 +464,9 @@ impl Scheduler {
         }
         let due = match entry.away {
             Some(due) => due,
-            None => self.park_until(now, &entry.message),
+            None => self.park_until(now, &entry),
         };
         Some(Step::Park { id, due })
-    }
-
-    /// When a message that leaves should come back, unless it is called before.
-    fn park_until(&mut self, now: Timestamp, message: &Message) -> Timestamp {
-        if message.held {
-            return Timestamp::NEVER;
-        }
-        let paused = self.paused_until(now, message);
-        let open = message.recipients.iter().filter(|r| r.is_open());
-        let attempt = open.map(|r| match paused {
-            Some(until) if self.paused_domains.contains(r.address.domain()) => r.status.next_attempt.max(until),
-            _ => r.status.next_attempt,
-        });
-        let attempt = attempt.min().unwrap_or(Timestamp::NEVER);
-        let attempt = if attempt <= now { now.plus(IDLE_WAIT) } else { attempt };
-        let retry = &self.settings.retry;
-        attempt.min(next_notice_at(message, retry)).min(expires_at(message, retry))
     }
 
     /// Takes a message out of its lines and of the alarms.

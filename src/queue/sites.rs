@@ -176,25 +176,33 @@ impl Sites {
         if rules.iter().all(|(_, rule)| rule.is_none()) {
             return (site, Arc::default());
         }
-        let sources = rules.iter().map(|(ip, rule)| source(&site, *ip, *rule)).collect();
-        // What a rule names by domain is set apart from other mail that leaves from there.
-        let apart: BTreeSet<String> = rules.iter().filter_map(|(_, rule)| set_apart(*rule)).collect();
+        // Where a rule makes one site of several MX sets, rules by source may tell them apart.
+        let merged = matches!(&site, Site::Hosts(name) if **name != *joined(&hosts));
+        let sources = rules.iter().map(|(ip, rule)| source(&site, *ip, *rule, merged)).collect();
+        // What a rule names is set apart from other mail that leaves from there to the same site.
+        let apart: BTreeSet<String> = rules.iter().filter_map(|(_, rule)| set_apart(*rule, merged)).collect();
         let addresses: Vec<String> = pool.iter().map(IpAddr::to_string).collect();
         (Site::From(Arc::new(site), format!("{}{}", addresses.join(","), Vec::from_iter(apart).concat()).into()), sources)
     }
 }
 
 /// Our address with what bounds it, on the way to a site; shared: wherever it leads.
-fn source(site: &Site, ip: IpAddr, rule: Option<&DestinationRule>) -> Source {
+fn source(site: &Site, ip: IpAddr, rule: Option<&DestinationRule>, merged: bool) -> Source {
     let scope = match rule {
         Some(rule) if rule.shared => format!("{ip} to {}/{}", rule.mx, rule.domain),
-        _ => format!("{ip} to {site}{}", set_apart(rule).unwrap_or_default()),
+        _ => format!("{ip} to {site}{}", set_apart(rule, merged).unwrap_or_default()),
     };
     Source { ip, scope: scope.into(), outgoing: rule.map(|rule| rule.outgoing).unwrap_or_default() }
 }
 
-fn set_apart(rule: Option<&DestinationRule>) -> Option<String> {
-    rule.filter(|rule| rule.domain != DomainPattern::Any).map(|rule| format!("/{}", rule.domain))
+/// What tells the mail that a rule by source is for from other mail to the same site, if not all of that is; `merged`: it has several MX sets.
+fn set_apart(rule: Option<&DestinationRule>, merged: bool) -> Option<String> {
+    let DestinationRule { domain, mx, .. } = rule?;
+    match merged && *mx != DomainPattern::Any {
+        true => Some(format!("/{mx}/{domain}")),
+        false if *domain == DomainPattern::Any => None,
+        false => Some(format!("/{domain}")),
+    }
 }
 
 /// The hosts in a route's name: `login@host:port,host#2`, see `route`.
@@ -215,13 +223,16 @@ fn name(hosts: &[Domain], rule: Option<&DestinationRule>) -> Option<String> {
     if hosts.is_empty() {
         return None;
     }
-    let hosts = || hosts.iter().map(Domain::as_str).collect::<Vec<_>>().join(",");
     Some(match rule {
-        None => hosts(),
+        None => joined(hosts),
         Some(rule) if rule.shared => format!("{}/{}", rule.mx, rule.domain),
-        Some(DestinationRule { domain: DomainPattern::Any, .. }) => hosts(),
-        Some(rule) => format!("{}/{}", hosts(), rule.domain),
+        Some(DestinationRule { domain: DomainPattern::Any, .. }) => joined(hosts),
+        Some(rule) => format!("{}/{}", joined(hosts), rule.domain),
     })
+}
+
+fn joined(hosts: &[Domain]) -> String {
+    hosts.iter().map(Domain::as_str).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -372,5 +383,39 @@ mod tests {
         let (site, _) = of(&Destination::Mx(domain("big.test")), "");
         assert_eq!(sites.domains(&Site::Hosts("mx.p.test".into())), [domain("a.test"), domain("big.test")]);
         assert_eq!(sites.last_of(&big, &ReversePath::Null).map(|site| site.to_string()), Some(site));
+    }
+
+    #[test]
+    fn bounds_by_source_that_tell_the_hosts_of_one_site_apart_are_for_lines_of_their_own() {
+        let ip = IpAddr::from([192, 0, 2, 1]);
+        let rule = |mx: DomainPattern, source, shared, count| DestinationRule {
+            domain: DomainPattern::Any,
+            mx,
+            source,
+            shared,
+            outgoing: Outgoing { concurrency: Some(count), ..Outgoing::default() },
+        };
+        let exact = |name: &str| DomainPattern::Exact(domain(name));
+        let rules = vec![
+            rule(DomainPattern::Below(domain("p.test")), None, true, 9),
+            rule(exact("a.p.test"), Some(ip), false, 1),
+            rule(exact("b.p.test"), Some(ip), false, 5),
+        ];
+        let mut sites = Sites::new(rules, Pools::new(&[], &[ip], BTreeMap::new()));
+        let mut of = |name: &str| {
+            sites.learn(Timestamp::ZERO, domain(&format!("{name}.test")), hosts(&[&format!("{name}.p.test")]));
+            let to = Destination::Mx(domain(&format!("{name}.test")));
+            let Located::At(site, bounds) = sites.locate(Timestamp::ZERO, &to, &letter(1, "ann@x.test")) else {
+                panic!("{name}")
+            };
+            assert_eq!(site.whole().to_string(), "hosts:*.p.test/*");
+            let source = bounds.sources.first();
+            (site.to_string(), source.map(|source| (source.scope.to_string(), source.outgoing.concurrency)))
+        };
+        let at = |apart: &str| format!("hosts:*.p.test/* from 192.0.2.1/{apart}.p.test/*");
+        let scope = |apart: &str| format!("192.0.2.1 to hosts:*.p.test/*/{apart}.p.test/*");
+        assert_eq!(of("a"), (at("a"), Some((scope("a"), Some(1)))));
+        assert_eq!(of("b"), (at("b"), Some((scope("b"), Some(5)))));
+        assert_eq!(of("c"), ("hosts:*.p.test/*".to_owned(), None), "nothing bounds that one");
     }
 }

@@ -7,9 +7,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::meters::Meters;
 use crate::config::Source;
-use crate::mail::{Site, Timestamp};
+use crate::mail::{Meters, Site, Timestamp};
 
 /// Lines that may go on in one go when an attempt from an address has ended.
 const WOKEN_MAX: usize = 16;
@@ -34,8 +33,8 @@ pub(super) struct Sources {
 struct Count {
     source: Source,
     in_flight: usize,
-    /// No new connection before this time: so many attempts can go on with those that there are.
-    connected: Option<(usize, Timestamp)>,
+    /// No new connection before this time: only lines that have one go on.
+    unconnected: Option<Timestamp>,
     blocked: BTreeSet<Site>,
     /// Which of them was woken last.
     last: Option<Site>,
@@ -55,9 +54,10 @@ impl Sources {
         let mut chosen = Vec::new();
         for family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
             let (mut open, mut until, mut any): (Vec<&Source>, Option<Timestamp>, bool) = (Vec::new(), None, false);
+            let is_warm = |ip: &IpAddr| recent.iter().any(|(warm, since)| warm == ip && since.plus(RECENT) > now);
             for source in all.iter().filter(|source| family(&source.ip)) {
                 any = true;
-                match self.full(now, source) {
+                match self.full(now, source, is_warm(&source.ip)) {
                     None => open.push(source),
                     Some(full) => until = until.into_iter().chain(full.until).min(),
                 }
@@ -80,17 +80,14 @@ impl Sources {
         self.counts.get(&source.scope).map_or(0, |count| count.in_flight)
     }
 
-    /// Why nothing more may leave from an address; none: it may.
-    fn full(&mut self, now: Timestamp, source: &Source) -> Option<Full> {
-        let (mut limit, mut until) = (source.outgoing.concurrency.unwrap_or(usize::MAX), None);
+    /// Why nothing more may leave from an address; none: it may. `is_warm`: a connection from there waits for more.
+    fn full(&mut self, now: Timestamp, source: &Source, is_warm: bool) -> Option<Full> {
         let count = self.counts.get(&source.scope);
-        if let Some((connected, from)) = count.and_then(|count| count.connected).filter(|(_, from)| *from > now)
-            && connected < limit
-        {
-            (limit, until) = (connected, Some(from));
+        if count.map_or(0, |count| count.in_flight) >= source.outgoing.concurrency.unwrap_or(usize::MAX) {
+            return Some(Full { until: None });
         }
-        if count.map_or(0, |count| count.in_flight) >= limit {
-            return Some(Full { until });
+        if let Some(from) = count.and_then(|count| count.unconnected).filter(|from| !is_warm && *from > now) {
+            return Some(Full { until: Some(from) });
         }
         let next = self.meters.next(now, &source.scope, source.outgoing.messages_rate?);
         (next > now).then_some(Full { until: Some(next) })
@@ -99,7 +96,7 @@ impl Sources {
     /// A line waits until there is room for it.
     pub(super) fn wait(&mut self, now: Timestamp, site: &Site, all: &[Source]) {
         for source in all {
-            if self.full(now, source).is_some() {
+            if self.full(now, source, false).is_some() {
                 self.count(source).blocked.insert(site.clone());
             }
         }
@@ -122,7 +119,7 @@ impl Sources {
             let Some(count) = self.counts.get_mut(&source.scope) else { continue };
             count.in_flight = count.in_flight.saturating_sub(1);
             if let Some((_, until)) = none_before.filter(|(ip, _)| *ip == source.ip) {
-                count.connected = Some((count.in_flight, until));
+                count.unconnected = Some(until);
             }
             self.freed.insert(source.scope.clone());
         }
@@ -146,7 +143,7 @@ impl Sources {
         }
         for scope in std::mem::take(&mut self.freed) {
             let Some(source) = self.counts.get(&scope).map(|count| count.source.clone()) else { continue };
-            let full = self.full(now, &source);
+            let full = self.full(now, &source, false);
             let Some(count) = self.counts.get_mut(&scope) else { continue };
             if let Some(until) = full.and_then(|full| full.until).filter(|_| !count.blocked.is_empty()) {
                 self.later.insert((until, scope.clone()));
@@ -157,7 +154,7 @@ impl Sources {
                     self.freed.insert(scope.clone());
                 }
             }
-            if count.in_flight == 0 && count.blocked.is_empty() && count.connected.is_none_or(|(_, until)| until <= now) {
+            if count.in_flight == 0 && count.blocked.is_empty() && count.unconnected.is_none_or(|until| until <= now) {
                 self.counts.remove(&scope);
             }
         }
@@ -173,13 +170,13 @@ impl Sources {
     pub(super) fn clamp(&mut self) {
         self.later.clear();
         for (scope, count) in &mut self.counts {
-            count.connected = None;
+            count.unconnected = None;
             self.freed.insert(scope.clone());
         }
     }
 
     fn count(&mut self, source: &Source) -> &mut Count {
-        let new = || Count { source: source.clone(), in_flight: 0, connected: None, blocked: BTreeSet::new(), last: None };
+        let new = || Count { source: source.clone(), in_flight: 0, unconnected: None, blocked: BTreeSet::new(), last: None };
         let count = self.counts.entry(source.scope.clone()).or_insert_with(new);
         if count.source != *source {
             // Another configuration.

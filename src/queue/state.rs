@@ -78,13 +78,14 @@ pub enum Why {
 }
 
 impl Lines {
-    /// What is known of a site; `paused`: nothing is attempted anywhere.
-    fn state(&mut self, site: &Site, paused: bool) -> SiteState {
+    /// What is known of a site; `paused`: nothing is attempted anywhere. So many of its messages wait on disk for the end of their domain's
+    /// pause.
+    fn state(&mut self, site: &Site, paused: bool, of_paused: usize) -> SiteState {
         let now = self.now();
         let mut state = SiteState {
             name: site.to_string(),
             waiting: self.waiting_at(site),
-            away: self.away.waiting_for(site),
+            away: self.away.waiting_for(site) + of_paused,
             in_flight: 0,
             concurrency: None,
             outgoing_concurrency: None,
@@ -112,13 +113,11 @@ impl Lines {
         let full = whole_full || state.concurrency.is_some_and(|limit| state.in_flight >= limit);
         let next = self.next_message(site).filter(|next| *next > now);
         let down = self.down(now, site).map(|down| (down.until, down.why.text.clone()));
-        let waits = state.waiting + state.away > 0;
+        let waits = state.waiting + state.away > of_paused;
+        state.reply = down.as_ref().map(|(_, reply)| reply.clone());
         (state.why, state.until) = match (down, connections_from, next) {
-            (Some((until, reply)), ..) => {
-                state.reply = Some(reply);
-                (Some(Why::Down), Some(until))
-            }
-            _ if paused => (Some(Why::Paused), None),
+            _ if paused || !waits && of_paused > 0 => (Some(Why::Paused), None),
+            (Some((until, _)), ..) => (Some(Why::Down), Some(until)),
             (_, Some(until), _) if waits && full => (Some(Why::ConnectionsRate), Some(until)),
             (.., Some(until)) if waits => (Some(Why::MessagesRate), Some(until)),
             _ if waits && full => (Some(Why::Concurrency), None),
@@ -151,14 +150,16 @@ impl Scheduler {
     pub fn states(&mut self, now: Timestamp, count_max: usize) -> Vec<SiteState> {
         let all = self.paused().0;
         self.lines.tick(now);
-        let mut sites: BTreeSet<Site> = self.lines.known().cloned().collect();
+        let of_paused = self.lines.away.paused();
+        let count = |site: &Site| of_paused.get(site).copied().unwrap_or(0);
+        let mut sites: BTreeSet<Site> = self.lines.known().chain(of_paused.keys()).cloned().collect();
         if sites.len() > count_max {
-            let waiting = |site: &Site| self.lines.waiting_at(site) + self.lines.away.waiting_for(site);
+            let waiting = |site: &Site| self.lines.waiting_at(site) + self.lines.away.waiting_for(site) + count(site);
             let mut ranked: Vec<(usize, Site)> = sites.into_iter().map(|site| (waiting(&site), site)).collect();
             ranked.sort_unstable_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
             sites = ranked.into_iter().take(count_max).map(|(_, site)| site).collect();
         }
-        sites.iter().map(|site| self.lines.state(site, all)).collect()
+        sites.iter().map(|site| self.lines.state(site, all, count(site))).collect()
     }
 
     /// The same of the site where a sender's mail to a destination was going of late; none if that isn't known.
@@ -167,6 +168,7 @@ impl Scheduler {
         let paused = all || matches!(destination, Destination::Mx(domain) if domains.contains(domain));
         let site = self.sites.last_of(destination, sender)?;
         self.lines.tick(now);
-        Some(self.lines.state(&site, paused))
+        let of_paused = self.lines.away.paused().get(&site).copied().unwrap_or(0);
+        Some(self.lines.state(&site, paused, of_paused))
     }
 }

@@ -43,6 +43,7 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
         writing: Duration::ZERO,
         marked_to: Position::default(),
         seen: Position::default(),
+        answered: 0,
         patience: Patience::new(),
         replies: Replies::default(),
     };
@@ -105,6 +106,8 @@ struct Committer {
     marked_to: Position,
     /// Where the log ended when the index was marked last.
     seen: Position,
+    /// New messages in the last batch.
+    answered: usize,
     /// Whether batches are waited for.
     patience: Patience,
     /// What is durable but not told yet. Where syncs are slow the next batch is written first: those who are told keep every core busy for
@@ -146,7 +149,7 @@ impl Committer {
         if !self.patience.has_any(now) {
             return;
         }
-        shared.gathering.aim(shared.lock().queue.len());
+        shared.gathering.aim(shared.lock().queue.len(), self.answered);
         let enough = || {
             let state = shared.lock();
             let is_new = |op: &&Op| matches!(op, Op::Accept { .. });
@@ -219,7 +222,9 @@ impl Committer {
         if self.written.is_empty() {
             self.writing = self.shared.clock.monotonic();
         }
-        let new_mail = batch.iter().any(|op| matches!(op, Op::Accept { .. }));
+        let new = batch.iter().filter(|op| matches!(op, Op::Accept { .. })).count();
+        let new_mail = new > 0;
+        self.answered = new;
         let waiting = batch.is_empty() || batch.iter().any(Op::is_awaited) || self.until_sync().is_zero();
         let mut begun = self.shared.clock.monotonic();
         self.fill_at = begun + IDLE;
@@ -336,17 +341,21 @@ impl Committer {
         let mut barriers = Vec::new();
         for op in batch.into_iter().rev() {
             match op {
-                Op::Accept { changes, reply, .. } => {
+                Op::Accept { stored, changes, reply, .. } => {
                     settle_changes(&mut state, &changes, None);
-                    accepts.push(reply);
+                    accepts.push((reply, stored));
                 }
                 Op::Barrier(reply) => barriers.push(reply),
                 op => state.queue.push_front(op),
             }
         }
         drop(state);
-        for reply in accepts {
-            let _ = reply.send(Err(CommitError { error: error.clone(), in_doubt: failure.in_doubt }));
+        for (reply, stored) in accepts {
+            let told = reply.send(Err(CommitError { error: error.clone(), in_doubt: failure.in_doubt }));
+            // Whoever waited would have removed the content file.
+            if told.is_err() && stored.file.is_some() && !failure.in_doubt {
+                self.shared.remove_content(stored.message.id);
+            }
         }
         for reply in barriers {
             let _ = reply.send(Err(error.clone()));

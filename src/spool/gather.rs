@@ -1,7 +1,8 @@
 //! Gathering: whether the next batch is worth a moment's wait. Owns the count of messages on their way into the spool.
 //!
-//! Where many clients send at once, those whose content is on its way are nearly here: with them one sync does for two or three. A
-//! client alone never waits, and where somebody is slow the waiting soon ends for good.
+//! Where many clients send at once, those whose content is on its way are nearly here: with them one sync does for two or three. But
+//! half of the clients are enough: while that half waits for the disk, the other keeps the processors busy. A client alone never waits,
+//! and where somebody is slow the waiting soon ends for good.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,10 +35,10 @@ impl Gathering {
         self.under_way.clone()
     }
 
-    /// The committer wants those under way, too, where so many are queued.
-    pub(crate) fn aim(&self, queued: usize) {
+    /// The committer wants some of those under way, too, where so many are queued; the last batch had `answered` messages.
+    pub(crate) fn aim(&self, queued: usize, answered: usize) {
         let under_way = Arc::strong_count(&self.under_way) - 1;
-        self.goal.store(queued + under_way, Ordering::Relaxed);
+        self.goal.store(goal(queued, under_way, answered), Ordering::Relaxed);
     }
 
     /// The committer takes what there is again.
@@ -49,6 +50,13 @@ impl Gathering {
     pub(crate) fn is_enough(&self, queued: usize) -> bool {
         queued >= self.goal.load(Ordering::Relaxed)
     }
+}
+
+/// How many operations make a batch: half of the clients' that send, as far as they are seen. All of them at a time would wait for the
+/// disk together, and then the disk for them.
+fn goal(queued: usize, under_way: usize, answered: usize) -> usize {
+    let here = queued + under_way;
+    here.max(answered).div_ceil(2).clamp(queued, here)
 }
 
 /// Whether there is a wait, by how the last ones ended.
@@ -97,16 +105,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_under_way_are_enough_and_one_alone_is() {
+    fn half_of_those_who_send_are_enough() {
+        for (queued, under_way, answered, enough) in
+            [(1, 0, 0, 1), (1, 1, 1, 1), (1, 19, 0, 10), (10, 10, 10, 10), (3, 4, 20, 7), (5, 0, 20, 5), (15, 5, 1, 15)]
+        {
+            assert_eq!(goal(queued, under_way, answered), enough, "{queued} queued, {under_way} under way, {answered} answered");
+        }
+    }
+
+    #[test]
+    fn those_under_way_are_waited_for_and_one_alone_waits_for_nobody() {
         for (queued, under_way) in [(1, 0), (1, 1), (5, 20), (1, 100)] {
             let gathering = Gathering::default();
             let begun: Vec<UnderWay> = (0..under_way).map(|_| gathering.begin()).collect();
             drop(gathering.begin());
             assert!(gathering.is_enough(0), "nobody waits");
-            gathering.aim(queued);
-            let all = queued + under_way;
-            assert!(gathering.is_enough(all) && !gathering.is_enough(all - 1), "{queued} and {under_way}");
-            assert_eq!(gathering.is_enough(queued), begun.is_empty());
+            gathering.aim(queued, 0);
+            let half = goal(queued, under_way, 0);
+            assert!(gathering.is_enough(half) && !gathering.is_enough(half - 1), "{queued} and {under_way}");
+            assert_eq!(gathering.is_enough(queued), begun.len() < 2);
             gathering.rest();
             assert!(gathering.is_enough(0));
         }

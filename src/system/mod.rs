@@ -5,6 +5,7 @@
 
 mod clock;
 mod content;
+mod crew;
 mod disk;
 mod dns;
 mod entropy;
@@ -25,6 +26,7 @@ use std::time::Duration;
 pub use clock::{Clock, SystemClock};
 pub use content::Content;
 pub(crate) use content::piece_at;
+pub use crew::Crew;
 pub use disk::{Disk, DiskFile, DiskLock, DiskSyncer, OpenMode, Origin, SystemDisk};
 pub use dns::{Dns, DnsError, MxRecord, SystemDns};
 pub use entropy::{Entropy, SystemEntropy};

@@ -247,3 +247,26 @@ fn a_reload_applies_to_what_waits() {
         assert_eq!(peer.taken().len(), 5);
     });
 }
+
+#[test]
+fn a_changed_bound_counts_what_went_before_it() {
+    story(async {
+        let hourly = |count| provider(Outgoing { messages_rate: rate(count, 3600), ..Outgoing::default() });
+        let server = Setup::new().config(|config| config.destinations = vec![hourly(1)]).start().await;
+        let peer = server.host("mx.provider.test", "50.2.0.1", Script::default()).await;
+        server.world.dns.mx("far.test", &[(10, "mx.provider.test")]);
+        for n in 0..5 {
+            server.relay("ann@example.test", &[&format!("eve{n}@far.test")], CONTENT).await;
+        }
+        server.pass(MINUTE).await;
+        assert_eq!(peer.taken().len(), 1);
+        server.reload(|config| config.destinations = vec![hourly(3)]).await.unwrap();
+        server.pass(MINUTE).await;
+        assert_eq!(peer.taken().len(), 3);
+        // Set apart, it is another destination, and counts anew.
+        let apart = DestinationRule { domain: DomainPattern::Exact(Domain::parse("far.test").unwrap()), ..hourly(1) };
+        server.reload(|config| config.destinations = vec![apart]).await.unwrap();
+        server.pass(MINUTE).await;
+        assert_eq!(peer.taken().len(), 4);
+    });
+}

@@ -182,3 +182,36 @@ fn what_is_bounded_at_a_destination_is_so_wherever_it_leaves_from() {
         assert_eq!(both, (10, 10), "each has its turns");
     });
 }
+
+#[test]
+fn a_notice_leaves_at_once_and_its_connection_doesnt_stay_beyond_the_bound() {
+    story(async {
+        let one = Outgoing { concurrency: Some(1), ..Outgoing::default() };
+        let configure = |config: &mut Config| {
+            config.remote.sources = vec![ip("50.9.9.1")];
+            config.destinations = vec![leaving("50.9.9.1", true, one)];
+        };
+        let server = Setup::new().config(configure).start().await;
+        let no = Script::default().always(Stage::Recipient("nobody@far.test".to_owned()), Act::say("550 5.1.1 no such user"));
+        let far = server.domain("far.test", no).await;
+        let other = server.domain("other.test", Script::default()).await;
+        let left = |peer: &Peer| peer.commands().contains(&"QUIT".to_owned());
+        server.relay("kim@other.test", &["nobody@far.test"], CONTENT).await;
+        server.pass(SECOND).await;
+        assert_eq!(
+            (other.taken().len(), left(&far), left(&other)),
+            (1, false, true),
+            "the one that there may be is that to far.test"
+        );
+        // Where there is room it waits for the next message, and goes when another place needs it.
+        server.pass(MINUTE).await;
+        far.script(|script| *script = Script::default());
+        server.relay("", &["kim@other.test"], CONTENT).await;
+        server.pass(SECOND).await;
+        let goodbyes = || other.commands().iter().filter(|command| *command == "QUIT").count();
+        assert_eq!((other.taken().len(), goodbyes()), (2, 1));
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.pass(SECOND).await;
+        assert_eq!((far.taken().len(), goodbyes()), (1, 2));
+    });
+}

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use posthouse::mail::RecipientState;
+use posthouse::mail::{Domain, RecipientState};
 use posthouse::system::Endpoint;
 use posthouse::system::sim::{Act, Fault, Script, Stage};
 
@@ -168,5 +168,31 @@ fn mail_that_waits_on_disk_comes_soon_after_the_index_was_out_of_order() {
         server.index.stuck.store(false, Ordering::Relaxed);
         server.pass(2 * MINUTE).await;
         assert_eq!(far.taken().len(), 300);
+    });
+}
+
+#[test]
+fn a_message_is_fetched_for_a_destination_that_is_back_though_another_recipient_of_it_was_never_tried() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", Script::default()).await;
+        let at = Endpoint::Tcp(far.address());
+        server.world.net.fault(&at, Some(Fault::Refuse));
+        server.handle.pause(Some(Domain::parse("paused.test").unwrap())).await.unwrap();
+        for _ in 0..5 {
+            server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        }
+        server.relay("ann@example.test", &["joe@far.test", "kim@paused.test"], CONTENT).await;
+        // Each probe that fails makes the next one come later, and the mail with it.
+        server.pass(5 * HOUR).await;
+        server.world.net.fault(&at, None);
+        for _ in 0..5 * 60 {
+            if server.count("destination-up") > 0 {
+                break;
+            }
+            server.pass(MINUTE).await;
+        }
+        server.pass(Duration::from_secs(1)).await;
+        assert_eq!((far.taken().len(), server.count("destination-up")), (6, 1));
     });
 }

@@ -54,6 +54,32 @@ fn without_room_the_only_letter_of_a_sender_is_welcome() {
     assert!(parked.contains(&30) && !parked.contains(&40) && parked.contains(&45), "{parked:?}");
 }
 
+#[test]
+fn one_unurgent_letter_opens_no_door_for_a_flood_before_it() {
+    let mut scheduler = Scheduler::new(Settings { active_max: 400, ..settings() });
+    scheduler.pause(START, None);
+    let unurgent = |id, from: &str| {
+        let request = Request { priority: crate::mail::Priority::new(-4), ..Request::default() };
+        Message { request: request.boxed(), ..message(id, from, &["a@one.test"]) }
+    };
+    let mut come = |message: &Message| {
+        admit(&mut scheduler, START, message);
+        while next(&mut scheduler, START).is_some() {}
+        scheduler.len()
+    };
+    // His own bulk has what room there is; his letters go before it.
+    for id in 1..=1000 {
+        come(&unurgent(id, "bulk@b.test"));
+    }
+    let crowd = come(&unurgent(1001, "bulk@b.test"));
+    let letters: Vec<usize> = (2001..=2010).map(|id| come(&message(id, "bulk@b.test", &["a@one.test"]))).collect();
+    assert_eq!(letters.last(), Some(&(crowd + 10)));
+    let flood = (3001..=5000).map(|id| come(&message(id, "bulk@b.test", &["a@one.test"]))).last().unwrap();
+    assert!(flood < 450, "{crowd} and {flood}");
+    let other = (6001..=6020).map(|id| come(&message(id, "ann@a.test", &["a@one.test"]))).last().unwrap();
+    assert_eq!(other, flood + 20, "there is room left for others'");
+}
+
 /// The delivery loop in small: what is parked comes when it is called. Each attempt delivers, until nothing is left to do at this time;
 /// the ids in order.
 fn drain(

@@ -3,6 +3,27 @@
 use super::*;
 
 #[test]
+fn a_line_with_nothing_but_mail_of_a_paused_domain_says_so() {
+    let mut scheduler = Scheduler::new(settings());
+    let one = Domain::parse("one.test").unwrap();
+    scheduler.pause(START, Some(one.clone()));
+    for (id, to) in [(1, "a@one.test"), (2, "b@one.test"), (3, "a@two.test")] {
+        admit(&mut scheduler, START, &message(id, "s@x.test", &[to]));
+        while next(&mut scheduler, START).is_some() {}
+    }
+    let rows = |scheduler: &mut Scheduler| {
+        let states = scheduler.states(START, 10);
+        states.into_iter().map(|state| (state.name, state.waiting + state.away, state.why)).collect::<Vec<_>>()
+    };
+    let (paused, other) = ("mx:one.test".to_owned(), "mx:two.test".to_owned());
+    assert_eq!(rows(&mut scheduler), [(paused, 2, Some(Why::Paused)), (other.clone(), 0, None)]);
+    let state = scheduler.state_of(START, &Destination::Mx(one.clone()), &ReversePath::Null);
+    assert!(state.is_none_or(|state| state.why == Some(Why::Paused)));
+    scheduler.resume(START, Some(one));
+    assert_eq!(rows(&mut scheduler), [(other, 0, None)]);
+}
+
+#[test]
 fn a_site_says_why_its_mail_waits() {
     let outgoing = Outgoing { messages_rate: Some(Rate { count: 1, period: Duration::from_secs(60) }), ..Outgoing::default() };
     let slow = DomainPattern::Exact(Domain::parse("slow.test").unwrap());

@@ -104,7 +104,43 @@ fn notices_leave_from_a_full_address_all_the_same() {
     assert_eq!(start(&mut scheduler, START).len(), 1);
     admit(&mut scheduler, START, &message(3, "", &["a@two.test"]));
     let started = start(&mut scheduler, START);
-    assert_eq!(started.iter().map(|attempt| (attempt.id, attempt.sources.len())).collect::<Vec<_>>(), [(QueueId(3), 0)]);
+    assert_eq!(started.iter().map(|attempt| (attempt.id, from(&started))).collect::<Vec<_>>(), [(QueueId(3), vec![1])]);
+    let state = scheduler.states(START, 10).remove(0);
+    assert_eq!(state.sources[0].in_flight, 1, "it isn't counted");
+}
+
+#[test]
+fn mail_that_comes_one_by_one_takes_turns_among_the_addresses() {
+    let mut scheduler = leaving_from(&[1, 2], vec![rule(1, false, at_a_time(9))]);
+    let mut seen = Vec::new();
+    for n in 0..4 {
+        admit(&mut scheduler, at(5 * n), &message(n, "s@x.test", &["a@one.test"]));
+        seen.extend(from(&deliver(&mut scheduler, at(5 * n))));
+    }
+    assert_eq!((seen[0], seen[1]), (seen[2], seen[3]));
+    assert_ne!(seen[0], seen[1]);
+}
+
+#[test]
+fn where_an_address_has_no_connection_left_mail_goes_on_over_those_that_there_are() {
+    let mut scheduler = leaving_from(&[1], vec![rule(1, true, at_a_time(9))]);
+    for id in 1..=4 {
+        admit(&mut scheduler, START, &message(id, "s@x.test", &["a@one.test"]));
+    }
+    let flying = start(&mut scheduler, START);
+    assert_eq!(flying.len(), 2);
+    admit(&mut scheduler, START, &message(9, "s@x.test", &["a@two.test"]));
+    let none = Report { connections_from: Some(at(60)), full_source: Some(ip(1)), ..Report::default() };
+    let other = attempt(&mut scheduler, START);
+    scheduler.report(START, other.attempt, none, &mut || 0.5);
+    assert_eq!(start(&mut scheduler, START), []);
+    let mut order = Vec::new();
+    for attempt in flying {
+        report(&mut scheduler, START, &attempt, Outcome::Delivered);
+        order.extend(deliver(&mut scheduler, START).iter().map(|attempt| attempt.id.0));
+    }
+    assert_eq!(order, [3, 4], "the other destination's doesn't take their place, for nothing");
+    assert_eq!(deliver(&mut scheduler, at(60)).iter().map(|attempt| attempt.id.0).collect::<Vec<_>>(), [9]);
 }
 
 #[test]
@@ -172,6 +208,46 @@ fn what_is_known_of_a_site_that_is_down_holds_for_each_part_of_it() {
 }
 
 #[test]
+fn what_waits_for_one_part_of_a_site_is_not_woken_by_the_return_of_another() {
+    let of_news = SenderPattern::Address(AddressPattern::All(Domain::parse("news.test").unwrap()));
+    let news = Route { sender: of_news, sources: vec![ip(2)], ..Route::new(DomainPattern::Any, Vec::new()) };
+    let pools = Pools::new(&[news], &[ip(1)], BTreeMap::new());
+    let destinations = vec![rule(1, false, at_a_time(9)), rule(2, false, at_a_time(9))];
+    let mut scheduler = Scheduler::new(Settings { destinations, pools, ..settings() });
+    for n in 0..8 {
+        let (id, sender) = (n + 1, if n % 2 == 0 { "x@news.test" } else { "s@x.test" });
+        admit(&mut scheduler, START, &message(id, sender, &["a@one.test"]));
+    }
+    for _ in 0..3 {
+        for attempt in start(&mut scheduler, START) {
+            scheduler.report(START, attempt.attempt, vec![(0, Outcome::Deferred(unreached()))], &mut || 0.5);
+        }
+    }
+    let one = Domain::parse("one.test").unwrap();
+    let [of_news, others] = ["x@news.test", "s@x.test"].map(|sender| message(0, sender, &[]).reverse_path);
+    assert!(scheduler.is_down(&one, &of_news) && scheduler.is_down(&one, &others));
+    // The probe from the second address gets through. Something keeps a letter of each here.
+    for (id, sender) in [(21, "x@news.test"), (22, "s@x.test")] {
+        let mut waiting = message(id, sender, &["a@one.test"]);
+        waiting.recipients[0].status.last_cause = Some(Cause::Connection);
+        waiting.recipients[0].status.next_attempt = at(20_000);
+        admit(&mut scheduler, START, &waiting);
+        scheduler.keep(QueueId(id));
+    }
+    admit(&mut scheduler, at(301), &message(31, "x@news.test", &["a@one.test"]));
+    let probe = std::iter::from_fn(|| next(&mut scheduler, at(301))).find_map(|step| match step {
+        Step::Attempt(attempt) if attempt.sources[0].ip == ip(2) => Some(attempt),
+        _ => None,
+    });
+    // That from the first address doesn't.
+    let of_others = Site::From(std::sync::Arc::new(Site::Own(Destination::Mx(one))), "192.0.2.1".into());
+    scheduler.lines.failed(at(301), &of_others, unreached(), &settings().retry, 0.5);
+    report(&mut scheduler, at(301), &probe.unwrap(), Outcome::Delivered);
+    let next_of = |scheduler: &Scheduler, id| scheduler.message(QueueId(id)).map(|m| m.recipients[0].status.next_attempt);
+    assert_eq!((next_of(&scheduler, 21), next_of(&scheduler, 22)), (Some(at(301)), Some(at(20_000))));
+}
+
+#[test]
 fn what_bounds_a_site_bounds_all_its_parts_together() {
     let of_news = SenderPattern::Address(AddressPattern::All(Domain::parse("news.test").unwrap()));
     let news = Route { sender: of_news, sources: vec![ip(2)], ..Route::new(DomainPattern::Any, Vec::new()) };
@@ -207,6 +283,7 @@ fn who_waits_for_another_lines_attempt_and_then_for_the_rate_goes_when_that_allo
     assert_eq!(start(&mut scheduler, START), []);
     report(&mut scheduler, START, &second, Outcome::Delivered);
     assert_eq!(start(&mut scheduler, START), []);
+    assert_eq!(deliver(&mut scheduler, at(3599)).len(), 0);
     assert_eq!(scheduler.deadline(), Some(at(3600)));
     assert_eq!(deliver(&mut scheduler, at(3600)).iter().map(|attempt| attempt.id).collect::<Vec<_>>(), [QueueId(3)]);
 }
