@@ -1,20 +1,24 @@
 //! Destinations and fairness over random stories: many senders, destinations of every kind, outages, bounds that change, crashes.
 //!
-//! Always true, at every moment (`lines_replay.rs`): no bound of a destination is ever exceeded; one that is down is not tried message
+//! Always true, at every moment (`lines_replay.rs`, `lines_leaving.rs`): no bound of a destination or of an address of ours is exceeded; one that is down is not tried message
 //! by message; no line stands still while mail that may go waits for it; every sender has his turn, urgent mail comes first, and
-//! nothing is tried behind its deadline. //!
+//! nothing is tried, nor waits, behind its deadline. And at the end (`lines_notices.rs`): each sender was told what he asked for.
+//!
 //! `POSTHOUSE_SIM=ci` tells many stories; `POSTHOUSE_SIM_SEED=n` tells one.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use posthouse::config::Outgoing;
 use posthouse::mail::{Address, Timestamp};
 use posthouse::queue::Verb;
 use posthouse::system::Clock;
-use posthouse::system::sim::{SimRandom, World};
+use posthouse::system::sim::{SimDisk, SimRandom, World};
 
+use crate::lines_leaving::{BOUND, Bound, FREE};
 use crate::lines_line::Counts;
+use crate::lines_notices;
 use crate::lines_replay::{Replay, Settings};
 use crate::lines_world::{BOUNDED, JOINED, LOCAL, METERED, PLACES, Peers, Record, SHAKY, STRICT, Seen, Trouble, bounds, rules};
 use crate::world::{HOUR, Server, Setup, Wreck, story};
@@ -30,10 +34,13 @@ const FROM: [&str; 4] = ["ann@example.test", "bob@example.test", "kim@home.test"
 pub(crate) struct Letter {
     pub(crate) number: usize,
     pub(crate) sender: usize,
+    pub(crate) from: &'static str,
     pub(crate) to: Vec<String>,
     pub(crate) priority: i8,
     /// In seconds, and what is to happen then.
     pub(crate) by: Option<(u64, char)>,
+    /// What its sender wants to hear of.
+    pub(crate) notify: Option<&'static str>,
     pub(crate) sent: Timestamp,
 }
 
@@ -56,6 +63,7 @@ struct Town {
     record: Record,
     letters: Vec<Letter>,
     bounds: Vec<Outgoing>,
+    leaving: Bound,
     /// What is wrong, and where.
     trouble: Vec<Option<Trouble>>,
     peers: Peers,
@@ -84,7 +92,7 @@ impl Town {
     }
 
     async fn step(&mut self, server: &Server) {
-        match self.random.below(13) {
+        match self.random.below(14) {
             0..6 => {
                 let sender = self.random.below(SENDERS as u64) as usize;
                 self.send(server, sender).await;
@@ -94,12 +102,12 @@ impl Town {
                 let time = [2000, 30_000, 900_000][self.random.below(3) as usize];
                 server.pass(Duration::from_millis(self.random.below(time))).await;
             }
-            9 => self.fall_ill(),
-            10 => {
+            9 | 10 => self.fall_ill(),
+            11 => {
                 let place = ILL[self.random.below(4) as usize];
                 self.recover(place);
             }
-            11 => self.reload(server).await,
+            12 => self.reload(server).await,
             _ => self.retry(server).await,
         }
         server.pass(Duration::from_millis(self.random.below(300))).await;
@@ -127,7 +135,8 @@ impl Town {
         let count = 1 + self.random.below(3);
         let places: Vec<usize> = (0..count).map(|_| self.somewhere()).collect();
         let priority = [0, 0, 0, 4, -3][self.random.below(5) as usize];
-        let by = [None, None, None, Some((900, 'R')), Some((900, 'N'))][self.random.below(5) as usize];
+        let time = [40, 900][self.random.below(2) as usize];
+        let by = [None, None, Some((time, 'R')), Some((time, 'R')), Some((time, 'N'))][self.random.below(5) as usize];
         self.write(server, sender, &places, priority, by).await;
     }
 
@@ -158,12 +167,15 @@ impl Town {
                 _ => "m".to_owned(),
             };
             to.push(format!("{name}{number}x{n}@{domain}"));
+            if name == "gone" {
+                self.peers.refuse(*place, &to[n]);
+            }
         }
         let wishes = [None, None, Some("NEVER"), Some("SUCCESS,FAILURE,DELAY"), Some("SUCCESS"), Some("FAILURE")];
         let notify = wishes[self.random.below(6) as usize];
         let from = FROM[sender % FROM.len()];
         let sent = self.world.clock.now();
-        self.letters.push(Letter { number, sender, to, priority, by, sent });
+        self.letters.push(Letter { number, sender, from, to, priority, by, notify, sent });
         let letter = self.letters[number].clone();
         let mut client = server.client(network(sender)).await;
         let mut mail = format!("<{from}>");
@@ -184,7 +196,7 @@ impl Town {
         let place = [BOUNDED, METERED, JOINED][self.random.below(3) as usize];
         self.bounds[place] = bounds(place, &mut self.random);
         self.record.see(Seen::Bounds(place, self.bounds[place]));
-        let rules = rules(&self.bounds);
+        let rules = rules(&self.bounds, self.leaving);
         server.reload(|config| config.destinations = rules).await.unwrap();
         self.record.see(Seen::Reloaded);
     }
@@ -216,9 +228,11 @@ async fn begin(seed: u64) -> (Town, Server, Settings) {
         retry_first: Duration::from_secs(300),
         retry_max: Duration::from_secs(1200),
         bounds: bounds.clone(),
+        leaving: Bound::draw(&mut random),
     };
     let setup = Setup::seeded(seed).user("kim@example.test").config(|config| {
-        config.destinations = rules(&bounds);
+        config.destinations = rules(&bounds, settings.leaving);
+        config.remote.sources = vec![FREE, BOUND];
         config.queue.active = settings.active;
         (config.queue.attempts, config.remote.concurrency) = (settings.attempts, settings.concurrency);
         (config.retry.first, config.retry.max) = (settings.retry_first, settings.retry_max);
@@ -228,11 +242,12 @@ async fn begin(seed: u64) -> (Town, Server, Settings) {
     let world = setup.world.clone();
     let record = Record::new(&world);
     record.watch(&world);
-    let peers = Peers::start(&world, &mut random).await;
+    let peers = Peers::start(&world, &record, &mut random).await;
     let server = setup.start().await;
     record.listen(&server.events);
     let trouble = vec![None; PLACES.len()];
-    (Town { random, record, letters: Vec::new(), bounds, trouble, peers, world, fashion: 0 }, server, settings)
+    let leaving = settings.leaving;
+    (Town { random, record, letters: Vec::new(), bounds, leaving, trouble, peers, world, fashion: 0 }, server, settings)
 }
 
 /// What is left when the power goes.
@@ -240,6 +255,7 @@ struct Left {
     town: Town,
     settings: Settings,
     wreck: Option<Wreck>,
+    disk: Arc<SimDisk>,
 }
 
 /// Tells the story of a seed, with so many crashes.
@@ -247,11 +263,11 @@ fn tell(seed: u64, crashes: usize) -> Counts {
     let mut left = story(async {
         let (mut town, server, settings) = begin(seed).await;
         town.live(&server, 40, crashes == 0).await;
-        Left { town, settings, wreck: (crashes > 0).then(|| server.wreck()) }
+        Left { town, settings, wreck: (crashes > 0).then(|| server.wreck()), disk: server.disk }
     });
     for crash in 1..=crashes {
         left = story(async {
-            let Left { mut town, settings, wreck } = left;
+            let Left { mut town, settings, wreck, .. } = left;
             let wreck = wreck.unwrap();
             town.world = wreck.world();
             town.record.watch(&town.world);
@@ -259,16 +275,18 @@ fn tell(seed: u64, crashes: usize) -> Counts {
             town.peers.restart(&town.world).await;
             let server = wreck.recover(seed + crash as u64).await;
             town.live(&server, 20, crash == crashes).await;
-            Left { town, settings, wreck: (crash < crashes).then(|| server.wreck()) }
+            Left { town, settings, wreck: (crash < crashes).then(|| server.wreck()), disk: server.disk }
         });
     }
-    let Left { town, settings, .. } = left;
-    Replay::check(&town.letters, &settings, &town.record.all())
+    let Left { town, settings, disk, .. } = left;
+    let mut counts = Replay::check(&town.letters, &settings, &town.record.all());
+    lines_notices::check(&town.letters, &disk, &town.peers.taken(), crashes, &mut counts);
+    counts
 }
 
 #[test]
 fn bounds_hold_lines_move_and_everybody_has_his_turn() {
-    let seeds = if crate::in_ci() { 0..150 } else { 0..6 };
+    let seeds = if crate::in_ci() { 0..150 } else { 0..9 };
     let seeds = match std::env::var("POSTHOUSE_SIM_SEED").ok().and_then(|seed| seed.parse().ok()) {
         Some(seed) => seed..seed + 1,
         None => seeds,
@@ -277,7 +295,7 @@ fn bounds_hold_lines_move_and_everybody_has_his_turn() {
     for seed in seeds.clone() {
         let counts = tell(seed, (seed % 3) as usize);
         println!("{seed}: {counts:?}");
-        all.add(&counts);
+        all.add(counts);
     }
     // Stories in which a rule has nothing to say prove nothing.
     let count = seeds.count();

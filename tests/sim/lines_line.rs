@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use posthouse::config::Outgoing;
 use posthouse::mail::{Destination, QueueId, Rate, Timestamp};
 
-use crate::lines_world::METERED;
 use crate::world::MINUTE;
 
 /// The recipients of a message at one domain.
@@ -35,6 +34,8 @@ pub(crate) struct Line {
     pub(crate) flights: BTreeMap<Part, Flight>,
     /// Connections now.
     pub(crate) open: usize,
+    /// Whether connections are so bounded that an attempt may come to nothing for want of one, and begin anew.
+    pub(crate) metered: bool,
     /// Whether notices came here: no bound is for them.
     pub(crate) notices: bool,
     /// When attempts of mail began.
@@ -55,12 +56,13 @@ pub(crate) struct Line {
 
 impl Line {
     /// Nothing was seen yet.
-    pub(crate) fn new(bounds: Outgoing, begun: Timestamp) -> Self {
+    pub(crate) fn new(bounds: Outgoing, metered: bool, begun: Timestamp) -> Self {
         Self {
             waiting: BTreeMap::new(),
             postponed: BTreeSet::new(),
             flights: BTreeMap::new(),
             open: 0,
+            metered: metered || bounds.connections_rate.is_some(),
             notices: false,
             starts: Vec::new(),
             calls: Vec::new(),
@@ -80,10 +82,10 @@ impl Line {
     }
 
     /// Since when something could go on here that doesn't; none: it needn't.
-    pub(crate) fn free_from(&self, place: usize, now: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn free_from(&self, now: Timestamp) -> Option<Timestamp> {
         let due = *self.waiting.values().min()?;
         // What came to nothing for want of a connection is back in line, though nothing tells.
-        let flies = |flight: &Flight| place != METERED || flight.began.plus(MINUTE) > now;
+        let flies = |flight: &Flight| !self.metered || flight.began.plus(MINUTE) > now;
         if self.flights.values().any(flies) {
             return None;
         }
@@ -104,11 +106,19 @@ pub(crate) fn in_window(times: impl Iterator<Item = Timestamp>, now: Timestamp, 
     times.filter(|at| at.plus(rate.period) > now && *at >= from).count()
 }
 
-/// How often a rule had something to say: a story in which it never has proves nothing.
+/// How often a rule had something to say: stories in which one never has prove nothing about it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
-    /// Attempts while a rate or a number allowed no more than one more.
-    pub(crate) at_bound: usize,
+    /// Attempts with which a place had as many messages as its rate allows.
+    pub(crate) at_messages: usize,
+    /// Connections with which it had as many of those.
+    pub(crate) at_calls: usize,
+    /// Attempts with which it had as many as there may be at a time.
+    pub(crate) at_a_time: usize,
+    /// The same for what leaves from the bounded address.
+    pub(crate) leaving_messages: usize,
+    pub(crate) leaving_calls: usize,
+    pub(crate) leaving_at_a_time: usize,
     /// Attempts while somebody else waited for the same line.
     pub(crate) in_turn: usize,
     /// Attempts of urgent mail past others.
@@ -119,21 +129,46 @@ pub(crate) struct Counts {
     pub(crate) probes: usize,
     /// Attempts of a part that waited.
     pub(crate) starts: usize,
+    /// Mail that was given up because its sender had set it a time.
+    pub(crate) too_late: usize,
+    /// Recipients whom senders heard of.
+    pub(crate) told_of_failure: usize,
+    pub(crate) told_of_delay: usize,
+    pub(crate) told_of_success: usize,
+    /// And of whose failure they wanted to hear nothing.
+    pub(crate) silent: usize,
 }
 
 impl Counts {
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.at_bound += other.at_bound;
-        self.in_turn += other.in_turn;
-        self.urgent += other.urgent;
-        self.postponed += other.postponed;
-        self.probes += other.probes;
-        self.starts += other.starts;
+    fn all(&mut self) -> [&mut usize; 16] {
+        [
+            &mut self.at_messages,
+            &mut self.at_calls,
+            &mut self.at_a_time,
+            &mut self.leaving_messages,
+            &mut self.leaving_calls,
+            &mut self.leaving_at_a_time,
+            &mut self.in_turn,
+            &mut self.urgent,
+            &mut self.postponed,
+            &mut self.probes,
+            &mut self.starts,
+            &mut self.too_late,
+            &mut self.told_of_failure,
+            &mut self.told_of_delay,
+            &mut self.told_of_success,
+            &mut self.silent,
+        ]
+    }
+
+    pub(crate) fn add(&mut self, mut other: Self) {
+        for (mine, others) in self.all().into_iter().zip(other.all()) {
+            *mine += *others;
+        }
     }
 
     /// Whether each is at least so high.
-    pub(crate) fn are_at_least(&self, count: usize) -> bool {
-        let Self { at_bound, in_turn, urgent, postponed, probes, starts } = *self;
-        [at_bound, in_turn, urgent, postponed, probes, starts].into_iter().all(|found| found >= count)
+    pub(crate) fn are_at_least(mut self, count: usize) -> bool {
+        self.all().into_iter().all(|found| *found >= count)
     }
 }

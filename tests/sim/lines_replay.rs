@@ -9,8 +9,9 @@ use posthouse::mail::{Address, Destination, QueueId, Timestamp};
 use posthouse::system::sim::Calling;
 
 use crate::lines::Letter;
+use crate::lines_leaving::{Bound, Leaving};
 use crate::lines_line::{Counts, Flight, Line, Outage, Part, in_window};
-use crate::lines_world::{JOINED, LOCAL, METERED, PLACES, Place, Seen, place_of};
+use crate::lines_world::{JOINED, LOCAL, PLACES, Place, Seen, place_of};
 
 /// A line with mail that may go stands still for no longer than this.
 const IDLE_MAX: Duration = Duration::from_secs(2);
@@ -30,6 +31,7 @@ pub(crate) struct Settings {
     pub(crate) retry_first: Duration,
     pub(crate) retry_max: Duration,
     pub(crate) bounds: Vec<Outgoing>,
+    pub(crate) leaving: Bound,
 }
 
 /// What is known of a message.
@@ -47,6 +49,7 @@ pub(crate) struct Replay<'a> {
     letters: &'a [Letter],
     settings: &'a Settings,
     lines: Vec<Line>,
+    leaving: Leaving,
     messages: BTreeMap<QueueId, Known>,
     /// Since when there is room for an attempt at a remote place.
     room: Option<Timestamp>,
@@ -61,10 +64,19 @@ impl<'a> Replay<'a> {
     /// Goes through a record; panics where a rule is broken.
     pub(crate) fn check(letters: &'a [Letter], settings: &'a Settings, record: &[(Timestamp, Seen)]) -> Counts {
         let begun = record.first().map_or(Timestamp::ZERO, |(at, _)| *at);
-        let lines = settings.bounds.iter().map(|bounds| Line::new(*bounds, begun)).collect();
-        let counts = Counts::default();
-        let mut replay =
-            Self { letters, settings, lines, messages: BTreeMap::new(), room: Some(begun), fresh: begun, now: begun, counts };
+        let lines =
+            settings.bounds.iter().map(|bounds| Line::new(*bounds, settings.leaving.meters_connections(), begun)).collect();
+        let mut replay = Self {
+            letters,
+            settings,
+            lines,
+            leaving: Leaving::new(settings.leaving, begun),
+            messages: BTreeMap::new(),
+            room: Some(begun),
+            fresh: begun,
+            now: begun,
+            counts: Counts::default(),
+        };
         for (at, seen) in record {
             replay.pass(*at);
             replay.see(seen);
@@ -78,9 +90,10 @@ impl<'a> Replay<'a> {
 
     /// Time goes on: no line stood still that could go.
     fn pass(&mut self, now: Timestamp) {
+        self.check_deadlines(self.now);
         if now > self.now.plus(IDLE_MAX) {
             for (place, line) in self.lines.iter().enumerate() {
-                if let Some(from) = line.free_from(place, self.now).zip(self.room).map(|(free, room)| free.max(room))
+                if let Some(from) = line.free_from(self.now).zip(self.room).map(|(free, room)| free.max(room))
                     && now > from.plus(IDLE_MAX)
                 {
                     let waiting = line.waiting.iter().filter(|(_, due)| **due <= from);
@@ -93,10 +106,29 @@ impl<'a> Replay<'a> {
         self.now = now;
     }
 
+    /// When a message is to be given up, if its sender says so.
+    fn deadline(&self, id: QueueId) -> Option<Timestamp> {
+        self.letters[self.messages.get(&id)?.letter?].deadline()
+    }
+
+    /// What its sender has set a time doesn't wait any longer, whatever it waits for.
+    fn check_deadlines(&self, now: Timestamp) {
+        for (place, line) in self.lines.iter().enumerate() {
+            for (id, _) in line.waiting.keys() {
+                let over = self.deadline(*id).is_some_and(|deadline| now > deadline.plus(IDLE_MAX));
+                assert!(!over, "{}: {id} still waits behind its deadline at {}", PLACES[place].domains[0], text(now));
+            }
+        }
+    }
+
     fn see(&mut self, seen: &Seen) {
         let now = self.now;
         match seen {
-            Seen::Call(place, what) => self.call(*place, *what),
+            Seen::Call(place, from, what) => {
+                self.leaving.call(now, *place, *from, *what, &mut self.counts);
+                self.call(*place, *what);
+            }
+            Seen::Message(place, from) => self.leaving.message(now, *place, *from, &mut self.counts),
             Seen::Event(event) => self.event(event),
             Seen::Trouble(place, begins) => {
                 let line = &mut self.lines[*place];
@@ -115,6 +147,7 @@ impl<'a> Replay<'a> {
             }
             Seen::Begun => {
                 self.afresh();
+                self.leaving.begin(now);
                 for line in &mut self.lines {
                     let flights = std::mem::take(&mut line.flights);
                     line.waiting.extend(flights.into_keys().map(|part| (part, now)));
@@ -156,7 +189,7 @@ impl<'a> Replay<'a> {
                 line.calls.push(now);
                 if let Some(rate) = line.rate(|bounds| bounds.connections_rate).filter(|_| !line.notices) {
                     let count = in_window(line.calls.iter().copied(), now, rate, line.counted_from);
-                    self.counts.at_bound += usize::from(count + 1 >= rate.count as usize);
+                    self.counts.at_calls += usize::from(count == rate.count as usize);
                     assert!(count <= rate.count as usize, "{name}: {count} connections in a time that allows {rate}");
                 }
             }
@@ -196,10 +229,15 @@ impl<'a> Replay<'a> {
                 *outage = outage.as_ref().map(|_| Outage { began: now, attempts: 0, allowed: 0 });
                 self.landed(*id, to, destination, None);
             }
-            Event::Expired { id, to, destination, .. } => self.ended(*id, to, destination),
+            Event::Expired { id, to, destination, .. } => {
+                self.counts.too_late += usize::from(self.deadline(*id).is_some());
+                self.ended(*id, to, destination);
+            }
             Event::Postponed { id, destination, next_attempt, .. } => {
                 let line = &mut self.lines[place(destination)];
                 let part = (*id, destination.clone());
+                // Its attempt may have come to nothing for want of a connection.
+                line.flights.remove(&part);
                 line.waiting.insert(part.clone(), *next_attempt);
                 line.postponed.insert(part);
                 self.counts.postponed += 1;
@@ -284,26 +322,27 @@ impl<'a> Replay<'a> {
         let line = &mut self.lines[place];
         // One that came to nothing for want of a connection begins anew, and wasn't one.
         if line.flights.remove(part).is_some() {
-            assert_eq!(place, METERED, "{name}: {part:?} is tried twice at a time");
+            assert!(line.metered, "{name}: {part:?} is tried twice at a time");
             line.starts.retain(|(_, started)| started != part);
         }
         line.starts.push((now, part.clone()));
         if let Some(rate) = line.rate(|bounds| bounds.messages_rate) {
             let count = in_window(line.starts.iter().map(|(at, _)| *at), now, rate, line.counted_from);
-            self.counts.at_bound += usize::from(count + 1 >= rate.count as usize);
+            self.counts.at_messages += usize::from(count == rate.count as usize);
             assert!(count <= rate.count as usize, "{name}: {count} messages in a time that allows {rate}");
         }
         let most = self.settings.concurrency;
         let bounds = line.bounds.iter().map(|bounds| bounds.concurrency.unwrap_or(most).min(most)).max().unwrap_or(most);
         let count = line.flights.len() + 1;
-        self.counts.at_bound += usize::from(count == bounds);
-        assert!(place == LOCAL || count <= bounds || place == METERED, "{name}: {count} attempts at a time, not {bounds}");
+        self.counts.at_a_time += usize::from(count == bounds);
+        assert!(place == LOCAL || count <= bounds || line.metered, "{name}: {count} attempts at a time, not {bounds}");
     }
 
     /// Urgent mail first, then each sender in his turn, and of his own what he wants delivered sooner.
     fn check_turn(&mut self, place: usize, number: usize, part: &Part) {
         let (now, name) = (self.now, PLACES[place].domains[0]);
         let letter = &self.letters[number];
+        assert!(letter.deadline().is_none_or(|deadline| now <= deadline.plus(IDLE_MAX)), "{number} is tried behind its deadline");
         let line = &mut self.lines[place];
         let fresh = self.fresh;
         let known = |due: Timestamp| due.max(fresh).plus(NEWS_TIME) < now;
@@ -323,8 +362,9 @@ impl<'a> Replay<'a> {
         let equals = others.iter().filter(|other| other.priority == letter.priority);
         let senders: BTreeSet<usize> = equals.map(|other| other.sender).collect();
         line.passed.remove(&(letter.priority, letter.sender));
-        // Where memory is scarce a letter may have to wait for a place in it, which it gets before that is emptied once.
-        let passed_max = PASSED_MAX + if self.settings.active < 1000 { self.settings.active as u32 } else { 0 };
+        // Where memory is scarce a letter may have to wait for a place in it, which it gets before that is emptied once; it may hold half as
+        // much again for lines that stand still.
+        let passed_max = PASSED_MAX + if self.settings.active < 1000 { self.settings.active as u32 * 3 / 2 } else { 0 };
         for sender in senders.into_iter().filter(|sender| *sender != letter.sender) {
             self.counts.in_turn += 1;
             let passed = line.passed.entry((letter.priority, sender)).or_default().entry(letter.sender).or_default();
@@ -338,7 +378,6 @@ impl<'a> Replay<'a> {
             waiting.keys().any(|(id, _)| of(id) == Some(sender))
         };
         line.passed.retain(|(_, sender), _| waits(*sender));
-        assert!(letter.deadline().is_none_or(|deadline| now <= deadline.plus(IDLE_MAX)), "{number} is tried behind its deadline");
     }
 
     /// An attempt has ended for a recipient.
@@ -367,7 +406,10 @@ impl<'a> Replay<'a> {
         known.open.remove(to);
         if known.open.iter().all(|open| open.domain() != to.domain()) {
             let line = &mut self.lines[place(destination)];
-            line.waiting.remove(&(id, destination.clone()));
+            let part = (id, destination.clone());
+            line.waiting.remove(&part);
+            // An attempt that came to nothing for want of a connection, though nothing told.
+            line.flights.remove(&part);
             line.changed = self.now;
         }
     }

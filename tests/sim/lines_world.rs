@@ -11,6 +11,8 @@ use posthouse::mail::{Domain, Rate, Timestamp};
 use posthouse::system::sim::{Act, Calling, Fault, Peer, Script, SimClock, SimRandom, Stage, World};
 use posthouse::system::{Clock, Endpoint, Net};
 
+use crate::lines_leaving::Bound;
+
 /// A place that mail goes to: all domains there share everything.
 pub(crate) struct Place {
     pub(crate) domains: &'static [&'static str],
@@ -32,6 +34,8 @@ pub(crate) const SHAKY: usize = 5;
 pub(crate) const JOINED: usize = 6;
 /// Knows nobody whose name begins with "gone", and DSN.
 pub(crate) const STRICT: usize = 7;
+/// Some senders live here: notices come.
+pub(crate) const HOME: usize = 8;
 /// Mailboxes of this server.
 pub(crate) const LOCAL: usize = 9;
 
@@ -49,7 +53,6 @@ pub(crate) const PLACES: [Place; 10] = [
     Place { domains: &["s0.test", "s1.test"], hosts: &[("mx.shaky.test", "50.1.5.1")] },
     Place { domains: &["j0.test", "j1.test"], hosts: &[("mx.j0.joined.test", "50.1.6.1"), ("mx.j1.joined.test", "50.1.6.2")] },
     Place { domains: &["strict.test"], hosts: &[("mx.strict.test", "50.1.7.1")] },
-    // Some senders live here: notices come.
     Place { domains: &["home.test"], hosts: &[("mx.home.test", "50.1.8.1")] },
     Place { domains: &["example.test"], hosts: &[] },
 ];
@@ -71,8 +74,10 @@ pub(crate) enum Trouble {
 /// Something that was seen.
 #[derive(Clone, Debug)]
 pub(crate) enum Seen {
-    /// A connection to a place.
-    Call(usize, Calling),
+    /// A connection to a place, and where it comes from.
+    Call(usize, IpAddr, Calling),
+    /// A message begins to go over one.
+    Message(usize, IpAddr),
     Event(Box<Event>),
     /// A place goes out of order, or comes back.
     Trouble(usize, bool),
@@ -102,10 +107,10 @@ impl Record {
     pub(crate) fn watch(&self, world: &World) {
         self.0.lock().unwrap().clock = world.clock.clone();
         let record = self.clone();
-        world.net.watch(move |to, what| {
+        world.net.watch(move |to, from, what| {
             let at = |place: &Place| place.hosts.iter().any(|(_, address)| to.to_string() == format!("{address}:25"));
             if let Some(place) = PLACES.iter().position(at) {
-                record.see(Seen::Call(place, what));
+                record.see(Seen::Call(place, from, what));
             }
         });
     }
@@ -133,7 +138,7 @@ pub(crate) struct Peers(Vec<Vec<Peer>>);
 
 impl Peers {
     /// Enters all into the DNS, and starts them.
-    pub(crate) async fn start(world: &World, random: &mut SimRandom) -> Self {
+    pub(crate) async fn start(world: &World, record: &Record, random: &mut SimRandom) -> Self {
         let mut all = Vec::new();
         for (number, Place { domains, hosts }) in PLACES.iter().enumerate() {
             for (n, domain) in domains.iter().enumerate() {
@@ -145,7 +150,14 @@ impl Peers {
             for (name, address) in *hosts {
                 world.dns.addresses(name, &[address]);
                 let listener = world.net.listen(socket(address)).await.unwrap();
-                peers.push(Peer::start(listener, script(number, random)));
+                let peer = Peer::start(listener, script(number, random));
+                let record = record.clone();
+                peer.watch(move |from, command| {
+                    if command.starts_with("MAIL ") {
+                        record.see(Seen::Message(number, from));
+                    }
+                });
+                peers.push(peer);
             }
             all.push(peers);
         }
@@ -159,6 +171,22 @@ impl Peers {
                 peer.restart(world.net.listen(socket(address)).await.unwrap());
             }
         }
+    }
+
+    /// Nobody of that name is known at a place.
+    pub(crate) fn refuse(&self, place: usize, name: &str) {
+        for peer in &self.0[place] {
+            peer.script(|script| script.set_always(Stage::Recipient(name.to_owned()), Act::say("550 5.1.1 nobody")));
+        }
+    }
+
+    /// What came to each place: recipients and content.
+    pub(crate) fn taken(&self) -> Vec<(usize, Vec<String>, Vec<u8>)> {
+        let of = |(place, peers): (usize, &Vec<Peer>)| {
+            let taken: Vec<_> = peers.iter().flat_map(Peer::taken).collect();
+            taken.into_iter().map(move |taken| (place, taken.recipients, taken.content))
+        };
+        self.0.iter().enumerate().flat_map(of).collect()
     }
 
     /// Something goes wrong with all hosts of a place, or is well again.
@@ -194,7 +222,7 @@ fn script(place: usize, random: &mut SimRandom) -> Script {
     let script = script.always(Stage::End, Act::Slow(Duration::from_millis(time)));
     match place {
         // One message a connection.
-        METERED if random.below(2) == 0 => script.always(Stage::End, Act::SayAndClose("250 2.0.0 taken".to_owned())),
+        METERED if random.below(4) != 0 => script.always(Stage::End, Act::SayAndClose("250 2.0.0 taken".to_owned())),
         _ => script,
     }
 }
@@ -215,8 +243,8 @@ pub(crate) fn bounds(place: usize, random: &mut SimRandom) -> Outgoing {
     }
 }
 
-/// The tables for them: by domain, by host, and for several hosts together.
-pub(crate) fn rules(bounds: &[Outgoing]) -> Vec<DestinationRule> {
+/// The tables for them: by domain, by host, for several hosts together, and for what leaves from an address.
+pub(crate) fn rules(bounds: &[Outgoing], leaving: Bound) -> Vec<DestinationRule> {
     let below = |name: &str| DomainPattern::Below(Domain::parse(name).unwrap());
     let exact = |name: &str| DomainPattern::Exact(Domain::parse(name).unwrap());
     let rule = |place: usize, domain: DomainPattern, mx: DomainPattern| DestinationRule {
@@ -230,5 +258,6 @@ pub(crate) fn rules(bounds: &[Outgoing]) -> Vec<DestinationRule> {
         rule(BOUNDED, DomainPattern::Any, exact("mx.bounded.test")),
         rule(METERED, exact("calls.test"), DomainPattern::Any),
         rule(JOINED, DomainPattern::Any, below("joined.test")),
+        leaving.rule(),
     ]
 }

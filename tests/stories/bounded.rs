@@ -51,7 +51,7 @@ fn outgoing_concurrency_is_that_of_all_domains_of_the_hosts() {
 fn most_at_a_time(server: &Server) -> Arc<AtomicUsize> {
     let (open, most) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
     let told = Arc::clone(&most);
-    server.world.net.watch(move |to, what| {
+    server.world.net.watch(move |to, _, what| {
         match what {
             _ if !to.to_string().starts_with("50.2.") => {}
             Calling::Began => {}

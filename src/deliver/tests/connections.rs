@@ -53,7 +53,7 @@ impl Scene {
     fn counted(&self) -> (Arc<AtomicUsize>, Arc<AtomicUsize>) {
         let (open, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (now, max) = (open.clone(), most.clone());
-        self.world.net.watch(move |_, what| match what {
+        self.world.net.watch(move |_, _, what| match what {
             Calling::Began => {}
             Calling::Made => _ = max.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed),
             Calling::Over => _ = now.fetch_sub(1, Ordering::Relaxed),

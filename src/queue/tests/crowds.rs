@@ -115,6 +115,32 @@ fn drain(
     }
 }
 
+/// The same, but for a destination whose attempts don't end.
+fn drain_but(
+    slow: &str,
+    scheduler: &mut Scheduler,
+    spool: &BTreeMap<QueueId, Message>,
+    parked: &mut BTreeSet<QueueId>,
+) -> Vec<u64> {
+    let mut order = Vec::new();
+    while let Some(step) = next(scheduler, START) {
+        match step {
+            Step::Attempt(attempt) if attempt.destination.to_string() != slow => {
+                report(scheduler, START, &attempt, Outcome::Delivered);
+                order.push(attempt.id.0);
+            }
+            Step::Recall { ids } => {
+                for id in ids.into_iter().filter(|id| parked.remove(id)) {
+                    admit(scheduler, START, &spool[&id]);
+                }
+            }
+            Step::Park { id, .. } => _ = parked.insert(id),
+            _ => {}
+        }
+    }
+    order
+}
+
 /// Messages of a sender that come while nothing can be attempted.
 fn pile_up(
     scheduler: &mut Scheduler,
@@ -149,6 +175,24 @@ fn what_had_no_room_comes_back_as_soon_as_its_line_runs_dry_and_not_at_a_time() 
         assert_eq!((order.len(), parked.len(), scheduler.len()), (3000, 0, 0));
         assert!(order.is_sorted(), "first come, first served");
     }
+}
+
+#[test]
+fn whichever_of_its_lines_goes_on_first_calls_a_message_back() {
+    let mut scheduler = Scheduler::new(Settings { active_max: 200, ..settings() });
+    scheduler.pause(START, None);
+    let (mut spool, mut parked) = pile_up(&mut scheduler, "bulk@b.test", 1..=300, "a@slow.test");
+    let (swift, away) = pile_up(&mut scheduler, "bulk@b.test", 301..=600, "a@swift.test");
+    spool.extend(swift);
+    parked.extend(away);
+    let both = message(999, "bulk@b.test", &["b@slow.test", "b@swift.test"]);
+    admit(&mut scheduler, START, &both);
+    assert!(matches!(next(&mut scheduler, START), Some(Step::Park { id: QueueId(999), .. })), "there is room in neither");
+    spool.insert(both.id, both);
+    parked.insert(QueueId(999));
+    scheduler.resume(START, None);
+    let order = drain_but("mx:slow.test", &mut scheduler, &spool, &mut parked);
+    assert_eq!((order.len(), order.last()), (301, Some(&999)), "the one that stands still is in nobody's way");
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub enum Calling {
 }
 
 /// What is told of each.
-type Tell = dyn Fn(&Endpoint, Calling) + Send + Sync;
+type Tell = dyn Fn(&Endpoint, IpAddr, Calling) + Send + Sync;
 
 /// Who is told.
 #[derive(Clone)]
@@ -89,21 +89,21 @@ impl SimNet {
         self.state().connections
     }
 
-    /// Tells of every connection from now on, by where it goes; the watcher must not use this network itself.
-    pub fn watch(&self, watcher: impl Fn(&Endpoint, Calling) + Send + Sync + 'static) {
+    /// Tells of every connection from now on, by where it goes and where it comes from; the watcher must not use this network itself.
+    pub fn watch(&self, watcher: impl Fn(&Endpoint, IpAddr, Calling) + Send + Sync + 'static) {
         self.state().watcher = Some(Watcher(Arc::new(watcher)));
     }
 
-    fn tell(&self, to: &Endpoint, what: Calling) {
+    fn tell(&self, to: &Endpoint, client: IpAddr, what: Calling) {
         let watcher = self.state().watcher.clone();
         if let Some(Watcher(watcher)) = watcher {
-            watcher(to, what);
+            watcher(to, client, what);
         }
     }
 
     /// Connects as a client with this address.
     pub async fn connect_from(&self, client: IpAddr, to: &Endpoint) -> io::Result<BoxStream> {
-        self.tell(to, Calling::Began);
+        self.tell(to, client, Calling::Began);
         let fault = self.state().faults.get(&to.to_string()).copied();
         match fault {
             Some(Fault::Refuse) => return Err(io::ErrorKind::ConnectionRefused.into()),
@@ -123,8 +123,8 @@ impl SimNet {
         listener.try_send((stream(far), peer)).map_err(|_| io::ErrorKind::ConnectionRefused)?;
         state.connections += 1;
         drop(state);
-        self.tell(to, Calling::Made);
-        let end = Some(End { net: self.clone(), to: to.clone() });
+        self.tell(to, client, Calling::Made);
+        let end = Some(End { net: self.clone(), to: to.clone(), client });
         Ok(Box::new(SimStream { end, ..stream(near) }))
     }
 
@@ -213,11 +213,12 @@ struct SimStream {
 struct End {
     net: SimNet,
     to: Endpoint,
+    client: IpAddr,
 }
 
 impl Drop for End {
     fn drop(&mut self) {
-        self.net.tell(&self.to, Calling::Over);
+        self.net.tell(&self.to, self.client, Calling::Over);
     }
 }
 

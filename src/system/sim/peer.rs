@@ -42,7 +42,11 @@ struct Shared {
     script: Mutex<Script>,
     records: Mutex<Records>,
     tls: Option<Arc<dyn TlsServer>>,
+    watcher: Mutex<Option<Arc<Tell>>>,
 }
+
+/// Who is told of each command: whence it comes, and its line.
+type Tell = dyn Fn(IpAddr, &str) + Send + Sync;
 
 #[derive(Default)]
 struct Records {
@@ -64,7 +68,7 @@ impl Peer {
 
     fn begin(listener: Box<dyn Listener>, script: Script, tls: Option<Arc<dyn TlsServer>>) -> Self {
         let address = listener.local_address();
-        let shared = Arc::new(Shared { script: Mutex::new(script), records: Mutex::default(), tls });
+        let shared = Arc::new(Shared { script: Mutex::new(script), records: Mutex::default(), tls, watcher: Mutex::default() });
         let task = tokio::spawn(serve(listener, shared.clone()));
         Self { address, shared, task }
     }
@@ -94,6 +98,11 @@ impl Peer {
     /// All command lines so far, in order; content not included.
     pub fn commands(&self) -> Vec<String> {
         lock(&self.shared.records).commands.clone()
+    }
+
+    /// Tells of every command from now on.
+    pub fn watch(&self, watcher: impl Fn(IpAddr, &str) + Send + Sync + 'static) {
+        *lock(&self.shared.watcher) = Some(Arc::new(watcher));
     }
 
     /// How many connections it accepted so far.
@@ -173,6 +182,10 @@ impl Connection {
         loop {
             let line = self.read_line().await?;
             let line = String::from_utf8_lossy(&line).into_owned();
+            let watcher = lock(&self.shared.watcher).clone();
+            if let Some(watcher) = watcher {
+                watcher(self.client, &line);
+            }
             lock(&self.shared.records).commands.push(line.clone());
             let verb = line.split([' ', ':']).next().unwrap_or("").to_ascii_uppercase();
             match verb.as_str() {
