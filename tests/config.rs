@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't set itself up has failed")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use posthouse::config::{self, Loaded, Origin, Problem};
@@ -57,6 +57,54 @@ fn the_sample_file_is_what_the_schema_generates() {
 #[test]
 fn the_reference_page_is_what_the_schema_generates() {
     golden("docs/configuration.md", &config::reference_page());
+}
+
+/// The pages for operators, but for the generated one.
+fn pages() -> Vec<(String, String)> {
+    let files = std::fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = files.filter(|path| path.extension().is_some_and(|end| end == "md") && !path.ends_with("configuration.md"));
+    let all = pages.chain([root().join("README.md"), root().join("CHANGELOG.md")]);
+    all.map(|path| (path.display().to_string(), std::fs::read_to_string(&path).unwrap())).collect()
+}
+
+#[test]
+fn the_settings_that_the_pages_name_are_there() {
+    let reference = config::reference_page();
+    let keys: BTreeSet<&str> = reference.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let sections: BTreeSet<&str> = keys.iter().filter_map(|key| Some(key.split_once('.')?.0)).collect();
+    let mut named = 0;
+    for (path, text) in pages() {
+        for span in text.split('`').skip(1).step_by(2) {
+            // `[section] key`, `section.key`, and either with a value.
+            let words = span.strip_prefix('[').and_then(|rest| rest.split_once("] "));
+            let words = words.map(|(section, key)| (section.trim_matches(['[', ']']), key));
+            let Some((section, key)) = words.or_else(|| span.split_once('.')) else { continue };
+            let key = key.split([' ', '=']).next().unwrap_or("");
+            if sections.contains(section) && !["md", "rs", "toml", "key"].contains(&key) || words.is_some() {
+                assert!(keys.contains(format!("{section}.{key}").as_str()), "{path}: there is no {section}.{key}: `{span}`");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 50, "{named}");
+}
+
+#[test]
+fn the_examples_in_the_pages_are_right() {
+    let (mut examples, around) = (0, MINIMAL.replace("name = \"example.test\"", "name = \"other.test\""));
+    // Texts of notices are no settings.
+    for (path, text) in pages().into_iter().filter(|(path, _)| !path.ends_with("notices.md")) {
+        for block in text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            let loaded = load_with(&format!("{around}{block}"), &[]);
+            assert!(
+                loaded.is_ok(),
+                "{path}: {:?}\n{block}",
+                loaded.err().map(|found| found.iter().map(told).collect::<Vec<_>>())
+            );
+            examples += 1;
+        }
+    }
+    assert!(examples > 5, "{examples}");
 }
 
 #[test]

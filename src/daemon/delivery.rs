@@ -169,11 +169,23 @@ impl Delivery {
                 () = &mut grace => break,
             }
         }
+        self.close_books().await;
         self.send_digest().await;
         let unfinished = self.attempts.len();
         self.attempts.abort_all();
         self.current.deliverer.close().await;
         unfinished
+    }
+
+    /// What the last attempts brought to its end is on record before the stop, and its content is gone. Everything else that the scheduler
+    /// wants the next start finds by itself.
+    async fn close_books(&mut self) {
+        self.scheduler.pause(self.now(), None);
+        while let Some(step) = self.scheduler.next(self.now()) {
+            if matches!(step, Step::Done { .. }) {
+                self.carry_out(step).await;
+            }
+        }
     }
 
     pub(super) fn now(&self) -> Timestamp {

@@ -364,17 +364,21 @@ impl Committer {
         let mut barriers = Vec::new();
         for op in batch.into_iter().rev() {
             match op {
-                Op::Accept { changes, reply, .. } => {
+                Op::Accept { stored, changes, reply, .. } => {
                     settle_changes(&mut state, &changes, None);
-                    accepts.push(reply);
+                    accepts.push((reply, stored));
                 }
                 Op::Barrier(reply) => barriers.push(reply),
                 op => state.queue.push_front(op),
             }
         }
         drop(state);
-        for reply in accepts {
-            let _ = reply.send(Err(CommitError { error: error.clone(), in_doubt: failure.in_doubt }));
+        for (reply, stored) in accepts {
+            let told = reply.send(Err(CommitError { error: error.clone(), in_doubt: failure.in_doubt }));
+            // Whoever waited would have removed the content file.
+            if told.is_err() && stored.file.is_some() && !failure.in_doubt {
+                self.shared.remove_content(stored.message.id);
+            }
         }
         for reply in barriers {
             let _ = reply.send(Err(error.clone()));

@@ -289,6 +289,16 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn the_document_in_the_manual_is_one_that_is_written() {
+        let manual = include_str!("../../docs/spool-tools.md");
+        let (_, behind) = manual.split_once("The envelope has everything").unwrap();
+        let (_, document) = behind.split_once("```json\n").unwrap();
+        let (document, _) = document.split_once("```").unwrap();
+        let message = read(document.as_bytes()).unwrap();
+        assert_eq!(String::from_utf8(write(&message)).unwrap(), document);
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_field() {
         let sound = r#"{"version":1,"id":"0000000000001","arrived":"2026-11-22T02:00:00Z","size":3,"sender":"","body":"7BIT",
             "held":false,"delay_notices":0,"recipients":[{"address":"a@x.test","original":null,"state":"deferred","attempts":1,

@@ -178,6 +178,8 @@ pub(crate) fn create(
     let begun =
         begin(&*file, header, records, size, room).and_then(|reserved| Ok((take_over(disk, folder, &spare, &path)?, reserved)));
     begun.inspect_err(|_| {
+        // Without a sync: nothing is written elsewhere before the next segment has its name, and with that the removal is durable. A power cut
+        // before brings back a segment that says once more what the one before ends with.
         let _ = disk.unlink(&spare);
         let _ = disk.unlink(&path);
     })

@@ -388,6 +388,12 @@ impl Shared {
         }
     }
 
+    /// Removes the content file of a message that has come to nothing.
+    pub(crate) fn remove_content(&self, id: QueueId) {
+        self.lock().unlinks.push(self.layout.content_file(id));
+        self.sweep.notify_one();
+    }
+
     /// Parks an active message.
     pub(crate) fn park(&self, id: QueueId, due: Timestamp) {
         let mut state = self.lock();

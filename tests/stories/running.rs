@@ -487,3 +487,18 @@ fn a_reload_is_answered_before_the_old_connections_have_said_goodbye() {
         assert!(far.commands().contains(&"QUIT".to_owned()));
     });
 }
+
+#[test]
+fn what_is_delivered_while_the_server_stops_is_done_with() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", Script::default().always(Stage::End, Act::Slow(Duration::from_secs(2)))).await;
+        let large = format!("Subject: large\r\n\r\n{}", "words and words\r\n".repeat(20_000));
+        server.relay("ann@example.test", &["eve@far.test"], &large).await;
+        server.pass(Duration::from_secs(1)).await;
+        let content = || server.disk.list(std::path::Path::new("/spool/content")).unwrap().len();
+        assert_eq!((content(), server.count("finished")), (1, 0), "its last reply is awaited");
+        server.stop().await;
+        assert_eq!((content(), far.taken().len(), server.count("finished")), (0, 1, 1));
+    });
+}

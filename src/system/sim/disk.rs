@@ -132,7 +132,7 @@ impl SimDisk {
         world.faults.fail_namings.insert(at);
     }
 
-    /// This file can't be opened for reading, as when a process has no descriptors left; none: every file can again.
+    /// This file can't be opened, as when a process has no descriptors left; none: every file can again.
     pub fn fail_opening(&self, path: Option<&Path>) {
         self.world().faults.unreadable = path.map(Path::to_owned);
     }
@@ -332,7 +332,7 @@ impl Disk for SimDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
         let mut world = self.world();
         world.check()?;
-        if mode == OpenMode::Read && world.faults.unreadable.as_deref() == Some(path) {
+        if mode != OpenMode::CreateNew && world.faults.unreadable.as_deref() == Some(path) {
             return Err(io::Error::other("too many open files"));
         }
         let inode = match mode {

@@ -1,0 +1,75 @@
+//! Starts that come to nothing half-way, and what a power cut then leaves.
+
+use super::*;
+
+/// Sees that a spool has what it had and these, and takes one more; that one.
+async fn has_all(
+    disk: &SimDisk,
+    index: &MemoryIndex,
+    messages: &BTreeMap<QueueId, (Message, Vec<u8>)>,
+    more: &[QueueId],
+) -> QueueId {
+    let spool = open(disk, ROOT, index).await;
+    let listed: Vec<QueueId> = spool.list(&Filter::default()).await.unwrap().iter().map(|message| message.id).collect();
+    let mut expected: Vec<QueueId> = messages.keys().chain(more).copied().collect();
+    expected.sort_unstable();
+    assert_eq!(listed, expected, "each once");
+    for (id, (message, content)) in messages {
+        assert_eq!(spool.message(*id).await.unwrap().as_ref(), Some(message));
+        assert_eq!(&read(&*spool.content(*id).await.unwrap()).await.unwrap(), content);
+    }
+    let id = take(&spool).await;
+    spool.close().await.unwrap();
+    id
+}
+
+/// A message more.
+async fn take(spool: &Spool) -> QueueId {
+    let mut draft = spool.begin().unwrap();
+    draft.write(b"Subject: one more\r\n\r\nwords\r\n").await.unwrap();
+    draft.commit(envelope()).await.unwrap().id
+}
+
+/// A spool whose start has failed once, for the segment that it began couldn't be opened by its new name.
+async fn failed_start() -> Spooled {
+    let spooled = Spooled::new().await;
+    let next = spooled.segments().last().unwrap() + 1;
+    spooled.disk.fail_opening(Some(&spooled.segment(next)));
+    let system = World::new(7).system(Arc::new(spooled.disk.clone()));
+    let started = Spool::open(options(ROOT), &system, Box::new(MemoryIndexFactory(spooled.index.clone()))).await;
+    assert!(started.is_err());
+    assert!(!spooled.disk.exists(&spooled.segment(next)), "the name was given, and taken back");
+    spooled.disk.fail_opening(None);
+    spooled
+}
+
+#[test]
+fn a_segment_that_start_up_could_not_open_harms_nothing_if_a_power_cut_brings_its_name_back() {
+    let mut came_back = 0;
+    for seed in 0..40 {
+        run(async {
+            let spooled = failed_start().await;
+            let after = spooled.disk.crashed(seed);
+            let next = spooled.segments().last().unwrap() + 1;
+            came_back += u32::from(after.exists(&spooled.segment(next)));
+            let more = has_all(&after, &spooled.index, &spooled.messages, &[]).await;
+            // What it held doesn't count again when the next start is cut off as well.
+            has_all(&after.crashed(seed + 1), &MemoryIndex::default(), &spooled.messages, &[more]).await;
+        });
+    }
+    assert!((5..=35).contains(&came_back), "{came_back} of 40");
+}
+
+#[test]
+fn nor_does_it_beside_the_segment_that_was_begun_in_its_place() {
+    for seed in 0..40 {
+        run(async {
+            let spooled = failed_start().await;
+            let spool = open(&spooled.disk, ROOT, &spooled.index).await;
+            let more = take(&spool).await;
+            let after = spooled.disk.crashed(seed);
+            drop(spool);
+            has_all(&after, &MemoryIndex::default(), &spooled.messages, &[more]).await;
+        });
+    }
+}
