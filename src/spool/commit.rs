@@ -1,8 +1,8 @@
 //! The committer: the one loop that writes the log. While one sync runs the next batch gathers; there is no other delay
 //! but a moment's wait for messages whose content is on its way (`gather`).
 //!
-//! What nobody waits for (states, ends) is written at once, so that a kill loses nothing, and made durable with the next message,
-//! or a moment later.
+//! What nobody waits for (states, ends) is written a moment later, so that a kill repeats next to nothing, and made durable with the next
+//! message, or in a tenth of a second.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -56,6 +56,7 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
             committer.answer();
             committer.fill();
         }
+        committer.linger().await;
         committer.gather().await;
         let Taken { batch, more, closing } = committer.take();
         let idle = batch.is_empty() && (committer.written.is_empty() || !closing && committer.until_sync() > Duration::ZERO);
@@ -140,6 +141,28 @@ impl Committer {
         let more = count < state.queue.len();
         let batch = if more { state.queue.drain(..count).collect() } else { std::mem::take(&mut state.queue) };
         Taken { batch, more, closing }
+    }
+
+    /// Waits a moment for more, if there is only what nobody waits for.
+    async fn linger(&mut self) {
+        let shared = self.shared.clone();
+        let more = || {
+            let state = shared.lock();
+            let other = !state.queue.is_empty() && !state.queue.iter().any(Op::is_awaited);
+            other && !state.closing && !shared.gathering.is_enough_of_others(state.queue.len())
+        };
+        shared.gathering.linger();
+        if more() {
+            self.answer();
+            let enough = async {
+                while more() {
+                    shared.wake.notified().await;
+                }
+            };
+            // Whatever there is by then is enough.
+            let _ = tokio::time::timeout(gather::LINGER, enough).await;
+        }
+        shared.gathering.rest();
     }
 
     /// Waits a moment for new messages that are under way, if some are here already and nobody waits for something else.
@@ -448,5 +471,76 @@ pub(crate) fn settle_changes(state: &mut State, changes: &[Change], durable: Opt
         }
         // One on its way into the index waited for this.
         state.park_again(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::super::index::{MemoryIndex, MemoryIndexFactory};
+    use super::super::{Accept, Options, Spool};
+    use super::*;
+    use crate::config;
+    use crate::mail::{Address, BodyType, Recipient, ReversePath};
+    use crate::system::sim::{OperationKind, SimDisk, World, run};
+
+    async fn take(spool: &Spool) -> QueueId {
+        let mut draft = spool.begin().unwrap();
+        draft.write(b"Subject: short\r\n\r\n").await.unwrap();
+        let accept = Accept {
+            arrived: Timestamp::ZERO,
+            reverse_path: ReversePath::Null,
+            body: BodyType::SevenBit,
+            request: None,
+            recipients: vec![Recipient::new(Address::parse("u@d.test").unwrap(), None, Timestamp::ZERO)],
+            updates: Vec::new(),
+            origin: None,
+        };
+        draft.commit(accept).await.unwrap().id
+    }
+
+    #[test]
+    fn ends_are_written_together_and_hold_up_no_message() {
+        run(async {
+            let disk = SimDisk::new();
+            let system = World::new(7).system(Arc::new(disk.clone()));
+            let options = Options::new(&config::Spool {
+                path: "/spool".into(),
+                min_free: 0,
+                segment_size: 1 << 20,
+                zeros_ahead: false,
+                spares: 0,
+                compaction_rate: 1 << 20,
+                index_cache: 1 << 20,
+                compression: config::Compression::None,
+            });
+            let index = Box::new(MemoryIndexFactory(MemoryIndex::default()));
+            let spool = Spool::open(options, &system, index).await.unwrap().0;
+            let mut ids = Vec::new();
+            for _ in 0..21 {
+                ids.push(take(&spool).await);
+            }
+            let writes = Arc::new(AtomicUsize::new(0));
+            let seen = writes.clone();
+            disk.watch(move |operation| {
+                let is_record = operation.kind == OperationKind::Write && operation.bytes.iter().any(|byte| *byte != 0);
+                seen.fetch_add(usize::from(is_record), Ordering::Relaxed);
+            });
+            let last = ids.pop().unwrap();
+            for id in ids {
+                spool.done(id);
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(writes.load(Ordering::Relaxed), 0, "they linger");
+            spool.flush().await.unwrap();
+            assert_eq!(writes.load(Ordering::Relaxed), 1, "all in one");
+            spool.done(last);
+            tokio::task::yield_now().await;
+            let begun = system.clock.monotonic();
+            take(&spool).await;
+            assert_eq!(system.clock.monotonic(), begun, "nobody waited");
+            assert_eq!(writes.load(Ordering::Relaxed), 2, "with the message");
+        });
     }
 }

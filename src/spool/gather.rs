@@ -3,6 +3,8 @@
 //! Where many clients send at once, those whose content is on its way are nearly here: with them one sync does for two or three. But
 //! half of the clients are enough: while that half waits for the disk, the other keeps the processors busy. A client alone never waits,
 //! and where somebody is slow the waiting soon ends for good.
+//!
+//! What nobody waits for (states, ends) lingers a moment, unless a message comes: to be woken and to write for each costs more than it is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,6 +12,10 @@ use std::time::Duration;
 
 /// The longest wait for a batch.
 pub(crate) const WAIT_MAX: Duration = Duration::from_millis(4);
+/// So long lingers what nobody waits for,
+pub(crate) const LINGER: Duration = Duration::from_millis(1);
+/// or until so much of it is there.
+const LINGER_COUNT: usize = 100;
 /// Where a sync takes longer than this, nobody waits: enough comes while it runs.
 const QUICK: Duration = Duration::from_micros(500);
 /// After a wait in vain there is none for so long, and twice as long after each further one.
@@ -24,6 +30,8 @@ pub(crate) struct Gathering {
     under_way: UnderWay,
     /// How many operations the committer waits for; none: it takes what there is.
     goal: AtomicUsize,
+    /// The same while something is queued that nobody waits for.
+    goal_of_others: AtomicUsize,
 }
 
 /// Held by a message from its beginning until it is queued or given up.
@@ -38,17 +46,32 @@ impl Gathering {
     /// The committer wants some of those under way, too, where so many are queued; the last batch had `answered` messages.
     pub(crate) fn aim(&self, queued: usize, answered: usize) {
         let under_way = Arc::strong_count(&self.under_way) - 1;
-        self.goal.store(goal(queued, under_way, answered), Ordering::Relaxed);
+        self.wait_for(goal(queued, under_way, answered), 0);
+    }
+
+    /// The committer has nothing that anybody waits for.
+    pub(crate) fn linger(&self) {
+        self.wait_for(0, LINGER_COUNT);
     }
 
     /// The committer takes what there is again.
     pub(crate) fn rest(&self) {
-        self.goal.store(0, Ordering::Relaxed);
+        self.wait_for(0, 0);
+    }
+
+    fn wait_for(&self, goal: usize, goal_of_others: usize) {
+        self.goal.store(goal, Ordering::Relaxed);
+        self.goal_of_others.store(goal_of_others.max(goal), Ordering::Relaxed);
     }
 
     /// Whether the committer waits no longer when so many operations are queued.
     pub(crate) fn is_enough(&self, queued: usize) -> bool {
         queued >= self.goal.load(Ordering::Relaxed)
+    }
+
+    /// The same when the last of them is one that nobody waits for.
+    pub(crate) fn is_enough_of_others(&self, queued: usize) -> bool {
+        queued >= self.goal_of_others.load(Ordering::Relaxed)
     }
 }
 
@@ -127,6 +150,20 @@ mod tests {
             gathering.rest();
             assert!(gathering.is_enough(0));
         }
+    }
+
+    #[test]
+    fn what_nobody_waits_for_wakes_nobody_for_a_while_and_messages_do() {
+        let gathering = Gathering::default();
+        assert!(gathering.is_enough_of_others(1), "the first says that there is something");
+        gathering.linger();
+        assert!(gathering.is_enough(1) && !gathering.is_enough_of_others(LINGER_COUNT - 1));
+        assert!(gathering.is_enough_of_others(LINGER_COUNT));
+        let _under_way: Vec<UnderWay> = (0..9).map(|_| gathering.begin()).collect();
+        gathering.aim(1, 0);
+        assert!(!gathering.is_enough_of_others(4) && gathering.is_enough_of_others(5), "it counts for a batch");
+        gathering.rest();
+        assert!(gathering.is_enough(1) && gathering.is_enough_of_others(1));
     }
 
     #[test]

@@ -366,11 +366,10 @@ impl Shared {
         if state.closing {
             return;
         }
-        let here = state.update(&update);
-        drop(state);
-        if here {
-            self.wake.notify_one();
+        if state.update(&update) {
+            self.queued(state);
         } else {
+            drop(state);
             self.tell(Command::Recall { id: update.id, action: Action::Update(update) });
         }
     }
@@ -381,11 +380,10 @@ impl Shared {
         if state.closing {
             return;
         }
-        let here = state.done(id);
-        drop(state);
-        if here {
-            self.wake.notify_one();
+        if state.done(id) {
+            self.queued(state);
         } else {
+            drop(state);
             self.tell(Command::Recall { id, action: Action::Done });
         }
     }
@@ -409,8 +407,16 @@ impl Shared {
         } else if let Some(parking) = state.parking.remove(&id) {
             state.park(parking.entry, due);
         }
+        self.queued(state);
+    }
+
+    /// Something is queued that nobody waits for.
+    fn queued(&self, state: MutexGuard<'_, State>) {
+        let enough = self.gathering.is_enough_of_others(state.queue.len());
         drop(state);
-        self.wake.notify_one();
+        if enough {
+            self.wake.notify_one();
+        }
     }
 
     /// Waits until everything queued so far is durable.
