@@ -10,6 +10,7 @@
 mod bounded;
 mod bounds;
 mod client;
+mod doubt;
 mod drops;
 mod extensions;
 mod fairness;
