@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Host;
+use crate::mail::Diagnosis;
 use crate::system::{Endpoint, Entropy};
 
 /// How long what was found out about an address counts.
@@ -16,6 +17,8 @@ const KNOWN_TIME: Duration = Duration::from_secs(3600);
 const FAILED_TIME: Duration = Duration::from_secs(600);
 /// How long a host that refused us over IPv6 is tried over IPv4 first.
 const REFUSED_TIME: Duration = Duration::from_secs(24 * 3600);
+/// How long a connection in the clear may be owed: as long as any rate makes it wait.
+const OWED_TIME: Duration = Duration::from_secs(24 * 3600);
 /// Addresses, and hosts, that are remembered.
 const KNOWN_MAX: usize = 10_000;
 /// A host that takes half as long again as the quickest, and this, is as good: equals share the load (RFC 5321 section 5.1).
@@ -34,6 +37,8 @@ struct State {
     addresses: BTreeMap<SocketAddr, Known>,
     /// Host names, and until when they are tried over IPv4 first.
     refusing_ipv6: BTreeMap<String, Duration>,
+    /// Where a handshake failed and the connection in the clear is still to be made; until when that counts, and why.
+    owed_in_clear: BTreeMap<SocketAddr, (Duration, Diagnosis)>,
 }
 
 /// An address's past.
@@ -101,6 +106,25 @@ impl Hosts {
         if refusing.len() < KNOWN_MAX {
             refusing.insert(host.name.clone(), now + REFUSED_TIME);
         }
+    }
+
+    /// A handshake failed there, and the connection in the clear that should follow has to wait: the next one is to be that.
+    pub(super) fn owe_in_clear(&self, now: Duration, endpoint: &Endpoint, why: &Diagnosis) {
+        let Endpoint::Tcp(address) = endpoint else { return };
+        let owed = &mut self.state().owed_in_clear;
+        if owed.len() >= KNOWN_MAX {
+            owed.retain(|_, (until, _)| *until > now);
+        }
+        if owed.len() < KNOWN_MAX {
+            owed.insert(*address, (now + OWED_TIME, why.clone()));
+        }
+    }
+
+    /// Whether the next connection there is to be in the clear, and why. Said once.
+    pub(super) fn take_owed(&self, now: Duration, endpoint: &Endpoint) -> Option<Diagnosis> {
+        let Endpoint::Tcp(address) = endpoint else { return None };
+        let (until, why) = self.state().owed_in_clear.remove(address)?;
+        (until > now).then_some(why)
     }
 
     fn note(&self, now: Duration, endpoint: &Endpoint, change: impl FnOnce(&mut Known)) {

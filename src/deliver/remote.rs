@@ -129,12 +129,30 @@ impl Run<'_> {
             self.permit.make_room(source).await;
             let connection = match self.open(host, tls, source).await {
                 Ok(connection) => connection,
-                Err(unopened) => return self.missed(host, unopened),
+                Err(unopened) => match self.fallback_from(host, tls, source, &unopened) {
+                    Some(from) => return self.connections_from = Some(from),
+                    None => return self.missed(host, unopened),
+                },
             };
             if self.transact(connection, host).await != Carried::InPart {
                 return;
             }
         }
+    }
+
+    /// When the connection in the clear may be made that follows a failed handshake, if the rate doesn't allow it now. The next attempt
+    /// begins with it: another handshake would fail again, and use up the next connection as well.
+    fn fallback_from(
+        &self,
+        host: &Host,
+        tls: RemoteTls,
+        source: Option<IpAddr>,
+        unopened: &Unopened,
+    ) -> Option<(Timestamp, Option<IpAddr>)> {
+        let follows = unopened.insecure && tls == RemoteTls::Opportunistic && !self.way.implicit_tls;
+        let from = follows.then(|| self.permit.may_connect(source).err()).flatten()?;
+        self.deliverer.hosts.owe_in_clear(self.now(), &host.endpoint, &unopened.diagnosis);
+        Some(from)
     }
 
     /// This host doesn't serve.
@@ -216,6 +234,13 @@ impl Run<'_> {
         };
         let login = self.login(host).await?;
         let called = self.now();
+        if tls == RemoteTls::Opportunistic
+            && !self.way.implicit_tls
+            && let Some(Diagnosis { next_hop, text: reason, .. }) = self.deliverer.hosts.take_owed(called, &host.endpoint)
+        {
+            self.deliverer.events.report(Event::TlsFallback { id: self.attempt.id, next_hop, reason });
+            return Connection::open(self.call(host, tls, StartTls::Never, login, source), host).await;
+        }
         let connection = match Connection::open(self.call(host, tls, starttls, login.clone(), source), host).await {
             Err(Unopened { diagnosis, insecure: true, .. })
                 if tls == RemoteTls::Opportunistic && !self.way.implicit_tls && self.permit.may_connect(source).is_ok() =>

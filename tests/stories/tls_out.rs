@@ -3,8 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
-use posthouse::config::{DomainPattern, HostPort, ListenAddress, Listener, ListenerTls, RemoteTls, Route, RouteHost};
-use posthouse::mail::{Domain, TlsInfo};
+use posthouse::config::{
+    DestinationRule, DomainPattern, HostPort, ListenAddress, Listener, ListenerTls, Outgoing, RemoteTls, Route, RouteHost,
+};
+use posthouse::mail::{Domain, Rate, TlsInfo};
 use posthouse::system::sim::{DUBIOUS_ANSWER, HELLO, Peer, Script, SimTls};
 use posthouse::system::tls::CertificateFacts;
 use posthouse::system::{BoxFuture, BoxStream, Net, TlsServer};
@@ -66,6 +68,27 @@ fn a_handshake_that_fails_is_followed_by_one_connection_in_the_clear_and_the_log
         let encrypted: Vec<bool> = far.taken().iter().map(|taken| taken.encrypted).collect();
         assert_eq!((encrypted, far.connections()), (vec![false], 2));
         assert_eq!((server.count("tls-fallback"), server.count("secured"), server.count("deferred")), (1, 0, 0));
+    });
+}
+
+#[test]
+fn a_rate_of_connections_delays_the_one_in_the_clear_and_does_not_prevent_it() {
+    story(async {
+        let connections_rate = Some(Rate { count: 1, period: MINUTE });
+        let rule = DestinationRule {
+            domain: DomainPattern::Any,
+            mx: DomainPattern::Any,
+            source: None,
+            shared: false,
+            outgoing: Outgoing { connections_rate, ..Outgoing::default() },
+        };
+        let server = Setup::new().config(|config| config.destinations = vec![rule]).start().await;
+        server.world.dns.addresses("far.test", &["50.2.0.1"]);
+        let far = secure_peer(&server, "50.2.0.1", Arc::new(Broken)).await;
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.pass(MINUTE * 2).await;
+        assert_eq!((far.taken().len(), far.connections()), (1, 2));
+        assert_eq!((server.count("tls-fallback"), server.count("deferred")), (1, 0));
     });
 }
 
