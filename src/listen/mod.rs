@@ -162,7 +162,11 @@ impl Reception {
                         sessions.spawn(self.clone().session(configured.clone(), stream, peer, stopping.clone()));
                     }
                     Err(error) => {
-                        self.events.report(Event::AcceptTrouble { address: listener.endpoint().to_string(), reason: error.to_string() });
+                        // Every thread of the crew meets it.
+                        if self.gate.quiet.is_new("accept", self.system.clock.monotonic()) {
+                            let (address, reason) = (listener.endpoint().to_string(), error.to_string());
+                            self.events.report(Event::AcceptTrouble { address, reason });
+                        }
                         tokio::time::sleep(ACCEPT_RETRY).await;
                     }
                 },

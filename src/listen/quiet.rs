@@ -22,13 +22,18 @@ impl Quiet {
     /// Tells that a limit was reached.
     pub(super) fn report(&self, events: &Events, now: Duration, client: Option<IpAddr>, refusal: Refusal) {
         let Refusal { limit, value } = refusal;
+        let new = self.is_new(limit, now);
+        events.report(if new { Event::Limited { client, limit, value } } else { Event::LimitedAgain { client, limit, value } });
+    }
+
+    /// Whether this is to be told, and wasn't in the last second.
+    pub(super) fn is_new(&self, what: &'static str, now: Duration) -> bool {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let again = told.get(limit).is_some_and(|last| now.saturating_sub(*last) < QUIET);
-        if !again {
-            told.insert(limit, now);
+        let new = told.get(what).is_none_or(|last| now.saturating_sub(*last) >= QUIET);
+        if new {
+            told.insert(what, now);
         }
-        drop(told);
-        events.report(if again { Event::LimitedAgain { client, limit, value } } else { Event::Limited { client, limit, value } });
+        new
     }
 }
 

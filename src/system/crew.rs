@@ -11,10 +11,12 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::workers::Workers;
+use super::workers::{Workers, thread};
 
 /// More threads than that have never been needed.
 const MEMBERS_MAX: usize = 8;
+/// Blocking work of one thread's tasks at a time; more waits.
+const BLOCKING_MAX: usize = 64;
 
 /// Threads for tasks of one kind; in simulation none: all is done in the caller's. They end with the last copy of this.
 #[derive(Clone, Debug)]
@@ -37,7 +39,8 @@ impl Crew {
         }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let (life, alive) = watch::channel(());
-        let members = (0..(cores / 2).clamp(1, MEMBERS_MAX)).map(|_| member(name, alive.clone())).collect::<io::Result<_>>()?;
+        let count = (cores / 2).clamp(1, MEMBERS_MAX);
+        let members = (0..count).map(|_| member(name, alive.clone())).collect::<io::Result<_>>()?;
         Ok(Self(Some(Arc::new(Threads { members, home: Handle::current(), _life: life }))))
     }
 
@@ -65,18 +68,14 @@ impl Crew {
 
 /// A thread that runs tasks until its crew is gone.
 fn member(name: &str, mut alive: watch::Receiver<()>) -> io::Result<Handle> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    let handle = runtime.handle().clone();
-    let run = move || {
+    thread(name, Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING_MAX), move |runtime| {
         runtime.block_on(async {
             // Nothing is ever sent: an error says that the sender is gone.
             while alive.changed().await.is_ok() {}
         });
-        // Not from within a task of another runtime: what still blocks in this one must not hold up anybody.
+        // What still blocks must not hold up anybody.
         runtime.shutdown_background();
-    };
-    std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
-    Ok(handle)
+    })
 }
 
 #[cfg(test)]
@@ -84,8 +83,11 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::mpsc;
     use std::thread;
+    use std::time::Duration;
 
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     #[tokio::test]
     async fn each_thread_has_its_task_and_ends_with_the_crew() {
@@ -104,7 +106,10 @@ mod tests {
         assert_eq!(threads.len(), tasks.len());
         assert!(!threads.contains(&format!("{:?}", thread::current().id())));
         drop((crew, ended));
-        assert!(end.recv().is_err(), "the tasks are dropped with their threads");
+        assert!(
+            end.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Disconnected),
+            "the tasks are dropped with their threads"
+        );
     }
 
     #[tokio::test]

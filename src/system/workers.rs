@@ -3,6 +3,9 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::mpsc;
+
+use tokio::runtime::{Builder, Handle, Runtime};
 
 /// A future on the heap: what the object-safe seams return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -39,8 +42,7 @@ impl Workers {
                 tokio::spawn(run);
             }
             Self::Threads => {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-                std::thread::Builder::new().name(name.to_owned()).spawn(move || runtime.block_on(run))?;
+                thread(name, Builder::new_current_thread().enable_time(), move |runtime| runtime.block_on(run))?;
             }
         }
         Ok(())
@@ -64,6 +66,20 @@ impl Workers {
             }),
         }
     }
+}
+
+/// A thread with a runtime of its own, which is made in there: one that is dropped within another, for want of a thread, would panic.
+pub(super) fn thread(name: &str, builder: &mut Builder, run: impl FnOnce(Runtime) + Send + 'static) -> io::Result<Handle> {
+    let mut builder = std::mem::replace(builder, Builder::new_current_thread());
+    let (made, handle) = mpsc::sync_channel(1);
+    let run = move || match builder.build() {
+        // Whoever asked for it waits below.
+        Ok(runtime) if made.send(Ok(runtime.handle().clone())).is_ok() => run(runtime),
+        Ok(_) => {}
+        Err(error) => _ = made.send(Err(error)),
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
+    handle.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")))
 }
 
 #[cfg(test)]
