@@ -278,9 +278,13 @@ impl Permit {
         self.uncount();
     }
 
-    /// Whether there are enough connections without this attempt's own, which is among the busy.
+    /// Whether there are enough connections without this attempt's own, where it is among the busy.
     fn is_full(&self, state: &State, bounded: Option<(&Source, usize)>) -> bool {
-        let others = |scope: Scope| self.connections.open.count(&scope).busy.saturating_sub(1);
+        let own = self.scopes();
+        let others = |scope: Scope| {
+            let busy = self.connections.open.count(&scope).busy;
+            busy.saturating_sub(usize::from(own.contains(&scope)))
+        };
         let idle = state.idle.get(&self.site).map_or(0, Vec::len);
         let enough_from = bounded.is_some_and(|(Source { scope, .. }, concurrency)| {
             others(Scope::From(scope.clone())) + state.idle_from(scope) >= concurrency

@@ -17,8 +17,8 @@ const KNOWN_TIME: Duration = Duration::from_secs(3600);
 const FAILED_TIME: Duration = Duration::from_secs(600);
 /// How long a host that refused us over IPv6 is tried over IPv4 first.
 const REFUSED_TIME: Duration = Duration::from_secs(24 * 3600);
-/// How long a connection in the clear may be owed: as long as any rate makes it wait.
-const OWED_TIME: Duration = Duration::from_secs(24 * 3600);
+/// How long a connection in the clear is owed once it may be made: later the host's TLS may be in order again.
+const OWED_TIME: Duration = Duration::from_secs(300);
 /// Addresses, and hosts, that are remembered.
 const KNOWN_MAX: usize = 10_000;
 /// A host that takes half as long again as the quickest, and this, is as good: equals share the load (RFC 5321 section 5.1).
@@ -108,15 +108,16 @@ impl Hosts {
         }
     }
 
-    /// A handshake failed there, and the connection in the clear that should follow has to wait: the next one is to be that.
-    pub(super) fn owe_in_clear(&self, now: Duration, endpoint: &Endpoint, why: &Diagnosis) {
+    /// A handshake failed there, and the connection in the clear that should follow has to wait so long: if one is made soon after, it is
+    /// to be that.
+    pub(super) fn owe_in_clear(&self, now: Duration, wait: Duration, endpoint: &Endpoint, why: &Diagnosis) {
         let Endpoint::Tcp(address) = endpoint else { return };
         let owed = &mut self.state().owed_in_clear;
         if owed.len() >= KNOWN_MAX {
             owed.retain(|_, (until, _)| *until > now);
         }
         if owed.len() < KNOWN_MAX {
-            owed.insert(*address, (now + OWED_TIME, why.clone()));
+            owed.insert(*address, (now + wait + OWED_TIME, why.clone()));
         }
     }
 
@@ -125,6 +126,13 @@ impl Hosts {
         let Endpoint::Tcp(address) = endpoint else { return None };
         let (until, why) = self.state().owed_in_clear.remove(address)?;
         (until > now).then_some(why)
+    }
+
+    /// A handshake succeeded there: nothing is owed any more.
+    pub(super) fn secured(&self, endpoint: &Endpoint) {
+        if let Endpoint::Tcp(address) = endpoint {
+            self.state().owed_in_clear.remove(address);
+        }
     }
 
     fn note(&self, now: Duration, endpoint: &Endpoint, change: impl FnOnce(&mut Known)) {
@@ -216,6 +224,7 @@ fn order(views: &[View<'_>], explore: Option<u64>) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::{Cause, EnhancedCode};
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -272,6 +281,28 @@ mod tests {
 
     fn host(address: &str) -> Host {
         Host { name: "mx.test".to_owned(), preference: 0, endpoint: Endpoint::Tcp(address.parse().unwrap()) }
+    }
+
+    #[test]
+    fn a_connection_in_the_clear_is_owed_until_soon_after_it_may_be_made_and_while_no_handshake_succeeds() {
+        let hosts = Hosts::default();
+        let endpoint = host("192.0.2.1:25").endpoint;
+        let why = Diagnosis::new(EnhancedCode(4, 7, 5), Cause::Remote, "broken");
+        let owed_after = |time: Duration, secured: bool| {
+            hosts.owe_in_clear(MS, MS * 60, &endpoint, &why);
+            if secured {
+                hosts.secured(&endpoint);
+            }
+            hosts.take_owed(MS + time, &endpoint).is_some()
+        };
+        let last = MS * 60 + OWED_TIME - MS;
+        assert_eq!([owed_after(last, false), owed_after(last + MS, false), owed_after(MS * 60, true)], [true, false, false]);
+        assert!(owed_after(MS * 60, false) && hosts.take_owed(MS * 61, &endpoint).is_none(), "one connection");
+        for number in 0..KNOWN_MAX as u32 + 10 {
+            let many = Endpoint::Tcp((std::net::Ipv4Addr::from_bits(number), 25).into());
+            hosts.owe_in_clear(MS, MS, &many, &why);
+        }
+        assert_eq!(hosts.state().owed_in_clear.len(), KNOWN_MAX);
     }
 
     #[test]

@@ -151,7 +151,8 @@ impl Run<'_> {
     ) -> Option<(Timestamp, Option<IpAddr>)> {
         let follows = unopened.insecure && tls == RemoteTls::Opportunistic && !self.way.implicit_tls;
         let from = follows.then(|| self.permit.may_connect(source).err()).flatten()?;
-        self.deliverer.hosts.owe_in_clear(self.now(), &host.endpoint, &unopened.diagnosis);
+        let wait = from.0.since(self.deliverer.system.clock.now());
+        self.deliverer.hosts.owe_in_clear(self.now(), wait, &host.endpoint, &unopened.diagnosis);
         Some(from)
     }
 
@@ -254,6 +255,7 @@ impl Run<'_> {
         self.deliverer.hosts.served(self.now(), &host.endpoint, self.now().saturating_sub(called));
         let (id, next_hop) = (self.attempt.id, connection.next_hop().to_owned());
         if let Some(Established { version, cipher, verified, resumed }) = connection.secured() {
+            self.deliverer.hosts.secured(&host.endpoint);
             let (tls, verified, resumed) = (*version, verified.is_ok(), *resumed);
             self.deliverer.events.report(Event::Secured { id, next_hop, tls, cipher, verified, resumed });
         } else if let Some(reason) = connection.declined() {

@@ -213,5 +213,15 @@ fn a_notice_leaves_at_once_and_its_connection_doesnt_stay_beyond_the_bound() {
         server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
         server.pass(SECOND).await;
         assert_eq!((far.taken().len(), goodbyes()), (1, 2));
+        // While another's connection is in use there is none.
+        server.pass(MINUTE).await;
+        far.script(|script| *script = Script::default().always(Stage::Data, Act::Slow(MINUTE)));
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.pass(SECOND).await;
+        server.relay("", &["kim@other.test"], CONTENT).await;
+        server.pass(SECOND).await;
+        assert_eq!((far.taken().len(), other.taken().len(), goodbyes()), (1, 3, 3));
+        server.empty().await;
+        assert_eq!(far.taken().len(), 2);
     });
 }

@@ -2,11 +2,14 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use posthouse::config::{
-    DestinationRule, DomainPattern, HostPort, ListenAddress, Listener, ListenerTls, Outgoing, RemoteTls, Route, RouteHost,
+    Config, DestinationRule, DomainPattern, HostPort, ListenAddress, Listener, ListenerTls, Outgoing, RemoteTls, Route, RouteHost,
 };
 use posthouse::mail::{Domain, Rate, TlsInfo};
+use posthouse::queue::Verb;
 use posthouse::system::sim::{DUBIOUS_ANSWER, HELLO, Peer, Script, SimTls};
 use posthouse::system::tls::CertificateFacts;
 use posthouse::system::{BoxFuture, BoxStream, Net, TlsServer};
@@ -19,12 +22,26 @@ const CONTENT: &str = "Subject: hi\r\n\r\nhello\r\n";
 /// Breaks every handshake off.
 struct Broken;
 
+/// Breaks every handshake off until it is mended.
+#[derive(Default)]
+struct Mended(AtomicBool);
+
 /// Has a certificate that shows nothing.
 struct Dubious;
 
 impl TlsServer for Broken {
     fn accept(&self, _: BoxStream) -> BoxFuture<'_, io::Result<(BoxStream, TlsInfo)>> {
         Box::pin(async { Err(io::ErrorKind::ConnectionReset.into()) })
+    }
+
+    fn certificates(&self) -> Vec<CertificateFacts> {
+        Vec::new()
+    }
+}
+
+impl TlsServer for Mended {
+    fn accept(&self, stream: BoxStream) -> BoxFuture<'_, io::Result<(BoxStream, TlsInfo)>> {
+        if self.0.load(Ordering::Relaxed) { SimTls.accept(stream) } else { Broken.accept(stream) }
     }
 
     fn certificates(&self) -> Vec<CertificateFacts> {
@@ -71,24 +88,69 @@ fn a_handshake_that_fails_is_followed_by_one_connection_in_the_clear_and_the_log
     });
 }
 
+/// To each destination one new connection a minute.
+fn one_a_minute() -> DestinationRule {
+    let connections_rate = Some(Rate { count: 1, period: MINUTE });
+    let outgoing = Outgoing { connections_rate, ..Outgoing::default() };
+    DestinationRule { domain: DomainPattern::Any, mx: DomainPattern::Any, source: None, shared: false, outgoing }
+}
+
 #[test]
 fn a_rate_of_connections_delays_the_one_in_the_clear_and_does_not_prevent_it() {
     story(async {
-        let connections_rate = Some(Rate { count: 1, period: MINUTE });
-        let rule = DestinationRule {
-            domain: DomainPattern::Any,
-            mx: DomainPattern::Any,
-            source: None,
-            shared: false,
-            outgoing: Outgoing { connections_rate, ..Outgoing::default() },
-        };
-        let server = Setup::new().config(|config| config.destinations = vec![rule]).start().await;
+        let server = Setup::new().config(|config| config.destinations = vec![one_a_minute()]).start().await;
         server.world.dns.addresses("far.test", &["50.2.0.1"]);
         let far = secure_peer(&server, "50.2.0.1", Arc::new(Broken)).await;
         server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
         server.pass(MINUTE * 2).await;
         assert_eq!((far.taken().len(), far.connections()), (1, 2));
         assert_eq!((server.count("tls-fallback"), server.count("deferred")), (1, 0));
+    });
+}
+
+/// A letter whose connection in the clear would be next, but it is taken back; and the server's TLS is in order again.
+async fn taken_back(server: &Server) -> Peer {
+    server.world.dns.addresses("far.test", &["50.2.0.1"]);
+    let tls = Arc::new(Mended::default());
+    let far = secure_peer(server, "50.2.0.1", tls.clone()).await;
+    let id = server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+    server.pass(Duration::from_secs(1)).await;
+    assert_eq!((far.connections(), far.taken().len()), (1, 0));
+    server.verb(Verb::Remove, id).await;
+    tls.0.store(true, Ordering::Relaxed);
+    far
+}
+
+fn encrypted(peer: &Peer) -> Vec<bool> {
+    peer.taken().iter().map(|taken| taken.encrypted).collect()
+}
+
+#[test]
+fn a_handshake_of_yesterday_sends_nobodys_letter_in_the_clear() {
+    story(async {
+        let server = Setup::new().config(|config| config.destinations = vec![one_a_minute()]).start().await;
+        let far = taken_back(&server).await;
+        server.pass(HOUR / 4).await;
+        server.relay("kim@example.test", &["joe@far.test"], CONTENT).await;
+        server.empty().await;
+        assert_eq!((encrypted(&far), server.count("tls-fallback")), (vec![true], 0));
+    });
+}
+
+#[test]
+fn a_server_whose_tls_was_seen_to_work_again_gets_nothing_in_the_clear() {
+    story(async {
+        let configure = |config: &mut Config| {
+            config.destinations = vec![one_a_minute()];
+            config.routes = vec![route("near.test", "50.2.0.1", RemoteTls::Require)];
+        };
+        let server = Setup::new().config(configure).start().await;
+        let far = taken_back(&server).await;
+        for to in ["eve@near.test", "joe@far.test"] {
+            server.relay("kim@example.test", &[to], CONTENT).await;
+            server.pass(2 * MINUTE).await;
+        }
+        assert_eq!((encrypted(&far), server.count("tls-fallback")), (vec![true, true], 0));
     });
 }
 
