@@ -27,8 +27,8 @@ impl Delivery {
                 self.scheduler.reconfigure(self.now(), current.settings());
                 let old = std::mem::replace(&mut self.current, current);
                 self.replan();
-                // Nobody waits for its goodbyes.
-                tokio::spawn(async move { old.deliverer.close().await });
+                // Its connections count as leaving from here on; nobody waits for their goodbyes.
+                tokio::spawn(old.deliverer.close());
                 let _ = answer.send(());
             }
             Command::Sites { count_max, answer } => {

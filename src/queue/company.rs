@@ -13,7 +13,7 @@ const BULK: usize = 16;
 /// Bulk leaves room for so long after a letter: the next one may follow.
 const TOGETHER: Duration = Duration::from_secs(1);
 /// Attempts at a time for bulk meanwhile.
-const BESIDE: usize = 2;
+const BESIDE: usize = 1;
 
 /// See the module.
 #[derive(Debug, Default)]

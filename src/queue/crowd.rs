@@ -1,5 +1,6 @@
 //! Who is sent away, to the spool's index, because too many of his kind wait here already, and who is called back. State: the scheduler's.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::away::Wait;
@@ -54,9 +55,15 @@ impl Scheduler {
                 waits.push(wait);
             }
         }
-        // Whichever line goes on first calls it back: none holds up its recipients elsewhere.
-        let away = waits.into_iter().map(|wait| self.send_away(wait, origin.clone(), &entry.message));
-        Some(now.plus(away.min()?).min(other))
+        if waits.is_empty() {
+            return None;
+        }
+        // Whichever line goes on first calls it back, and so does the end of a pause: none holds up its recipients elsewhere.
+        waits.extend(self.pauses(now, entry));
+        let back = self.send_away(now, waits, &entry.message)?;
+        let open = entry.message.recipients.iter().filter(|recipient| recipient.is_open());
+        let later = open.map(|recipient| recipient.status.next_attempt).filter(|at| *at > now);
+        Some(back.min(other).min(later.min().unwrap_or(Timestamp::NEVER)))
     }
 
     /// When a message that leaves should come back, unless it is called before.
@@ -65,10 +72,11 @@ impl Scheduler {
         if message.held {
             return Timestamp::NEVER;
         }
-        let paused = self.paused_until(now, entry);
+        let waits = self.pauses(now, entry);
+        let paused = self.send_away(now, waits, message);
         let open = message.recipients.iter().filter(|r| r.is_open());
         let attempt = open.map(|r| match paused {
-            Some(until) if self.paused_domains.contains(r.address.domain()) => r.status.next_attempt.max(until),
+            Some(until) if self.is_paused(now, r) => until,
             _ => r.status.next_attempt,
         });
         let attempt = attempt.min().unwrap_or(Timestamp::NEVER);
@@ -77,28 +85,40 @@ impl Scheduler {
         attempt.min(next_notice_at(message, retry)).min(expires_at(message, retry))
     }
 
-    /// When a message should come back that can't be tried because of a pause; none if it isn't so.
-    fn paused_until(&mut self, now: Timestamp, entry: &Entry) -> Option<Timestamp> {
-        let message = &entry.message;
-        let is_paused = |recipient: &Recipient| {
-            recipient.is_open()
-                && recipient.status.next_attempt <= now
-                && self.paused_domains.contains(recipient.address.domain())
-        };
-        let (index, recipient) = (0u32..).zip(&message.recipients).find(|(_, recipient)| is_paused(recipient))?;
-        let domain = recipient.address.domain().clone();
-        let destination = entry.destination(index).cloned().unwrap_or_else(|| Destination::Mx(domain.clone()));
-        let site = self.sites.last_of(&destination, &message.reverse_path).unwrap_or(Site::Own(destination));
-        Some(now.plus(self.send_away(Wait::Pause(domain, site), Origin::of(message), message)))
+    /// Whether only a pause keeps a recipient from being attempted.
+    fn is_paused(&self, now: Timestamp, recipient: &Recipient) -> bool {
+        let is_due = recipient.is_open() && recipient.status.next_attempt <= now;
+        is_due && self.paused_domains.contains(recipient.address.domain())
     }
 
-    fn send_away(&mut self, wait: Wait, origin: Origin, message: &Message) -> Duration {
+    /// The pauses that keep recipients of a message, each for the line that they would go on in.
+    fn pauses(&self, now: Timestamp, entry: &Entry) -> BTreeSet<Wait> {
+        let message = &entry.message;
+        let recipients = (0u32..).zip(&message.recipients);
+        let mut paused = recipients.filter(|(_, recipient)| self.is_paused(now, recipient)).peekable();
+        if paused.peek().is_none() {
+            return BTreeSet::new();
+        }
+        let destinations = entry.destinations();
+        let wait = |(index, recipient): (u32, &Recipient)| {
+            let domain = recipient.address.domain().clone();
+            let destination = destinations.get(&index).map_or_else(|| Destination::Mx(domain.clone()), |known| (*known).clone());
+            let site = self.sites.last_of(&destination, &message.reverse_path).unwrap_or(Site::Own(destination));
+            Wait::Pause(domain, site)
+        };
+        paused.map(wait).collect()
+    }
+
+    /// Remembers what a message waits for; when it should come back, unless it is called before. None if it waits for nothing.
+    fn send_away(&mut self, now: Timestamp, waits: impl IntoIterator<Item = Wait>, message: &Message) -> Option<Timestamp> {
+        let origin = Origin::of(message);
         let tried = message.recipients.iter().any(|recipient| recipient.status.attempts > 0);
-        match self.lines.away.put(wait, origin, message.id) {
+        let away = waits.into_iter().map(|wait| match self.lines.away.put(wait, origin.clone(), message.id) {
             true if tried => AWAY_TRIED,
             true => AWAY_NEW,
             false => AWAY_FORGOTTEN,
-        }
+        });
+        away.min().map(|away| now.plus(away))
     }
 
     /// Whether one more of an origin is welcome. What is held may go beyond `active_max` by half for lines that stand still, and up to

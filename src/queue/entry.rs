@@ -109,9 +109,10 @@ impl Entry {
         }
     }
 
-    /// Where a recipient's mail goes, if that is known.
-    pub(super) fn destination(&self, index: u32) -> Option<&Destination> {
-        self.parts.iter().find(|(_, part)| part.recipients.contains(&index)).map(|(destination, _)| destination)
+    /// Where each recipient's mail goes, as far as that is known.
+    pub(super) fn destinations(&self) -> BTreeMap<u32, &Destination> {
+        let parts = self.parts.iter();
+        parts.flat_map(|(destination, part)| part.recipients.iter().map(move |index| (*index, destination))).collect()
     }
 
     /// The recipients whose attempt is under way.

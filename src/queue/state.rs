@@ -166,9 +166,11 @@ impl Scheduler {
     pub fn state_of(&mut self, now: Timestamp, destination: &Destination, sender: &ReversePath) -> Option<SiteState> {
         let (all, domains) = self.paused();
         let paused = all || matches!(destination, Destination::Mx(domain) if domains.contains(domain));
-        let site = self.sites.last_of(destination, sender)?;
         self.lines.tick(now);
-        let of_paused = self.lines.away.paused().get(&site).copied().unwrap_or(0);
-        Some(self.lines.state(&site, paused, of_paused))
+        let of_paused = self.lines.away.paused();
+        let own = Site::Own(destination.clone());
+        // What came during a pause waits in a line of its own where nobody has asked for the domain yet.
+        let site = self.sites.last_of(destination, sender).or_else(|| of_paused.contains_key(&own).then_some(own))?;
+        Some(self.lines.state(&site, paused, of_paused.get(&site).copied().unwrap_or(0)))
     }
 }

@@ -195,6 +195,67 @@ fn whichever_of_its_lines_goes_on_first_calls_a_message_back() {
     assert_eq!((order.len(), order.last()), (301, Some(&999)), "the one that stands still is in nobody's way");
 }
 
+/// Whom it calls, and for when it parks the others.
+fn called_and_parked(scheduler: &mut Scheduler, now: Timestamp) -> (BTreeSet<QueueId>, BTreeMap<QueueId, Timestamp>) {
+    let (mut called, mut parked) = (BTreeSet::new(), BTreeMap::new());
+    while let Some(step) = next(scheduler, now) {
+        match step {
+            Step::Recall { ids } => called.extend(ids),
+            Step::Park { id, due } => _ = parked.insert(id, due),
+            _ => {}
+        }
+    }
+    (called, parked)
+}
+
+#[test]
+fn whichever_of_its_pauses_ends_first_calls_a_message_back() {
+    let [one, two] = ["one.test", "two.test"].map(|name| Domain::parse(name).unwrap());
+    for ends in [&one, &two] {
+        let mut scheduler = Scheduler::new(settings());
+        scheduler.pause(START, Some(one.clone()));
+        scheduler.pause(START, Some(two.clone()));
+        let both = message(1, "s@x.test", &["a@one.test", "a@two.test", "b@two.test"]);
+        admit(&mut scheduler, START, &both);
+        assert_eq!(called_and_parked(&mut scheduler, START).1, [(QueueId(1), at(3600))].into());
+        scheduler.resume(at(1), Some(ends.clone()));
+        assert_eq!(called_and_parked(&mut scheduler, at(1)).0, [QueueId(1)].into(), "{ends}");
+        admit(&mut scheduler, at(1), &both);
+        assert_eq!(attempt(&mut scheduler, at(1)).destination, Destination::Mx(ends.clone()));
+    }
+}
+
+#[test]
+fn a_pause_that_ends_calls_a_message_back_though_its_other_line_stands_still() {
+    let mut scheduler = Scheduler::new(Settings { active_max: 200, ..settings() });
+    let two = Domain::parse("two.test").unwrap();
+    scheduler.pause(START, Some(two.clone()));
+    pile_up(&mut scheduler, "bulk@b.test", 1..=300, "a@slow.test");
+    let both = message(999, "bulk@b.test", &["b@slow.test", "b@two.test"]);
+    admit(&mut scheduler, START, &both);
+    assert_eq!(called_and_parked(&mut scheduler, START).1, [(QueueId(999), at(3600))].into());
+    scheduler.resume(at(1), Some(two.clone()));
+    assert!(called_and_parked(&mut scheduler, at(1)).0.contains(&QueueId(999)));
+    admit(&mut scheduler, at(1), &both);
+    assert_eq!(attempt(&mut scheduler, at(1)).destination, Destination::Mx(two));
+}
+
+#[test]
+fn a_recipient_whose_time_comes_is_not_kept_by_those_who_wait_for_a_line_or_a_pause() {
+    let mut scheduler = Scheduler::new(Settings { active_max: 200, ..settings() });
+    scheduler.pause(START, Some(Domain::parse("one.test").unwrap()));
+    scheduler.pause(START, Some(Domain::parse("two.test").unwrap()));
+    pile_up(&mut scheduler, "bulk@b.test", 1..=300, "a@slow.test");
+    for (id, waits) in [(901, "b@slow.test"), (902, "b@one.test")] {
+        for (id, later) in [(id, "b@swift.test"), (id + 10, "b@two.test")] {
+            let mut letter = message(id, "bulk@b.test", &[later, waits]);
+            letter.recipients[0].status.next_attempt = at(300);
+            admit(&mut scheduler, START, &letter);
+            assert_eq!(called_and_parked(&mut scheduler, START).1, [(QueueId(id), at(300))].into(), "{later} and {waits}");
+        }
+    }
+}
+
 #[test]
 fn a_letter_to_a_crowded_line_of_anothers_bulk_has_the_next_turn() {
     let mut scheduler = Scheduler::new(Settings { active_max: 200, ..settings() });

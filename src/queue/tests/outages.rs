@@ -18,7 +18,7 @@ fn a_line_with_nothing_but_mail_of_a_paused_domain_says_so() {
     let (paused, other) = ("mx:one.test".to_owned(), "mx:two.test".to_owned());
     assert_eq!(rows(&mut scheduler), [(paused, 2, Some(Why::Paused)), (other.clone(), 0, None)]);
     let state = scheduler.state_of(START, &Destination::Mx(one.clone()), &ReversePath::Null);
-    assert!(state.is_none_or(|state| state.why == Some(Why::Paused)));
+    assert_eq!(state.map(|state| (state.name, state.away, state.why)), Some(("mx:one.test".to_owned(), 2, Some(Why::Paused))));
     scheduler.resume(START, Some(one));
     assert_eq!(rows(&mut scheduler), [(other, 0, None)]);
 }
