@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::error::Elapsed;
 
 use super::codec::Change;
 use super::gather::{self, Patience};
@@ -153,14 +154,8 @@ impl Committer {
         };
         shared.gathering.linger();
         if more() {
-            self.answer();
-            let enough = async {
-                while more() {
-                    shared.wake.notified().await;
-                }
-            };
             // Whatever there is by then is enough.
-            let _ = tokio::time::timeout(gather::LINGER, enough).await;
+            let _ = self.wait_while(gather::LINGER, more).await;
         }
         shared.gathering.rest();
     }
@@ -173,27 +168,29 @@ impl Committer {
             return;
         }
         shared.gathering.aim(shared.lock().queue.len(), self.answered);
-        let enough = || {
+        let more = || {
             let state = shared.lock();
             let is_new = |op: &&Op| matches!(op, Op::Accept { .. });
             let new = state.queue.iter().filter(is_new).count();
             let awaited = state.queue.iter().filter(|op| op.is_awaited()).count();
-            state.closing || new == 0 || awaited > new || shared.gathering.is_enough(state.queue.len())
+            !state.closing && new > 0 && awaited == new && !shared.gathering.is_enough(state.queue.len())
         };
-        if !enough() {
-            self.answer();
-            let more = async {
-                loop {
-                    shared.wake.notified().await;
-                    if enough() {
-                        return;
-                    }
-                }
-            };
-            let in_vain = tokio::time::timeout(gather::WAIT_MAX, more).await.is_err();
+        if more() {
+            let in_vain = self.wait_while(gather::WAIT_MAX, more).await.is_err();
             self.patience.waited(now, in_vain);
         }
         shared.gathering.rest();
+    }
+
+    /// Waits while more is wanted, but no longer than this.
+    async fn wait_while(&mut self, longest: Duration, more: impl Fn() -> bool) -> Result<(), Elapsed> {
+        self.answer();
+        let enough = async {
+            while more() {
+                self.shared.wake.notified().await;
+            }
+        };
+        tokio::time::timeout(longest, enough).await
     }
 
     /// How long what is written may still wait for its sync.
@@ -471,76 +468,5 @@ pub(crate) fn settle_changes(state: &mut State, changes: &[Change], durable: Opt
         }
         // One on its way into the index waited for this.
         state.park_again(id);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::super::index::{MemoryIndex, MemoryIndexFactory};
-    use super::super::{Accept, Options, Spool};
-    use super::*;
-    use crate::config;
-    use crate::mail::{Address, BodyType, Recipient, ReversePath};
-    use crate::system::sim::{OperationKind, SimDisk, World, run};
-
-    async fn take(spool: &Spool) -> QueueId {
-        let mut draft = spool.begin().unwrap();
-        draft.write(b"Subject: short\r\n\r\n").await.unwrap();
-        let accept = Accept {
-            arrived: Timestamp::ZERO,
-            reverse_path: ReversePath::Null,
-            body: BodyType::SevenBit,
-            request: None,
-            recipients: vec![Recipient::new(Address::parse("u@d.test").unwrap(), None, Timestamp::ZERO)],
-            updates: Vec::new(),
-            origin: None,
-        };
-        draft.commit(accept).await.unwrap().id
-    }
-
-    #[test]
-    fn ends_are_written_together_and_hold_up_no_message() {
-        run(async {
-            let disk = SimDisk::new();
-            let system = World::new(7).system(Arc::new(disk.clone()));
-            let options = Options::new(&config::Spool {
-                path: "/spool".into(),
-                min_free: 0,
-                segment_size: 1 << 20,
-                zeros_ahead: false,
-                spares: 0,
-                compaction_rate: 1 << 20,
-                index_cache: 1 << 20,
-                compression: config::Compression::None,
-            });
-            let index = Box::new(MemoryIndexFactory(MemoryIndex::default()));
-            let spool = Spool::open(options, &system, index).await.unwrap().0;
-            let mut ids = Vec::new();
-            for _ in 0..21 {
-                ids.push(take(&spool).await);
-            }
-            let writes = Arc::new(AtomicUsize::new(0));
-            let seen = writes.clone();
-            disk.watch(move |operation| {
-                let is_record = operation.kind == OperationKind::Write && operation.bytes.iter().any(|byte| *byte != 0);
-                seen.fetch_add(usize::from(is_record), Ordering::Relaxed);
-            });
-            let last = ids.pop().unwrap();
-            for id in ids {
-                spool.done(id);
-                tokio::task::yield_now().await;
-            }
-            assert_eq!(writes.load(Ordering::Relaxed), 0, "they linger");
-            spool.flush().await.unwrap();
-            assert_eq!(writes.load(Ordering::Relaxed), 1, "all in one");
-            spool.done(last);
-            tokio::task::yield_now().await;
-            let begun = system.clock.monotonic();
-            take(&spool).await;
-            assert_eq!(system.clock.monotonic(), begun, "nobody waited");
-            assert_eq!(writes.load(Ordering::Relaxed), 2, "with the message");
-        });
     }
 }

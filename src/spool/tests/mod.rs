@@ -2,6 +2,7 @@
 
 mod checks;
 mod drafts;
+mod ends;
 mod start;
 mod transfer;
 
