@@ -327,7 +327,7 @@ impl Committer {
         for (id, reply) in replies.accepted {
             if reply.send(Ok(())).is_err() {
                 // Whoever waited is gone: the message must not be active with nobody working on it.
-                self.shared.park(id, Timestamp::ZERO);
+                self.shared.leave(id, Timestamp::ZERO);
             }
         }
         for reply in replies.reaccepted {
