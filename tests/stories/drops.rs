@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use posthouse::event::Event;
+use posthouse::mail::Origin;
 use posthouse::maildrop::Writer;
 use posthouse::system::{Disk, OpenMode};
 
@@ -59,6 +60,16 @@ fn a_message_that_is_too_large_comes_back_to_its_sender() {
         let server = server.restart().await;
         server.pass(HOUR).await;
         assert_eq!((server.mails("ann").len(), names(&server, "/spool/drop/refused").len()), (1, 1));
+    });
+}
+
+#[test]
+fn mail_without_a_sender_is_this_machines_and_no_notice() {
+    story(async {
+        let server = Setup::new().config(|config| config.queue.paused = true).start().await;
+        leave(&server, "Subject: x\r\n\r\nx\r\n", &["MAIL FROM:<>", "RCPT TO:<joe@far.test>"]);
+        server.event("a message", |event| matches!(event, Event::Accepted { .. }).then_some(())).await;
+        assert_eq!(Origin::of(&server.queue().await[0]).to_string(), "domain:mail.example.test");
     });
 }
 

@@ -63,6 +63,22 @@ fn a_single_letter_goes_before_the_rest_of_anothers_bulk() {
 }
 
 #[test]
+fn bulk_without_a_sender_is_in_nobodys_way_either() {
+    story(async {
+        let (server, far) = slow(20_000, Vec::new()).await;
+        let mut client = server.client(TRUSTED).await;
+        for n in 0..100 {
+            client.transaction("", &[&format!("n{n}@far.test")], CONTENT.as_bytes()).await.unwrap();
+        }
+        let mut client = server.client(OTHER).await;
+        client.transaction("ann@example.test", &["eve@far.test"], CONTENT.as_bytes()).await.unwrap();
+        server.until("the letter", || position(&far, "eve@far.test").is_some()).await;
+        let before = position(&far, "eve@far.test").unwrap();
+        assert!(before <= 3, "{before} went before it");
+    });
+}
+
+#[test]
 fn the_bulk_doesnt_fill_the_memory_that_all_need() {
     story(async {
         // Room for a hundred: nearly all of the bulk waits on disk, and goes in the end.
