@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::awaken::Awakening;
@@ -70,8 +70,6 @@ pub(super) struct Delivery {
 pub(super) struct Inputs {
     /// New mail; the message itself is in the spool.
     pub(super) accepted: mpsc::Receiver<QueueId>,
-    /// New mail went to the index because the channel was full.
-    pub(super) overflow: Arc<Notify>,
     /// Orders.
     pub(super) commands: mpsc::Receiver<Command>,
     /// The server stops.
@@ -138,7 +136,7 @@ impl Delivery {
                     self.command(command).await;
                 }
                 Some((order, written)) = self.notices.next(), if !self.notices.is_empty() => self.written(order, written),
-                () = inputs.overflow.notified() => self.next_due = Some(Timestamp::ZERO),
+                () = self.spool.left() => self.next_due = Some(Timestamp::ZERO),
                 Some((domain, hosts)) = self.lookups.next() => self.scheduler.located(self.now(), domain, hosts),
                 Some(ended) = self.attempts.join_next_with_id(), if !self.attempts.is_empty() => {
                     self.ended(ended).await;

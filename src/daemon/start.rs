@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::certificates::Certificates;
 use super::current::{Current, Files, Lasting};
@@ -126,7 +126,6 @@ impl Bound {
         let (stop_in, stop) = watch::channel(false);
         let (stopped_in, stopped) = watch::channel(false);
         let (rules_in, rules) = watch::channel(Arc::clone(&current.rules));
-        let overflow = Arc::new(Notify::new());
         let gate = Arc::new(Gate::new(connections_max));
         let crew = Crew::start(system.workers, "reception");
         let crew = crew.map_err(|error| StartError::System(format!("can't start the threads of sessions: {error}")))?;
@@ -134,7 +133,6 @@ impl Bound {
             rules,
             spool: spool.clone(),
             accepted: accepted_in,
-            overflow: Arc::clone(&overflow),
             events: events.clone(),
             gate: Arc::clone(&gate),
             full: Arc::default(),
@@ -150,7 +148,7 @@ impl Bound {
         let mut listeners = Listeners::new(reception, events.clone(), take_up);
         listeners.replace(&config, sockets);
         let delivery = Delivery::new(spool.clone(), events.clone(), system.clone(), current, pauses);
-        let delivery = tokio::spawn(delivery.run(Inputs { accepted, overflow, commands, stop }));
+        let delivery = tokio::spawn(delivery.run(Inputs { accepted, commands, stop }));
         events.report(Event::Started {
             version: env!("CARGO_PKG_VERSION"),
             hostname: config.hostname.clone(),

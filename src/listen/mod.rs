@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::config::{self, Config, ListenAddress, ListenerTls};
@@ -130,8 +130,6 @@ pub struct Reception {
     pub spool: Spool,
     /// Where committed messages go next; when it is full they wait in the spool's index.
     pub accepted: mpsc::Sender<QueueId>,
-    /// Told when a message went to the index because `accepted` was full.
-    pub overflow: Arc<Notify>,
     /// The mail log.
     pub events: Events,
     /// Counts and bounds what is open and coming in.
@@ -224,8 +222,7 @@ impl Reception {
     fn hand_on(&self, message: &Message) {
         // When the queue is busy the message waits in the index: memory stays bounded.
         if self.accepted.try_send(message.id).is_err() {
-            self.spool.park(message.id, message.arrived);
-            self.overflow.notify_one();
+            self.spool.leave(message.id, message.arrived);
         }
     }
 

@@ -183,7 +183,8 @@ impl<'a> Report<'a> {
         title.set(headers, self.context, "multipart/report; report-type=delivery-status");
         if let Some(id) = self.original.message_id {
             raw(headers, "In-Reply-To", id.to_owned(), Some(id.to_owned()));
-            raw(headers, "References", id.to_owned(), Some(id.to_owned()));
+            let thread = [&self.original.references[..], &[id]].concat();
+            raw(headers, "References", thread.join(" "), Some(thread.join("\r\n ")));
         }
     }
 

@@ -10,6 +10,8 @@ use crate::mail::fields;
 const HEADER_SIZE_MAX: usize = 16 * 1024;
 /// Octets of a message id that is worth referring to.
 const MESSAGE_ID_SIZE_MAX: usize = 250;
+/// Earlier messages of its thread that are named; the last ones count.
+const REFERENCES_MAX: usize = 20;
 
 /// What is known of the original.
 pub(super) struct Original<'a> {
@@ -17,6 +19,8 @@ pub(super) struct Original<'a> {
     pub(super) header: &'a [u8],
     /// `<…@…>`, only if it is a valid one.
     pub(super) message_id: Option<&'a str>,
+    /// The messages that it follows, oldest first, only valid ids.
+    pub(super) references: Vec<&'a str>,
     /// Decoded, cleaned, cut; empty if there is none.
     pub(super) subject: String,
     /// All of it, if it is to go back and can stand in a notice.
@@ -32,9 +36,10 @@ impl<'a> Original<'a> {
         };
         let header = whole_fields(header);
         let message_id = fields(header).find(|field| field.is("Message-ID")).and_then(|field| message_id(field.value));
+        let references = references(header);
         let parsed = MessageParser::default().parse_headers(header);
         let subject = parsed.as_ref().and_then(|m| m.subject()).map(|s| clean(s, 120)).unwrap_or_default();
-        Self { header, message_id, subject, whole }
+        Self { header, message_id, references, subject, whole }
     }
 }
 
@@ -69,6 +74,21 @@ fn message_id(value: &[u8]) -> Option<&str> {
     (graphic && !left.is_empty() && !right.is_empty() && id.len() <= MESSAGE_ID_SIZE_MAX).then_some(id)
 }
 
+/// What an answer to the message would name before the message itself (RFC 5322 section 3.6.4): its References, or else what it answers,
+/// if that is one message.
+fn references(header: &[u8]) -> Vec<&str> {
+    let ids = |name: &str| -> Vec<&str> {
+        let field = fields(header).find(|field| field.is(name));
+        let words = field.into_iter().flat_map(|field| field.value.split(u8::is_ascii_whitespace));
+        words.filter_map(message_id).collect()
+    };
+    let mut found = ids("References");
+    if found.is_empty() {
+        found = Some(ids("In-Reply-To")).filter(|answered| answered.len() == 1).unwrap_or_default();
+    }
+    found.split_off(found.len().saturating_sub(REFERENCES_MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +108,22 @@ mod tests {
             assert_eq!(message_id(value.as_bytes()), None, "{value:?}");
         }
         assert_eq!(message_id(format!("<{}@b>", "a".repeat(300)).as_bytes()), None);
+    }
+
+    #[test]
+    fn the_messages_before_it_are_known() {
+        for (header, expected) in [
+            ("Subject: x\r\n", ""),
+            ("References: <a@x>\r\n\t<b@x>  <c@x>\r\nIn-Reply-To: <d@x>\r\n", "<a@x> <b@x> <c@x>"),
+            ("References: <a@x> and <no id> \u{fc}\r\n", "<a@x>"),
+            ("In-reply-to: <d@x>\r\n", "<d@x>"),
+            ("In-Reply-To: <d@x> <e@x>\r\n", ""),
+        ] {
+            assert_eq!(references(header.as_bytes()).join(" "), expected, "{header}");
+        }
+        let many: Vec<String> = (0..100).map(|number| format!("<{number}@x>")).collect();
+        let header = format!("References: {}\r\n", many.join(" "));
+        assert_eq!(references(header.as_bytes()), many[80..]);
     }
 
     #[test]

@@ -37,10 +37,10 @@ fn recipient_fields(out: &mut String, report: &Report<'_>, recipient: &Recipient
     match (recipient.dsn.as_ref().and_then(|dsn| dsn.orcpt.as_ref()), &recipient.original) {
         (Some(orcpt), _) if orcpt.kind() == "utf-8" && !utf8 => given(out, "Original-Recipient", &orcpt.to_wire()),
         (Some(orcpt), _) => given(out, "Original-Recipient", &format!("{}; {}", orcpt.kind(), orcpt.address())),
-        (None, Some(original)) => field(out, "Original-Recipient", &typed(original, utf8)),
+        (None, Some(original)) => given(out, "Original-Recipient", &typed(original, utf8)),
         (None, None) => {}
     }
-    field(out, "Final-Recipient", &typed(&recipient.address, utf8));
+    given(out, "Final-Recipient", &typed(&recipient.address, utf8));
     // The class follows the action, whatever the last words were (RFC 3464 section 2.3.4).
     let (action, class) = match report.kind {
         Kind::Delay { .. } => ("delayed", 4),
@@ -70,7 +70,7 @@ fn recipient_fields(out: &mut String, report: &Report<'_>, recipient: &Recipient
     }
 }
 
-/// A field as the sender gave it: printable text that no folding may change, short enough for a line.
+/// A field with an address or id: printable text that no folding may change, short enough for a line.
 fn given(out: &mut String, name: &str, value: &str) {
     out.push_str(&format!("{name}: {value}\r\n"));
 }

@@ -146,6 +146,36 @@ fn a_bounce_says_what_happened_to_people_and_to_machines() {
 }
 
 #[test]
+fn a_notice_stands_in_the_thread_of_the_message_that_it_is_about() {
+    let message = message("ann@example.test", vec![failed("bob@example.org", "550 no")]);
+    let header = [HEADER, b"References: <first@x.test>\r\n <second@x.test>\r\n"].concat();
+    let notice = bounce_of(&message, &header);
+    parts(&notice);
+    let parsed = MessageParser::default().parse(notice.content.as_slice()).unwrap();
+    let named = |value: &mail_parser::HeaderValue<'_>| value.as_text_list().unwrap().join(" ");
+    assert_eq!(named(parsed.in_reply_to()), "lunch.1@client.test");
+    assert_eq!(named(parsed.references()), "first@x.test second@x.test lunch.1@client.test");
+}
+
+#[test]
+fn no_folding_changes_an_address() {
+    let domain = vec!["d".repeat(60); 4].join(".");
+    let long = format!("{}@{domain}", "l".repeat(64));
+    let spaced = format!("\"{}\"@{domain}", "a  b ".repeat(12));
+    for to in [long, spaced] {
+        let mut bob = failed(&to, "550 no");
+        bob.original = Some(address(&to));
+        let [_, status, _] = parts(&bounce_of(&message("ann@example.test", vec![bob]), HEADER));
+        // Unfolded as RFC 5322 section 2.2.3 says.
+        let unfolded = status.replace("\r\n ", " ");
+        for name in ["Original", "Final"] {
+            let field = format!("\r\n{name}-Recipient: rfc822; {to}\r\n");
+            assert!(unfolded.contains(&field), "{field} is not in\n{unfolded}");
+        }
+    }
+}
+
+#[test]
 fn a_delay_says_until_when_it_goes_on() {
     let later = recipient("bob@example.org", RecipientState::Deferred, EnhancedCode(5, 2, 2), Cause::Remote, "452 full");
     let mut fresh = Recipient::new(address("eve@example.org"), None, ARRIVED);

@@ -88,5 +88,5 @@ impl Drop for Word {
 
 /// Whoever waited is gone: the message must not be active with nobody working on it.
 fn gone(shared: &Shared, id: QueueId) {
-    shared.park(id, Timestamp::ZERO);
+    shared.leave(id, Timestamp::ZERO);
 }

@@ -170,6 +170,14 @@ fn with_bases(shared: &Shared, updates: Vec<Update>) -> Vec<Change> {
     known.collect()
 }
 
+impl Shared {
+    /// Parks a new message that nobody works on, and says that it is there.
+    pub(crate) fn leave(&self, id: QueueId, due: Timestamp) {
+        self.park(id, due);
+        self.left.notify_one();
+    }
+}
+
 impl Drop for Draft {
     fn drop(&mut self) {
         let shared = &self.spool.0.shared;
@@ -180,7 +188,7 @@ impl Drop for Draft {
             self.has_file &= matches!(&answered, Ok(Err(failed)) if !failed.in_doubt);
             if matches!(answered, Ok(Ok(_))) {
                 // It must not be active with nobody working on it.
-                shared.park(self.id, Timestamp::ZERO);
+                shared.leave(self.id, Timestamp::ZERO);
             }
         }
         if self.has_file {

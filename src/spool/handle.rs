@@ -160,6 +160,17 @@ impl Spool {
         self.0.shared.park(id, due);
     }
 
+    /// Parks a message that nobody works on yet; whoever waits for `left` hears that it is there.
+    pub fn leave(&self, id: QueueId, due: Timestamp) {
+        self.0.shared.leave(id, due);
+    }
+
+    /// Waits until a message has been left: by `leave`, or because whoever wanted to commit it went away before it was durable. For one
+    /// that fetches what is due: it is due.
+    pub async fn left(&self) {
+        self.0.shared.left.notified().await;
+    }
+
     /// Parked messages that are due, at most `count_max`; they are active from now on.
     pub async fn due(&self, now: Timestamp, count_max: usize) -> Result<Vec<Message>, SpoolError> {
         self.0.shared.ask(|reply| Command::Due { now, count_max, reply }).await?

@@ -169,6 +169,8 @@ pub(crate) struct Shared {
     /// Wakes the committer.
     pub(crate) wake: Notify,
     pub(crate) gathering: Gathering,
+    /// Told when a message was left to whoever fetches what is due.
+    pub(crate) left: Notify,
     /// Wakes the release loop.
     pub(crate) sweep: Notify,
     pub(crate) keeper: mpsc::UnboundedSender<Command>,
@@ -326,6 +328,7 @@ impl Shared {
             state: Mutex::new(state),
             wake: Notify::new(),
             gathering: Gathering::default(),
+            left: Notify::new(),
             sweep: Notify::new(),
             keeper,
             free: AtomicU64::new(u64::MAX),

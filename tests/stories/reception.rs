@@ -1,8 +1,11 @@
 //! Clients and their limits: size, space, hops, connections, patience.
 
+use std::pin::pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
-use posthouse::mail::{BodyType, Timestamp};
+use posthouse::mail::{Address, BodyType, Recipient, ReversePath, Timestamp};
+use posthouse::spool::Accept;
 
 use crate::world::*;
 
@@ -178,5 +181,43 @@ fn the_queue_knows_what_the_client_declared() {
         let queue = server.queue().await;
         assert_eq!((queue.len(), queue[0].body), (1, BodyType::EightBitMime));
         assert!(queue[0].arrived > Timestamp::ZERO && queue[0].size > 9);
+    });
+}
+
+/// A session begins to commit a message for ann and is gone after so many looks; whether that was too late.
+async fn vanish(server: &Server, looks: usize) -> bool {
+    let mut draft = server.handle.spool().begin().unwrap();
+    draft.write(b"\r\nhello\r\n").await.unwrap();
+    let now = server.now();
+    let accept = Accept {
+        arrived: now,
+        reverse_path: ReversePath::Null,
+        body: BodyType::SevenBit,
+        request: None,
+        origin: None,
+        recipients: vec![Recipient::new(Address::parse("ann@example.test").unwrap(), None, now)],
+        updates: Vec::new(),
+    };
+    let mut commit = pin!(draft.commit(accept));
+    for _ in 0..looks {
+        if commit.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
+            return true;
+        }
+        tokio::task::yield_now().await;
+    }
+    false
+}
+
+#[test]
+fn a_message_whose_session_is_gone_when_it_is_durable_is_delivered_though_nothing_else_happens() {
+    story(async {
+        let server = Setup::new().start().await;
+        let mut looks = 1;
+        while !vanish(&server, looks).await {
+            server.pass(Duration::from_secs(1)).await;
+            assert_eq!(server.mailbox("ann").len(), looks);
+            looks += 1;
+        }
+        assert!(looks > 1, "one was gone in time");
     });
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use posthouse::config::{
     Config, DestinationRule, DomainPattern, HostPort, ListenAddress, Listener, ListenerTls, Outgoing, RemoteTls, Route, RouteHost,
 };
+use posthouse::event::Event;
 use posthouse::mail::{Domain, Rate, TlsInfo};
 use posthouse::queue::Verb;
-use posthouse::system::sim::{DUBIOUS_ANSWER, HELLO, Peer, Script, SimTls};
+use posthouse::system::sim::{Act, DUBIOUS_ANSWER, HELLO, Peer, Script, SimTls, Stage};
 use posthouse::system::tls::CertificateFacts;
 use posthouse::system::{BoxFuture, BoxStream, Net, TlsServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::world::*;
 
 const CONTENT: &str = "Subject: hi\r\n\r\nhello\r\n";
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Breaks every handshake off.
 struct Broken;
@@ -26,12 +28,28 @@ struct Broken;
 #[derive(Default)]
 struct Mended(AtomicBool);
 
+/// Says nothing in the handshake, for ever.
+struct Stalled;
+
 /// Has a certificate that shows nothing.
 struct Dubious;
 
 impl TlsServer for Broken {
     fn accept(&self, _: BoxStream) -> BoxFuture<'_, io::Result<(BoxStream, TlsInfo)>> {
         Box::pin(async { Err(io::ErrorKind::ConnectionReset.into()) })
+    }
+
+    fn certificates(&self) -> Vec<CertificateFacts> {
+        Vec::new()
+    }
+}
+
+impl TlsServer for Stalled {
+    fn accept(&self, stream: BoxStream) -> BoxFuture<'_, io::Result<(BoxStream, TlsInfo)>> {
+        Box::pin(async move {
+            let _open = stream;
+            std::future::pending().await
+        })
     }
 
     fn certificates(&self) -> Vec<CertificateFacts> {
@@ -70,8 +88,12 @@ fn route(domain: &str, address: &str, tls: RemoteTls) -> Route {
 }
 
 async fn secure_peer(server: &Server, address: &str, tls: Arc<dyn TlsServer>) -> Peer {
+    scripted_peer(server, address, Script::offering(&["PIPELINING", "STARTTLS"]), tls).await
+}
+
+async fn scripted_peer(server: &Server, address: &str, script: Script, tls: Arc<dyn TlsServer>) -> Peer {
     let listener = server.world.net.listen(format!("{address}:25").parse().unwrap()).await.unwrap();
-    Peer::start_with_tls(listener, Script::offering(&["PIPELINING", "STARTTLS"]), tls)
+    Peer::start_with_tls(listener, script, tls)
 }
 
 #[test]
@@ -86,6 +108,108 @@ fn a_handshake_that_fails_is_followed_by_one_connection_in_the_clear_and_the_log
         assert_eq!((encrypted, far.connections()), (vec![false], 2));
         assert_eq!((server.count("tls-fallback"), server.count("secured"), server.count("deferred")), (1, 0, 0));
     });
+}
+
+/// What may go wrong with TLS: how the server answers STARTTLS, how it makes the handshake, how long that is waited for, how many
+/// connections there are until mail went in the clear, and our words about it.
+type Failure = (Act, Arc<dyn TlsServer>, Duration, u64, &'static str);
+
+fn failures() -> Vec<Failure> {
+    let (now, good) = (Duration::ZERO, || Arc::new(SimTls));
+    let later = || "454 4.7.0 TLS not available due to temporary reason".to_owned();
+    vec![
+        (Act::Say(later()), good(), now, 1, "the server answered STARTTLS with 454 4.7.0 TLS not available"),
+        (Act::say("502 5.5.1 What?"), good(), now, 1, "the server answered STARTTLS with 502 5.5.1 What?"),
+        (Act::SayAndClose("421 4.3.2 busy".to_owned()), good(), now, 2, "421 4.3.2 busy"),
+        (Act::Close, good(), now, 2, "connection lost while waiting for the reply to STARTTLS"),
+        (Act::Stall, good(), 5 * MINUTE, 2, "time-out while waiting for the reply to STARTTLS"),
+        (Act::Usual, Arc::new(Broken), now, 2, "TLS can't be established: "),
+        (Act::Usual, Arc::new(Stalled), Duration::from_secs(30), 2, "TLS can't be established: the handshake took too long"),
+    ]
+}
+
+fn failing(act: Act) -> Script {
+    Script::offering(&["PIPELINING", "STARTTLS"]).always(Stage::StartTls, act)
+}
+
+/// Waits so long: then it is so, and shortly before it isn't yet.
+async fn after(server: &Server, time: Duration, words: &str, is_so: impl Fn() -> bool) {
+    if time > SECOND {
+        server.pass(time - SECOND).await;
+        assert!(!is_so(), "{words}: before {time:?}");
+        server.pass(SECOND).await;
+    }
+    server.pass(SECOND).await;
+    assert!(is_so(), "{words}: not after {time:?}");
+}
+
+#[test]
+fn however_starttls_fails_mail_goes_in_the_clear_where_tls_is_a_wish() {
+    for (act, tls, time, connections, words) in failures() {
+        story(async {
+            let server = Setup::new().start().await;
+            server.world.dns.addresses("far.test", &["50.2.0.1"]);
+            let far = scripted_peer(&server, "50.2.0.1", failing(act), tls).await;
+            server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+            after(&server, time, words, || far.taken().len() == 1).await;
+            assert_eq!((encrypted(&far), far.connections(), server.count("deferred")), (vec![false], connections, 0), "{words}");
+            let reason = |event: &Event| match event {
+                Event::TlsFallback { reason, .. } => Some(reason.clone()),
+                _ => None,
+            };
+            let reason = server.event("a word on it", reason).await;
+            assert!(reason.contains(words) && server.count("tls-fallback") == 1, "{reason}");
+        });
+    }
+}
+
+#[test]
+fn however_starttls_fails_the_next_host_is_asked_and_then_mail_waits_where_tls_is_required() {
+    for (act, tls, time, _, words) in failures() {
+        for another in [false, true] {
+            story(async {
+                let mut way = route("far.test", "10.0.0.1", RemoteTls::Require);
+                way.hosts.extend(route("far.test", "10.0.0.2", RemoteTls::Require).hosts);
+                let server = Setup::new().config(|c| c.routes = vec![way]).start().await;
+                let first = scripted_peer(&server, "10.0.0.1", failing(act.clone()), tls.clone()).await;
+                let busy = Script::default().always(Stage::Greeting, Act::say("421 4.3.2 busy"));
+                let second = match another {
+                    true => secure_peer(&server, "10.0.0.2", Arc::new(SimTls)).await,
+                    false => server.listen("10.0.0.2", busy).await,
+                };
+                server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+                after(&server, time, words, || second.taken().len() + server.count("deferred") == 1).await;
+                assert_eq!((encrypted(&second), server.count("tls-fallback")), (vec![true; usize::from(another)], 0), "{words}");
+                let said = first.commands().join("\n");
+                assert!(!said.contains("MAIL") && first.connections() == 1, "{words}: {said}");
+            });
+        }
+    }
+}
+
+#[test]
+fn mail_that_waits_for_tls_says_why() {
+    for (act, tls, time, _, words) in failures() {
+        story(async {
+            let way = route("far.test", "10.0.0.1", RemoteTls::Require);
+            let server = Setup::new().config(|c| c.routes = vec![way]).start().await;
+            let far = scripted_peer(&server, "10.0.0.1", failing(act), tls).await;
+            server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+            let said = |event: &Event| match event {
+                Event::Deferred { reply, status, .. } => Some(format!("{status} {reply}")),
+                _ => None,
+            };
+            after(&server, time, words, || server.count("deferred") == 1).await;
+            let said = server.event("a deferral", said).await;
+            assert!(said.starts_with("4.") && said.contains(words), "{said}");
+            // Once TLS is in order, so is the mail.
+            drop(far);
+            server.pass(SECOND).await;
+            let far = secure_peer(&server, "10.0.0.1", Arc::new(SimTls)).await;
+            server.empty().await;
+            assert_eq!((encrypted(&far), server.mails("ann").len()), (vec![true], 0), "{words}");
+        });
+    }
 }
 
 /// To each destination one new connection a minute.
