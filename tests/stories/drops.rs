@@ -13,10 +13,10 @@ use crate::world::*;
 const DROP: &str = "/spool/drop";
 
 /// Leaves a message there as `posthouse sendmail` does; the file's name.
-fn leave(server: &Server, content: &str, commands: &[&str]) -> String {
+pub(crate) fn leave(server: &Server, content: &str, commands: &[&str]) -> String {
     let system = server.world.system(Arc::clone(&server.disk) as Arc<dyn Disk>);
     let commands: Vec<String> = commands.iter().map(|command| (*command).to_owned()).collect();
-    let mut writer = Writer::begin(&*server.disk, &*system.entropy, server.now(), Path::new(DROP), 10).unwrap();
+    let mut writer = Writer::begin(&*server.disk, &*system.entropy, server.now(), Path::new(DROP), 1000).unwrap();
     writer.write(content.as_bytes()).unwrap();
     writer.finish(&commands).unwrap()
 }
