@@ -322,7 +322,7 @@ impl Delivery {
     fn start(&mut self, attempt: Attempt) {
         let Some(message) = self.scheduler.message(attempt.id) else { return };
         let (reverse_path, body, arrived) = (message.reverse_path.clone(), message.body, message.arrived);
-        let request = message.request.clone();
+        let (is_notice, request) = (message.is_notice(), message.request.clone());
         let (spool, current) = (self.spool.clone(), Arc::clone(&self.current));
         let attempts = attempt.recipients.iter().filter_map(|(index, _)| message.recipients.get(*index as usize));
         let attempts = attempts.map(|recipient| recipient.status.attempts).max().unwrap_or(0);
@@ -346,6 +346,7 @@ impl Delivery {
                         id,
                         reverse_path,
                         body,
+                        is_notice,
                         request,
                         arrived,
                         destination,

@@ -187,6 +187,11 @@ impl Message {
         self.recipients.extend(update.added.iter().cloned());
     }
 
+    /// Whether it is a notice of our own: no bound holds it up, and it waits for nobody's mail. One that others send is mail.
+    pub fn is_notice(&self) -> bool {
+        Origin::of(self) == Origin::Notice
+    }
+
     /// Whether addresses or header may have characters beyond ASCII.
     pub fn is_utf8(&self) -> bool {
         self.request.as_ref().is_some_and(|request| request.smtputf8)

@@ -73,7 +73,7 @@ impl Place {
     /// A message's place, behind those of its origin that came before: `number` says when it came.
     pub(super) fn new(message: &Message, number: u64) -> Self {
         let deadline = message.deadline().map_or(Timestamp::NEVER, |(deadline, _)| deadline);
-        let priority = (!message.reverse_path.is_null()).then(|| message.priority());
+        let priority = (!message.is_notice()).then(|| message.priority());
         Self { origin: Origin::of(message), priority, rank: (deadline, number) }
     }
 

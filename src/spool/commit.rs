@@ -12,14 +12,15 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::error::Elapsed;
 
+use super::answer::{self, CommitError, Waiter};
 use super::codec::Change;
 use super::gather::{self, Patience};
 use super::index::{Place, Position, Stored};
 use super::keeper::Command;
 use super::log::{Failure, Log};
-use super::shared::{CommitError, Entry, Op, Shared, State};
+use super::shared::{Entry, Op, Shared, State};
 use super::{Note, SpoolError};
-use crate::mail::{QueueId, Timestamp};
+use crate::mail::QueueId;
 
 /// A batch ends with the operation that passes this many bytes.
 const BATCH_SIZE: usize = 4 << 20;
@@ -120,7 +121,7 @@ struct Committer {
 /// What is told once the lock is released.
 #[derive(Default)]
 struct Replies {
-    accepted: Vec<(QueueId, oneshot::Sender<Result<(), CommitError>>)>,
+    accepted: Vec<(QueueId, Waiter)>,
     reaccepted: Vec<oneshot::Sender<()>>,
     barriers: Vec<oneshot::Sender<Result<(), SpoolError>>>,
 }
@@ -324,12 +325,7 @@ impl Committer {
     /// Tells everybody what is durable.
     fn answer(&mut self) {
         let replies = std::mem::take(&mut self.replies);
-        for (id, reply) in replies.accepted {
-            if reply.send(Ok(())).is_err() {
-                // Whoever waited is gone: the message must not be active with nobody working on it.
-                self.shared.leave(id, Timestamp::ZERO);
-            }
-        }
+        answer::tell(&self.shared, replies.accepted);
         for reply in replies.reaccepted {
             let _ = reply.send(());
         }
@@ -361,19 +357,19 @@ impl Committer {
         let mut barriers = Vec::new();
         for op in batch.into_iter().rev() {
             match op {
-                Op::Accept { stored, changes, reply, .. } => {
+                Op::Accept { stored, changes, waiter, .. } => {
                     settle_changes(&mut state, &changes, None);
-                    accepts.push((reply, stored));
+                    accepts.push((waiter, stored));
                 }
                 Op::Barrier(reply) => barriers.push(reply),
                 op => state.queue.push_front(op),
             }
         }
         drop(state);
-        for (reply, stored) in accepts {
-            let told = reply.send(Err(CommitError { error: error.clone(), in_doubt: failure.in_doubt }));
+        for (waiter, stored) in accepts {
+            let told = waiter.refuse(CommitError { error: error.clone(), in_doubt: failure.in_doubt });
             // Whoever waited would have removed the content file.
-            if told.is_err() && stored.file.is_some() && !failure.in_doubt {
+            if !told && stored.file.is_some() && !failure.in_doubt {
                 self.shared.remove_content(stored.message.id);
             }
         }
@@ -399,7 +395,7 @@ impl Drop for Committer {
 fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, replies: &mut Replies) {
     let position = Position { segment: place.segment, offset: place.offset };
     match op {
-        Op::Accept { frame, stored, changes, reply } => {
+        Op::Accept { frame, stored, changes, waiter } => {
             let id = stored.message.id;
             state.recent.keep(id, frame);
             state.accepted += 1;
@@ -408,7 +404,7 @@ fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, replies: &mu
             let since = Some(position);
             state.active.insert(id, Entry { stored, indexed: false, since, in_doubt: 0, park_after: None, changed: 0 });
             settle_changes(state, &changes, Some(position));
-            replies.accepted.push((id, reply));
+            replies.accepted.push((id, waiter));
         }
         Op::Reaccept { id, reply, .. } => {
             let (old, since) = match state.dying.get_mut(&id) {

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::answer::{Answer, Waiter};
 use super::codec::Change;
 use super::content::Incoming;
 use super::gather::UnderWay;
 use super::index::{Place, Stored};
 use super::record::{AcceptContent, Frame, RECORD_SIZE_MAX};
-use super::shared::{CommitError, Op, Shared};
+use super::shared::{Op, Shared};
 use super::{Spool, SpoolError, commit};
 use crate::mail::{BodyType, Message, Origin, QueueId, Recipient, Request, ReversePath, Timestamp, Update};
 
@@ -23,7 +24,7 @@ pub struct Draft {
     /// Until it is queued.
     under_way: Option<UnderWay>,
     /// Since it is queued: whether it is durable.
-    answer: Option<oneshot::Receiver<Result<(), CommitError>>>,
+    answer: Option<oneshot::Receiver<Answer>>,
 }
 
 /// The envelope of a draft, ready to be committed.
@@ -116,7 +117,7 @@ impl Draft {
         let file = content.file();
         let changes = with_bases(shared, updates);
         let frame = Frame::accept(content, message, &changes);
-        let (reply, answer) = oneshot::channel();
+        let (waiter, answer) = Waiter::new();
         let stored = Stored { message: message.clone(), place: Place::default(), file };
         let enough = {
             let mut state = shared.lock();
@@ -126,7 +127,7 @@ impl Draft {
                 let long = SpoolError::Io("the envelope is too long for a record".to_owned());
                 return Err(if closing { SpoolError::Closed } else { long });
             }
-            state.queue.push_back(Op::Accept { frame, stored, changes, reply });
+            state.queue.push_back(Op::Accept { frame, stored, changes, waiter });
             self.under_way = None;
             shared.gathering.is_enough(state.queue.len())
         };
@@ -140,7 +141,7 @@ impl Draft {
         // If it is in the log, or may be, the file belongs to the record.
         self.has_file &= matches!(&answered, Ok(Err(failed)) if !failed.in_doubt);
         match answered {
-            Ok(committed) => committed.map_err(|failed| failed.error),
+            Ok(committed) => committed.map(drop).map_err(|failed| failed.error),
             Err(_) => Err(SpoolError::Closed),
         }
     }
@@ -185,7 +186,7 @@ impl Drop for Draft {
             answer.close();
             let answered = answer.try_recv();
             self.has_file &= matches!(&answered, Ok(Err(failed)) if !failed.in_doubt);
-            if matches!(answered, Ok(Ok(()))) {
+            if matches!(answered, Ok(Ok(_))) {
                 // It must not be active with nobody working on it.
                 shared.leave(self.id, Timestamp::ZERO);
             }

@@ -3,6 +3,7 @@
 //!
 //! Messages in memory are *active*: somebody works on them. The others are *parked*: they lie in the index until they are due.
 
+mod answer;
 mod aside;
 mod asked;
 mod check;

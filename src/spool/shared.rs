@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::answer::Waiter;
 use super::codec::Change;
 use super::compress::Packer;
 use super::gather::Gathering;
@@ -76,7 +77,7 @@ pub(crate) enum Op {
         frame: Frame,
         stored: Stored,
         changes: Vec<Change>,
-        reply: oneshot::Sender<Result<(), CommitError>>,
+        waiter: Waiter,
     },
     /// A living message again at the log's end, so that its old segment can go.
     Reaccept {
@@ -99,13 +100,6 @@ pub(crate) enum Op {
         generation: u64,
     },
     Barrier(oneshot::Sender<Result<(), SpoolError>>),
-}
-
-/// Why an Accept wasn't confirmed, and whether it may come back all the same.
-#[derive(Clone, Debug)]
-pub(crate) struct CommitError {
-    pub(crate) error: SpoolError,
-    pub(crate) in_doubt: bool,
 }
 
 impl Op {

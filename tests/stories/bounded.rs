@@ -219,6 +219,23 @@ fn a_notice_and_local_mail_wait_for_no_rate() {
 }
 
 #[test]
+fn mail_of_others_without_a_sender_is_no_notice() {
+    story(async {
+        let outgoing = Outgoing { messages_rate: rate(2, 3600), concurrency: Some(1), ..Outgoing::default() };
+        let all = DestinationRule { domain: DomainPattern::Any, mx: DomainPattern::Any, source: None, shared: false, outgoing };
+        let server = Setup::new().config(|config| config.destinations = vec![all]).start().await;
+        let far = server.domain("far.test", Script::default()).await;
+        for n in 0..10 {
+            server.relay("", &[&format!("eve{n}@far.test")], CONTENT).await;
+        }
+        server.pass(MINUTE).await;
+        assert_eq!((far.taken().len(), far.connections()), (2, 1));
+        server.empty().await;
+        assert_eq!((far.taken().len(), server.count("deferred")), (10, 0));
+    });
+}
+
+#[test]
 fn outgoing_connections_rate_counts_connections_and_not_messages() {
     story(async {
         let outgoing = Outgoing { connections_rate: rate(2, 60), ..Outgoing::default() };

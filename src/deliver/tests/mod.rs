@@ -218,6 +218,7 @@ fn attempt(id: u64, destination: Destination, recipients: &[&str]) -> Attempt {
         id: QueueId((1_795_312_800_123 << 20) + id),
         reverse_path: ReversePath::Address(address("ann@us.test")),
         body: BodyType::SevenBit,
+        is_notice: false,
         request: None,
         site: Site::Own(destination.clone()),
         outgoing: Outgoing::default(),

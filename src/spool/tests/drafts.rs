@@ -49,3 +49,42 @@ fn a_message_that_nobody_waits_for_any_longer_is_there_with_its_content_or_leave
         assert!(looks > 1);
     }
 }
+
+#[test]
+fn the_word_goes_round_whoever_of_those_who_wait_is_gone() {
+    // Who gives up: nobody, or one of them; before the batch is durable, or between being told and hearing it.
+    for (gone, told) in [(3, true), (0, false), (0, true), (1, false), (1, true), (2, true)] {
+        run(async move {
+            let disk = SimDisk::new();
+            let spool = open(&disk, ROOT, &MemoryIndex::default()).await;
+            let batches = spool.gauges().batches;
+            let mut drafts: Vec<_> = (0..3).map(|_| spool.begin().unwrap()).collect();
+            for draft in &mut drafts {
+                draft.write(b"Subject: short\r\n\r\n").await.unwrap();
+            }
+            let mut commits: Vec<_> = drafts.into_iter().map(|draft| Some(Box::pin(draft.commit(envelope())))).collect();
+            let mut cx = Context::from_waker(Waker::noop());
+            for _ in 0..2 {
+                for commit in commits.iter_mut().flatten() {
+                    assert!(commit.as_mut().poll(&mut cx).is_pending());
+                }
+            }
+            if told {
+                spool.flush().await.unwrap();
+            }
+            if let Some(commit) = commits.get_mut(gone) {
+                *commit = None;
+            }
+            if !told {
+                spool.flush().await.unwrap();
+            }
+            for commit in commits.iter_mut().flatten() {
+                commit.as_mut().await.unwrap();
+            }
+            let gauges = spool.gauges();
+            assert_eq!((gauges.batches - batches, gauges.accepted), (1, 3), "all in one");
+            assert_eq!(gauges.active, if gone < 3 { 2 } else { 3 }, "nobody works on what is given up");
+            assert_eq!(spool.list(&Filter::default()).await.unwrap().len(), 3);
+        });
+    }
+}
