@@ -82,6 +82,7 @@ struct Running {
     attempt: AttemptId,
     id: QueueId,
     destination: Destination,
+    recipients: usize,
     /// By the monotonic clock.
     started: Duration,
 }
@@ -337,7 +338,8 @@ impl Delivery {
         let recipients =
             recipients.into_iter().map(|(index, address)| (index, Forward { address, dsn: dsn(index) })).collect::<Vec<_>>();
         let again = attempts > 0 || spool.may_be_from_before(id);
-        let running = Running { attempt, id, destination: destination.clone(), started: self.system.clock.monotonic() };
+        let started = self.system.clock.monotonic();
+        let running = Running { attempt, id, destination: destination.clone(), recipients: recipients.len(), started };
         let task = self.attempts.spawn(async move {
             match spool.content(id).await {
                 Ok(content) => {
@@ -373,8 +375,12 @@ impl Delivery {
                 (error.id(), Vec::new().into())
             }
         };
-        let Some(Running { attempt, id, destination, started }) = self.running.remove(&task) else { return };
+        let Some(Running { attempt, id, destination, recipients, started }) = self.running.remove(&task) else { return };
         let now = self.now();
+        if let Some(next_attempt) = connections_from.filter(|_| outcomes.len() < recipients) {
+            let recipients = recipients - outcomes.len();
+            self.events.report(Event::Waiting { id, destination: destination.clone(), recipients, next_attempt });
+        }
         let in_doubt = outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::InDoubt(_)));
         let in_doubt: BTreeSet<u32> = in_doubt.map(|(index, _)| *index).collect();
         let message = self.scheduler.message(id).cloned();

@@ -130,6 +130,8 @@ events! {
 
     /// An attempt at one destination begins.
     Attempting "attempting" DEBUG { id: QueueId, destination: Destination, recipients: usize, attempts: u32 }
+    /// An attempt needs a connection that a rate doesn't allow yet: for these recipients it was none, and begins anew when it may.
+    Waiting "waiting" DEBUG { id: QueueId, destination: Destination, recipients: usize, next_attempt: Timestamp }
     /// A connection to another server is encrypted from here on.
     Secured "secured" INFO {
         id: QueueId, next_hop: String, tls: &'static str, cipher: &'static str, verified: bool, resumed: bool
