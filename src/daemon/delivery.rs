@@ -20,7 +20,8 @@ use super::report;
 use crate::deliver::{self, Attempted};
 use crate::event::{Event, Events};
 use crate::mail::{
-    Cause, Destination, Diagnosis, EnhancedCode, Forward, Message, Outcome, QueueId, RecipientStatus, Timestamp, Update,
+    Cause, Destination, Diagnosis, EnhancedCode, Forward, Message, Outcome, QueueId, Recipient, RecipientStatus, Timestamp,
+    Update,
 };
 use crate::notice::Digest;
 use crate::queue::{self, Attempt, AttemptId, Down, Report, Scheduler, Step};
@@ -332,7 +333,7 @@ impl Delivery {
             recipients: attempt.recipients.len(),
             attempts,
         });
-        let dsn = |index: u32| message.recipients.get(index as usize).and_then(|recipient| recipient.dsn.clone());
+        let dsn = |index: u32| message.recipients.get(index as usize).and_then(Recipient::passed_on);
         let Attempt { attempt, id, destination, site, outgoing, sources, recipients } = attempt;
         let recipients =
             recipients.into_iter().map(|(index, address)| (index, Forward { address, dsn: dsn(index) })).collect::<Vec<_>>();

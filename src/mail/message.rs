@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Address, BodyType, Cause, DeliverBy, DsnRequest, EnhancedCode, Notify, Origin, Priority, QueueId, Request, ReversePath,
-    Timestamp,
+    Address, BodyType, Cause, DeliverBy, DsnRequest, EnhancedCode, Notify, Origin, OriginalRecipient, Priority, QueueId, Request,
+    ReversePath, Timestamp,
 };
 
 /// Everything about an accepted message except its content.
@@ -134,6 +134,14 @@ impl Recipient {
     /// Whether it still waits for delivery.
     pub fn is_open(&self) -> bool {
         !self.status.state.is_final()
+    }
+
+    /// What RCPT says with it to the next hop: what the sender said, and where an alias led here, what the sender calls it
+    /// (RFC 3461 section 5.2.1).
+    pub fn passed_on(&self) -> Option<Box<DsnRequest>> {
+        let DsnRequest { notify, orcpt } = self.dsn.as_deref().cloned().unwrap_or_default();
+        let orcpt = orcpt.or_else(|| self.original.as_ref().and_then(OriginalRecipient::of));
+        DsnRequest { notify, orcpt }.boxed()
     }
 
     /// What the sender wants to be told of, if that was said.
