@@ -155,7 +155,8 @@ fn check_threads() -> Result<(), Failure> {
     let count = THREADS + std::thread::available_parallelism().map_or(1, usize::from);
     try_threads(count).map_err(|error| {
         let remedy = "raise what bounds them: TasksMax= and LimitNPROC= of the service, or `ulimit -u`";
-        Failure::new(failure::UNAVAILABLE, format!("can't have the {count} threads that the server needs: {error}")).remedy(remedy)
+        Failure::new(failure::UNAVAILABLE, format!("can't have the {count} threads that the server needs: {error}"))
+            .remedy(remedy)
     })
 }
 
