@@ -107,6 +107,11 @@ impl Connections {
         async move { _ = said.await }
     }
 
+    /// See `Meters::forgotten`.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.meters.lock().unwrap_or_else(PoisonError::into_inner).forgotten()
+    }
+
     /// Closes connections whose time is over, until none is left.
     async fn sweep(self: Arc<Self>) {
         while let Some(wait) = self.sweep_once() {
