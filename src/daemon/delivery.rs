@@ -20,7 +20,8 @@ use super::report;
 use crate::deliver::{self, Attempted};
 use crate::event::{Event, Events};
 use crate::mail::{
-    Cause, Destination, Diagnosis, EnhancedCode, Forward, Message, Outcome, QueueId, RecipientStatus, Timestamp, Update,
+    Cause, Destination, Diagnosis, EnhancedCode, Forward, Message, Outcome, QueueId, Recipient, RecipientStatus, Timestamp,
+    Update,
 };
 use crate::notice::Digest;
 use crate::queue::{self, Attempt, AttemptId, Down, Report, Scheduler, Step};
@@ -81,6 +82,7 @@ struct Running {
     attempt: AttemptId,
     id: QueueId,
     destination: Destination,
+    recipients: usize,
     /// By the monotonic clock.
     started: Duration,
 }
@@ -321,7 +323,7 @@ impl Delivery {
     fn start(&mut self, attempt: Attempt) {
         let Some(message) = self.scheduler.message(attempt.id) else { return };
         let (reverse_path, body, arrived) = (message.reverse_path.clone(), message.body, message.arrived);
-        let request = message.request.clone();
+        let (is_notice, request) = (message.is_notice(), message.request.clone());
         let (spool, current) = (self.spool.clone(), Arc::clone(&self.current));
         let attempts = attempt.recipients.iter().filter_map(|(index, _)| message.recipients.get(*index as usize));
         let attempts = attempts.map(|recipient| recipient.status.attempts).max().unwrap_or(0);
@@ -331,12 +333,13 @@ impl Delivery {
             recipients: attempt.recipients.len(),
             attempts,
         });
-        let dsn = |index: u32| message.recipients.get(index as usize).and_then(|recipient| recipient.dsn.clone());
+        let dsn = |index: u32| message.recipients.get(index as usize).and_then(Recipient::passed_on);
         let Attempt { attempt, id, destination, site, outgoing, sources, recipients } = attempt;
         let recipients =
             recipients.into_iter().map(|(index, address)| (index, Forward { address, dsn: dsn(index) })).collect::<Vec<_>>();
         let again = attempts > 0 || spool.may_be_from_before(id);
-        let running = Running { attempt, id, destination: destination.clone(), started: self.system.clock.monotonic() };
+        let started = self.system.clock.monotonic();
+        let running = Running { attempt, id, destination: destination.clone(), recipients: recipients.len(), started };
         let task = self.attempts.spawn(async move {
             match spool.content(id).await {
                 Ok(content) => {
@@ -344,6 +347,7 @@ impl Delivery {
                         id,
                         reverse_path,
                         body,
+                        is_notice,
                         request,
                         arrived,
                         destination,
@@ -371,8 +375,12 @@ impl Delivery {
                 (error.id(), Vec::new().into())
             }
         };
-        let Some(Running { attempt, id, destination, started }) = self.running.remove(&task) else { return };
+        let Some(Running { attempt, id, destination, recipients, started }) = self.running.remove(&task) else { return };
         let now = self.now();
+        if let Some(next_attempt) = connections_from.filter(|_| outcomes.len() < recipients) {
+            let recipients = recipients - outcomes.len();
+            self.events.report(Event::Waiting { id, destination: destination.clone(), recipients, next_attempt });
+        }
         let in_doubt = outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::InDoubt(_)));
         let in_doubt: BTreeSet<u32> = in_doubt.map(|(index, _)| *index).collect();
         let message = self.scheduler.message(id).cloned();

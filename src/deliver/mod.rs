@@ -73,6 +73,8 @@ pub struct Attempt {
     pub reverse_path: ReversePath,
     /// What its sender declared about its content.
     pub body: BodyType,
+    /// It is a notice of our own, which no bound holds up.
+    pub is_notice: bool,
     /// What else its sender asked for.
     pub request: Option<Box<Request>>,
     /// When it was accepted: what the sender asked for counts from there.

@@ -81,7 +81,7 @@ pub(super) async fn deliver(deliverer: &Deliverer, attempt: &Attempt) -> Attempt
         deliverer,
         attempt,
         way: waiver::way(deliverer.routes.way(&attempt.destination, &attempt.reverse_path), attempt).await,
-        permit: permit.for_notice(attempt.reverse_path.is_null()),
+        permit: permit.for_notice(attempt.is_notice),
         outcomes,
         misses: Vec::new(),
         unfit: None,

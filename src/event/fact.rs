@@ -130,6 +130,8 @@ events! {
 
     /// An attempt at one destination begins.
     Attempting "attempting" DEBUG { id: QueueId, destination: Destination, recipients: usize, attempts: u32 }
+    /// An attempt needs a connection that a rate doesn't allow yet: for these recipients it was none, and begins anew when it may.
+    Waiting "waiting" DEBUG { id: QueueId, destination: Destination, recipients: usize, next_attempt: Timestamp }
     /// A connection to another server is encrypted from here on.
     Secured "secured" INFO {
         id: QueueId, next_hop: String, tls: &'static str, cipher: &'static str, verified: bool, resumed: bool
@@ -235,7 +237,11 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("cipher", "the cipher suite of an encrypted session"),
     ("client", "the client's address"),
     ("delay", "seconds since the message was accepted"),
-    ("destination", "what attempts are grouped by: `local:DOMAIN`, `lmtp:ADDRESS`, `route:HOSTS` or `mx:DOMAIN`"),
+    (
+        "destination",
+        "what attempts are grouped by: `local:DOMAIN`, `lmtp:ADDRESS`, `route:HOSTS` (with login before and what else the route says \
+         behind: `route:ann@relay.test:587#verify`) or `mx:DOMAIN`",
+    ),
     ("domain", "the recipients' domain; absent: all"),
     ("done", "how much is done: bytes of the log"),
     ("duration", "how long it took, in seconds"),

@@ -352,11 +352,14 @@ impl<'a> Transaction<'a> {
     }
 
     /// Whose mail it is, as far as sharing goes; none: whoever its reverse-path says. Behind an LMTP client are all those whose mail it
-    /// delivers.
+    /// delivers. What comes to us without a sender is no notice of ours.
     fn origin(&self) -> Option<Origin> {
         match (&self.client.login, self.client.service) {
             (Some(login), _) => Some(Origin::Login(Arc::new(login.clone()))),
-            (None, Service::Lmtp | Service::Local) => None,
+            (None, Service::Lmtp | Service::Local) => {
+                let hostname = &self.rules.config.hostname;
+                self.envelope.reverse_path.is_null().then(|| Origin::Domain(Arc::new(hostname.clone())))
+            }
             (None, _) => Some(Origin::Client(limits::network(self.client.address, &self.rules.config.limits))),
         }
     }

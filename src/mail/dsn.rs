@@ -4,6 +4,8 @@ use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 
+use super::Address;
+
 /// Longest ORCPT: octets of its encoded form (RFC 3461 section 4.2).
 const ORIGINAL_SIZE_MAX: usize = 500;
 
@@ -71,22 +73,33 @@ impl OriginalRecipient {
     pub fn new(kind: &str, address: &str) -> Option<Self> {
         let atom = |octet: u8| octet.is_ascii_alphanumeric() || octet == b'-';
         let kind_right = !kind.is_empty() && kind.bytes().all(atom);
-        let printable = |c: char| !c.is_control() && (c.is_ascii() || kind.eq_ignore_ascii_case("utf-8"));
+        let printable = |c: char| !c.is_control() && (c.is_ascii() || is_unicode(kind));
         let right = kind_right && !address.is_empty() && address.chars().all(printable);
-        let original = right.then(|| Self { kind: kind.to_ascii_lowercase(), address: address.to_owned() })?;
+        let original = right.then(|| Self { kind: kind.to_owned(), address: address.to_owned() })?;
         (original.to_wire().len() <= ORIGINAL_SIZE_MAX).then_some(original)
     }
 
     /// Parses ORCPT's value: `rfc822;ann@example.test` in xtext.
     pub fn parse(value: &str) -> Option<Self> {
         let (kind, encoded) = value.split_once(';').filter(|_| value.len() <= ORIGINAL_SIZE_MAX)?;
-        let address = if kind.eq_ignore_ascii_case("utf-8") { decode_unitext(encoded)? } else { decode_xtext(encoded)? };
+        let address = if is_unicode(kind) { decode_unitext(encoded)? } else { decode_xtext(encoded)? };
         Self::new(kind, &address)
     }
 
-    /// The address type, lower case: `rfc822`, `utf-8`.
+    /// How an address is known to its sender who named it so, and said nothing else.
+    pub fn of(address: &Address) -> Option<Self> {
+        let text = address.to_string();
+        Self::new(if text.is_ascii() { "rfc822" } else { "utf-8" }, &text)
+    }
+
+    /// The address type as it was written: `rfc822`, `utf-8`. No letter's case may change on the way (RFC 3461 section 5.2.1).
     pub fn kind(&self) -> &str {
         &self.kind
+    }
+
+    /// Whether the address may have characters beyond ASCII.
+    pub fn is_unicode(&self) -> bool {
+        is_unicode(&self.kind)
     }
 
     /// The address, decoded.
@@ -96,7 +109,7 @@ impl OriginalRecipient {
 
     /// ORCPT's value, in ASCII.
     pub fn to_wire(&self) -> String {
-        let encoded = if self.kind == "utf-8" { encode_unitext(&self.address) } else { encode_xtext(&self.address) };
+        let encoded = if self.is_unicode() { encode_unitext(&self.address) } else { encode_xtext(&self.address) };
         format!("{};{encoded}", self.kind)
     }
 }
@@ -112,6 +125,11 @@ impl From<OriginalRecipient> for String {
     fn from(original: OriginalRecipient) -> String {
         original.to_wire()
     }
+}
+
+/// Whether an address of this type may have characters beyond ASCII (RFC 6533 section 3).
+fn is_unicode(kind: &str) -> bool {
+    kind.eq_ignore_ascii_case("utf-8")
 }
 
 /// Octets that stand for themselves in xtext.
@@ -197,8 +215,8 @@ mod tests {
         let tagged = OriginalRecipient::parse("rfc822;user+2Btag@example.com").unwrap();
         assert_eq!((tagged.address(), tagged.to_wire().as_str()), ("user+tag@example.com", "rfc822;user+2Btag@example.com"));
         let unicode = OriginalRecipient::parse("UTF-8;f\\x{E9}e@x.test").unwrap();
-        assert_eq!((unicode.address(), unicode.to_wire().as_str()), ("fée@x.test", "utf-8;f\\x{E9}e@x.test"));
-        assert_eq!(OriginalRecipient::parse("utf-8;fée@x.test"), Some(unicode));
+        assert_eq!((unicode.address(), unicode.to_wire().as_str()), ("fée@x.test", "UTF-8;f\\x{E9}e@x.test"));
+        assert_eq!(OriginalRecipient::parse("UTF-8;fée@x.test"), Some(unicode));
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Address, BodyType, Cause, DeliverBy, DsnRequest, EnhancedCode, Notify, Origin, Priority, QueueId, Request, ReversePath,
-    Timestamp,
+    Address, BodyType, Cause, DeliverBy, DsnRequest, EnhancedCode, Notify, Origin, OriginalRecipient, Priority, QueueId, Request,
+    ReversePath, Timestamp,
 };
 
 /// Everything about an accepted message except its content.
@@ -136,6 +136,14 @@ impl Recipient {
         !self.status.state.is_final()
     }
 
+    /// What RCPT says with it to the next hop: what the sender said, and where an alias led here, what the sender calls it
+    /// (RFC 3461 section 5.2.1).
+    pub fn passed_on(&self) -> Option<Box<DsnRequest>> {
+        let DsnRequest { notify, orcpt } = self.dsn.as_deref().cloned().unwrap_or_default();
+        let orcpt = orcpt.or_else(|| self.original.as_ref().and_then(OriginalRecipient::of));
+        DsnRequest { notify, orcpt }.boxed()
+    }
+
     /// What the sender wants to be told of, if that was said.
     pub fn notify(&self) -> Option<Notify> {
         self.dsn.as_ref()?.notify
@@ -185,6 +193,11 @@ impl Message {
             }
         }
         self.recipients.extend(update.added.iter().cloned());
+    }
+
+    /// Whether it is a notice of our own: no bound holds it up, and it waits for nobody's mail. One that others send is mail.
+    pub fn is_notice(&self) -> bool {
+        Origin::of(self) == Origin::Notice
     }
 
     /// Whether addresses or header may have characters beyond ASCII.

@@ -48,8 +48,9 @@ impl Origin {
     /// Whose message it is.
     pub fn of(message: &Message) -> Self {
         match (&message.origin, &message.reverse_path) {
-            (_, ReversePath::Null) => Self::Notice,
+            // What others send without a sender is theirs like all that they send.
             (Some(origin), _) => Self::clone(origin),
+            (None, ReversePath::Null) => Self::Notice,
             (None, ReversePath::Address(address)) => Self::Domain(Arc::new(address.domain().clone())),
         }
     }

@@ -33,9 +33,10 @@ pub(super) fn status(report: &Report<'_>, utf8: bool) -> String {
 
 fn recipient_fields(out: &mut String, report: &Report<'_>, recipient: &Recipient, utf8: bool) {
     let status = &recipient.status;
-    // As the sender named it; or, where an alias led here, as we know that it did.
+    // As the sender named it; or, where an alias led here, as we know that it did, and tell the next hop. RFC 3461 section 6.3 allows
+    // only the first, but 5.2.1 what we tell: then the next hop's notices have this field, and ours must not say less.
     match (recipient.dsn.as_ref().and_then(|dsn| dsn.orcpt.as_ref()), &recipient.original) {
-        (Some(orcpt), _) if orcpt.kind() == "utf-8" && !utf8 => given(out, "Original-Recipient", &orcpt.to_wire()),
+        (Some(orcpt), _) if orcpt.is_unicode() && !utf8 => given(out, "Original-Recipient", &orcpt.to_wire()),
         (Some(orcpt), _) => given(out, "Original-Recipient", &format!("{}; {}", orcpt.kind(), orcpt.address())),
         (None, Some(original)) => given(out, "Original-Recipient", &typed(original, utf8)),
         (None, None) => {}

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::company::Company;
+use super::company::{Company, Flights};
 use super::fair::{Fair, Rank};
 use super::health::News;
 use super::sources::RECENT;
@@ -54,7 +54,7 @@ pub(super) struct Line {
     notices: Fair<Waiting>,
     mail: BTreeMap<Reverse<Priority>, Fair<Waiting>>,
     count: usize,
-    pub(super) in_flight: usize,
+    pub(super) flights: Flights,
     /// How many may be: grows while attempts reach the site and don't wait for each other, shrinks when they don't.
     tempo: Tempo,
     company: Company,
@@ -73,7 +73,7 @@ impl Place {
     /// A message's place, behind those of its origin that came before: `number` says when it came.
     pub(super) fn new(message: &Message, number: u64) -> Self {
         let deadline = message.deadline().map_or(Timestamp::NEVER, |(deadline, _)| deadline);
-        let priority = (!message.reverse_path.is_null()).then(|| message.priority());
+        let priority = (!message.is_notice()).then(|| message.priority());
         Self { origin: Origin::of(message), priority, rank: (deadline, number) }
     }
 
@@ -89,7 +89,7 @@ impl Line {
             notices: Fair::default(),
             mail: BTreeMap::new(),
             count: 0,
-            in_flight: 0,
+            flights: Flights::default(),
             tempo: Tempo::new(),
             company: Company::default(),
             bounds: Bounds::default(),
@@ -98,6 +98,11 @@ impl Line {
             turn: None,
             stamp: None,
         }
+    }
+
+    /// How many attempts are under way.
+    pub(super) fn in_flight(&self) -> usize {
+        self.flights.len()
     }
 
     /// How many wait.
@@ -192,25 +197,29 @@ impl Line {
     /// How many there may be of bulk beside letters, while they come.
     fn beside(&self, now: Timestamp) -> usize {
         let own = || self.first().map_or(0, |origin| self.len_of(origin));
-        if self.tempo.is_near() { self.company.limit(now, own) } else { usize::MAX }
+        match if self.tempo.is_near() { self.company.limit(now, own) } else { usize::MAX } {
+            usize::MAX => usize::MAX,
+            limit => limit + self.flights.hanging(now),
+        }
     }
 
-    /// When bulk has the place of letters again, if they don't go on.
+    /// When bulk has the place of letters again, if they don't go on, or that of an attempt that hangs.
     pub(super) fn company_until(&self, now: Timestamp) -> Option<Timestamp> {
-        self.company.until(now).filter(|_| self.beside(now) < usize::MAX)
+        let until = self.company.until(now).filter(|_| self.beside(now) < usize::MAX)?;
+        Some(self.flights.hangs_at(now).map_or(until, |hangs| hangs.min(until)))
     }
 
-    /// An attempt has ended that took so long.
-    pub(super) fn learn(&mut self, now: Timestamp, took: Option<Duration>, news: &News, concurrency: usize) {
-        self.in_flight = self.in_flight.saturating_sub(1);
+    /// An attempt has ended that began then, and took so long.
+    pub(super) fn learn(&mut self, now: Timestamp, began: Timestamp, took: Option<Duration>, news: &News, concurrency: usize) {
+        self.flights.end(began);
         match news {
             News::Nothing => {}
             News::Unreached(_) => self.tempo.unreached(),
             // With fewer than there might be nothing is learned of more.
             News::Reached if self.beside(now) < self.tempo.limit(now) => {
-                self.tempo.reached(now, took, self.in_flight, self.tempo.limit(now).min(concurrency));
+                self.tempo.reached(now, took, self.in_flight(), self.tempo.limit(now).min(concurrency));
             }
-            News::Reached => self.tempo.reached(now, took, self.in_flight, concurrency),
+            News::Reached => self.tempo.reached(now, took, self.in_flight(), concurrency),
         }
     }
 

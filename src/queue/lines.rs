@@ -157,7 +157,7 @@ impl Lines {
 
     /// Every site with what waits for it and what is in flight, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Site, usize, usize)> {
-        self.lines.iter().map(|(site, line)| (site, line.len(), line.in_flight))
+        self.lines.iter().map(|(site, line)| (site, line.len(), line.in_flight()))
     }
 
     /// Puts a message into a line: where it stood before, or behind all of its origin that are as urgent.
@@ -211,7 +211,7 @@ impl Lines {
         let (place, waiting) = line.pop()?;
         line.leaves(&sources);
         self.sources.start(self.now, &sources);
-        line.in_flight += 1;
+        line.flights.begin(self.now);
         if let Some((_, time)) = line.stamp.take() {
             self.shares.served(time);
         }
@@ -248,7 +248,7 @@ impl Lines {
         if !whole.is_remote() {
             return 0;
         }
-        self.parts(whole).iter().filter_map(|part| self.lines.get(part)).map(|line| line.in_flight).sum()
+        self.parts(whole).iter().filter_map(|part| self.lines.get(part)).map(|line| line.in_flight()).sum()
     }
 
     /// An attempt has ended that may have left from these; see `Sources::end`.
@@ -272,20 +272,21 @@ impl Lines {
         }
     }
 
-    /// An attempt at the site has ended. `connections`: none may be made before this time, and that it would have wanted one.
+    /// An attempt at the site has ended that began then. `connections`: none may be made before this time, and that it would have wanted one.
     pub(super) fn finish(
         &mut self,
         site: &Site,
         place: &Place,
+        began: Timestamp,
         took: Option<Duration>,
         news: &News,
         connections: Option<Timestamp>,
     ) {
         self.shares.end(&place.origin);
         if let Some(line) = self.lines.get_mut(site) {
-            line.learn(self.now, took, news, self.concurrency);
+            line.learn(self.now, began, took, news, self.concurrency);
             if let Some(until) = connections {
-                line.connected = Some((line.in_flight, until));
+                line.connected = Some((line.in_flight(), until));
             }
             let class = self.class(site.is_remote());
             class.in_flight = class.in_flight.saturating_sub(1);
@@ -334,7 +335,10 @@ impl Lines {
         self.health.clamp(latest);
         self.away.wake_all();
         self.sources.clamp();
-        self.lines.values_mut().for_each(|line| line.connected = None);
+        for line in self.lines.values_mut() {
+            line.connected = None;
+            line.flights.clamp(now);
+        }
         for (_, site) in std::mem::take(&mut self.later) {
             self.turn(&site);
         }
@@ -368,7 +372,7 @@ impl Lines {
         let found = turns.find(|site| {
             self.lines.get(site).is_some_and(|line| {
                 let newcomer = line.first().is_none_or(|origin| self.shares.in_flight(origin) == 0);
-                free > 0 && (line.in_flight == 0 || line.in_flight < 2 * free) && (newcomer || free > kept)
+                free > 0 && (line.in_flight() == 0 || line.in_flight() < 2 * free) && (newcomer || free > kept)
             })
         });
         found.cloned()
@@ -388,7 +392,7 @@ impl Lines {
             class.turns.remove(&turn);
         }
         let connections_from = line.connected.map(|(_, until)| until).filter(|until| *until > self.now);
-        if line.len() == 0 && line.in_flight == 0 {
+        if line.len() == 0 && line.in_flight() == 0 {
             // Whoever joins meanwhile has to know that no connection can be had.
             match connections_from {
                 Some(until) => _ = self.later.insert((until, site.clone())),
@@ -400,7 +404,7 @@ impl Lines {
         let notice = line.has_notice();
         let probed = self.health.is_probed(site);
         let limit = line.limit(self.now, self.concurrency, notice).min(if probed { 1 } else { usize::MAX });
-        if site.is_remote() && line.in_flight >= limit {
+        if site.is_remote() && line.in_flight() >= limit {
             // Nothing else than time brings a line back whose connections are used up, or whose attempts hang that are measured, or leave
             // room for letters.
             let waits = [connections_from, line.measures_until(self.now), line.company_until(self.now)];
@@ -419,7 +423,7 @@ impl Lines {
             _ => self.shares.stamp(origin),
         };
         self.counter += 1;
-        let turn = (time + line.in_flight as u64 * ITEM, line.in_flight, self.counter);
+        let turn = (time + line.in_flight() as u64 * ITEM, line.in_flight(), self.counter);
         // Who waits already keeps his place among equals.
         let turn = old.filter(|old| old.0 == turn.0 && old.1 == turn.1).unwrap_or(turn);
         line.stamp = Some((origin.clone(), time));
@@ -472,7 +476,7 @@ mod tests {
     }
 
     fn finish(lines: &mut Lines, site: &Site) {
-        lines.finish(site, &Place::new(&letter(0, "s@x.test", 0), 0), None, &News::Reached, None);
+        lines.finish(site, &Place::new(&letter(0, "s@x.test", 0), 0), Timestamp::ZERO, None, &News::Reached, None);
     }
 
     #[test]
@@ -509,7 +513,7 @@ mod tests {
         for _ in 0..millis {
             while lines.take().is_some() {}
             let place = Place::new(&letter(0, "s@x.test", 0), 0);
-            lines.finish(site, &place, Some(Duration::from_millis(1)), &News::Reached, None);
+            lines.finish(site, &place, Timestamp::ZERO, Some(Duration::from_millis(1)), &News::Reached, None);
             lines.tick(lines.now().plus(Duration::from_millis(1)));
         }
         while lines.take().is_some() {}
@@ -531,13 +535,29 @@ mod tests {
             assert_eq!(run_near(&mut lines, &site, 100), 1, "the letters go on");
         }
         assert!(run_near(&mut lines, &site, 1300) >= alone, "and nothing was forgotten meanwhile");
-        // Those that hang hold up the rest no longer than letters come.
-        fill_from(&mut lines, "letter@y.test", &site, 9100..9101);
-        assert_eq!(run_near(&mut lines, &site, 30), 1);
-        let until = lines.deadline().unwrap();
-        assert!(until <= lines.now().plus(Duration::from_secs(1)));
-        lines.tick(until);
-        assert!(!take_all(&mut lines).is_empty());
+    }
+
+    #[test]
+    fn an_attempt_that_hangs_is_no_reason_for_bulk_to_wait_beside_letters() {
+        let (mut lines, site) = (Lines::new(100, 20, Vec::new()), mx("near.test"));
+        lines.tick(Timestamp::from_millis(1_000_000));
+        fill(&mut lines, &site, 0..5000);
+        run_near(&mut lines, &site, 300);
+        fill_from(&mut lines, "letter@y.test", &site, 9000..9001);
+        assert_eq!(run_near(&mut lines, &site, 30), 1, "of the bulk");
+        // It hangs, while letters go on.
+        let begun = lines.now();
+        let mut millis = 0;
+        let next = loop {
+            millis += 1;
+            lines.tick(begun.plus(Duration::from_millis(millis)));
+            fill_from(&mut lines, "letter@y.test", &site, 9000 + millis..9001 + millis);
+            match take_all(&mut lines).iter().find(|id| **id < 9000) {
+                Some(next) => break *next,
+                None => assert!(lines.deadline().is_some_and(|at| at <= begun.plus(Duration::from_millis(200)))),
+            }
+        };
+        assert!((100..=200).contains(&millis), "{millis}: {next}");
     }
 
     #[test]
@@ -553,7 +573,7 @@ mod tests {
                 fill_from(&mut lines, &format!("s@y{n}.test"), &site, 100_000 + n..100_001 + n);
             }
             take_all(&mut lines);
-            lines.finish(&site, &place, Some(Duration::from_millis(100)), &News::Reached, None);
+            lines.finish(&site, &place, lines.now(), Some(Duration::from_millis(100)), &News::Reached, None);
             lines.tick(lines.now().plus(Duration::from_millis(5)));
         }
         take_all(&mut lines);
@@ -615,7 +635,7 @@ mod tests {
         fill_from(&mut lines, "ann@a.test", &mx("other.test"), 5000..5001);
         assert_eq!(take(&mut lines), Some(5000), "though all that the bulk may have is in flight");
         fill_from(&mut lines, "kim@k.test", &mx("same.test"), 6000..6001);
-        lines.finish(&mx("same.test"), &Place::new(&letter(0, "bulk@b.test", 0), 0), None, &News::Reached, None);
+        lines.finish(&mx("same.test"), &Place::new(&letter(0, "bulk@b.test", 0), 0), lines.now(), None, &News::Reached, None);
         let next: Vec<u64> = std::iter::from_fn(|| take(&mut lines)).take(2).collect();
         assert!(next.contains(&6000), "{next:?}");
     }
@@ -667,7 +687,7 @@ mod tests {
         fill(&mut lines, &a, 0..10);
         assert_eq!(take_all(&mut lines), [0, 1]);
         let place = Place::new(&letter(0, "s@x.test", 0), 0);
-        lines.finish(&a, &place, None, &News::Nothing, Some(until));
+        lines.finish(&a, &place, lines.now(), None, &News::Nothing, Some(until));
         assert_eq!(take(&mut lines), None, "one is in flight, and no more connections are allowed");
         finish(&mut lines, &a);
         assert_eq!(take_all(&mut lines), [2], "its connection is free");
@@ -683,7 +703,7 @@ mod tests {
         let until = Timestamp::from_millis(60_000);
         fill(&mut lines, &a, 0..1);
         assert_eq!(take(&mut lines), Some(0));
-        lines.finish(&a, &Place::new(&letter(0, "s@x.test", 0), 0), None, &News::Nothing, Some(until));
+        lines.finish(&a, &Place::new(&letter(0, "s@x.test", 0), 0), lines.now(), None, &News::Nothing, Some(until));
         fill(&mut lines, &a, 0..1);
         assert_eq!((take(&mut lines), lines.deadline()), (None, Some(until)));
         lines.tick(until);

@@ -241,7 +241,7 @@ impl Scheduler {
         let news = News::of(&outcomes);
         self.lines.has_left(&site, &sources, full_source.zip(connections_from));
         // Where one address has no connection left, others may have.
-        self.lines.finish(&site, &place, took, &news, connections_from.filter(|_| full_source.is_none()));
+        self.lines.finish(&site, &place, started, took, &news, connections_from.filter(|_| full_source.is_none()));
         self.heard(now, &site, news, random);
         let mut verdict = Verdict::new(id);
         let Some(entry) = self.entries.get_mut(&id) else { return verdict };

@@ -101,7 +101,7 @@ impl Lines {
         state.sources = sources;
         if let Some(line) = self.line(site) {
             let limits = line.bounds.outgoing;
-            state.in_flight = line.in_flight;
+            state.in_flight = line.in_flight();
             state.concurrency = site.is_remote().then(|| line.limit(now, self.concurrency(), false));
             state.outgoing_concurrency = limits.concurrency;
             state.outgoing_messages_rate = limits.messages_rate.map(|rate| rate.to_string());

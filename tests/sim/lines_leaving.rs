@@ -38,11 +38,6 @@ impl Bound {
         Self { shared: random.below(2) == 0, outgoing: Outgoing { concurrency, messages_rate, connections_rate } }
     }
 
-    /// Whether new connections are bounded.
-    pub(crate) fn meters_connections(&self) -> bool {
-        self.outgoing.connections_rate.is_some()
-    }
-
     /// The table for it.
     pub(crate) fn rule(&self) -> DestinationRule {
         DestinationRule {

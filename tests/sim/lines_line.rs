@@ -5,16 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use posthouse::config::Outgoing;
 use posthouse::mail::{Destination, QueueId, Rate, Timestamp};
 
-use crate::world::MINUTE;
-
 /// The recipients of a message at one domain.
 pub(crate) type Part = (QueueId, Destination);
-
-#[derive(Debug)]
-pub(crate) struct Flight {
-    pub(crate) left: usize,
-    pub(crate) began: Timestamp,
-}
 
 #[derive(Debug)]
 pub(crate) struct Outage {
@@ -31,11 +23,10 @@ pub(crate) struct Line {
     pub(crate) waiting: BTreeMap<Part, Timestamp>,
     /// Those among them that were put off because the place was down.
     pub(crate) postponed: BTreeSet<Part>,
-    pub(crate) flights: BTreeMap<Part, Flight>,
+    /// How many recipients of each part are being attempted.
+    pub(crate) flights: BTreeMap<Part, usize>,
     /// Connections now.
     pub(crate) open: usize,
-    /// Whether connections are so bounded that an attempt may come to nothing for want of one, and begin anew.
-    pub(crate) metered: bool,
     /// Whether notices came here: no bound is for them.
     pub(crate) notices: bool,
     /// When attempts of mail began.
@@ -49,6 +40,8 @@ pub(crate) struct Line {
     /// When something last ended or changed.
     pub(crate) changed: Timestamp,
     pub(crate) down_until: Option<Timestamp>,
+    /// Somebody was told to wait so long for a connection.
+    pub(crate) connections_from: Option<Timestamp>,
     pub(crate) outage: Option<Outage>,
     /// By priority and sender: how many of each other sender's went since its own last.
     pub(crate) passed: BTreeMap<(i8, usize), BTreeMap<usize, u32>>,
@@ -56,13 +49,12 @@ pub(crate) struct Line {
 
 impl Line {
     /// Nothing was seen yet.
-    pub(crate) fn new(bounds: Outgoing, metered: bool, begun: Timestamp) -> Self {
+    pub(crate) fn new(bounds: Outgoing, begun: Timestamp) -> Self {
         Self {
             waiting: BTreeMap::new(),
             postponed: BTreeSet::new(),
             flights: BTreeMap::new(),
             open: 0,
-            metered: metered || bounds.connections_rate.is_some(),
             notices: false,
             starts: Vec::new(),
             calls: Vec::new(),
@@ -70,6 +62,7 @@ impl Line {
             counted_from: begun,
             changed: begun,
             down_until: None,
+            connections_from: None,
             outage: None,
             passed: BTreeMap::new(),
         }
@@ -82,17 +75,15 @@ impl Line {
     }
 
     /// Since when something could go on here that doesn't; none: it needn't.
-    pub(crate) fn free_from(&self, now: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn free_from(&self) -> Option<Timestamp> {
         let due = *self.waiting.values().min()?;
-        // What came to nothing for want of a connection is back in line, though nothing tells.
-        let flies = |flight: &Flight| !self.metered || flight.began.plus(MINUTE) > now;
-        if self.flights.values().any(flies) {
+        if !self.flights.is_empty() {
             return None;
         }
         let bounds = self.bounds.last()?;
         let messages = bounds.messages_rate.map(|rate| free_at(self.starts.iter().map(|(at, _)| *at), rate));
         let calls = bounds.connections_rate.map(|rate| free_at(self.calls.iter().copied(), rate));
-        [Some(due), Some(self.changed), self.down_until, messages, calls].into_iter().flatten().max()
+        [Some(due), Some(self.changed), self.down_until, self.connections_from, messages, calls].into_iter().flatten().max()
     }
 }
 

@@ -10,7 +10,7 @@ use posthouse::system::sim::Calling;
 
 use crate::lines::Letter;
 use crate::lines_leaving::{Bound, Leaving};
-use crate::lines_line::{Counts, Flight, Line, Outage, Part, in_window};
+use crate::lines_line::{Counts, Line, Outage, Part, in_window};
 use crate::lines_world::{JOINED, LOCAL, PLACES, Place, Seen, place_of};
 
 /// A line with mail that may go stands still for no longer than this.
@@ -64,8 +64,7 @@ impl<'a> Replay<'a> {
     /// Goes through a record; panics where a rule is broken.
     pub(crate) fn check(letters: &'a [Letter], settings: &'a Settings, record: &[(Timestamp, Seen)]) -> Counts {
         let begun = record.first().map_or(Timestamp::ZERO, |(at, _)| *at);
-        let lines =
-            settings.bounds.iter().map(|bounds| Line::new(*bounds, settings.leaving.meters_connections(), begun)).collect();
+        let lines = settings.bounds.iter().map(|bounds| Line::new(*bounds, begun)).collect();
         let mut replay = Self {
             letters,
             settings,
@@ -93,7 +92,7 @@ impl<'a> Replay<'a> {
         self.check_deadlines(self.now);
         if now > self.now.plus(IDLE_MAX) {
             for (place, line) in self.lines.iter().enumerate() {
-                if let Some(from) = line.free_from(self.now).zip(self.room).map(|(free, room)| free.max(room))
+                if let Some(from) = line.free_from().zip(self.room).map(|(free, room)| free.max(room))
                     && now > from.plus(IDLE_MAX)
                 {
                     let waiting = line.waiting.iter().filter(|(_, due)| **due <= from);
@@ -220,6 +219,10 @@ impl<'a> Replay<'a> {
                 self.wait(*notice, Known { letter: None, is_notice: true, open: BTreeSet::from([to.clone()]) });
             }
             Event::Attempting { id, destination, recipients, .. } => self.attempt(*id, destination, *recipients),
+            Event::Waiting { id, destination, recipients, next_attempt } => {
+                self.lines[place(destination)].connections_from = Some(*next_attempt);
+                self.unattempted(*id, destination, *recipients);
+            }
             Event::Deferred { id, to, destination, next_attempt, .. } => {
                 self.landed(*id, to, destination, Some(*next_attempt));
             }
@@ -236,8 +239,6 @@ impl<'a> Replay<'a> {
             Event::Postponed { id, destination, next_attempt, .. } => {
                 let line = &mut self.lines[place(destination)];
                 let part = (*id, destination.clone());
-                // Its attempt may have come to nothing for want of a connection.
-                line.flights.remove(&part);
                 line.waiting.insert(part.clone(), *next_attempt);
                 line.postponed.insert(part);
                 self.counts.postponed += 1;
@@ -312,19 +313,31 @@ impl<'a> Replay<'a> {
         }
         self.counts.starts += usize::from(line.waiting.remove(&part).is_some());
         line.postponed.remove(&part);
-        line.flights.insert(part, Flight { left: recipients, began: now });
+        line.flights.insert(part, recipients);
         line.changed = now;
+    }
+
+    /// There was no connection for these: they are in line again, and if it is all of them there was no attempt.
+    fn unattempted(&mut self, id: QueueId, destination: &Destination, recipients: usize) {
+        let part = (id, destination.clone());
+        let line = &mut self.lines[place(destination)];
+        let left = line.flights.get_mut(&part).expect("it was attempted");
+        *left -= recipients;
+        if *left == 0 {
+            line.flights.remove(&part);
+            if let Some(begun) = line.starts.iter().rposition(|(_, started)| *started == part) {
+                line.starts.remove(begun);
+            }
+        }
+        line.waiting.insert(part, self.now);
+        line.changed = self.now;
     }
 
     /// An attempt of mail begins: as many as there may be, and as often.
     fn check_bounds(&mut self, place: usize, part: &Part) {
         let (now, name) = (self.now, PLACES[place].domains[0]);
         let line = &mut self.lines[place];
-        // One that came to nothing for want of a connection begins anew, and wasn't one.
-        if line.flights.remove(part).is_some() {
-            assert!(line.metered, "{name}: {part:?} is tried twice at a time");
-            line.starts.retain(|(_, started)| started != part);
-        }
+        assert!(!line.flights.contains_key(part), "{name}: {part:?} is tried twice at a time");
         line.starts.push((now, part.clone()));
         if let Some(rate) = line.rate(|bounds| bounds.messages_rate) {
             let count = in_window(line.starts.iter().map(|(at, _)| *at), now, rate, line.counted_from);
@@ -335,7 +348,7 @@ impl<'a> Replay<'a> {
         let bounds = line.bounds.iter().map(|bounds| bounds.concurrency.unwrap_or(most).min(most)).max().unwrap_or(most);
         let count = line.flights.len() + 1;
         self.counts.at_a_time += usize::from(count == bounds);
-        assert!(place == LOCAL || count <= bounds || line.metered, "{name}: {count} attempts at a time, not {bounds}");
+        assert!(place == LOCAL || count <= bounds, "{name}: {count} attempts at a time, not {bounds}");
     }
 
     /// Urgent mail first, then each sender in his turn, and of his own what he wants delivered sooner.
@@ -384,9 +397,9 @@ impl<'a> Replay<'a> {
     fn landed(&mut self, id: QueueId, to: &Address, destination: &Destination, next_attempt: Option<Timestamp>) {
         let part = (id, destination.clone());
         let line = &mut self.lines[place(destination)];
-        if let Some(flight) = line.flights.get_mut(&part) {
-            flight.left -= 1;
-            if flight.left == 0 {
+        if let Some(left) = line.flights.get_mut(&part) {
+            *left -= 1;
+            if *left == 0 {
                 line.flights.remove(&part);
                 line.changed = self.now;
             }
@@ -408,8 +421,6 @@ impl<'a> Replay<'a> {
             let line = &mut self.lines[place(destination)];
             let part = (id, destination.clone());
             line.waiting.remove(&part);
-            // An attempt that came to nothing for want of a connection, though nothing told.
-            line.flights.remove(&part);
             line.changed = self.now;
         }
     }

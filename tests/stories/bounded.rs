@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use posthouse::config::{DestinationRule, DomainPattern, Outgoing};
+use posthouse::config::{DestinationRule, DomainPattern, HostPort, Outgoing, RemoteTls, Route, RouteHost};
+use posthouse::event::Event;
 use posthouse::mail::{Domain, Rate};
-use posthouse::system::sim::{Act, Calling, Script, Stage};
+use posthouse::system::sim::{Act, Calling, Peer, Script, Stage};
 
 use crate::world::*;
 
@@ -23,6 +24,30 @@ fn provider(outgoing: Outgoing) -> DestinationRule {
 
 fn rate(count: u32, seconds: u64) -> Option<Rate> {
     Some(Rate { count, period: Duration::from_secs(seconds) })
+}
+
+/// So many messages an hour.
+fn hourly(count: u32) -> DestinationRule {
+    provider(Outgoing { messages_rate: rate(count, 3600), ..Outgoing::default() })
+}
+
+/// A server, and the only host of far.test, within these bounds.
+async fn far_at_provider(outgoing: Outgoing) -> (Server, Peer) {
+    let server = Setup::new().config(|config| config.destinations = vec![provider(outgoing)]).start().await;
+    let peer = server.host("mx.provider.test", "50.2.0.1", Script::default()).await;
+    server.world.dns.mx("far.test", &[(10, "mx.provider.test")]);
+    (server, peer)
+}
+
+/// The same when of five messages the first has gone, and the others wait for the next hours.
+async fn one_of_five_an_hour() -> (Server, Peer) {
+    let (server, peer) = far_at_provider(hourly(1).outgoing).await;
+    for n in 0..5 {
+        server.relay("ann@example.test", &[&format!("eve{n}@far.test")], CONTENT).await;
+    }
+    server.pass(MINUTE).await;
+    assert_eq!(peer.taken().len(), 1);
+    (server, peer)
 }
 
 #[test]
@@ -113,9 +138,7 @@ fn a_connection_counts_until_its_goodbye_is_over() {
 fn outgoing_messages_rate_holds_the_destinations_mail_up_and_nobody_elses() {
     story(async {
         let outgoing = Outgoing { messages_rate: rate(5, 60), ..Outgoing::default() };
-        let server = Setup::new().config(|config| config.destinations = vec![provider(outgoing)]).start().await;
-        let peer = server.host("mx.provider.test", "50.2.0.1", Script::default()).await;
-        server.world.dns.mx("far.test", &[(10, "mx.provider.test")]);
+        let (server, peer) = far_at_provider(outgoing).await;
         let other = server.domain("other.test", Script::default()).await;
         for n in 0..20 {
             server.relay("ann@example.test", &[&format!("eve{n}@far.test")], CONTENT).await;
@@ -161,9 +184,7 @@ fn a_domain_with_bounds_of_its_own_is_set_apart_from_others_at_the_same_hosts() 
 fn a_reload_buys_no_connection() {
     story(async {
         let outgoing = Outgoing { connections_rate: rate(1, 3600), ..Outgoing::default() };
-        let server = Setup::new().config(|config| config.destinations = vec![provider(outgoing)]).start().await;
-        let peer = server.host("mx.provider.test", "50.2.0.1", Script::default()).await;
-        server.world.dns.mx("far.test", &[(10, "mx.provider.test")]);
+        let (server, peer) = far_at_provider(outgoing).await;
         for _ in 0..3 {
             server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
             server.pass(MINUTE).await;
@@ -198,14 +219,29 @@ fn a_notice_and_local_mail_wait_for_no_rate() {
 }
 
 #[test]
+fn mail_of_others_without_a_sender_is_no_notice() {
+    story(async {
+        let outgoing = Outgoing { messages_rate: rate(2, 3600), concurrency: Some(1), ..Outgoing::default() };
+        let all = DestinationRule { domain: DomainPattern::Any, mx: DomainPattern::Any, source: None, shared: false, outgoing };
+        let server = Setup::new().config(|config| config.destinations = vec![all]).start().await;
+        let far = server.domain("far.test", Script::default()).await;
+        for n in 0..10 {
+            server.relay("", &[&format!("eve{n}@far.test")], CONTENT).await;
+        }
+        server.pass(MINUTE).await;
+        assert_eq!((far.taken().len(), far.connections()), (2, 1));
+        server.empty().await;
+        assert_eq!((far.taken().len(), server.count("deferred")), (10, 0));
+    });
+}
+
+#[test]
 fn outgoing_connections_rate_counts_connections_and_not_messages() {
     story(async {
         let outgoing = Outgoing { connections_rate: rate(2, 60), ..Outgoing::default() };
-        let server = Setup::new().config(|config| config.destinations = vec![provider(outgoing)]).start().await;
+        let (server, peer) = far_at_provider(outgoing).await;
         // Takes one message a connection.
         let short = Script::default().always(Stage::End, Act::SayAndClose("250 2.0.0 taken".to_owned()));
-        let peer = server.host("mx.provider.test", "50.2.0.1", Script::default()).await;
-        server.world.dns.mx("far.test", &[(10, "mx.provider.test")]);
         server.handle.pause(None).await.unwrap();
         for n in 0..50 {
             server.relay("ann@example.test", &[&format!("eve{n}@far.test")], CONTENT).await;
@@ -233,15 +269,7 @@ fn outgoing_connections_rate_counts_connections_and_not_messages() {
 #[test]
 fn a_reload_applies_to_what_waits() {
     story(async {
-        let outgoing = Outgoing { messages_rate: rate(1, 3600), ..Outgoing::default() };
-        let server = Setup::new().config(|config| config.destinations = vec![provider(outgoing)]).start().await;
-        let peer = server.host("mx.provider.test", "50.2.0.1", Script::default()).await;
-        server.world.dns.mx("far.test", &[(10, "mx.provider.test")]);
-        for n in 0..5 {
-            server.relay("ann@example.test", &[&format!("eve{n}@far.test")], CONTENT).await;
-        }
-        server.pass(MINUTE).await;
-        assert_eq!(peer.taken().len(), 1);
+        let (server, peer) = one_of_five_an_hour().await;
         server.reload(|config| config.destinations.clear()).await.unwrap();
         server.pass(MINUTE).await;
         assert_eq!(peer.taken().len(), 5);
@@ -251,15 +279,7 @@ fn a_reload_applies_to_what_waits() {
 #[test]
 fn a_changed_bound_counts_what_went_before_it() {
     story(async {
-        let hourly = |count| provider(Outgoing { messages_rate: rate(count, 3600), ..Outgoing::default() });
-        let server = Setup::new().config(|config| config.destinations = vec![hourly(1)]).start().await;
-        let peer = server.host("mx.provider.test", "50.2.0.1", Script::default()).await;
-        server.world.dns.mx("far.test", &[(10, "mx.provider.test")]);
-        for n in 0..5 {
-            server.relay("ann@example.test", &[&format!("eve{n}@far.test")], CONTENT).await;
-        }
-        server.pass(MINUTE).await;
-        assert_eq!(peer.taken().len(), 1);
+        let (server, peer) = one_of_five_an_hour().await;
         server.reload(|config| config.destinations = vec![hourly(3)]).await.unwrap();
         server.pass(MINUTE).await;
         assert_eq!(peer.taken().len(), 3);
@@ -268,5 +288,49 @@ fn a_changed_bound_counts_what_went_before_it() {
         server.reload(|config| config.destinations = vec![apart]).await.unwrap();
         server.pass(MINUTE).await;
         assert_eq!(peer.taken().len(), 4);
+    });
+}
+
+#[test]
+fn who_waits_for_a_connection_is_said_to_and_not_to_be_attempted_twice() {
+    story(async {
+        let (server, peer) = far_at_provider(Outgoing { connections_rate: rate(1, 60), ..Outgoing::default() }).await;
+        // Each message takes a connection of its own.
+        peer.script(|script| *script = script.clone().always(Stage::End, Act::SayAndClose("250 2.0.0 taken".to_owned())));
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.pass(MINUTE / 2).await;
+        let second = server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.empty().await;
+        let life = server.events.recorded().into_iter().filter_map(|event| match event {
+            Event::Attempting { id, recipients: 1, .. } if id == second => Some("attempting"),
+            Event::Waiting { id, recipients: 1, next_attempt, .. } if id == second => {
+                assert_eq!(next_attempt.since(server.started()).as_secs(), 60);
+                Some("waiting")
+            }
+            Event::Delivered { id, attempts: 1, .. } if id == second => Some("delivered"),
+            _ => None,
+        });
+        assert_eq!(life.collect::<Vec<_>>(), ["attempting", "waiting", "attempting", "delivered"]);
+    });
+}
+
+#[test]
+fn a_route_that_is_added_makes_nothing_forgotten_of_the_others() {
+    story(async {
+        let route = |domain: &str, tls| {
+            let host = HostPort { host: Domain::parse("mx.provider.test").unwrap(), port: None };
+            Route { tls, ..Route::new(DomainPattern::Exact(Domain::parse(domain).unwrap()), vec![RouteHost::Tcp(host)]) }
+        };
+        let (server, peer) = far_at_provider(hourly(1).outgoing).await;
+        let old = route("far.test", RemoteTls::None);
+        server.reload(|config| config.routes = vec![old.clone()]).await.unwrap();
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.pass(MINUTE).await;
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.reload(|config| config.routes = vec![route("new.test", RemoteTls::Opportunistic), old.clone()]).await.unwrap();
+        server.pass(MINUTE).await;
+        assert_eq!(peer.taken().len(), 1);
+        server.pass(HOUR).await;
+        assert_eq!(peer.taken().len(), 2);
     });
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use posthouse::event::Event;
+use posthouse::mail::Origin;
 use posthouse::maildrop::Writer;
 use posthouse::system::{Disk, OpenMode};
 
@@ -12,10 +13,10 @@ use crate::world::*;
 const DROP: &str = "/spool/drop";
 
 /// Leaves a message there as `posthouse sendmail` does; the file's name.
-fn leave(server: &Server, content: &str, commands: &[&str]) -> String {
+pub(crate) fn leave(server: &Server, content: &str, commands: &[&str]) -> String {
     let system = server.world.system(Arc::clone(&server.disk) as Arc<dyn Disk>);
     let commands: Vec<String> = commands.iter().map(|command| (*command).to_owned()).collect();
-    let mut writer = Writer::begin(&*server.disk, &*system.entropy, server.now(), Path::new(DROP), 10).unwrap();
+    let mut writer = Writer::begin(&*server.disk, &*system.entropy, server.now(), Path::new(DROP), 1000).unwrap();
     writer.write(content.as_bytes()).unwrap();
     writer.finish(&commands).unwrap()
 }
@@ -59,6 +60,16 @@ fn a_message_that_is_too_large_comes_back_to_its_sender() {
         let server = server.restart().await;
         server.pass(HOUR).await;
         assert_eq!((server.mails("ann").len(), names(&server, "/spool/drop/refused").len()), (1, 1));
+    });
+}
+
+#[test]
+fn mail_without_a_sender_is_this_machines_and_no_notice() {
+    story(async {
+        let server = Setup::new().config(|config| config.queue.paused = true).start().await;
+        leave(&server, "Subject: x\r\n\r\nx\r\n", &["MAIL FROM:<>", "RCPT TO:<joe@far.test>"]);
+        server.event("a message", |event| matches!(event, Event::Accepted { .. }).then_some(())).await;
+        assert_eq!(Origin::of(&server.queue().await[0]).to_string(), "domain:mail.example.test");
     });
 }
 

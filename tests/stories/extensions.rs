@@ -92,6 +92,53 @@ fn the_sender_is_told_when_the_time_is_over_and_delivery_goes_on() {
 }
 
 #[test]
+fn a_message_with_a_time_goes_where_it_would_come_back_and_nowhere_else() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", Script::offering(&["DSN", "DELIVERBY 60"])).await;
+        let plain = server.domain("plain.test", Script::default()).await;
+        ask(&server, "<ann@example.test> BY=1800;R", &["<eve@far.test>", "<joe@plain.test>"]).await;
+        server.empty().await;
+        assert_eq!((far.taken().len(), plain.taken().len(), notices(&server)), (1, 0, vec![NoticeKind::Bounce]));
+        let said = &far.taken()[0].parameters;
+        assert!(["BY=1800;R", "BY=1799;R"].contains(&said.as_str()), "{said}");
+        has(&server.mails("ann")[0], &["Final-Recipient: rfc822; joe@plain.test\r\nAction: failed\r\nStatus: 5.3.3\r\n"]);
+        // Less than the least that the server takes.
+        ask(&server, "<ann@example.test> BY=30;R", &["<eve@far.test>"]).await;
+        server.empty().await;
+        assert_eq!((far.taken().len(), notices(&server).len()), (1, 2));
+    });
+}
+
+#[test]
+fn who_traces_a_message_hears_of_each_step() {
+    for (by, rcpt, told) in [
+        ("BY=3600;RT", "<eve@far.test>", true),
+        ("BY=3600;NT", "<eve@far.test> NOTIFY=FAILURE", true),
+        ("BY=3600;NT", "<eve@far.test> NOTIFY=NEVER", false),
+        ("BY=3600;N", "<eve@far.test>", false),
+        ("BY=3600;R", "<eve@far.test>", false),
+    ] {
+        story(async {
+            let server = Setup::new().start().await;
+            let far = server.domain("far.test", Script::offering(&["DSN", "DELIVERBY"])).await;
+            ask(&server, &format!("<ann@example.test> {by}"), &[rcpt]).await;
+            server.empty().await;
+            let mode = by.rsplit(';').next().unwrap();
+            assert!(far.taken()[0].parameters.ends_with(&format!(";{mode}")), "{:?}", far.taken());
+            assert_eq!(notices(&server).len(), usize::from(told), "{by} {rcpt}");
+            if told {
+                let notice = &server.mails("ann")[0];
+                has(
+                    notice,
+                    &["Deliver-By-Date: ", "Arrival-Date: ", "Final-Recipient: rfc822; eve@far.test\r\nAction: relayed\r\n"],
+                );
+            }
+        });
+    }
+}
+
+#[test]
 fn held_mail_waits_for_its_time_also_over_a_restart() {
     story(async {
         let server = submission::setup().aliases("team: bob, sue\n").start().await;

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use posthouse::config::{DestinationRule, DomainPattern, Outgoing, Share, ShareOf};
-use posthouse::mail::{Origin, Rate};
+use posthouse::mail::{Address, Domain, Origin, Rate};
 use posthouse::system::sim::{Act, Peer, Script, Stage};
 
-use crate::submission;
 use crate::world::*;
+use crate::{drops, submission};
 
 const CONTENT: &str = "Subject: hi\r\n\r\nhello\r\n";
 
@@ -22,9 +22,13 @@ async fn slow(active: usize, shares: Vec<Share>) -> (Server, Peer) {
 
 /// The same with one message in such a time.
 async fn one_in(period: Duration, active: usize, shares: Vec<Share>) -> (Server, Peer) {
+    started(Setup::new(), period, active, shares).await
+}
+
+async fn started(setup: Setup, period: Duration, active: usize, shares: Vec<Share>) -> (Server, Peer) {
     let messages_rate = Some(Rate { count: 1, period });
     let outgoing = Outgoing { messages_rate, ..Outgoing::default() };
-    let setup = Setup::new().config(|config| {
+    let setup = setup.config(|config| {
         config.destinations =
             vec![DestinationRule { domain: DomainPattern::Any, mx: DomainPattern::Any, source: None, shared: false, outgoing }];
         config.queue.active = active;
@@ -59,6 +63,22 @@ fn a_single_letter_goes_before_the_rest_of_anothers_bulk() {
         server.until("the letter", || position(&far, "eve@far.test").is_some()).await;
         let after = position(&far, "eve@far.test").unwrap() - before;
         assert!(after <= 2, "{after} went before it");
+    });
+}
+
+#[test]
+fn bulk_without_a_sender_is_in_nobodys_way_either() {
+    story(async {
+        let (server, far) = slow(20_000, Vec::new()).await;
+        let mut client = server.client(TRUSTED).await;
+        for n in 0..100 {
+            client.transaction("", &[&format!("n{n}@far.test")], CONTENT.as_bytes()).await.unwrap();
+        }
+        let mut client = server.client(OTHER).await;
+        client.transaction("ann@example.test", &["eve@far.test"], CONTENT.as_bytes()).await.unwrap();
+        server.until("the letter", || position(&far, "eve@far.test").is_some()).await;
+        let before = position(&far, "eve@far.test").unwrap();
+        assert!(before <= 3, "{before} went before it");
     });
 }
 
@@ -197,19 +217,53 @@ fn a_sender_with_mail_for_one_place_beyond_measure_has_his_other_mail_go_at_once
     });
 }
 
+/// Forty of sixty messages for far.test of each of two senders, who differ in nothing but what the name says: how many are the other's.
+async fn turns(setup: Setup, kind: &str, heavy: ShareOf) -> usize {
+    let share = Share { sender: heavy, weight: 3 };
+    let (server, far) = started(setup, Duration::from_secs(1), 20_000, vec![share]).await;
+    server.handle.pause(None).await.unwrap();
+    for name in ["one", "three"] {
+        let mut client = match (kind, name) {
+            ("client", "three") => server.client(OTHER).await,
+            _ => server.client(TRUSTED).await,
+        };
+        if kind == "login" {
+            // base64 of a NUL, the name, a NUL, `secret`.
+            let word = if name == "three" { "AGtpbUBleGFtcGxlLnRlc3QAc2VjcmV0" } else { "AGlkYUBleGFtcGxlLnRlc3QAc2VjcmV0" };
+            assert!(client.command(&format!("AUTH PLAIN {word}")).await.unwrap().starts_with("235"));
+        }
+        let from = match (kind, name) {
+            ("domain", _) => format!("news@{name}.test"),
+            ("login", "three") => "kim@example.test".to_owned(),
+            _ => "ida@example.test".to_owned(),
+        };
+        for n in 0..60 {
+            let to = format!("{name}{n}@far.test");
+            match kind {
+                "domain" => _ = drops::leave(&server, CONTENT, &[&format!("MAIL FROM:<{from}>"), &format!("RCPT TO:<{to}>")]),
+                _ => _ = queue_id(&client.transaction(&from, &[&to], CONTENT.as_bytes()).await.unwrap()),
+            }
+        }
+    }
+    server.until("all of it", || server.count("accepted") == 120).await;
+    server.handle.resume(None).await.unwrap();
+    server.until("forty of them", || far.taken().len() >= 40).await;
+    far.taken()[..40].iter().filter(|taken| taken.recipients[0].starts_with("three")).count()
+}
+
 #[test]
 fn two_senders_take_turns_by_their_weights() {
-    story(async {
-        let share = Share { sender: ShareOf::Client("60.0.1.0/24".parse().unwrap()), weight: 3 };
-        let (server, far) = slow(20_000, vec![share]).await;
-        server.handle.pause(None).await.unwrap();
-        bulk(&server, TRUSTED, "one", 60).await;
-        bulk(&server, OTHER, "three", 60).await;
-        server.handle.resume(None).await.unwrap();
-        server.until("forty of them", || far.taken().len() >= 40).await;
-        let heavy = far.taken()[..40].iter().filter(|taken| taken.recipients[0].starts_with("three")).count();
-        assert!((28..=32).contains(&heavy), "{heavy} of 40");
-    });
+    let logins = || submission::setup().account("kim@example.test");
+    let login = ShareOf::Login(Address::parse("kim@example.test").unwrap());
+    let domain = ShareOf::Domain(DomainPattern::Exact(Domain::parse("three.test").unwrap()));
+    for (kind, setup, heavy) in [
+        ("login", logins(), login),
+        ("client", Setup::new(), ShareOf::Client("60.0.1.0/24".parse().unwrap())),
+        ("domain", Setup::new(), domain),
+    ] {
+        let heavy = story(turns(setup, kind, heavy));
+        assert!((28..=32).contains(&heavy), "{heavy} of 40, by {kind}");
+    }
 }
 
 #[test]

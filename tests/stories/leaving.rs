@@ -183,6 +183,11 @@ fn what_is_bounded_at_a_destination_is_so_wherever_it_leaves_from() {
     });
 }
 
+/// A letter to a mailbox here, whose delivery kim@other.test is told of.
+async fn confirmed(server: &Server) {
+    server.client(TRUSTED).await.ask("<kim@other.test>", &["<bob@example.test> NOTIFY=SUCCESS"], CONTENT).await;
+}
+
 #[test]
 fn a_notice_leaves_at_once_and_its_connection_doesnt_stay_beyond_the_bound() {
     story(async {
@@ -206,7 +211,7 @@ fn a_notice_leaves_at_once_and_its_connection_doesnt_stay_beyond_the_bound() {
         // Where there is room it waits for the next message, and goes when another place needs it.
         server.pass(MINUTE).await;
         far.script(|script| *script = Script::default());
-        server.relay("", &["kim@other.test"], CONTENT).await;
+        confirmed(&server).await;
         server.pass(SECOND).await;
         let goodbyes = || other.commands().iter().filter(|command| *command == "QUIT").count();
         assert_eq!((other.taken().len(), goodbyes()), (2, 1));
@@ -218,7 +223,7 @@ fn a_notice_leaves_at_once_and_its_connection_doesnt_stay_beyond_the_bound() {
         far.script(|script| *script = Script::default().always(Stage::Data, Act::Slow(MINUTE)));
         server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
         server.pass(SECOND).await;
-        server.relay("", &["kim@other.test"], CONTENT).await;
+        confirmed(&server).await;
         server.pass(SECOND).await;
         assert_eq!((far.taken().len(), other.taken().len(), goodbyes()), (1, 3, 3));
         server.empty().await;

@@ -1,6 +1,10 @@
 //! Mail for people here: mailboxes, aliases, subaddresses, catch-all, postmaster.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use posthouse::mail::Address;
+use posthouse::system::sim::OperationKind;
 
 use crate::world::*;
 
@@ -156,5 +160,49 @@ fn a_message_that_was_in_the_mailbox_before_is_in_a_loop() {
         server.empty().await;
         assert_eq!(server.mailbox("ann").len(), 0);
         assert!(server.mails("sue")[0].contains("5.4.6"));
+    });
+}
+
+/// How often something is synced among the mailboxes, and how many files are made there, from now on.
+fn watch_mailboxes(server: &Server) -> Arc<[AtomicUsize; 2]> {
+    let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+    let told = Arc::clone(&counts);
+    server.disk.watch(move |operation| {
+        let count = match operation.kind {
+            OperationKind::Sync | OperationKind::SyncFolder => &told[0],
+            OperationKind::Create if operation.path.parent().is_some_and(|folder| folder.ends_with("tmp")) => &told[1],
+            _ => return,
+        };
+        count.fetch_add(usize::from(operation.path.starts_with("/mail")), Ordering::Relaxed);
+    });
+    counts
+}
+
+#[test]
+fn mail_for_many_mailboxes_shares_its_syncs_and_makes_no_more_copies_than_have_different_headers() {
+    story(async {
+        let users: Vec<String> = (0..20).map(|n| format!("user{n}@example.test")).collect();
+        let setup = users.iter().fold(Setup::new(), |setup, user| setup.user(user));
+        let server = setup.aliases(&format!("all: {}\n", users.join(", "))).start().await;
+        // The first mail makes the folders.
+        server.send("eve@far.test", &["all@example.test"], "Subject: hi\r\n\r\nhello\r\n").await;
+        server.empty().await;
+        let counts = watch_mailboxes(&server);
+        let found = || [0, 1].map(|at| counts[at].swap(0, Ordering::Relaxed));
+        // One message for all of them: its bytes, and its names.
+        let again: Vec<&str> = users.iter().map(String::as_str).chain(["all@example.test", "user1@EXAMPLE.test"]).collect();
+        server.send("eve@far.test", &again, "Subject: hi\r\n\r\nhello\r\n").await;
+        server.empty().await;
+        assert_eq!(found(), [2, 20]);
+        // Many messages at a time, each for one of them.
+        server.handle.pause(None).await.unwrap();
+        for user in users.iter().chain(&users).chain(&users) {
+            server.send("eve@far.test", &[user], "Subject: hi\r\n\r\nhello\r\n").await;
+        }
+        server.handle.resume(None).await.unwrap();
+        server.empty().await;
+        let [syncs, files] = found();
+        assert!(files == 60 && syncs <= 12, "{syncs} syncs for {files} messages");
+        assert!((0..20).all(|n| server.mailbox(&format!("user{n}")).len() == 5));
     });
 }

@@ -2,14 +2,57 @@
 
 use std::time::Duration;
 
+use posthouse::config::{LmtpAddress, MailStore};
 use posthouse::event::Event;
-use posthouse::system::Net;
 use posthouse::system::sim::{Act, Script, Stage};
+use posthouse::system::{BoxStream, Net};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::world::*;
 
 const CONTENT: &str = "Subject: hi\r\n\r\nhello\r\n";
+
+/// Waits until it has heard what ends so, and answers, again and again.
+async fn converse(stream: &mut BoxStream, exchanges: &[(&str, &str)]) {
+    let (mut heard, mut buffer) = (String::new(), [0; 4096]);
+    for (wanted, reply) in exchanges {
+        heard.clear();
+        while !heard.ends_with(wanted) {
+            let size = stream.read(&mut buffer).await.unwrap();
+            assert!(size > 0, "it left behind {heard:?}");
+            heard.push_str(&String::from_utf8_lossy(&buffer[..size]));
+        }
+        stream.write_all(reply.as_bytes()).await.unwrap();
+    }
+}
+
+#[test]
+fn an_lmtp_store_is_spoken_to_in_pipelines_and_over_one_connection() {
+    story(async {
+        let lmtp = MailStore::Lmtp(LmtpAddress::Unix("/run/lmtp".into()));
+        let server = Setup::new().config(|config| config.domains[0].store = lmtp).start().await;
+        let listener = server.world.net.listen_unix("/run/lmtp".as_ref()).unwrap();
+        let send = async || server.send("eve@far.test", &["ann@example.test", "bob@example.test"], CONTENT).await;
+        send().await;
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"220 store LMTP\r\n").await.unwrap();
+        let hello = ("LHLO mail.example.test\r\n", "250-store\r\n250 PIPELINING\r\n");
+        let transaction = [
+            (
+                "MAIL FROM:<eve@far.test>\r\nRCPT TO:<ann@example.test>\r\nRCPT TO:<bob@example.test>\r\nDATA\r\n",
+                "250 Ok\r\n250 Ok\r\n250 Ok\r\n354 Go\r\n",
+            ),
+            ("hello\r\n.\r\n", "250 ann has it\r\n250 bob has it\r\n"),
+        ];
+        converse(&mut stream, &[hello]).await;
+        converse(&mut stream, &transaction).await;
+        server.empty().await;
+        send().await;
+        converse(&mut stream, &transaction).await;
+        server.empty().await;
+        assert_eq!((server.count("delivered"), server.count("deferred")), (4, 0));
+    });
+}
 
 #[test]
 fn where_pipelining_is_offered_nothing_waits_for_replies_before_the_content() {
@@ -20,9 +63,7 @@ fn where_pipelining_is_offered_nothing_waits_for_replies_before_the_content() {
         server.relay("ann@example.test", &["eve@far.test", "joe@far.test"], CONTENT).await;
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.write_all(b"220 far.test\r\n").await.unwrap();
-        let mut heard = String::new();
-        let mut buffer = [0; 4096];
-        for (wanted, reply) in [
+        let exchanges = [
             ("EHLO mail.example.test\r\n", "250-far.test\r\n250 PIPELINING\r\n"),
             // Not a word in between.
             (
@@ -30,15 +71,8 @@ fn where_pipelining_is_offered_nothing_waits_for_replies_before_the_content() {
                 "250 Ok\r\n250 Ok\r\n250 Ok\r\n354 Go\r\n",
             ),
             ("hello\r\n.\r\n", "250 Ok\r\n"),
-        ] {
-            heard.clear();
-            while !heard.ends_with(wanted) {
-                let size = stream.read(&mut buffer).await.unwrap();
-                assert!(size > 0, "it left behind {heard:?}");
-                heard.push_str(&String::from_utf8_lossy(&buffer[..size]));
-            }
-            stream.write_all(reply.as_bytes()).await.unwrap();
-        }
+        ];
+        converse(&mut stream, &exchanges).await;
         server.empty().await;
         assert_eq!(server.count("delivered"), 2);
     });

@@ -57,6 +57,31 @@ fn a_next_hop_with_dsn_gets_all_of_the_request_and_the_duty() {
 }
 
 #[test]
+fn the_next_hop_hears_what_the_sender_calls_who_is_reached_through_an_alias() {
+    story(async {
+        let aliases = "team: eve@far.test, joe@far.test\none: kim@far.test\ngr\u{fc}n: pat@far.test\n";
+        let server = Setup::new().aliases(aliases).start().await;
+        let far = server.domain("far.test", Script::offering(&["8BITMIME", "SMTPUTF8", "DSN"])).await;
+        let asked = ["<team@example.test>", "<one@example.test> ORCPT=RFC822;Old+2BName@Old.test", "<joe.x@far.test>"];
+        ask(&server, "<ann@example.test>", &asked).await;
+        ask(&server, "<ann@example.test> SMTPUTF8", &["<gr\u{fc}n@example.test>"]).await;
+        server.empty().await;
+        let mut said: Vec<String> = far.commands().into_iter().filter(|line| line.starts_with("RCPT")).collect();
+        said.sort();
+        assert_eq!(
+            said,
+            [
+                "RCPT TO:<eve@far.test> ORCPT=rfc822;team@example.test",
+                "RCPT TO:<joe.x@far.test>",
+                "RCPT TO:<joe@far.test> ORCPT=rfc822;team@example.test",
+                "RCPT TO:<kim@far.test> ORCPT=RFC822;Old+2BName@Old.test",
+                "RCPT TO:<pat@far.test> ORCPT=utf-8;gr\\x{FC}n@example.test",
+            ]
+        );
+    });
+}
+
+#[test]
 fn a_next_hop_without_dsn_leaves_us_to_say_that_it_was_passed_on() {
     story(async {
         let server = Setup::new().start().await;
