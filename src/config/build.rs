@@ -220,12 +220,7 @@ fn share(table: &Table) -> Built<Share> {
 }
 
 fn remote_tls(table: &Table) -> Built<RemoteTls> {
-    let words = [
-        ("none", RemoteTls::None),
-        ("opportunistic", RemoteTls::Opportunistic),
-        ("require", RemoteTls::Require),
-        ("verify", RemoteTls::Verify),
-    ];
+    let words = [RemoteTls::None, RemoteTls::Opportunistic, RemoteTls::Require, RemoteTls::Verify].map(|it| (it.as_str(), it));
     word(table, "tls", &words)
 }
 

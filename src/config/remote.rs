@@ -58,3 +58,23 @@ pub struct StageTimeouts {
     /// The reply to the final dot.
     pub end: Option<Duration>,
 }
+
+#[cfg(test)]
+impl Remote {
+    /// For tests that don't depend on it.
+    pub(crate) fn sample() -> Self {
+        Self {
+            port: 25,
+            concurrency: 3,
+            connect_timeout: Duration::from_secs(30),
+            reply_timeout: Duration::from_secs(300),
+            transaction_timeout: Duration::from_secs(7200),
+            stage_timeouts: StageTimeouts::default(),
+            special_addresses: SpecialAddresses::Allow,
+            tls: RemoteTls::Opportunistic,
+            tls_ca: None,
+            family: Family::Any,
+            sources: Vec::new(),
+        }
+    }
+}

@@ -332,6 +332,18 @@ pub enum RemoteTls {
     Verify,
 }
 
+impl RemoteTls {
+    /// The word in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Opportunistic => "opportunistic",
+            Self::Require => "require",
+            Self::Verify => "verify",
+        }
+    }
+}
+
 /// `[queue]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Queue {

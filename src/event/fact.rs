@@ -237,7 +237,11 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("cipher", "the cipher suite of an encrypted session"),
     ("client", "the client's address"),
     ("delay", "seconds since the message was accepted"),
-    ("destination", "what attempts are grouped by: `local:DOMAIN`, `lmtp:ADDRESS`, `route:HOSTS` or `mx:DOMAIN`"),
+    (
+        "destination",
+        "what attempts are grouped by: `local:DOMAIN`, `lmtp:ADDRESS`, `route:HOSTS` (with login before and what else the route says \
+         behind: `route:ann@relay.test:587#verify`) or `mx:DOMAIN`",
+    ),
     ("domain", "the recipients' domain; absent: all"),
     ("done", "how much is done: bytes of the log"),
     ("duration", "how long it took, in seconds"),

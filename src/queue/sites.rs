@@ -205,16 +205,16 @@ fn set_apart(rule: Option<&DestinationRule>, merged: bool) -> Option<String> {
     }
 }
 
-/// The hosts in a route's name: `login@host:port,host#2`, see `route`.
+/// The hosts in a route's name: `login@host:port,host#verify`, see `route`.
 fn route_hosts(name: &str) -> Vec<Domain> {
-    let name = name.rsplit_once('@').map_or(name, |(_, hosts)| hosts);
+    let hosts = name.rsplit_once('@').map_or(name, |(_, hosts)| hosts);
+    let hosts = hosts.split_once('#').map_or(hosts, |(hosts, _)| hosts);
     let host = |host: &str| {
-        let host = host.split('#').next().unwrap_or(host);
         let name =
             host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(host, |(name, _)| name);
         Domain::parse(name).ok()
     };
-    name.split(',').filter_map(host).collect()
+    hosts.split(',').filter_map(host).collect()
 }
 
 /// What a site is called: by its hosts; by what an admin's rule says of them if all that matches is one; and by the domains that a
@@ -325,7 +325,7 @@ mod tests {
             Located::At(_, bounds) => bounds.outgoing.concurrency,
             unknown => panic!("{unknown:?}"),
         };
-        assert_eq!(bounds(&mut sites, "ann@x.test@192.0.2.1:25,relay.p.test:2525#2"), Some(3));
+        assert_eq!(bounds(&mut sites, "ann@x.test@192.0.2.1:25,relay.p.test:2525#verify#192.0.2.9"), Some(3));
         assert_eq!(bounds(&mut sites, "big.test"), None);
     }
 

@@ -221,12 +221,12 @@ fn a_destination_has_one_way_and_a_sender_its_own() {
         other => panic!("{other:?}"),
     };
     let (name, smarthost) = way("x@out.test", "x@far.test");
-    assert_eq!((name.as_str(), smarthost.tls), ("route:ann@relay.test:587", RemoteTls::Require));
+    assert_eq!((name.as_str(), smarthost.tls), ("route:ann@relay.test:587#require", RemoteTls::Require));
     assert_eq!(smarthost.login.unwrap().name, "ann");
     // The first match counts, and other ways to the same hosts are other destinations.
     assert_eq!(way("x@out.test", "x@partner.test").0, "route:127.0.0.1:2526,relay.test");
     let (name, other) = way("Ann@other.test", "x@far.test");
-    assert_eq!((name.as_str(), other.tls), ("route:127.0.0.1:2526,relay.test#2", RemoteTls::None));
+    assert_eq!((name.as_str(), other.tls), ("route:127.0.0.1:2526,relay.test#none", RemoteTls::None));
     assert_eq!(way("", "x@far.test").0, "mx:far.test");
     let (name, by_mx) = way("", "x@by-mx.test");
     assert_eq!((name.as_str(), by_mx.family, by_mx.sources.len()), ("mx:by-mx.test", Family::Ipv4, 1));
@@ -495,6 +495,6 @@ fn an_explanation_names_every_step() {
     assert!(explain("x@store.test").contains("(store.test from *) leads by LMTP to unix:/run/lmtp,127.0.0.1:2525\n"));
     assert!(explain("dora@lmtp.test").contains("lmtp.test is local, by LMTP to 127.0.0.1:2424"));
     let told = runtime.block_on(router.explain(&from("x@out.test"), &address("x@far.test"))).join("\n");
-    assert!(told.contains("route[2] (* from *@out.test) leads by SMTP to ann@relay.test:587\n"), "{told}");
+    assert!(told.contains("route[2] (* from *@out.test) leads by SMTP to ann@relay.test:587#require\n"), "{told}");
     assert!(told.contains("TLS always, with whatever certificate\n  logged in as ann, with the password in "), "{told}");
 }

@@ -124,15 +124,14 @@ impl Way {
 }
 
 /// Enters a route's way, and returns its destination; none where the DNS names the hosts. Routes that differ in nothing but whom
-/// they are for share a destination.
+/// they are for share a destination. Its name says what the route is, so that another route doesn't change it: what is counted and shown
+/// under it goes on. Only routes that have the same name, and still differ, have numbers.
 pub(super) fn enter(ways: &mut BTreeMap<Destination, Way>, route: &Route, remote: &Remote) -> Option<Destination> {
     if route.hosts.is_empty() {
         return None;
     }
     let way = Way::new(route, remote);
-    let hosts: Vec<String> = route.hosts.iter().map(RouteHost::to_string).collect();
-    let login = route.login.as_ref().map(|login| format!("{}@", login.name)).unwrap_or_default();
-    let name = format!("{login}{}", hosts.join(","));
+    let name = name(route);
     let named = |name: String| if route.lmtp { Destination::Lmtp(name) } else { Destination::Route(name) };
     let mut destination = named(name.clone());
     let mut number = 1;
@@ -142,4 +141,59 @@ pub(super) fn enter(ways: &mut BTreeMap<Destination, Way>, route: &Route, remote
     }
     ways.insert(destination.clone(), way);
     Some(destination)
+}
+
+/// `login@host:port,host#verify#ipv4#192.0.2.1`: the hosts, and what else the route says of the way there.
+fn name(route: &Route) -> String {
+    let usual = Route::new(route.domain.clone(), Vec::new());
+    let login = route.login.iter().map(|login| format!("{}@", login.name));
+    let hosts: Vec<String> = route.hosts.iter().map(RouteHost::to_string).collect();
+    let tls = (route.tls != usual.tls).then(|| format!("#{}", route.tls.as_str()));
+    let implicit = route.implicit_tls.then(|| "#implicit".to_owned());
+    let family = route.family.map(|family| format!("#{}", family.as_str()));
+    let sources = route.sources.iter().map(|source| format!("#{source}"));
+    login.chain([hosts.join(",")]).chain(tls).chain(implicit).chain(family).chain(sources).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{DomainPattern, HostPort};
+    use crate::mail::Domain;
+
+    fn route() -> Route {
+        let host = |host: &str, port| RouteHost::Tcp(HostPort { host: Domain::parse(host).unwrap(), port });
+        let hosts = vec![host("[192.0.2.1]", Some(25)), host("relay.test", None)];
+        Route::new(DomainPattern::Any, hosts)
+    }
+
+    #[test]
+    fn a_route_has_its_name_whatever_others_there_are() {
+        let login = |file: &str| Some(RouteLogin { name: "ann@x.test".to_owned(), password_file: file.into() });
+        let routes = [
+            route(),
+            Route { tls: RemoteTls::None, ..route() },
+            Route { login: login("a"), tls: RemoteTls::Verify, implicit_tls: true, ..route() },
+            Route { login: login("b"), tls: RemoteTls::Verify, implicit_tls: true, ..route() },
+            Route { family: Some(Family::Ipv4), sources: [1, 2].map(|last| IpAddr::from([50, 9, 9, last])).to_vec(), ..route() },
+        ];
+        let names = |routes: &mut dyn Iterator<Item = &Route>| -> Vec<String> {
+            let (mut ways, remote) = (BTreeMap::new(), Remote::sample());
+            routes.map(|route| enter(&mut ways, route, &remote).unwrap().to_string()).collect()
+        };
+        let expected = [
+            "route:192.0.2.1:25,relay.test",
+            "route:192.0.2.1:25,relay.test#none",
+            "route:ann@x.test@192.0.2.1:25,relay.test#verify#implicit",
+            "route:ann@x.test@192.0.2.1:25,relay.test#verify#implicit#2",
+            "route:192.0.2.1:25,relay.test#ipv4#50.9.9.1#50.9.9.2",
+        ];
+        assert_eq!(names(&mut routes.iter()), expected);
+        assert_eq!(names(&mut routes[1..].iter()), expected[1..], "without the first");
+        let mut backwards = names(&mut routes.iter().rev());
+        backwards.sort();
+        let mut sorted = expected;
+        sorted.sort();
+        assert_eq!(backwards, sorted);
+    }
 }

@@ -150,7 +150,7 @@ fn explain_tells_a_senders_route_with_login_family_and_addresses() {
     let explain = |from: &str| text(&run(&home, &["explain", "joe@far.test", "--from", from]));
     let told = explain("weekly@news.test");
     for line in [
-        "route[0] (* from *@news.test) leads by SMTP to news@198.51.100.7:587\n",
+        "route[0] (* from *@news.test) leads by SMTP to news@198.51.100.7:587#verify#ipv4#192.0.2.25\n",
         "  TLS always, with a certificate that is the host's\n",
         "  logged in as news, with the password in conf/password\n",
         "  only IPv4 addresses\n",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use posthouse::config::{DestinationRule, DomainPattern, Outgoing};
+use posthouse::config::{DestinationRule, DomainPattern, HostPort, Outgoing, RemoteTls, Route, RouteHost};
 use posthouse::event::Event;
 use posthouse::mail::{Domain, Rate};
 use posthouse::system::sim::{Act, Calling, Peer, Script, Stage};
@@ -311,5 +311,26 @@ fn who_waits_for_a_connection_is_said_to_and_not_to_be_attempted_twice() {
             _ => None,
         });
         assert_eq!(life.collect::<Vec<_>>(), ["attempting", "waiting", "attempting", "delivered"]);
+    });
+}
+
+#[test]
+fn a_route_that_is_added_makes_nothing_forgotten_of_the_others() {
+    story(async {
+        let route = |domain: &str, tls| {
+            let host = HostPort { host: Domain::parse("mx.provider.test").unwrap(), port: None };
+            Route { tls, ..Route::new(DomainPattern::Exact(Domain::parse(domain).unwrap()), vec![RouteHost::Tcp(host)]) }
+        };
+        let (server, peer) = far_at_provider(hourly(1).outgoing).await;
+        let old = route("far.test", RemoteTls::None);
+        server.reload(|config| config.routes = vec![old.clone()]).await.unwrap();
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.pass(MINUTE).await;
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.reload(|config| config.routes = vec![route("new.test", RemoteTls::Opportunistic), old.clone()]).await.unwrap();
+        server.pass(MINUTE).await;
+        assert_eq!(peer.taken().len(), 1);
+        server.pass(HOUR).await;
+        assert_eq!(peer.taken().len(), 2);
     });
 }
