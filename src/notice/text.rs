@@ -120,8 +120,8 @@ fn finding(report: &Report<'_>, status: &RecipientStatus) -> String {
         false => format!("{first} {}", at(Part::FindingLastAt, Part::FindingLast)),
     };
     match status.last_cause {
-        Some(Cause::Remote) => at(Part::FindingAnsweredAt, Part::FindingAnswered),
-        Some(Cause::Connection) => at(Part::FindingConnectionAt, Part::FindingConnection),
+        Some(Cause::Remote) if status.is_replied() => at(Part::FindingAnsweredAt, Part::FindingAnswered),
+        Some(Cause::Remote | Cause::Connection) => at(Part::FindingConnectionAt, Part::FindingConnection),
         Some(Cause::Dns) => report.say(Part::FindingDns, &[]),
         Some(Cause::Local) => at(Part::FindingLocalAt, Part::FindingLocal),
         Some(Cause::Expired) if status.attempts == 0 => report.say(Part::FindingExpiredUntried, &[]),
