@@ -151,7 +151,10 @@ fn advice(status: &RecipientStatus) -> Part {
         (4, 6) => Part::AdviceCircle,
         (4, 7) => Part::AdviceLater,
         (4, 4) => Part::AdviceDomain,
+        (6, 7) => Part::AdviceLetters,
         (6, _) => Part::AdviceContent,
+        // What the sender made a condition (REQUIRETLS, DELIVERBY), and we found that the server can't promise.
+        (3, 3) | (7, 10 | 30) if !status.is_replied() => Part::AdviceDemand,
         (7, _) => Part::AdviceRules,
         _ => Part::AdviceOther,
     }
