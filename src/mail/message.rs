@@ -116,6 +116,14 @@ impl RecipientState {
     }
 }
 
+impl RecipientStatus {
+    /// Whether the last words are an SMTP reply, which always starts with its code, and not our own.
+    pub fn is_replied(&self) -> bool {
+        let (code, rest) = self.last_reply.split_at_checked(3).unwrap_or_default();
+        code.bytes().all(|b| b.is_ascii_digit()) && code.starts_with(['2', '4', '5']) && rest.starts_with(' ')
+    }
+}
+
 impl Recipient {
     /// A recipient to be tried at once.
     pub fn new(address: Address, original: Option<Address>, now: Timestamp) -> Self {
@@ -253,6 +261,19 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replies_are_told_from_other_words() {
+        let replied = |words: &str| {
+            let mut recipient = Recipient::new(Address::parse("ann@example.test").unwrap(), None, Timestamp::from_millis(0));
+            recipient.status.last_reply = words.to_owned();
+            recipient.status.is_replied()
+        };
+        assert!(replied("450 4.2.0 later"));
+        for words in ["", "45", "4500", "450", "connection refused", "999 x", "\u{fc}\u{fc} x"] {
+            assert!(!replied(words), "{words}");
+        }
+    }
 
     #[test]
     fn a_message_is_done_when_no_recipient_is_open() {

@@ -72,6 +72,8 @@ parts! {
     AdviceLater = "advice.later" [],
     AdviceCircle = "advice.circle" [],
     AdviceContent = "advice.content" [],
+    AdviceLetters = "advice.letters" [],
+    AdviceDemand = "advice.demand" [],
     AdviceRules = "advice.rules" [],
     AdviceOperator = "advice.operator" [],
     AdviceOther = "advice.other" [],

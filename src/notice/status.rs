@@ -53,13 +53,15 @@ fn recipient_fields(out: &mut String, report: &Report<'_>, recipient: &Recipient
     field(out, "Action", action);
     let EnhancedCode(_, subject, detail) = status.last_status.unwrap_or(EnhancedCode(4, 0, 0));
     field(out, "Status", &EnhancedCode(class, subject, detail).to_string());
-    let replied = status.last_cause == Some(Cause::Remote) || is_reply(&status.last_reply);
-    if let Some(host) = remote_host(&status.next_hop).filter(|_| replied) {
+    let replied = status.is_replied();
+    if let Some(host) = remote_host(&status.next_hop).filter(|_| replied || status.last_cause == Some(Cause::Remote)) {
         field(out, "Remote-MTA", &format!("dns; {host}"));
     }
-    if replied && !status.last_reply.is_empty() {
+    // The type "smtp" is for replies, code and all (RFC 3461 section 9.2); what we say ourselves about a failure has one of its own.
+    let kind = if replied { "smtp" } else { "X-Posthouse" };
+    if !status.last_reply.is_empty() && (replied || class != 2) {
         let words = if utf8 { clean } else { ascii };
-        field(out, "Diagnostic-Code", &format!("smtp; {}", words(&status.last_reply, words_max(report))));
+        field(out, "Diagnostic-Code", &format!("{kind}; {}", words(&status.last_reply, words_max(report))));
     }
     match report.kind {
         Kind::Delay { expires } => field(out, "Will-Retry-Until", &expires.rfc5322()),
@@ -87,12 +89,6 @@ fn typed(address: &Address, utf8: bool) -> String {
         Some(encoded) => encoded.to_wire(),
         None => format!("rfc822; {}", ascii(&text, NAME_MAX)),
     }
-}
-
-/// Whether the last words are an SMTP reply though time or an admin ended it: a reply always starts with its code.
-fn is_reply(words: &str) -> bool {
-    let (code, rest) = words.split_at_checked(3).unwrap_or_default();
-    code.bytes().all(|b| b.is_ascii_digit()) && code.starts_with(['2', '4', '5']) && rest.starts_with(' ')
 }
 
 /// The host in a next hop such as `mx.example.org [192.0.2.1]:25`, `192.0.2.1:25` or `mx.example.org`; none in a path.
@@ -123,14 +119,6 @@ mod tests {
         assert_eq!(host("[192.0.2.1]").as_deref(), Some("[192.0.2.1]"));
         for none in ["", "/var/mail/ann", "unix:/run/lmtp", "mail store"] {
             assert!(host(none).is_none() || none == "mail store", "{none}");
-        }
-    }
-
-    #[test]
-    fn replies_are_told_from_other_words() {
-        assert!(is_reply("450 4.2.0 later"));
-        for words in ["", "45", "4500", "450", "connection refused", "999 x"] {
-            assert!(!is_reply(words), "{words}");
         }
     }
 }

@@ -214,7 +214,18 @@ fn what_the_dns_said_is_no_smtp_diagnostic() {
     let message = message("ann@example.test", vec![bob]);
     let [text, status, _] = parts(&bounce_of(&message, HEADER));
     assert!(text.contains("no such domain"));
-    assert!(!status.contains("Diagnostic-Code") && !status.contains("Remote-MTA"), "{status}");
+    assert_eq!(value(&groups(&status)[1], "Diagnostic-Code"), Some("X-Posthouse; no such domain"));
+    assert!(!status.contains("Remote-MTA"), "{status}");
+}
+
+#[test]
+fn what_we_say_about_a_server_is_not_said_to_be_its_answer() {
+    let bob = failed("bob@example.org", "the server doesn't offer SMTPUTF8");
+    let [text, status, _] = parts(&bounce_of(&message("ann@example.test", vec![bob]), HEADER));
+    assert!(text.contains("No delivery came about at mx.example.org [192.0.2.25]:25:") && !text.contains("answered"), "{text}");
+    let groups = groups(&status);
+    assert_eq!(value(&groups[1], "Remote-MTA"), Some("dns; mx.example.org"));
+    assert_eq!(value(&groups[1], "Diagnostic-Code"), Some("X-Posthouse; the server doesn't offer SMTPUTF8"));
 }
 
 #[test]

@@ -120,8 +120,8 @@ fn finding(report: &Report<'_>, status: &RecipientStatus) -> String {
         false => format!("{first} {}", at(Part::FindingLastAt, Part::FindingLast)),
     };
     match status.last_cause {
-        Some(Cause::Remote) => at(Part::FindingAnsweredAt, Part::FindingAnswered),
-        Some(Cause::Connection) => at(Part::FindingConnectionAt, Part::FindingConnection),
+        Some(Cause::Remote) if status.is_replied() => at(Part::FindingAnsweredAt, Part::FindingAnswered),
+        Some(Cause::Remote | Cause::Connection) => at(Part::FindingConnectionAt, Part::FindingConnection),
         Some(Cause::Dns) => report.say(Part::FindingDns, &[]),
         Some(Cause::Local) => at(Part::FindingLocalAt, Part::FindingLocal),
         Some(Cause::Expired) if status.attempts == 0 => report.say(Part::FindingExpiredUntried, &[]),
@@ -151,7 +151,10 @@ fn advice(status: &RecipientStatus) -> Part {
         (4, 6) => Part::AdviceCircle,
         (4, 7) => Part::AdviceLater,
         (4, 4) => Part::AdviceDomain,
+        (6, 7) => Part::AdviceLetters,
         (6, _) => Part::AdviceContent,
+        // What the sender made a condition (REQUIRETLS, DELIVERBY), and we found that the server can't promise.
+        (3, 3) | (7, 10 | 30) if !status.is_replied() => Part::AdviceDemand,
         (7, _) => Part::AdviceRules,
         _ => Part::AdviceOther,
     }

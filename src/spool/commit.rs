@@ -14,7 +14,7 @@ use tokio::time::error::Elapsed;
 
 use super::answer::{self, CommitError, Waiter};
 use super::codec::Change;
-use super::gather::{self, Patience};
+use super::gather::{self, Clients, Patience, Share};
 use super::index::{Place, Position, Stored};
 use super::keeper::Command;
 use super::log::{Failure, Log};
@@ -113,8 +113,8 @@ struct Committer {
     answered: usize,
     /// Whether batches are waited for.
     patience: Patience,
-    /// What is durable but not told yet. Where syncs are slow the next batch is written first: those who are told keep every core busy for
-    /// a while, and the sync would begin later. Told before anything is waited for.
+    /// What is durable but not told yet. Where syncs are slow and half of those who send make a batch, the next one is written first: those
+    /// who are told keep every core busy for a while, and the sync would begin later. Told before anything else is waited for.
     replies: Replies,
 }
 
@@ -128,8 +128,9 @@ struct Replies {
 
 impl Committer {
     /// The next batch.
-    fn take(&self) -> Taken {
+    fn take(&mut self) -> Taken {
         let mut state = self.shared.lock();
+        self.patience.look(state.queued);
         let mut bytes = 0;
         let mut count = 0;
         for op in &state.queue {
@@ -155,6 +156,7 @@ impl Committer {
         };
         shared.gathering.linger();
         if more() {
+            self.answer();
             // Whatever there is by then is enough.
             let _ = self.wait_while(gather::LINGER, more).await;
         }
@@ -168,7 +170,13 @@ impl Committer {
         if !self.patience.has_any(now) {
             return;
         }
-        shared.gathering.aim(shared.lock().queue.len(), self.answered);
+        let clients = self.clients();
+        let share = self.patience.share(clients);
+        if share == Share::All {
+            // They are waited for.
+            self.answer();
+        }
+        shared.gathering.aim(clients, share);
         let more = || {
             let state = shared.lock();
             let is_new = |op: &&Op| matches!(op, Op::Accept { .. });
@@ -177,21 +185,26 @@ impl Committer {
             !state.closing && new > 0 && awaited == new && !shared.gathering.is_enough(state.queue.len())
         };
         if more() {
-            let in_vain = self.wait_while(gather::WAIT_MAX, more).await.is_err();
+            let in_vain = self.wait_while(self.patience.longest(share), more).await.is_err();
             self.patience.waited(now, in_vain);
         }
         shared.gathering.rest();
     }
 
     /// Waits while more is wanted, but no longer than this.
-    async fn wait_while(&mut self, longest: Duration, more: impl Fn() -> bool) -> Result<(), Elapsed> {
-        self.answer();
+    async fn wait_while(&self, longest: Duration, more: impl Fn() -> bool) -> Result<(), Elapsed> {
         let enough = async {
             while more() {
                 self.shared.wake.notified().await;
             }
         };
         tokio::time::timeout(longest, enough).await
+    }
+
+    /// Who sends.
+    fn clients(&self) -> Clients {
+        let queued = self.shared.lock().queue.len();
+        self.shared.gathering.clients(queued, self.replies.accepted.len(), self.answered)
     }
 
     /// How long what is written may still wait for its sync.
@@ -275,7 +288,7 @@ impl Committer {
                     at.offset += length as u64;
                 }
                 self.confirm();
-                if self.patience.is_quick() {
+                if self.patience.is_quick() || self.patience.share(self.clients()) == Share::All {
                     self.answer();
                 }
                 true
@@ -325,6 +338,9 @@ impl Committer {
     /// Tells everybody what is durable.
     fn answer(&mut self) {
         let replies = std::mem::take(&mut self.replies);
+        if !replies.accepted.is_empty() {
+            self.patience.told(self.shared.clock.monotonic(), self.shared.lock().queued);
+        }
         answer::tell(&self.shared, replies.accepted);
         for reply in replies.reaccepted {
             let _ = reply.send(());

@@ -128,6 +128,7 @@ impl Draft {
                 return Err(if closing { SpoolError::Closed } else { long });
             }
             state.queue.push_back(Op::Accept { frame, stored, changes, waiter });
+            state.queued.add(shared.clock.monotonic());
             self.under_way = None;
             shared.gathering.is_enough(state.queue.len())
         };

@@ -1,7 +1,8 @@
 //! Gathering: whether the next batch is worth a moment's wait. Owns the count of messages on their way into the spool.
 //!
 //! Where many clients send at once, those whose content is on its way are nearly here: with them one sync does for two or three. But
-//! half of the clients are enough: while that half waits for the disk, the other keeps the processors busy. A client alone never waits,
+//! half of the clients are enough: while that half waits for the disk, the other keeps the processors busy. Only where all of them are
+//! back sooner than a sync is done, two halves would each wait for the other's sync: then all make one batch. A client alone never waits,
 //! and where somebody is slow the waiting soon ends for good.
 //!
 //! What nobody waits for (states, ends) lingers a moment, unless a message comes: to be woken and to write for each costs more than it is.
@@ -16,7 +17,7 @@ pub(crate) const WAIT_MAX: Duration = Duration::from_millis(4);
 pub(crate) const LINGER: Duration = Duration::from_millis(1);
 /// or until so much of it is there.
 const LINGER_COUNT: usize = 100;
-/// Where a sync takes longer than this, nobody waits: enough comes while it runs.
+/// Where a sync takes longer than this, it is begun before those are told who waited for the last one.
 const QUICK: Duration = Duration::from_micros(500);
 /// After a wait in vain there is none for so long, and twice as long after each further one.
 const HASTE: Duration = Duration::from_millis(250);
@@ -43,10 +44,14 @@ impl Gathering {
         self.under_way.clone()
     }
 
-    /// The committer wants some of those under way, too, where so many are queued; the last batch had `answered` messages.
-    pub(crate) fn aim(&self, queued: usize, answered: usize) {
-        let under_way = Arc::strong_count(&self.under_way) - 1;
-        self.wait_for(goal(queued, under_way, answered), 0);
+    /// Who sends, as far as they are seen.
+    pub(crate) fn clients(&self, queued: usize, untold: usize, answered: usize) -> Clients {
+        Clients { queued, under_way: Arc::strong_count(&self.under_way) - 1, untold, answered }
+    }
+
+    /// The committer wants a batch of these.
+    pub(crate) fn aim(&self, clients: Clients, share: Share) {
+        self.wait_for(clients.goal(share), 0);
     }
 
     /// The committer has nothing that anybody waits for.
@@ -75,11 +80,56 @@ impl Gathering {
     }
 }
 
-/// How many operations make a batch: half of the clients' that send, as far as they are seen. All of them at a time would wait for the
-/// disk together, and then the disk for them.
-fn goal(queued: usize, under_way: usize, answered: usize) -> usize {
-    let here = queued + under_way;
-    here.max(answered).div_ceil(2).clamp(queued, here)
+/// The messages that were queued so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Queued {
+    count: u64,
+    /// When the last one was.
+    last: Duration,
+}
+
+impl Queued {
+    /// One more is.
+    pub(crate) fn add(&mut self, now: Duration) {
+        self.count += 1;
+        self.last = now;
+    }
+}
+
+/// Clients that send.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Clients {
+    /// Their messages are queued.
+    pub(crate) queued: usize,
+    /// Their messages are on their way.
+    pub(crate) under_way: usize,
+    /// Their messages are durable, but they don't know it yet.
+    pub(crate) untold: usize,
+    /// So many had a message in the last batch.
+    pub(crate) answered: usize,
+}
+
+/// Whose messages make a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// Half of the clients: all of them at a time would wait for the disk together, and then the disk for them.
+    Half,
+    /// All.
+    All,
+}
+
+impl Clients {
+    fn count(self) -> usize {
+        (self.queued + self.under_way + self.untold).max(self.answered)
+    }
+
+    /// How many operations make a batch.
+    fn goal(self, share: Share) -> usize {
+        match share {
+            Share::Half => self.count().div_ceil(2).clamp(self.queued, self.queued + self.under_way),
+            Share::All => self.count(),
+        }
+    }
 }
 
 /// Whether there is a wait, by how the last ones ended.
@@ -91,20 +141,55 @@ pub(crate) struct Patience {
     haste: Duration,
     /// How long the last sync took.
     sync: Duration,
+    /// When clients were told last, and how many messages had been queued by then.
+    told: (Duration, u64),
+    /// In so long one of those who were told is back with a message, with the others beside it.
+    back: Duration,
 }
 
 impl Patience {
     pub(crate) fn new() -> Self {
-        Self { from: Duration::ZERO, haste: HASTE, sync: Duration::ZERO }
+        Self { from: Duration::ZERO, haste: HASTE, sync: Duration::ZERO, told: (Duration::ZERO, 0), back: Duration::MAX }
     }
 
     pub(crate) fn has_any(&self, now: Duration) -> bool {
-        now >= self.from && self.is_quick()
+        now >= self.from
     }
 
     /// Whether the last sync was.
     pub(crate) fn is_quick(&self) -> bool {
         self.sync <= QUICK
+    }
+
+    /// Whose messages make the next batch.
+    pub(crate) fn share(&self, clients: Clients) -> Share {
+        let back = self.back.saturating_mul(u32::try_from(clients.count()).unwrap_or(u32::MAX));
+        // Were it a whole sync, it would make no difference.
+        if back < self.sync * 3 / 4 { Share::All } else { Share::Half }
+    }
+
+    /// How long the next batch may be waited for.
+    pub(crate) fn longest(&self, share: Share) -> Duration {
+        let longest = match share {
+            _ if self.is_quick() => WAIT_MAX,
+            Share::All => self.sync,
+            // They had the time of a sync already.
+            Share::Half => self.sync / 4,
+        };
+        longest.min(WAIT_MAX)
+    }
+
+    /// Clients are told, after so many messages.
+    pub(crate) fn told(&mut self, now: Duration, queued: Queued) {
+        self.told = (now, queued.count);
+    }
+
+    /// Learns from the messages that were queued since clients were told.
+    pub(crate) fn look(&mut self, queued: Queued) {
+        let (told, before) = self.told;
+        if let Ok(new @ 1..) = u32::try_from(queued.count - before) {
+            self.back = queued.last.saturating_sub(told) / new;
+        }
     }
 
     /// A batch was written and synced in this time.
@@ -132,8 +217,43 @@ mod tests {
         for (queued, under_way, answered, enough) in
             [(1, 0, 0, 1), (1, 1, 1, 1), (1, 19, 0, 10), (10, 10, 10, 10), (3, 4, 20, 7), (5, 0, 20, 5), (15, 5, 1, 15)]
         {
-            assert_eq!(goal(queued, under_way, answered), enough, "{queued} queued, {under_way} under way, {answered} answered");
+            let clients = Clients { queued, under_way, untold: 0, answered };
+            assert_eq!(clients.goal(Share::Half), enough, "{clients:?}");
         }
+    }
+
+    #[test]
+    fn those_who_do_not_know_yet_that_theirs_is_durable_are_the_other_half() {
+        let clients = Clients { queued: 7, under_way: 5, untold: 10, answered: 8 };
+        assert_eq!((clients.goal(Share::Half), clients.goal(Share::All)), (11, 22));
+    }
+
+    #[test]
+    fn all_make_one_batch_where_they_are_back_sooner_than_a_sync_is_done() {
+        let clients = |answered| Clients { answered, ..Clients::default() };
+        let mut patience = Patience::new();
+        patience.synced(Duration::from_millis(2));
+        assert_eq!(patience.share(clients(20)), Share::Half, "nothing is known of them");
+        let mut queued = Queued::default();
+        queued.add(Duration::from_millis(1));
+        patience.told(Duration::from_millis(10), queued);
+        patience.look(queued);
+        assert_eq!(patience.share(clients(20)), Share::Half, "nobody is back");
+        // Five of them in a quarter of a millisecond.
+        (1..=5).for_each(|count| queued.add(Duration::from_millis(10) + count * Duration::from_micros(50)));
+        patience.look(queued);
+        assert_eq!([1, 20, 29, 30, 100].map(|count| patience.share(clients(count))), {
+            use Share::*;
+            [All, All, All, Half, Half]
+        });
+        assert_eq!(clients(1).goal(Share::All), 1, "one alone waits for nobody");
+        assert_eq!(patience.longest(Share::All), Duration::from_millis(2));
+        assert_eq!(patience.longest(Share::Half), Duration::from_micros(500));
+        patience.synced(Duration::from_micros(100));
+        assert_eq!(patience.share(clients(20)), Share::Half);
+        assert_eq!(patience.longest(Share::Half), WAIT_MAX);
+        patience.synced(Duration::from_secs(1));
+        assert_eq!(patience.longest(Share::All), WAIT_MAX);
     }
 
     #[test]
@@ -143,8 +263,9 @@ mod tests {
             let begun: Vec<UnderWay> = (0..under_way).map(|_| gathering.begin()).collect();
             drop(gathering.begin());
             assert!(gathering.is_enough(0), "nobody waits");
-            gathering.aim(queued, 0);
-            let half = goal(queued, under_way, 0);
+            let clients = gathering.clients(queued, 0, 0);
+            gathering.aim(clients, Share::Half);
+            let half = clients.goal(Share::Half);
             assert!(gathering.is_enough(half) && !gathering.is_enough(half - 1), "{queued} and {under_way}");
             assert_eq!(gathering.is_enough(queued), begun.len() < 2);
             gathering.rest();
@@ -160,7 +281,7 @@ mod tests {
         assert!(gathering.is_enough(1) && !gathering.is_enough_of_others(LINGER_COUNT - 1));
         assert!(gathering.is_enough_of_others(LINGER_COUNT));
         let _under_way: Vec<UnderWay> = (0..9).map(|_| gathering.begin()).collect();
-        gathering.aim(1, 0);
+        gathering.aim(gathering.clients(1, 0, 0), Share::Half);
         assert!(!gathering.is_enough_of_others(4) && gathering.is_enough_of_others(5), "it counts for a batch");
         gathering.rest();
         assert!(gathering.is_enough(1) && gathering.is_enough_of_others(1));
@@ -184,14 +305,5 @@ mod tests {
         assert!(patience.has_any(now));
         patience.waited(now, true);
         assert!(!patience.has_any(now) && patience.has_any(now + HASTE));
-    }
-
-    #[test]
-    fn nobody_waits_where_syncs_are_slow() {
-        let mut patience = Patience::new();
-        patience.synced(QUICK * 2);
-        assert!(!patience.has_any(Duration::from_secs(3600)));
-        patience.synced(QUICK);
-        assert!(patience.has_any(Duration::ZERO));
     }
 }

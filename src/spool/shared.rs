@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::answer::Waiter;
 use super::codec::Change;
 use super::compress::Packer;
-use super::gather::Gathering;
+use super::gather::{Gathering, Queued};
 use super::index::{Mark, Place, Position, Stored};
 use super::keeper::{Action, Command};
 use super::recent::Recent;
@@ -134,6 +134,8 @@ pub(crate) struct State {
     pub(crate) dying: BTreeMap<QueueId, Dying>,
     pub(crate) recent: Recent,
     pub(crate) queue: VecDeque<Op>,
+    /// New messages among what was ever queued.
+    pub(crate) queued: Queued,
     pub(crate) segments: Segments,
     /// Where the durable log ends.
     pub(crate) end: Position,
@@ -187,6 +189,7 @@ impl State {
             dying: BTreeMap::new(),
             recent: Recent::default(),
             queue: VecDeque::new(),
+            queued: Queued::default(),
             segments: Segments::new(segments),
             end: Position::default(),
             sequence: 0,

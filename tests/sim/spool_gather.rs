@@ -8,7 +8,7 @@ use posthouse::spool::{Accept, Draft, Spool};
 use posthouse::system::sim::SimDisk;
 use tokio::time::{Instant, sleep};
 
-use crate::spool_world::{START, options, run, simulated, slow};
+use crate::spool_world::{START, options, run, simulated, slow, slow_syncs};
 
 async fn commit(draft: Draft) -> std::sync::Arc<Message> {
     let accept = Accept {
@@ -100,6 +100,30 @@ fn where_syncs_are_slow_nobody_is_told_later_than_the_next_batch_is_written() {
             client.await.unwrap();
         }
         assert_eq!(begun.elapsed(), Duration::ZERO, "no answer waits for anything but the disk");
+        spool.close().await.unwrap();
+    });
+}
+
+#[test]
+fn where_all_are_back_sooner_than_a_sync_is_done_they_make_one_batch() {
+    run(async {
+        let system = slow_syncs(&SimDisk::new(), 1, 4);
+        let (spool, _) = Spool::open(options("/spool"), &system, Box::new(MemoryIndexFactory::default())).await.unwrap();
+        let batches = spool.gauges().batches;
+        let clients = (0..20).map(|client| {
+            let spool = spool.clone();
+            tokio::spawn(async move {
+                for _ in 0..50 {
+                    sleep(Duration::from_millis(1 + client % 3)).await;
+                    commit(begin(&spool).await).await;
+                }
+            })
+        });
+        for client in clients.collect::<Vec<_>>() {
+            client.await.unwrap();
+        }
+        let batches = spool.gauges().batches - batches;
+        assert!((50..60).contains(&batches), "{batches}");
         spool.close().await.unwrap();
     });
 }

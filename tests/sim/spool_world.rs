@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use posthouse::mail::{Domain, Timestamp};
 use posthouse::spool::Options;
-use posthouse::system::sim::{SimDisk, SimRandom, SimTls};
+use posthouse::system::sim::{OperationKind, SimDisk, SimRandom, SimTls};
 use posthouse::system::{
     BoxFuture, BoxStream, Clock, Disk, Dns, DnsError, Endpoint, Entropy, Listener, MxRecord, Net, System, Workers,
 };
@@ -21,7 +21,7 @@ struct PausedClock {
     start: tokio::time::Instant,
     /// Milliseconds that pass whenever it is looked at: whatever is done then takes time.
     each: u64,
-    passed: AtomicU64,
+    passed: Arc<AtomicU64>,
 }
 
 impl Clock for PausedClock {
@@ -76,7 +76,7 @@ impl Net for Nothing {
 /// The world around a disk. Within a tokio runtime only.
 pub(crate) fn system(disk: Arc<dyn Disk>, seed: u64, workers: Workers) -> System {
     System {
-        clock: clock(0),
+        clock: clock(0, Arc::default()),
         disk,
         dns: Arc::new(Nothing),
         net: Arc::new(Nothing),
@@ -86,13 +86,25 @@ pub(crate) fn system(disk: Arc<dyn Disk>, seed: u64, workers: Workers) -> System
     }
 }
 
-fn clock(each: u64) -> Arc<dyn Clock> {
-    Arc::new(PausedClock { start: tokio::time::Instant::now(), each, passed: AtomicU64::new(0) })
+fn clock(each: u64, passed: Arc<AtomicU64>) -> Arc<dyn Clock> {
+    Arc::new(PausedClock { start: tokio::time::Instant::now(), each, passed })
 }
 
 /// A simulated world in which every write and sync takes milliseconds.
 pub(crate) fn slow(disk: &SimDisk, seed: u64) -> System {
-    System { clock: clock(1), ..simulated(disk, seed) }
+    System { clock: clock(1, Arc::default()), ..simulated(disk, seed) }
+}
+
+/// A simulated world in which every sync takes so many milliseconds, and nothing else takes any. Watches the disk.
+pub(crate) fn slow_syncs(disk: &SimDisk, seed: u64, each: u64) -> System {
+    let taken = Arc::new(AtomicU64::new(0));
+    let passed = taken.clone();
+    disk.watch(move |operation| {
+        if operation.kind == OperationKind::Sync {
+            passed.fetch_add(each, Ordering::Relaxed);
+        }
+    });
+    System { clock: clock(0, taken), ..simulated(disk, seed) }
 }
 
 /// A simulated world.

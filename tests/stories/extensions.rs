@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mail_parser::{MessageParser, MimeHeaders, PartType};
 use posthouse::event::{Event, NoticeKind};
 use posthouse::mail::RecipientState;
 use posthouse::system::sim::{Act, Script, Stage};
@@ -60,6 +61,64 @@ fn a_whole_message_with_octets_above_127_comes_back_as_it_was() {
 }
 
 #[test]
+fn a_notice_with_octets_above_127_reaches_a_server_that_takes_none() {
+    for (ret, utf8, kind) in [
+        ("FULL", false, "message/rfc822"),
+        ("HDRS", false, "text/rfc822-headers"),
+        ("FULL", true, "message/global"),
+        ("HDRS", true, "message/global-headers"),
+    ] {
+        story(async {
+            let server = Setup::new().start().await;
+            let _far = server.domain("far.test", refusing()).await;
+            let home = server.domain("home.test", Script::plain()).await;
+            let (subject, needs) = if utf8 { ("gr\u{fc}n", " SMTPUTF8") } else { ("green", "") };
+            let fields = "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit";
+            let content = format!("Subject: {subject}\r\n{fields}\r\n\r\nsch\u{f6}n\r\n");
+            let mail = format!("<joe@home.test> RET={ret} BODY=8BITMIME{needs}");
+            greeted(&server).await.ask(&mail, &["<eve@far.test>"], &content).await;
+            server.empty().await;
+            let notice = home.taken().remove(0).content;
+            assert!(notice.is_ascii());
+            let parsed = MessageParser::default().parse(&notice).unwrap();
+            let part = parsed.parts.iter().find(|part| {
+                part.content_type().is_some_and(|found| format!("{}/{}", found.ctype(), found.subtype().unwrap()) == kind)
+            });
+            let inner = match &part.unwrap().body {
+                PartType::Message(message) => String::from_utf8_lossy(message.raw_message()).into_owned(),
+                PartType::Text(text) => text.to_string(),
+                PartType::Binary(octets) => String::from_utf8_lossy(octets).into_owned(),
+                other => panic!("{other:?}"),
+            };
+            assert!(inner.contains(&format!("\r\nSubject: {subject}\r\n")), "{inner}");
+            let words = if utf8 { "sch\u{f6}n" } else { "sch=C3=B6n" };
+            assert_eq!(inner.contains(words), ret == "FULL", "{inner}");
+        });
+    }
+}
+
+#[test]
+fn the_sender_hears_whose_words_they_are() {
+    story(async {
+        let server = Setup::new().start().await;
+        let _far = server.domain("far.test", Script::default()).await;
+        let gone = server.domain("gone.test", refusing()).await;
+        let needs = "<ann@example.test> SMTPUTF8 BODY=8BITMIME";
+        greeted(&server).await.ask(needs, &["<gr\u{fc}n@far.test>"], CONTENT).await;
+        ask(&server, "<ann@example.test>", &["<eve@gone.test>"]).await;
+        server.empty().await;
+        let mut notices = server.mails("ann");
+        notices.sort_by_key(|notice| notice.contains("eve@gone.test"));
+        let [ours, theirs] = [0, 1].map(|at| notices[at].replace("\r\n", " ").replace("    ", ""));
+        has(&ours, &["takes no addresses with letters beyond a to z. Use another address"]);
+        has(&ours, &["No delivery came about at mx.far.test", "Diagnostic-Code: X-Posthouse; the server doesn't offer SMTPUTF8"]);
+        assert!(!ours.contains("answered") && !ours.contains("smtp;"), "{ours}");
+        has(&theirs, &["The server mx.gone.test [50.1.0.2]:25 answered:", "Diagnostic-Code: smtp; 550 5.1.1 no such user"]);
+        assert_eq!(gone.taken().len(), 0);
+    });
+}
+
+#[test]
 fn a_message_comes_back_when_its_time_is_over() {
     story(async {
         let server = Setup::new().start().await;
@@ -102,7 +161,14 @@ fn a_message_with_a_time_goes_where_it_would_come_back_and_nowhere_else() {
         assert_eq!((far.taken().len(), plain.taken().len(), notices(&server)), (1, 0, vec![NoticeKind::Bounce]));
         let said = &far.taken()[0].parameters;
         assert!(["BY=1800;R", "BY=1799;R"].contains(&said.as_str()), "{said}");
-        has(&server.mails("ann")[0], &["Final-Recipient: rfc822; joe@plain.test\r\nAction: failed\r\nStatus: 5.3.3\r\n"]);
+        let told = &server.mails("ann")[0];
+        has(
+            told,
+            &[
+                "Final-Recipient: rfc822; joe@plain.test\r\nAction: failed\r\nStatus: 5.3.3\r\n",
+                "asks for more than the receiving server offers",
+            ],
+        );
         // Less than the least that the server takes.
         ask(&server, "<ann@example.test> BY=30;R", &["<eve@far.test>"]).await;
         server.empty().await;

@@ -212,6 +212,25 @@ fn mail_that_waits_for_tls_says_why() {
     }
 }
 
+#[test]
+fn a_connection_in_the_clear_serves_no_mail_that_is_to_be_encrypted() {
+    story(async {
+        let server = Setup::new().config(|config| config.remote.tls = RemoteTls::Require).start().await;
+        let far = server.domain("far.test", Script::default()).await;
+        // This one's sender does without, and leaves a connection behind.
+        server.relay("ann@example.test", &["eve@far.test"], &format!("TLS-Required: No\r\n{CONTENT}")).await;
+        server.pass(SECOND).await;
+        assert_eq!((far.taken().len(), far.commands().last().map(String::as_str)), (1, Some("DATA")), "it is still there");
+        server.relay("ann@example.test", &["joe@far.test"], CONTENT).await;
+        server.pass(SECOND).await;
+        assert_eq!((far.taken().len(), server.count("deferred")), (1, 1));
+        // While the next such letter finds it.
+        server.relay("ann@example.test", &["kim@far.test"], &format!("TLS-Required: No\r\n{CONTENT}")).await;
+        server.pass(SECOND).await;
+        assert_eq!((far.taken().len(), far.taken().last().unwrap().connection), (2, 1));
+    });
+}
+
 /// To each destination one new connection a minute.
 fn one_a_minute() -> DestinationRule {
     let connections_rate = Some(Rate { count: 1, period: MINUTE });

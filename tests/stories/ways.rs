@@ -394,9 +394,10 @@ fn a_password_that_cannot_be_read_is_named_and_mail_waits() {
 
 #[test]
 fn a_password_goes_out_in_the_clear_only_within_this_machine() {
-    for (address, logged_in) in [("10.0.0.1", false), ("127.0.0.1", true)] {
+    let (none, wish) = (RemoteTls::None, RemoteTls::Opportunistic);
+    for (tls, address, logged_in) in [(none, "10.0.0.1", false), (none, "127.0.0.1", true), (wish, "10.0.0.1", false)] {
         story(async {
-            let server = start_with("secret", with_login(RemoteTls::None, address)).await;
+            let server = start_with("secret", with_login(tls, address)).await;
             let script = Script::offering(&["STARTTLS", "AUTH LOGIN"]);
             let smarthost = server.listen(address, script).await;
             server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
