@@ -172,6 +172,21 @@ fn a_bounce_brings_back_as_much_as_the_sender_wants() {
 }
 
 #[test]
+fn a_long_message_does_not_come_back_whole() {
+    story(async {
+        let server = Setup::new().start().await;
+        let _far = server.domain("far.test", Script::default().always(Stage::AnyRecipient, unknown())).await;
+        for (lines, whole) in [(9_000, true), (10_500, false)] {
+            let content = format!("Subject: long\r\n\r\n{}", "secret w\r\n".repeat(lines));
+            server.client(TRUSTED).await.ask("<ann@example.test> RET=FULL", &["<eve@far.test>"], &content).await;
+            server.empty().await;
+            let bounce = server.mails("ann").pop().unwrap();
+            assert_eq!((bounce.contains("secret w"), bounce.contains("Subject: long")), (whole, true), "{lines} lines");
+        }
+    });
+}
+
+#[test]
 fn an_address_that_stands_for_several_is_confirmed_as_such() {
     story(async {
         let server = Setup::new().aliases("team: bob, sue, gone@far.test\none: bob\n").start().await;
