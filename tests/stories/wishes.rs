@@ -1,9 +1,10 @@
 //! What senders ask for, from MAIL and RCPT to the next hop or to the notice that they get.
 
+use posthouse::config::{LmtpAddress, MailStore};
 use posthouse::event::{Event, NoticeKind};
 use posthouse::mail::QueueId;
 use posthouse::queue::Verb;
-use posthouse::system::sim::{Act, Script, Stage};
+use posthouse::system::sim::{Act, Peer, Script, Stage};
 
 use crate::client::Client;
 use crate::world::*;
@@ -118,6 +119,26 @@ fn delivery_to_a_mailbox_is_confirmed_to_who_asked_for_it() {
         ask(&server, "<>", &["<bob@example.test> NOTIFY=SUCCESS"]).await;
         server.empty().await;
         assert_eq!((server.mailbox("bob").len(), kinds(&server).len()), (2, 1));
+    });
+}
+
+#[test]
+fn what_an_lmtp_server_has_taken_is_delivered() {
+    story(async {
+        let store = MailStore::Lmtp(LmtpAddress::Unix("/run/lmtp".into()));
+        let server = Setup::new().config(|config| config.domains[0].store = store).start().await;
+        let full = Act::say("552 5.2.2 full");
+        let script = Script::lmtp().always(Stage::EndFor("sue@example.test".to_owned()), full);
+        let _store = Peer::start(server.world.net.listen_unix("/run/lmtp".as_ref()).unwrap(), script);
+        let home = server.domain("home.test", Script::default()).await;
+        let to = ["<bob@example.test> NOTIFY=SUCCESS", "<sue@example.test> NOTIFY=SUCCESS,FAILURE"];
+        ask(&server, "<joe@home.test>", &to).await;
+        server.empty().await;
+        let mut told = home.taken().into_iter().map(|taken| String::from_utf8(taken.content).unwrap()).collect::<Vec<_>>();
+        told.sort_by_key(|notice| notice.contains("Action: failed"));
+        assert_eq!(told.len(), 2);
+        assert!(told[0].contains("Final-Recipient: rfc822; bob@example.test\r\nAction: delivered\r\nStatus: 2."), "{}", told[0]);
+        assert!(told[1].contains("Final-Recipient: rfc822; sue@example.test\r\nAction: failed\r\nStatus: 5.2.2\r\n"));
     });
 }
 
