@@ -17,7 +17,7 @@ use crate::directory::users;
 use crate::event::{Event, Events, log};
 use crate::spool::SpoolError;
 use crate::spool::index::RunIndexFactory;
-use crate::system::{Listener, System, SystemDisk};
+use crate::system::{Listener, System, SystemDisk, try_threads};
 use crate::web;
 
 pub(super) fn serve(context: &Context<'_>) -> Result<(), Failure> {
@@ -40,6 +40,7 @@ pub(super) fn serve(context: &Context<'_>) -> Result<(), Failure> {
     let wanted = loaded.file == Path::new(DEMO) && config.log.format == LogFormat::Text;
     let steps = if wanted { hint::first_steps(&config, &directory, &mailboxes, &program) } else { None };
     let system = system(&config)?;
+    check_threads()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(failure::UNAVAILABLE, format!("can't start threads: {error}")))?;
     let source = reader(context.arguments.config.clone(), events.clone());
@@ -142,7 +143,21 @@ fn become_user(config: &Config, events: &Events) -> Result<(), Failure> {
     }
     daemon::drop_to(&config.user).map_err(|error| Failure::new(failure::NO_PERMISSION, error.to_string()))?;
     events.report(Event::Became { user: config.user.clone() });
-    Ok(())
+    // That user may have fewer than root.
+    check_threads()
+}
+
+/// Threads that the server needs to run well, besides one for each core: those of spool, index and sessions, and some for slow disks.
+const THREADS: usize = 32;
+
+/// Whether the system gives the server its threads. Some who start them later can't say that there was none, and wait for it for ever.
+fn check_threads() -> Result<(), Failure> {
+    let count = THREADS + std::thread::available_parallelism().map_or(1, usize::from);
+    try_threads(count).map_err(|error| {
+        let remedy = "raise what bounds them: TasksMax= and LimitNPROC= of the service, or `ulimit -u`";
+        Failure::new(failure::UNAVAILABLE, format!("can't have the {count} threads that the server needs: {error}"))
+            .remedy(remedy)
+    })
 }
 
 /// Binds the port of the pages, while we still may bind low ones.

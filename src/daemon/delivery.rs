@@ -34,6 +34,8 @@ const ENDED_MAX: usize = 64;
 const BATCH_MAX: usize = 256;
 /// The loop looks at the wall clock at least this often, because that can jump.
 pub(super) const LOOK_MAX: Duration = Duration::from_secs(60);
+/// Whether rates were forgotten is asked so often.
+const RATES_EVERY: Duration = Duration::from_secs(60);
 /// A clock that goes back by more than this was set back.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);
 /// A message whose bounce could not be spooled is tried again after this time.
@@ -57,6 +59,8 @@ pub(super) struct Delivery {
     pub(super) spool_path: PathBuf,
     /// Wall clock and monotonic clock when they were last compared.
     clocks: (Timestamp, Duration),
+    /// When it was last asked whether rates were forgotten, by the monotonic clock.
+    rates_asked: Duration,
     /// Destinations that are back, whose parked mail is being fetched.
     pub(super) awakening: Awakening,
     /// Notices under way.
@@ -116,6 +120,7 @@ impl Delivery {
             next_due,
             spool_path,
             clocks,
+            rates_asked: clocks.1,
             awakening: Awakening::new(),
             notices: Notices::default(),
             digest: Digest::new(now),
@@ -208,6 +213,7 @@ impl Delivery {
         if self.clock_went_back() {
             self.clamp_parked().await;
         }
+        self.tell_forgotten();
         self.awaken().await;
         self.tell_digest().await;
         // A page at a time: what ends and what comes in meanwhile doesn't wait for all that is due.
@@ -215,6 +221,18 @@ impl Delivery {
         self.confirm_expansions().await;
         while let Some(step) = self.scheduler.next(self.now()) {
             self.carry_out(step).await;
+        }
+    }
+
+    fn tell_forgotten(&mut self) {
+        let now = self.clocks.1;
+        if now < self.rates_asked + RATES_EVERY {
+            return;
+        }
+        self.rates_asked = now;
+        let destinations = self.scheduler.forgotten() + self.current.deliverer.forgotten();
+        if destinations > 0 {
+            self.events.report(Event::RatesForgotten { destinations });
         }
     }
 

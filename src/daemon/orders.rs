@@ -28,7 +28,7 @@ impl Delivery {
                 let old = std::mem::replace(&mut self.current, current);
                 self.replan();
                 // Its connections count as leaving from here on; nobody waits for their goodbyes.
-                tokio::spawn(old.deliverer.close());
+                drop(old.deliverer.close());
                 let _ = answer.send(());
             }
             Command::Sites { count_max, answer } => {

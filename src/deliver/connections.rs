@@ -94,7 +94,7 @@ impl Connections {
     }
 
     /// Closes all idle connections, and from now on those that would become idle. They count as leaving at once, so that whoever comes
-    /// after this server's configuration sees them; what is returned waits for their goodbyes.
+    /// after this server's configuration sees them, and say goodbye whether what is returned is waited for or not.
     pub(super) fn close(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut goodbyes = JoinSet::new();
         let mut state = self.state();
@@ -103,7 +103,13 @@ impl Connections {
         for (site, idle) in std::mem::take(&mut state.idle) {
             idle.into_iter().for_each(|idle| _ = goodbyes.spawn(self.goodbye(&site, idle)));
         }
-        async move { _ = tokio::time::timeout(CLOSE_TIMEOUT, goodbyes.join_all()).await }
+        let said = tokio::spawn(async move { _ = tokio::time::timeout(CLOSE_TIMEOUT, goodbyes.join_all()).await });
+        async move { _ = said.await }
+    }
+
+    /// See `Meters::forgotten`.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.meters.lock().unwrap_or_else(PoisonError::into_inner).forgotten()
     }
 
     /// Closes connections whose time is over, until none is left.

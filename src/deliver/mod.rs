@@ -171,7 +171,14 @@ impl Deliverer {
         Quota { octets: self.routes.quota(address).or(domain.octets), ..domain }
     }
 
-    /// Closes idle connections, politely; what is returned waits for that, but not long: the server stops, or another deliverer goes on.
+    /// How many sites and addresses of ours may have more connections than their rates allow because what they had was forgotten, since
+    /// this was asked last.
+    pub fn forgotten(&self) -> u64 {
+        self.connections.forgotten()
+    }
+
+    /// Closes idle connections, politely, whether what is returned is waited for or not; for long it need not be: the server stops, or
+    /// another deliverer goes on.
     pub fn close(&self) -> impl Future<Output = ()> + Send + use<> {
         self.connections.close()
     }

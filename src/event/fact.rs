@@ -128,6 +128,9 @@ events! {
     /// The drop folder can't be used as it should; what is in it stays there.
     DropTrouble "drop-trouble" ERROR { path: String, reason: String }
 
+    /// More destinations are bounded in a time than can be remembered: so many of them count from zero again, and may get more than their
+    /// rates allow. Once a minute.
+    RatesForgotten "rates-forgotten" WARN { destinations: u64 }
     /// An attempt at one destination begins.
     Attempting "attempting" DEBUG { id: QueueId, destination: Destination, recipients: usize, attempts: u32 }
     /// An attempt needs a connection that a rate doesn't allow yet: for these recipients it was none, and begins anew when it may.
@@ -242,6 +245,7 @@ pub const FIELDS: &[(&str, &str)] = &[
         "what attempts are grouped by: `local:DOMAIN`, `lmtp:ADDRESS`, `route:HOSTS` (with login before and what else the route says \
          behind: `route:ann@relay.test:587#verify`) or `mx:DOMAIN`",
     ),
+    ("destinations", "how many destinations, or addresses of ours"),
     ("domain", "the recipients' domain; absent: all"),
     ("done", "how much is done: bytes of the log"),
     ("duration", "how long it took, in seconds"),

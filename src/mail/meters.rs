@@ -13,11 +13,13 @@ pub struct Meters<Name> {
     meters: BTreeMap<Name, (Meter, Timestamp)>,
     /// When each has nothing to remember any more.
     idle: BTreeSet<(Timestamp, Name)>,
+    /// How many were forgotten that had something to remember.
+    forgotten: u64,
 }
 
 impl<Name> Default for Meters<Name> {
     fn default() -> Self {
-        Self { meters: BTreeMap::new(), idle: BTreeSet::new() }
+        Self { meters: BTreeMap::new(), idle: BTreeSet::new(), forgotten: 0 }
     }
 }
 
@@ -37,10 +39,16 @@ impl<Name: Clone + Ord> Meters<Name> {
         self.idle.insert((until, name.clone()));
         while let Some((until, _)) = self.idle.first()
             && (*until <= now || self.idle.len() > METERS_MAX)
-            && let Some((_, name)) = self.idle.pop_first()
+            && let Some((until, name)) = self.idle.pop_first()
         {
             self.meters.remove(&name);
+            self.forgotten += u64::from(until > now);
         }
+    }
+
+    /// How many names were forgotten before their time since this was asked last: they count anew, and may have more than their rate allows.
+    pub fn forgotten(&mut self) -> u64 {
+        std::mem::take(&mut self.forgotten)
     }
 
     /// One happens, if all of these allow it; else says which doesn't, by its number, and when it will.
@@ -83,10 +91,11 @@ mod tests {
             meters.add(at(u64::from(n >= 500)), &n, rate);
         }
         assert_eq!((meters.meters.len(), meters.idle.len()), (METERS_MAX, METERS_MAX));
+        assert_eq!([meters.forgotten(), meters.forgotten()], [500, 0]);
         assert_eq!(meters.next(at(1), &0, rate), at(1), "the oldest");
         assert_eq!(meters.next(at(1), &500, rate), at(61));
         meters.add(at(61), &0, rate);
-        assert_eq!((meters.meters.len(), meters.idle.len()), (1, 1));
+        assert_eq!((meters.meters.len(), meters.idle.len(), meters.forgotten()), (1, 1, 0));
     }
 
     #[test]

@@ -150,6 +150,11 @@ impl Lines {
         Some(self.meters.next(self.now, site.whole(), rate))
     }
 
+    /// See `Meters::forgotten`.
+    pub(super) fn forgotten(&mut self) -> u64 {
+        self.meters.forgotten() + self.sources.forgotten()
+    }
+
     /// Attempts in flight.
     pub(super) fn in_flight(&self) -> usize {
         self.local.in_flight + self.remote.in_flight

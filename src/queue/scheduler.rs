@@ -154,6 +154,12 @@ impl Scheduler {
         self.lines.iter()
     }
 
+    /// How many sites and addresses of ours had more messages lately than their rates allow because what they had was forgotten, since this
+    /// was asked last.
+    pub fn forgotten(&mut self) -> u64 {
+        self.lines.forgotten()
+    }
+
     /// When to call `next` again if nothing else happens.
     pub fn deadline(&self) -> Option<Timestamp> {
         let alarm = self.alarms.first().map(|(at, _)| *at);

@@ -102,6 +102,11 @@ impl Sources {
         }
     }
 
+    /// See `Meters::forgotten`.
+    pub(super) fn forgotten(&mut self) -> u64 {
+        self.meters.forgotten()
+    }
+
     /// An attempt starts, and may leave from these.
     pub(super) fn start(&mut self, now: Timestamp, chosen: &[Source]) {
         self.turns = self.turns.wrapping_add(1);

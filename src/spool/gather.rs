@@ -164,7 +164,8 @@ impl Patience {
     /// Whose messages make the next batch.
     pub(crate) fn share(&self, clients: Clients) -> Share {
         let back = self.back.saturating_mul(u32::try_from(clients.count()).unwrap_or(u32::MAX));
-        if back < self.sync { Share::All } else { Share::Half }
+        // Were it a whole sync, it would make no difference.
+        if back < self.sync * 3 / 4 { Share::All } else { Share::Half }
     }
 
     /// How long the next batch may be waited for.
@@ -241,7 +242,7 @@ mod tests {
         // Five of them in a quarter of a millisecond.
         (1..=5).for_each(|count| queued.add(Duration::from_millis(10) + count * Duration::from_micros(50)));
         patience.look(queued);
-        assert_eq!([1, 20, 39, 40, 100].map(|count| patience.share(clients(count))), {
+        assert_eq!([1, 20, 29, 30, 100].map(|count| patience.share(clients(count))), {
             use Share::*;
             [All, All, All, Half, Half]
         });

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -66,6 +66,18 @@ impl Workers {
             }),
         }
     }
+}
+
+/// Whether so many threads can be had besides those that there are: starts them all, and ends them.
+pub fn try_threads(count: usize) -> io::Result<()> {
+    let gate = Mutex::new(());
+    std::thread::scope(|scope| {
+        let closed = gate.lock();
+        let started = (0..count).map(|_| std::thread::Builder::new().spawn_scoped(scope, || drop(gate.lock())).map(drop));
+        let started = started.collect();
+        drop(closed);
+        started
+    })
 }
 
 /// A thread with a runtime of its own, which is made in there: one that is dropped within another, for want of a thread, would panic.

@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
-use std::process::Output;
+use std::process::{Command, Output};
 
 use crate::support::home::Home;
-use crate::support::server::{Server, listing, run};
+use crate::support::server::{Server, listing, posthouse, run};
 
 /// Status and all that was written.
 fn outcome(output: &Output) -> (Option<i32>, String) {
@@ -80,4 +80,23 @@ fn a_good_configuration_checks_with_0() {
     let home = Home::new("");
     let (status, text) = outcome(&run(&home, &["check"]));
     assert_eq!(status, Some(0), "{text}");
+}
+
+#[test]
+fn a_server_that_is_not_given_its_threads_says_so_and_ends() {
+    // Run as root, it becomes another user first: root's threads aren't bounded.
+    let home = Home::new("");
+    let mut program = posthouse(&home);
+    program.args(["serve"]).env("POSTHOUSE_USER", "nobody");
+    let mut bounded = Command::new("prlimit");
+    bounded.arg("--nproc=1").arg(program.get_program()).args(program.get_args()).current_dir(home.path());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => bounded.env(name, value),
+            None => bounded.env_remove(name),
+        };
+    }
+    let (status, text) = outcome(&bounded.output().unwrap());
+    assert_eq!(status, Some(69), "{text}");
+    assert!(text.contains("threads that the server needs") && text.contains("TasksMax="), "{text}");
 }

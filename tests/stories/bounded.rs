@@ -334,3 +334,26 @@ fn a_route_that_is_added_makes_nothing_forgotten_of_the_others() {
         assert_eq!(peer.taken().len(), 2);
     });
 }
+
+#[test]
+fn rates_of_more_destinations_than_are_remembered_are_told() {
+    story(async {
+        let all = Outgoing { messages_rate: rate(1, 86_400), ..Outgoing::default() };
+        let rule = DestinationRule { mx: DomainPattern::Any, ..provider(all) };
+        let server = Setup::new().config(|config| config.destinations = vec![rule]).start().await;
+        let mut client = server.client(TRUSTED).await;
+        for message in 0..820 {
+            // Domains that don't exist: each is tried once.
+            let to: Vec<String> = (0..25).map(|n| format!("eve@d{message}-{n}.test")).collect();
+            let to: Vec<&str> = to.iter().map(String::as_str).collect();
+            queue_id(&client.transaction_with("ann@example.test", &to, " NOTIFY=NEVER", CONTENT.as_bytes()).await.unwrap());
+        }
+        server.empty().await;
+        server.pass(2 * MINUTE).await;
+        let told = server.events.recorded().into_iter().filter_map(|event| match event {
+            Event::RatesForgotten { destinations } => Some(destinations),
+            _ => None,
+        });
+        assert_eq!(told.sum::<u64>(), 500);
+    });
+}

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use posthouse::event::Event;
+use posthouse::system::Endpoint;
+use posthouse::system::sim::Fault;
 
 use crate::client::Client;
 use crate::world::*;
@@ -193,5 +195,20 @@ fn a_thousand_refused_connections_are_a_few_lines_of_the_log() {
         }
         assert_eq!((server.count("limited"), server.count("limited-again")), (1, 999));
         assert_eq!(server.handle.connections(), 1);
+    });
+}
+
+#[test]
+fn a_server_that_cant_accept_says_so_once_a_second_and_goes_on_when_it_can() {
+    story(async {
+        let server = Setup::new().start().await;
+        let ourselves = Endpoint::Tcp(server.address().await);
+        server.world.net.fault(&ourselves, Some(Fault::Unaccepted));
+        // The one that was waited for already.
+        drop(call(&server, STRANGER).await.unwrap());
+        server.pass(Duration::from_millis(4050)).await;
+        assert_eq!(server.count("accept-trouble"), 5);
+        server.world.net.fault(&ourselves, None);
+        server.send("eve@far.test", &["ann@example.test"], "\r\nhello\r\n").await;
     });
 }

@@ -128,15 +128,15 @@ fn what_a_deliverer_closes_takes_the_place_of_what_the_next_one_makes() {
     run(async {
         let scene = scene();
         let goodbye = Script::default().always(Stage::Quit, Act::Slow(Duration::from_secs(1)));
-        let _peer = scene.peer(&mx(), goodbye).await;
+        let peer = scene.peer(&mx(), goodbye).await;
         let (open, most) = scene.counted();
         let one = scene.permit(TWO, &[]);
         let two = scene.permit(TWO, &[]);
         let host = &scene.hosts()[0];
         let (idle, busy) = (scene.open(&one, host, None).await, scene.open(&two, host, None).await);
         one.keep(idle);
-        // Nobody has waited for it yet.
-        let closed = scene.deliverer.close();
+        // Nobody waits for it.
+        drop(scene.deliverer.close());
         let Deliverer { config, system, events, mark, .. } = &*scene.deliverer;
         let routes = scene.routes.clone();
         let next = Deliverer::new(config.clone(), routes, system.clone(), events.clone(), mark.clone(), scene.memory.clone());
@@ -145,8 +145,8 @@ fn what_a_deliverer_closes_takes_the_place_of_what_the_next_one_makes() {
         // What ends now is closed, and counts as long as that takes.
         two.keep(busy);
         assert!(!at_once(three.make_room(None)).await, "two that leave");
-        closed.await;
         three.make_room(None).await;
         assert_eq!((load(&open), load(&most)), (0, 2));
+        assert_eq!(peer.commands().iter().filter(|line| *line == "QUIT").count(), 2);
     });
 }

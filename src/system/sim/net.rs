@@ -33,6 +33,8 @@ pub enum Fault {
     Stall,
     /// Connections break after so many octets, both directions together.
     CutAfter(u64),
+    /// It listens, and can't accept: it is out of file descriptors.
+    Unaccepted,
 }
 
 /// A connection's beginning or end, as a watcher of the network is told of it.
@@ -108,7 +110,7 @@ impl SimNet {
         match fault {
             Some(Fault::Refuse) => return Err(io::ErrorKind::ConnectionRefused.into()),
             Some(Fault::Stall) => pending().await,
-            Some(Fault::CutAfter(_)) | None => {}
+            Some(Fault::CutAfter(_) | Fault::Unaccepted) | None => {}
         }
         let budget = match fault {
             Some(Fault::CutAfter(size)) => size,
@@ -141,7 +143,7 @@ impl SimNet {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         state.listeners.insert(at.to_string(), sender);
-        Ok(Box::new(SimListener { receiver: tokio::sync::Mutex::new(receiver), local, at: at.clone() }))
+        Ok(Box::new(SimListener { net: self.clone(), receiver: tokio::sync::Mutex::new(receiver), local, at: at.clone() }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -174,6 +176,7 @@ impl Net for SimNet {
 }
 
 struct SimListener {
+    net: SimNet,
     receiver: tokio::sync::Mutex<mpsc::Receiver<(SimStream, SocketAddr)>>,
     local: SocketAddr,
     at: Endpoint,
@@ -182,6 +185,9 @@ struct SimListener {
 impl Listener for SimListener {
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, SocketAddr)>> {
         Box::pin(async move {
+            if self.net.state().faults.get(&self.at.to_string()) == Some(&Fault::Unaccepted) {
+                return Err(io::Error::other("out of file descriptors"));
+            }
             let accepted = self.receiver.lock().await.recv().await;
             let (stream, peer) = accepted.ok_or(io::ErrorKind::NotConnected)?;
             Ok((Box::new(stream) as BoxStream, peer))
