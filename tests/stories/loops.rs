@@ -76,6 +76,21 @@ fn a_route_to_ourselves_is_our_own_mistake_and_bounces_nothing() {
 }
 
 #[test]
+fn a_route_that_leads_to_ourselves_first_leads_to_its_next_host() {
+    story(async {
+        let hosts = ["[10.0.0.1]", "[10.0.0.2]"].map(|host| HostPort { host: Domain::parse(host).unwrap(), port: Some(25) });
+        let route = Route::new(DomainPattern::Any, hosts.map(RouteHost::Tcp).to_vec());
+        let server = Setup::new().config(|c| c.routes = vec![route]).start().await;
+        let nat = Script::default().always(Stage::Greeting, Act::say(&greeting(&server).await));
+        let ourselves = server.listen("10.0.0.1", nat).await;
+        let next = server.listen("10.0.0.2", Script::default()).await;
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.empty().await;
+        assert_eq!((ourselves.connections(), next.taken().len(), server.count("deferred")), (1, 1, 0));
+    });
+}
+
+#[test]
 fn our_mark_outlives_a_restart_and_is_nobody_elses() {
     let of = |seed: u64| {
         story(async move {

@@ -28,6 +28,7 @@ mod quotas;
 mod reception;
 mod relaying;
 mod remote;
+mod require_tls;
 mod retrying;
 mod round_trip;
 mod routing;

@@ -1,9 +1,10 @@
 //! What senders ask for, from MAIL and RCPT to the next hop or to the notice that they get.
 
+use posthouse::config::{LmtpAddress, MailStore};
 use posthouse::event::{Event, NoticeKind};
 use posthouse::mail::QueueId;
 use posthouse::queue::Verb;
-use posthouse::system::sim::{Act, Script, Stage};
+use posthouse::system::sim::{Act, Peer, Script, Stage};
 
 use crate::client::Client;
 use crate::world::*;
@@ -122,6 +123,26 @@ fn delivery_to_a_mailbox_is_confirmed_to_who_asked_for_it() {
 }
 
 #[test]
+fn what_an_lmtp_server_has_taken_is_delivered() {
+    story(async {
+        let store = MailStore::Lmtp(LmtpAddress::Unix("/run/lmtp".into()));
+        let server = Setup::new().config(|config| config.domains[0].store = store).start().await;
+        let full = Act::say("552 5.2.2 full");
+        let script = Script::lmtp().always(Stage::EndFor("sue@example.test".to_owned()), full);
+        let _store = Peer::start(server.world.net.listen_unix("/run/lmtp".as_ref()).unwrap(), script);
+        let home = server.domain("home.test", Script::default()).await;
+        let to = ["<bob@example.test> NOTIFY=SUCCESS", "<sue@example.test> NOTIFY=SUCCESS,FAILURE"];
+        ask(&server, "<joe@home.test>", &to).await;
+        server.empty().await;
+        let mut told = home.taken().into_iter().map(|taken| String::from_utf8(taken.content).unwrap()).collect::<Vec<_>>();
+        told.sort_by_key(|notice| notice.contains("Action: failed"));
+        assert_eq!(told.len(), 2);
+        assert!(told[0].contains("Final-Recipient: rfc822; bob@example.test\r\nAction: delivered\r\nStatus: 2."), "{}", told[0]);
+        assert!(told[1].contains("Final-Recipient: rfc822; sue@example.test\r\nAction: failed\r\nStatus: 5.2.2\r\n"));
+    });
+}
+
+#[test]
 fn who_wants_to_hear_nothing_of_failures_hears_nothing() {
     story(async {
         let server = Setup::new().start().await;
@@ -167,6 +188,21 @@ fn a_bounce_brings_back_as_much_as_the_sender_wants() {
             let bounce = server.mails("ann").pop().unwrap();
             let kind = if whole { "message/rfc822" } else { "text/rfc822-headers" };
             assert_eq!((bounce.contains("secret words"), bounce.contains(kind)), (whole, true), "{bounce}");
+        }
+    });
+}
+
+#[test]
+fn a_long_message_does_not_come_back_whole() {
+    story(async {
+        let server = Setup::new().start().await;
+        let _far = server.domain("far.test", Script::default().always(Stage::AnyRecipient, unknown())).await;
+        for (lines, whole) in [(9_000, true), (10_500, false)] {
+            let content = format!("Subject: long\r\n\r\n{}", "secret w\r\n".repeat(lines));
+            server.client(TRUSTED).await.ask("<ann@example.test> RET=FULL", &["<eve@far.test>"], &content).await;
+            server.empty().await;
+            let bounce = server.mails("ann").pop().unwrap();
+            assert_eq!((bounce.contains("secret w"), bounce.contains("Subject: long")), (whole, true), "{lines} lines");
         }
     });
 }
