@@ -159,18 +159,11 @@ pub(crate) mod tests {
 
     pub(crate) fn message(id: u64) -> Message {
         let arrived = Timestamp::from_millis(1_795_312_800_123);
-        let to = |text: &str| Recipient::new(Address::parse(text).unwrap(), None, arrived);
         let mut message = Message {
-            id: QueueId(id),
-            arrived,
             size: 1234,
-            reverse_path: ReversePath::try_from("sender@example.test".to_owned()).unwrap(),
             body: BodyType::EightBitMime,
-            request: None,
-            held: false,
             delays_noticed: 1,
-            origin: None,
-            recipients: vec![to("ann@example.org"), to("bob@example.net")],
+            ..Message::sample(id, arrived, "sender@example.test", &["ann@example.org", "bob@example.net"])
         };
         let status = &mut message.recipients[0].status;
         status.state = RecipientState::Deferred;

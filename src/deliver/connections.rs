@@ -12,7 +12,7 @@ use super::Host;
 use super::connection::Connection;
 use super::open::{Count, Open, Scope};
 use crate::config::{Outgoing, RemoteTls, Source};
-use crate::mail::{self, Site, Timestamp};
+use crate::mail::{self, Rate, Site, Timestamp};
 use crate::system::Clock;
 
 /// How long a connection may wait: peers are not to be burdened with connections that probably nobody will use.
@@ -193,17 +193,27 @@ impl Permit {
     /// Counts a new connection from an address, if the rates of the site and of the address allow it; else says when they will, and the
     /// address, if it is its rate.
     pub(super) fn may_connect(&self, from: Option<IpAddr>) -> Result<(), (Timestamp, Option<IpAddr>)> {
-        let mut rates = Vec::new();
-        rates.extend(self.outgoing.connections_rate.map(|rate| (Scope::To(self.site.clone()), rate)));
-        let source = self.source(from).filter(|_| !self.is_notice);
-        rates.extend(source.and_then(|source| Some((Scope::From(source.scope.clone()), source.outgoing.connections_rate?))));
+        let rates = self.rates(from);
         if rates.is_empty() {
             return Ok(());
         }
         let mut meters = self.connections.meters.lock().unwrap_or_else(PoisonError::into_inner);
         let counted = meters.try_add(self.connections.clock.now(), &rates);
         let is_from = |number: usize| matches!(rates.get(number), Some((Scope::From(_), _)));
-        counted.map_err(|(number, until)| (until, source.filter(|_| is_from(number)).map(|source| source.ip)))
+        counted.map_err(|(number, until)| (until, from.filter(|_| is_from(number))))
+    }
+
+    /// Whether any rate bounds its new connections from an address.
+    pub(super) fn is_metered(&self, from: Option<IpAddr>) -> bool {
+        !self.rates(from).is_empty()
+    }
+
+    /// The rates that bound its new connections from an address.
+    fn rates(&self, from: Option<IpAddr>) -> Vec<(Scope, Rate)> {
+        let to = self.outgoing.connections_rate.map(|rate| (Scope::To(self.site.clone()), rate));
+        let source = self.source(from).filter(|_| !self.is_notice);
+        let from = source.and_then(|source| Some((Scope::From(source.scope.clone()), source.outgoing.connections_rate?)));
+        to.into_iter().chain(from).collect()
     }
 
     /// The bounds on what comes from an address.

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Host;
-use crate::mail::Diagnosis;
+use crate::mail::{Diagnosis, Site};
 use crate::system::{Endpoint, Entropy};
 
 /// How long what was found out about an address counts.
@@ -37,8 +37,8 @@ struct State {
     addresses: BTreeMap<SocketAddr, Known>,
     /// Host names, and until when they are tried over IPv4 first.
     refusing_ipv6: BTreeMap<String, Duration>,
-    /// Where a handshake failed and the connection in the clear is still to be made; until when that counts, and why.
-    owed_in_clear: BTreeMap<SocketAddr, (Duration, Diagnosis)>,
+    /// Where a handshake failed and the connection in the clear is still to be made, and for which site; until when that counts, and why.
+    owed_in_clear: BTreeMap<(SocketAddr, Site), (Duration, Diagnosis)>,
 }
 
 /// An address's past.
@@ -108,30 +108,30 @@ impl Hosts {
         }
     }
 
-    /// A handshake failed there, and the connection in the clear that should follow has to wait so long: if one is made soon after, it is
-    /// to be that.
-    pub(super) fn owe_in_clear(&self, now: Duration, wait: Duration, endpoint: &Endpoint, why: &Diagnosis) {
+    /// A handshake failed there, and the connection in the clear that should follow has to wait so long: if one is made soon after for the
+    /// same site, it is to be that.
+    pub(super) fn owe_in_clear(&self, now: Duration, wait: Duration, endpoint: &Endpoint, site: &Site, why: &Diagnosis) {
         let Endpoint::Tcp(address) = endpoint else { return };
         let owed = &mut self.state().owed_in_clear;
         if owed.len() >= KNOWN_MAX {
             owed.retain(|_, (until, _)| *until > now);
         }
         if owed.len() < KNOWN_MAX {
-            owed.insert(*address, (now + wait + OWED_TIME, why.clone()));
+            owed.insert((*address, site.clone()), (now + wait + OWED_TIME, why.clone()));
         }
     }
 
-    /// Whether the next connection there is to be in the clear, and why. Said once.
-    pub(super) fn take_owed(&self, now: Duration, endpoint: &Endpoint) -> Option<Diagnosis> {
+    /// Whether the site's next connection there is to be in the clear, and why. Said once.
+    pub(super) fn take_owed(&self, now: Duration, endpoint: &Endpoint, site: &Site) -> Option<Diagnosis> {
         let Endpoint::Tcp(address) = endpoint else { return None };
-        let (until, why) = self.state().owed_in_clear.remove(address)?;
+        let (until, why) = self.state().owed_in_clear.remove(&(*address, site.clone()))?;
         (until > now).then_some(why)
     }
 
     /// A handshake succeeded there: nothing is owed any more.
     pub(super) fn secured(&self, endpoint: &Endpoint) {
         if let Endpoint::Tcp(address) = endpoint {
-            self.state().owed_in_clear.remove(address);
+            self.state().owed_in_clear.retain(|(owed, _), _| owed != address);
         }
     }
 
@@ -224,7 +224,7 @@ fn order(views: &[View<'_>], explore: Option<u64>) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::{Cause, EnhancedCode};
+    use crate::mail::{Cause, Destination, Domain, EnhancedCode};
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -279,6 +279,10 @@ mod tests {
         assert_eq!(order(&[refused, view("a", 10, 0), view("b", 20, 0)], None), [1, 2, 0]);
     }
 
+    fn site(domain: &str) -> Site {
+        Site::Own(Destination::Mx(Domain::parse(domain).unwrap()))
+    }
+
     fn host(address: &str) -> Host {
         Host { name: "mx.test".to_owned(), preference: 0, endpoint: Endpoint::Tcp(address.parse().unwrap()) }
     }
@@ -289,18 +293,21 @@ mod tests {
         let endpoint = host("192.0.2.1:25").endpoint;
         let why = Diagnosis::new(EnhancedCode(4, 7, 5), Cause::Remote, "broken");
         let owed_after = |time: Duration, secured: bool| {
-            hosts.owe_in_clear(MS, MS * 60, &endpoint, &why);
+            hosts.owe_in_clear(MS, MS * 60, &endpoint, &site("a.test"), &why);
             if secured {
                 hosts.secured(&endpoint);
             }
-            hosts.take_owed(MS + time, &endpoint).is_some()
+            hosts.take_owed(MS + time, &endpoint, &site("a.test")).is_some()
         };
         let last = MS * 60 + OWED_TIME - MS;
         assert_eq!([owed_after(last, false), owed_after(last + MS, false), owed_after(MS * 60, true)], [true, false, false]);
-        assert!(owed_after(MS * 60, false) && hosts.take_owed(MS * 61, &endpoint).is_none(), "one connection");
+        let taken_by = |name| hosts.take_owed(MS * 61, &endpoint, &site(name)).is_some();
+        assert!(owed_after(MS * 60, false) && !taken_by("a.test"), "one connection");
+        hosts.owe_in_clear(MS, MS * 60, &endpoint, &site("a.test"), &why);
+        assert_eq!([taken_by("b.test"), taken_by("a.test")], [false, true], "its own");
         for number in 0..KNOWN_MAX as u32 + 10 {
             let many = Endpoint::Tcp((std::net::Ipv4Addr::from_bits(number), 25).into());
-            hosts.owe_in_clear(MS, MS, &many, &why);
+            hosts.owe_in_clear(MS, MS, &many, &site("a.test"), &why);
         }
         assert_eq!(hosts.state().owed_in_clear.len(), KNOWN_MAX);
     }

@@ -152,7 +152,7 @@ impl Run<'_> {
         let follows = unopened.insecure && tls == RemoteTls::Opportunistic && !self.way.implicit_tls;
         let from = follows.then(|| self.permit.may_connect(source).err()).flatten()?;
         let wait = from.0.since(self.deliverer.system.clock.now());
-        self.deliverer.hosts.owe_in_clear(self.now(), wait, &host.endpoint, &unopened.diagnosis);
+        self.deliverer.hosts.owe_in_clear(self.now(), wait, &host.endpoint, self.attempt.site.whole(), &unopened.diagnosis);
         Some(from)
     }
 
@@ -237,7 +237,7 @@ impl Run<'_> {
         let called = self.now();
         if tls == RemoteTls::Opportunistic
             && !self.way.implicit_tls
-            && let Some(Diagnosis { next_hop, text: reason, .. }) = self.deliverer.hosts.take_owed(called, &host.endpoint)
+            && let Some(Diagnosis { next_hop, text: reason, .. }) = self.owed(host, source)
         {
             self.deliverer.events.report(Event::TlsFallback { id: self.attempt.id, next_hop, reason });
             return Connection::open(self.call(host, tls, StartTls::Never, login, source), host).await;
@@ -262,6 +262,13 @@ impl Run<'_> {
             self.deliverer.events.report(Event::TlsFallback { id, next_hop, reason: reason.to_owned() });
         }
         Ok(connection)
+    }
+
+    /// Whether this connection has to be the one in the clear that another could not be followed by, and why. Whoever no rate holds up has
+    /// a handshake of his own, and leaves it to those who wait for it.
+    fn owed(&self, host: &Host, source: Option<IpAddr>) -> Option<Diagnosis> {
+        let hosts = &self.deliverer.hosts;
+        self.permit.is_metered(source).then(|| hosts.take_owed(self.now(), &host.endpoint, self.attempt.site.whole())).flatten()
     }
 
     /// Who we are to the host, if we log in there.

@@ -259,6 +259,25 @@ impl Message {
 }
 
 #[cfg(test)]
+impl Message {
+    /// With nothing special about it, for tests.
+    pub(crate) fn sample(id: u64, arrived: Timestamp, from: &str, to: &[&str]) -> Self {
+        Self {
+            id: QueueId(id),
+            arrived,
+            size: 1,
+            reverse_path: ReversePath::try_from(from.to_owned()).unwrap(),
+            body: BodyType::SevenBit,
+            request: None,
+            held: false,
+            delays_noticed: 0,
+            origin: None,
+            recipients: to.iter().map(|to| Recipient::new(Address::parse(to).unwrap(), None, arrived)).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -279,18 +298,7 @@ mod tests {
     fn a_message_is_done_when_no_recipient_is_open() {
         let now = Timestamp::from_millis(1000);
         let to = |text: &str| Recipient::new(Address::parse(text).unwrap(), None, now);
-        let mut message = Message {
-            id: QueueId(1),
-            arrived: now,
-            size: 3,
-            reverse_path: ReversePath::Null,
-            body: BodyType::SevenBit,
-            request: None,
-            held: false,
-            delays_noticed: 0,
-            origin: None,
-            recipients: vec![to("a@x.test")],
-        };
+        let mut message = Message::sample(1, now, "", &["a@x.test"]);
         let mut expanded = message.recipients[0].status.clone();
         expanded.state = RecipientState::Expanded;
         let update = Update {

@@ -56,22 +56,10 @@ pub fn due_at(message: &Message, retry: &Retry) -> Timestamp {
 mod tests {
     use super::super::backoff::tests::retry;
     use super::*;
-    use crate::mail::{Address, BodyType, DeliverBy, Hold, QueueId, Recipient, RecipientState, Request, ReversePath};
+    use crate::mail::{DeliverBy, Hold, RecipientState, Request};
 
     fn message(reverse_path: &str) -> Message {
-        let arrived = Timestamp::from_millis(1_000_000);
-        Message {
-            id: QueueId(1),
-            arrived,
-            size: 1,
-            reverse_path: ReversePath::try_from(reverse_path.to_owned()).unwrap(),
-            body: BodyType::SevenBit,
-            request: None,
-            held: false,
-            delays_noticed: 0,
-            origin: None,
-            recipients: vec![Recipient::new(Address::parse("a@x.test").unwrap(), None, arrived)],
-        }
+        Message::sample(1, Timestamp::from_millis(1_000_000), reverse_path, &["a@x.test"])
     }
 
     #[test]

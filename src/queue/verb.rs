@@ -59,24 +59,12 @@ fn change_open(update: &mut Update, message: &Message, except: &[u32], change: i
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::{Address, BodyType, QueueId, Recipient, ReversePath};
 
     const NOW: Timestamp = Timestamp::from_millis(5000);
 
     fn message() -> Message {
-        let recipient = |text: &str| Recipient::new(Address::parse(text).unwrap(), None, Timestamp::NEVER);
-        let mut message = Message {
-            id: QueueId(1),
-            arrived: Timestamp::ZERO,
-            size: 1,
-            reverse_path: ReversePath::Null,
-            body: BodyType::SevenBit,
-            request: None,
-            held: false,
-            delays_noticed: 0,
-            origin: None,
-            recipients: ["a@x.test", "b@x.test", "c@x.test"].map(recipient).to_vec(),
-        };
+        let mut message = Message::sample(1, Timestamp::ZERO, "", &["a@x.test", "b@x.test", "c@x.test"]);
+        message.recipients.iter_mut().for_each(|recipient| recipient.status.next_attempt = Timestamp::NEVER);
         message.recipients[0].status.state = RecipientState::Delivered;
         message
     }

@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::config::{Family, RemoteTls};
-use crate::mail::{
-    BodyType, Domain, DsnRequest, Message, Notify, OriginalRecipient, QueueId, Recipient, RecipientState, ReversePath, Timestamp,
-};
+use crate::mail::{Domain, DsnRequest, Message, Notify, OriginalRecipient, RecipientState, ReversePath, Timestamp};
 use crate::system::sim::SimTls;
 use crate::system::{BoxFuture, Disk, Dns, DnsError, Entropy, MxRecord, SystemClock, SystemDisk, SystemNet, Workers};
 
@@ -371,18 +369,7 @@ fn configured_hosts_keep_their_order_and_may_be_anywhere() {
 }
 
 fn message(to: &[&str]) -> Message {
-    Message {
-        id: QueueId(1),
-        arrived: Timestamp::ZERO,
-        size: 1,
-        reverse_path: ReversePath::Null,
-        body: BodyType::SevenBit,
-        request: None,
-        held: false,
-        delays_noticed: 0,
-        origin: None,
-        recipients: to.iter().map(|to| Recipient::new(address(to), None, Timestamp::ZERO)).collect(),
-    }
+    Message::sample(1, Timestamp::ZERO, "", to)
 }
 
 fn states(message: &Message) -> Vec<(String, RecipientState)> {

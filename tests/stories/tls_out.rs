@@ -251,6 +251,31 @@ fn a_rate_of_connections_delays_the_one_in_the_clear_and_does_not_prevent_it() {
     });
 }
 
+#[test]
+fn who_waits_for_the_connection_in_the_clear_makes_it_though_others_go_there_meanwhile() {
+    // Another domain's mail, and notices: neither is bounded.
+    for (from, to) in [("ann@example.test", "eve@busy.test"), ("eve@far.test", "eve@nowhere.test")] {
+        story(async {
+            let domain = DomainPattern::Exact(Domain::parse("far.test").unwrap());
+            let rule = DestinationRule { domain, ..one_a_minute() };
+            let server = Setup::new().config(|config| config.destinations = vec![rule]).start().await;
+            for domain in ["far.test", "busy.test"] {
+                server.world.dns.mx(domain, &[(10, "mx.far.test")]);
+            }
+            server.world.dns.addresses("mx.far.test", &["50.2.0.1"]);
+            let far = secure_peer(&server, "50.2.0.1", Arc::new(Broken)).await;
+            server.relay("ann@example.test", &["kim@far.test"], CONTENT).await;
+            for _ in 0..7 {
+                server.pass(MINUTE / 4).await;
+                server.relay(from, &[to], CONTENT).await;
+            }
+            let taken = far.taken();
+            assert!(taken.iter().any(|taken| taken.recipients[0].starts_with("kim@")), "{to}: {}", taken.len());
+            assert!(taken.len() > 6, "{to}: {}", taken.len());
+        });
+    }
+}
+
 /// A letter whose connection in the clear would be next, but it is taken back; and the server's TLS is in order again.
 async fn taken_back(server: &Server) -> Peer {
     server.world.dns.addresses("far.test", &["50.2.0.1"]);

@@ -15,8 +15,8 @@ use super::backoff::tests::retry;
 use super::*;
 use crate::config::{DestinationRule, DomainPattern, Outgoing, Retry};
 use crate::mail::{
-    Address, BodyType, Cause, DeliverBy, DeliverByMode, Destination, Diagnosis, Domain, EnhancedCode, Message, Origin, Outcome,
-    QueueId, Rate, Recipient, RecipientState, Request, ReversePath, Site, Timestamp, Update,
+    Address, Cause, DeliverBy, DeliverByMode, Destination, Diagnosis, Domain, EnhancedCode, Message, Origin, Outcome, QueueId,
+    Rate, RecipientState, Request, ReversePath, Site, Timestamp, Update,
 };
 
 const START: Timestamp = Timestamp::from_millis(1_795_312_800_000);
@@ -26,18 +26,7 @@ fn at(seconds: u64) -> Timestamp {
 }
 
 pub(super) fn message(id: u64, from: &str, to: &[&str]) -> Message {
-    Message {
-        id: QueueId(id),
-        arrived: START,
-        size: 1,
-        reverse_path: ReversePath::try_from(from.to_owned()).unwrap(),
-        body: BodyType::SevenBit,
-        request: None,
-        held: false,
-        delays_noticed: 0,
-        origin: None,
-        recipients: to.iter().map(|to| Recipient::new(Address::parse(to).unwrap(), None, START)).collect(),
-    }
+    Message::sample(id, START, from, to)
 }
 
 /// Local for `local.test` and its subdomains, else the MX of the domain.

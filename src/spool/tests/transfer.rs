@@ -66,18 +66,7 @@ fn an_import_names_what_is_wrong_and_takes_the_rest() {
         let disk = SimDisk::new();
         disk.create_dir_all(Path::new("/in")).unwrap();
         let id = |number: u64| QueueId((1_795_312_000_000 << 20) + number);
-        let message = |id: QueueId| Message {
-            id,
-            arrived: Timestamp::from_millis(1000),
-            size: 5,
-            reverse_path: ReversePath::Null,
-            body: BodyType::SevenBit,
-            request: None,
-            held: false,
-            delays_noticed: 0,
-            origin: None,
-            recipients: vec![Recipient::new(Address::parse("a@x.test").unwrap(), None, Timestamp::from_millis(1000))],
-        };
+        let message = |id: QueueId| Message { size: 5, ..Message::sample(id.0, Timestamp::from_millis(1000), "", &["a@x.test"]) };
         let both = |id: QueueId, envelope: &Message, content: &[u8]| {
             put(&disk, &format!("/in/{id}.json"), &envelope::write(envelope));
             put(&disk, &format!("/in/{id}.eml"), content);
