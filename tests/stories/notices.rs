@@ -307,6 +307,26 @@ fn only_senders_that_are_known_are_told_where_that_is_wanted() {
 }
 
 #[test]
+fn a_stranger_is_told_neither_of_delay_nor_of_success_where_only_the_known_are() {
+    for to in [NoticeTo::Known, NoticeTo::Everyone] {
+        story(async {
+            let setup = Setup::new().aliases("abroad: eve@far.test\n").config(|config| config.notice.to = to);
+            let server = setup.start().await;
+            let busy = Script::default().always(Stage::AnyRecipient, Act::say("450 4.2.1 busy"));
+            let far = server.domain("far.test", busy).await;
+            let home = server.domain("home.test", Script::default()).await;
+            let asked = ["<abroad@example.test> NOTIFY=SUCCESS,DELAY"];
+            server.client(STRANGER).await.ask("<joe@home.test>", &asked, CONTENT).await;
+            server.pass(5 * HOUR).await;
+            far.script(|script| *script = Script::default());
+            server.empty().await;
+            let told = if to == NoticeTo::Known { (0, 2) } else { (2, 0) };
+            assert_eq!((home.taken().len(), server.count("unnotified"), far.taken().len()), (told.0, told.1, 1));
+        });
+    }
+}
+
+#[test]
 fn who_logged_in_is_known_whatever_the_sender() {
     story(async {
         let setup = crate::submission::setup().config(|config| {

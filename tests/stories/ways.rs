@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use posthouse::config::{
-    AddressPattern, Config, DomainPattern, Family, HostPort, ListenAddress, Listener, ListenerTls, RemoteTls, Route, RouteHost,
-    RouteLogin, SenderPattern, SpecialAddresses,
+    AddressPattern, Config, DomainPattern, Family, HostPort, ListenAddress, Listener, ListenerTls, LmtpAddress, MailStore,
+    RemoteTls, Route, RouteHost, RouteLogin, SenderPattern, SpecialAddresses,
 };
 use posthouse::event::Event;
 use posthouse::mail::{Address, Domain, Service};
@@ -127,6 +127,23 @@ fn an_lmtp_route_gives_each_recipient_a_result_over_tcp_and_over_a_unix_socket()
             assert!(server.world.dns.questions().is_empty());
         });
     }
+}
+
+#[test]
+fn the_store_of_this_site_needs_no_tls_whatever_others_need() {
+    story(async {
+        let configure = |c: &mut Config| {
+            c.remote.tls = RemoteTls::Verify;
+            c.remote.family = Family::Ipv6;
+            c.remote.sources = vec![ip("2a00::9")];
+            c.domains[0].store = MailStore::Lmtp(LmtpAddress::Tcp("10.0.0.1:25".parse().unwrap()));
+        };
+        let server = Setup::new().config(configure).start().await;
+        let store = server.listen("10.0.0.1", Script::lmtp()).await;
+        server.send("eve@far.test", &["ann@example.test"], CONTENT).await;
+        server.empty().await;
+        assert_eq!((recipients(&store), server.count("deferred")), (vec!["ann@example.test".to_owned()], 0));
+    });
 }
 
 #[test]
