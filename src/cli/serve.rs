@@ -5,6 +5,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::failure::{self, Failure};
 use super::print::shell;
@@ -44,7 +45,10 @@ pub(super) fn serve(context: &Context<'_>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(failure::UNAVAILABLE, format!("can't start threads: {error}")))?;
     let source = reader(context.arguments.config.clone(), events.clone());
-    runtime.block_on(run(config, system, events, source, steps))
+    let done = runtime.block_on(run(config, system, events, source, steps));
+    // A start that was broken off may still be reading the spool.
+    runtime.shutdown_background();
+    done
 }
 
 /// The configuration of the demo that comes with the sources; only there are the first steps told.
@@ -91,9 +95,18 @@ async fn run(
         Some(bar) => bound.watched_by(bar.watcher()),
         None => bound,
     };
-    let started = bound.start(Box::new(index)).await;
+    let started = until_stopped(bound.start(Box::new(index)), &mut signals).await;
     drop(bar);
-    let handle = started?;
+    let Some((handle, reload)) = started? else {
+        // Nothing was begun that the next start doesn't find as a crash would leave it.
+        events.report(Event::Stopping { reason: "a signal, before the start was over".to_owned(), grace: Duration::ZERO });
+        events.report(Event::Stopped { unfinished: 0 });
+        return Ok(());
+    };
+    if reload {
+        // What is wrong is in the log; the configuration of the start goes on.
+        let _ = handle.reload().await;
+    }
     let doors = match open_doors(&config, &system, &events, &handle, page_listener).await {
         Ok(doors) => doors,
         Err(failure) => {
@@ -113,6 +126,25 @@ async fn run(
         );
     }
     Ok(())
+}
+
+/// The started server, and whether a signal asked for a reload meanwhile; none: one asked for the stop.
+async fn until_stopped(
+    start: impl Future<Output = Result<Handle, StartError>>,
+    signals: &mut Signals,
+) -> Result<Option<(Handle, bool)>, StartError> {
+    tokio::pin!(start);
+    let mut reload = false;
+    loop {
+        tokio::select! {
+            biased;
+            started = &mut start => return Ok(Some((started?, reload))),
+            asked = signals.next() => match asked {
+                Asked::Stop => return Ok(None),
+                Asked::Reload => reload = true,
+            }
+        }
+    }
 }
 
 /// Acts on signals until the server has stopped.

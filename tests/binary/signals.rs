@@ -1,5 +1,9 @@
 //! What the signals do: SIGTERM finishes what is in flight, SIGHUP reads the configuration again.
 
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
 use rustix::process::Signal;
 
 use crate::support::PATIENCE;
@@ -120,4 +124,25 @@ fn a_client_that_is_cut_off_in_the_middle_leaves_nothing_behind() {
     let mut server = Server::start(&home);
     assert!(maildir::files(&home.maildir("ann")).is_empty());
     assert_eq!(server.stop().code(), Some(0));
+}
+
+#[test]
+fn a_signal_stops_a_server_that_has_long_to_start() {
+    let home = Home::new("");
+    assert_eq!(Server::start(&home).stop().code(), Some(0));
+    // A log that can't be read to its end: nobody writes into this pipe.
+    let segment = fs::read_dir(home.at("spool/log")).unwrap().next().unwrap().unwrap().path();
+    fs::remove_file(&segment).unwrap();
+    assert!(Command::new("mkfifo").arg(&segment).status().unwrap().success());
+    let lock = home.at("spool/lock");
+    fs::remove_file(&lock).unwrap();
+    let mut server = Server::launch(&home);
+    let deadline = Instant::now() + PATIENCE;
+    while !lock.exists() {
+        assert!(Instant::now() < deadline, "the spool isn't opened");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+    assert_eq!(server.stop().code(), Some(0));
+    assert!(server.events("started").is_empty());
+    assert_eq!(server.events("stopped").len(), 1);
 }
