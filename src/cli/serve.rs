@@ -46,10 +46,13 @@ pub(super) fn serve(context: &Context<'_>) -> Result<(), Failure> {
     let runtime = runtime.map_err(|error| Failure::new(failure::UNAVAILABLE, format!("can't start threads: {error}")))?;
     let source = reader(context.arguments.config.clone(), events.clone());
     let done = runtime.block_on(run(config, system, events, source, steps));
-    // A start that was broken off may still be reading the spool.
-    runtime.shutdown_background();
+    // A start that was broken off may still be reading the spool; everything else has ended, or ends at once.
+    runtime.shutdown_timeout(LEFT_OVER);
     done
 }
+
+/// What is left over when the server has stopped has so long to end.
+const LEFT_OVER: Duration = Duration::from_secs(1);
 
 /// The configuration of the demo that comes with the sources; only there are the first steps told.
 const DEMO: &str = "conf/posthouse.toml";

@@ -10,7 +10,7 @@ use super::queue::{recipient_state_name, unknown};
 use super::source::Source;
 use crate::config::Config;
 use crate::control::{MessageView, RecipientView, state_name};
-use crate::mail::{BodyType, Cause, QueueId, RecipientState, Timestamp};
+use crate::mail::{BodyType, Cause, QueueId, RecipientState, Timestamp, is_reply};
 
 /// The message as `--json` has it: the view, and what its header says.
 #[derive(Serialize)]
@@ -82,8 +82,8 @@ fn print_recipient(recipient: &RecipientView, now: Timestamp, out: &mut Out<'_>)
         field(if recipient.state == RecipientState::Delivered { "delivered to" } else { "last tried" }, next_hop)?;
     }
     let source = match details.and_then(|details| details.last_cause) {
-        None => "last result",
-        Some(Cause::Remote) => "it replied",
+        Some(Cause::Remote) if recipient.last_reply.as_deref().is_some_and(is_reply) => "it replied",
+        None | Some(Cause::Remote) => "last result",
         Some(Cause::Connection) => "connection",
         Some(Cause::Dns) => "DNS",
         Some(Cause::Local) => "here",
@@ -111,6 +111,8 @@ mod tests {
     fn everything_is_told_and_nothing_moves_the_cursor() {
         let mut message = message(1);
         message.recipients[0].status.last_reply = "450 4.2.1 busy\x1b[2J\u{202e}".to_owned();
+        message.recipients[1].status.last_cause = Some(Cause::Remote);
+        message.recipients[1].status.last_reply = "the server doesn't offer REQUIRETLS".to_owned();
         let view = MessageView::shown(&message, &retry());
         let header = Preview { subject: Some("Hi\r\n\x1b]0;x\x07".to_owned()), ..Preview::default() };
         let mut bytes = Vec::new();
@@ -135,6 +137,7 @@ Subject:      Hi\\u{d}\\u{a}\\u{1b}]0;x\\u{7}
       it replied    450 4.2.1 busy\\u{1b}[2J\\u{202e}
   <bob@example.net> pending, 0 attempts
       next attempt  2026-11-22T02:00:00Z (now)
+      last result   the server doesn't offer REQUIRETLS
 ";
         assert_eq!(String::from_utf8(bytes).unwrap(), expected);
         let json = serde_json::to_string(&Shown { view: &view, header: &header }).unwrap();

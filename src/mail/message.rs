@@ -117,11 +117,16 @@ impl RecipientState {
 }
 
 impl RecipientStatus {
-    /// Whether the last words are an SMTP reply, which always starts with its code, and not our own.
+    /// Whether the last words are the server's own.
     pub fn is_replied(&self) -> bool {
-        let (code, rest) = self.last_reply.split_at_checked(3).unwrap_or_default();
-        code.bytes().all(|b| b.is_ascii_digit()) && code.starts_with(['2', '4', '5']) && rest.starts_with(' ')
+        is_reply(&self.last_reply)
     }
+}
+
+/// Whether words are an SMTP reply, which always starts with its code, and not our own.
+pub fn is_reply(words: &str) -> bool {
+    let (code, rest) = words.split_at_checked(3).unwrap_or_default();
+    code.bytes().all(|b| b.is_ascii_digit()) && code.starts_with(['2', '4', '5']) && rest.starts_with(' ')
 }
 
 impl Recipient {

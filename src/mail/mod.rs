@@ -33,7 +33,7 @@ pub use domain::{AddressLiteral, Domain, DomainError};
 pub use dsn::{DsnRequest, Notify, OriginalRecipient, decode_xtext, encode_xtext};
 pub use header::{Field, HeaderScan, fields};
 pub use mailboxes::mailboxes;
-pub use message::{Forward, Message, MessageState, Recipient, RecipientState, RecipientStatus, Update};
+pub use message::{Forward, Message, MessageState, Recipient, RecipientState, RecipientStatus, Update, is_reply};
 pub use meters::Meters;
 pub use origin::Origin;
 pub use outcome::{Cause, Diagnosis, Outcome, Passed};
