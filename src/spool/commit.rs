@@ -172,6 +172,10 @@ impl Committer {
         }
         let clients = self.clients();
         let share = self.patience.share(clients);
+        let longest = self.patience.longest(share);
+        if longest.is_zero() {
+            return;
+        }
         if share == Share::All {
             // They are waited for.
             self.answer();
@@ -185,7 +189,7 @@ impl Committer {
             !state.closing && new > 0 && awaited == new && !shared.gathering.is_enough(state.queue.len())
         };
         if more() {
-            let in_vain = self.wait_while(self.patience.longest(share), more).await.is_err();
+            let in_vain = self.wait_while(longest, more).await.is_err();
             self.patience.waited(now, in_vain);
         }
         shared.gathering.rest();
@@ -339,7 +343,7 @@ impl Committer {
     fn answer(&mut self) {
         let replies = std::mem::take(&mut self.replies);
         if !replies.accepted.is_empty() {
-            self.patience.told(self.shared.clock.monotonic(), self.shared.lock().queued);
+            self.patience.note_told(self.shared.clock.monotonic(), self.shared.lock().queued);
         }
         answer::tell(&self.shared, replies.accepted);
         for reply in replies.reaccepted {

@@ -2,8 +2,8 @@
 //!
 //! Where many clients send at once, those whose content is on its way are nearly here: with them one sync does for two or three. But
 //! half of the clients are enough: while that half waits for the disk, the other keeps the processors busy. Only where all of them are
-//! back sooner than a sync is done, two halves would each wait for the other's sync: then all make one batch. A client alone never waits,
-//! and where somebody is slow the waiting soon ends for good.
+//! back sooner than a sync is done, two halves would each wait for the other's sync: then all make one batch. A client alone never waits
+//! (but once, when the others have just left), and where somebody is slow the waiting soon ends for good.
 //!
 //! What nobody waits for (states, ends) lingers a moment, unless a message comes: to be woken and to write for each costs more than it is.
 
@@ -17,7 +17,8 @@ pub(crate) const WAIT_MAX: Duration = Duration::from_millis(4);
 pub(crate) const LINGER: Duration = Duration::from_millis(1);
 /// or until so much of it is there.
 const LINGER_COUNT: usize = 100;
-/// Where a sync takes longer than this, it is begun before those are told who waited for the last one.
+/// Where a sync takes longer than this, nobody waits for half of the clients (enough come while it runs), and it is begun before those are
+/// told who waited for the last one.
 const QUICK: Duration = Duration::from_micros(500);
 /// After a wait in vain there is none for so long, and twice as long after each further one.
 const HASTE: Duration = Duration::from_millis(250);
@@ -168,19 +169,17 @@ impl Patience {
         if back < self.sync * 3 / 4 { Share::All } else { Share::Half }
     }
 
-    /// How long the next batch may be waited for.
+    /// How long the next batch may be waited for; the timer rounds it up to milliseconds.
     pub(crate) fn longest(&self, share: Share) -> Duration {
-        let longest = match share {
+        match share {
             _ if self.is_quick() => WAIT_MAX,
-            Share::All => self.sync,
-            // They had the time of a sync already.
-            Share::Half => self.sync / 4,
-        };
-        longest.min(WAIT_MAX)
+            Share::All => self.sync.min(WAIT_MAX),
+            Share::Half => Duration::ZERO,
+        }
     }
 
-    /// Clients are told, after so many messages.
-    pub(crate) fn told(&mut self, now: Duration, queued: Queued) {
+    /// Notes that clients are told now, and how many messages had been queued.
+    pub(crate) fn note_told(&mut self, now: Duration, queued: Queued) {
         self.told = (now, queued.count);
     }
 
@@ -236,7 +235,7 @@ mod tests {
         assert_eq!(patience.share(clients(20)), Share::Half, "nothing is known of them");
         let mut queued = Queued::default();
         queued.add(Duration::from_millis(1));
-        patience.told(Duration::from_millis(10), queued);
+        patience.note_told(Duration::from_millis(10), queued);
         patience.look(queued);
         assert_eq!(patience.share(clients(20)), Share::Half, "nobody is back");
         // Five of them in a quarter of a millisecond.
@@ -248,7 +247,7 @@ mod tests {
         });
         assert_eq!(clients(1).goal(Share::All), 1, "one alone waits for nobody");
         assert_eq!(patience.longest(Share::All), Duration::from_millis(2));
-        assert_eq!(patience.longest(Share::Half), Duration::from_micros(500));
+        assert_eq!(patience.longest(Share::Half), Duration::ZERO, "enough come while a sync runs");
         patience.synced(Duration::from_micros(100));
         assert_eq!(patience.share(clients(20)), Share::Half);
         assert_eq!(patience.longest(Share::Half), WAIT_MAX);

@@ -107,7 +107,7 @@ fn where_syncs_are_slow_nobody_is_told_later_than_the_next_batch_is_written() {
 #[test]
 fn where_all_are_back_sooner_than_a_sync_is_done_they_make_one_batch() {
     run(async {
-        let system = slow_syncs(&SimDisk::new(), 1, 4);
+        let system = slow_syncs(&SimDisk::new(), 1, 8);
         let (spool, _) = Spool::open(options("/spool"), &system, Box::new(MemoryIndexFactory::default())).await.unwrap();
         let batches = spool.gauges().batches;
         let clients = (0..20).map(|client| {

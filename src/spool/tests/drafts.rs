@@ -79,7 +79,7 @@ fn the_word_goes_round_whoever_of_those_who_wait_is_gone() {
                 spool.flush().await.unwrap();
             }
             for commit in commits.iter_mut().flatten() {
-                commit.as_mut().await.unwrap();
+                tokio::time::timeout(Duration::from_secs(1), commit.as_mut()).await.expect("it heard").unwrap();
             }
             let gauges = spool.gauges();
             assert_eq!((gauges.batches - batches, gauges.accepted), (1, 3), "all in one");
