@@ -128,8 +128,8 @@ events! {
     /// The drop folder can't be used as it should; what is in it stays there.
     DropTrouble "drop-trouble" ERROR { path: String, reason: String }
 
-    /// More destinations are bounded in a time than can be remembered: so many of them count from zero again, and may get more than their
-    /// rates allow. Once a minute.
+    /// More destinations are bounded in a time than can be remembered: so many times one of them counted from zero again, and may have got
+    /// more than its rates allow. Once a minute.
     RatesForgotten "rates-forgotten" WARN { destinations: u64 }
     /// An attempt at one destination begins.
     Attempting "attempting" DEBUG { id: QueueId, destination: Destination, recipients: usize, attempts: u32 }

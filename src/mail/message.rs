@@ -123,10 +123,10 @@ impl RecipientStatus {
     }
 }
 
-/// Whether words are an SMTP reply, which always starts with its code, and not our own.
+/// Whether words are an SMTP reply, which always starts with its code and may have no text (RFC 5321 section 4.2), and not our own.
 pub fn is_reply(words: &str) -> bool {
     let (code, rest) = words.split_at_checked(3).unwrap_or_default();
-    code.bytes().all(|b| b.is_ascii_digit()) && code.starts_with(['2', '4', '5']) && rest.starts_with(' ')
+    code.bytes().all(|b| b.is_ascii_digit()) && code.starts_with(['2', '4', '5']) && (rest.is_empty() || rest.starts_with(' '))
 }
 
 impl Recipient {
@@ -293,8 +293,10 @@ mod tests {
             recipient.status.last_reply = words.to_owned();
             recipient.status.is_replied()
         };
-        assert!(replied("450 4.2.0 later"));
-        for words in ["", "45", "4500", "450", "connection refused", "999 x", "\u{fc}\u{fc} x"] {
+        for words in ["450 4.2.0 later", "550"] {
+            assert!(replied(words), "{words}");
+        }
+        for words in ["", "45", "4500", "connection refused", "999 x", "\u{fc}\u{fc} x"] {
             assert!(!replied(words), "{words}");
         }
     }

@@ -197,10 +197,8 @@ impl Line {
     /// How many there may be of bulk beside letters, while they come.
     fn beside(&self, now: Timestamp) -> usize {
         let own = || self.first().map_or(0, |origin| self.len_of(origin));
-        match if self.tempo.is_near() { self.company.limit(now, own) } else { usize::MAX } {
-            usize::MAX => usize::MAX,
-            limit => limit + self.flights.hanging(now),
-        }
+        let limit = if self.tempo.is_near() { self.company.limit(now, own) } else { usize::MAX };
+        limit.saturating_add(self.flights.hanging(now))
     }
 
     /// When bulk has the place of letters again, if they don't go on, or that of an attempt that hangs.

@@ -154,8 +154,8 @@ impl Scheduler {
         self.lines.iter()
     }
 
-    /// How many sites and addresses of ours had more messages lately than their rates allow because what they had was forgotten, since this
-    /// was asked last.
+    /// How often a site or an address of ours began to count from zero again because what it had was forgotten, since this was asked last:
+    /// it may have more messages than its rates allow.
     pub fn forgotten(&mut self) -> u64 {
         self.lines.forgotten()
     }

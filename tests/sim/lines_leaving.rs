@@ -9,7 +9,7 @@ use posthouse::mail::{Rate, Timestamp};
 use posthouse::system::sim::{Calling, SimRandom};
 
 use crate::lines_line::{Counts, in_window};
-use crate::lines_world::{HOME, LOCAL, PLACES};
+use crate::lines_world::{HOME, LOCAL, PERIOD_MAX, PLACES};
 
 /// What leaves from here isn't bounded.
 pub(crate) const FREE: IpAddr = IpAddr::V4(Ipv4Addr::new(50, 9, 9, 1));
@@ -31,7 +31,7 @@ impl Bound {
     pub(crate) fn draw(random: &mut SimRandom) -> Self {
         let mut rate = |count: u64| {
             let count = u32::try_from(1 + random.below(count)).unwrap();
-            (random.below(3) > 0).then(|| Rate { count, period: Duration::from_secs(5 + random.below(60)) })
+            (random.below(3) > 0).then(|| Rate { count, period: PERIOD_MAX - Duration::from_secs(random.below(60)) })
         };
         let (messages_rate, connections_rate) = (rate(12), rate(4));
         let concurrency = (random.below(3) > 0).then(|| 1 + random.below(3) as usize);

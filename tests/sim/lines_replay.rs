@@ -11,7 +11,7 @@ use posthouse::system::sim::Calling;
 use crate::lines::Letter;
 use crate::lines_leaving::{Bound, Leaving};
 use crate::lines_line::{Counts, Line, Outage, Part, in_window};
-use crate::lines_world::{JOINED, LOCAL, PLACES, Place, Seen, place_of};
+use crate::lines_world::{JOINED, LOCAL, PERIOD_MAX, PLACES, Place, Seen, place_of};
 
 /// A line with mail that may go stands still for no longer than this.
 const IDLE_MAX: Duration = Duration::from_secs(2);
@@ -220,6 +220,7 @@ impl<'a> Replay<'a> {
             }
             Event::Attempting { id, destination, recipients, .. } => self.attempt(*id, destination, *recipients),
             Event::Waiting { id, destination, recipients, next_attempt } => {
+                assert!(*next_attempt <= now.plus(PERIOD_MAX), "no rate has a message wait until {next_attempt}");
                 self.lines[place(destination)].connections_from = Some(*next_attempt);
                 self.unattempted(*id, destination, *recipients);
             }

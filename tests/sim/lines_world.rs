@@ -227,6 +227,9 @@ fn script(place: usize, random: &mut SimRandom) -> Script {
     }
 }
 
+/// No rate has a longer period.
+pub(crate) const PERIOD_MAX: Duration = Duration::from_secs(64);
+
 /// Bounds for a place that has some.
 pub(crate) fn bounds(place: usize, random: &mut SimRandom) -> Outgoing {
     let mut rate = |count: u64, seconds: u64| {
