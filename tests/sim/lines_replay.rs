@@ -235,7 +235,8 @@ impl<'a> Replay<'a> {
             }
             Event::Expired { id, to, destination, .. } => {
                 self.counts.too_late += usize::from(self.deadline(*id).is_some());
-                self.ended(*id, to, destination);
+                // Perhaps with the attempt that it still had.
+                self.landed(*id, to, destination, None);
             }
             Event::Postponed { id, destination, next_attempt, .. } => {
                 let line = &mut self.lines[place(destination)];
