@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::mail::{
-    BodyType, Cause, DsnRequest, EnhancedCode, EnvelopeId, Notify, OriginalRecipient, QueueId, Recipient, RecipientState,
-    Request, ReversePath,
+    BodyType, Cause, DsnRequest, EnhancedCode, EnvelopeId, Notify, OriginalRecipient, Recipient, RecipientState, Request,
+    ReversePath,
 };
 
 const ARRIVED: Timestamp = Timestamp::from_millis(1_795_312_800_000);
@@ -47,18 +47,7 @@ fn failed(to: &str, words: &str) -> Recipient {
 }
 
 fn message(from: &str, recipients: Vec<Recipient>) -> Message {
-    Message {
-        id: QueueId(0x0123_4567_89ab_cdef),
-        arrived: ARRIVED,
-        size: 1000,
-        reverse_path: ReversePath::try_from(from.to_owned()).unwrap(),
-        body: BodyType::SevenBit,
-        request: None,
-        held: false,
-        delays_noticed: 0,
-        origin: None,
-        recipients,
-    }
+    Message { size: 1000, recipients, ..Message::sample(0x0123_4567_89ab_cdef, ARRIVED, from, &[]) }
 }
 
 fn indexes(message: &Message) -> Vec<u32> {

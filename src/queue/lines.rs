@@ -481,7 +481,8 @@ mod tests {
     }
 
     fn finish(lines: &mut Lines, site: &Site) {
-        lines.finish(site, &Place::new(&letter(0, "s@x.test", 0), 0), Timestamp::ZERO, None, &News::Reached, None);
+        let began = lines.lines[site].flights.oldest();
+        lines.finish(site, &Place::new(&letter(0, "s@x.test", 0), 0), began, None, &News::Reached, None);
     }
 
     #[test]
@@ -518,7 +519,8 @@ mod tests {
         for _ in 0..millis {
             while lines.take().is_some() {}
             let place = Place::new(&letter(0, "s@x.test", 0), 0);
-            lines.finish(site, &place, Timestamp::ZERO, Some(Duration::from_millis(1)), &News::Reached, None);
+            let began = lines.lines[site].flights.oldest();
+            lines.finish(site, &place, began, Some(Duration::from_millis(1)), &News::Reached, None);
             lines.tick(lines.now().plus(Duration::from_millis(1)));
         }
         while lines.take().is_some() {}
