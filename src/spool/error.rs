@@ -30,11 +30,13 @@ pub enum SpoolError {
 impl SpoolError {
     /// A failed file operation; a full disk has its own variant.
     pub(crate) fn io(what: &str, path: &Path, error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
-            _ => Self::Io(format!("{what} {}: {error}", path.display())),
-        }
+        if is_full(error) { Self::Full } else { Self::Io(format!("{what} {}: {error}", path.display())) }
     }
+}
+
+/// Whether there is no more room: on the disk, or of it for us.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl fmt::Display for SpoolError {
