@@ -137,6 +137,11 @@ impl Log {
         std::mem::take(&mut self.stillborn)
     }
 
+    /// Whether a segment is open: its header says of all that failed before that it doesn't count.
+    pub(crate) fn is_open(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// The next sequence number.
     pub(crate) fn sequence(&self) -> u64 {
         self.sequence

@@ -88,3 +88,30 @@ fn the_word_goes_round_whoever_of_those_who_wait_is_gone() {
         });
     }
 }
+
+/// Whether a message with content in a file is taken; its id.
+async fn take_large(spool: &Spool) -> (QueueId, bool) {
+    let mut draft = spool.begin().unwrap();
+    let id = draft.id();
+    draft.write(&b"words of mail\r\n".repeat(500)).await.unwrap();
+    (id, draft.commit(envelope()).await.is_ok())
+}
+
+#[test]
+fn content_whose_message_was_in_doubt_goes_once_it_is_sure_that_the_message_does_not_count() {
+    run(async {
+        let (disk, index) = (SimDisk::new(), MemoryIndex::default());
+        let spool = open(&disk, ROOT, &index).await;
+        let contents = || disk.list(&Path::new(ROOT).join("content")).unwrap();
+        // That of the content succeeds, those of the log and of the next segment don't.
+        disk.fail_sync(1);
+        disk.fail_sync(2);
+        let (doubtful, taken) = take_large(&spool).await;
+        assert_eq!((taken, contents()), (false, vec![doubtful.to_string()]), "its record may be found by the next start");
+        let (sure, taken) = take_large(&spool).await;
+        spool.flush().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!((taken, contents()), (true, vec![sure.to_string()]), "a later segment says that it doesn't count");
+        spool.close().await.unwrap();
+    });
+}
