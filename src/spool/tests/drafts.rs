@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::task::{Context, Waker};
 
 use super::*;
+use crate::system::{System, Workers};
 
 /// Begins to commit a message with content in a file, and gives up after so many looks; whether that was too late.
 async fn give_up(spool: &Spool, looks: u32) -> bool {
@@ -113,5 +114,32 @@ fn content_whose_message_was_in_doubt_goes_once_it_is_sure_that_the_message_does
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!((taken, contents()), (true, vec![sure.to_string()]), "a later segment says that it doesn't count");
         spool.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_draft_that_is_given_up_before_its_file_is_made_leaves_none() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let disk = SimDisk::new();
+        let system = System { workers: Workers::Threads, ..World::new(7).system(Arc::new(disk.clone())) };
+        let (spool, _) = Spool::open(options(ROOT), &system, Box::new(MemoryIndexFactory::default())).await.unwrap();
+        // The only thread for the disk is busy.
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || wait.recv().is_err());
+        let mut draft = spool.begin().unwrap();
+        let content = b"words of mail\r\n".repeat(500);
+        assert!(pin!(draft.write(&content)).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(draft);
+        // The file that isn't there yet has been removed by then.
+        let shared = spool.0.shared.clone();
+        while !shared.lock().unlinks.is_empty() {
+            shared.barrier().await.unwrap();
+        }
+        drop(go_on);
+        assert!(busy.await.unwrap());
+        tokio::task::spawn_blocking(|| ()).await.unwrap();
+        spool.close().await.unwrap();
+        assert_eq!(disk.list(&Path::new(ROOT).join("content")).unwrap(), Vec::<String>::new());
     });
 }
