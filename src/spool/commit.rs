@@ -434,11 +434,14 @@ fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, replies: &mu
             settle_changes(state, &changes, Some(position));
             replies.accepted.push((id, waiter));
         }
-        Op::Reaccept { id, reply, .. } => {
+        Op::Reaccept { id, file, reply, .. } => {
             let (old, since) = match state.dying.get_mut(&id) {
                 Some(dying) => (&mut dying.place, &mut dying.since),
                 None => match state.visible_mut(id) {
-                    Some(entry) => (&mut entry.stored.place, &mut entry.since),
+                    Some(entry) => {
+                        entry.stored.file = file;
+                        (&mut entry.stored.place, &mut entry.since)
+                    }
                     None => return,
                 },
             };

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::index::{Index, IndexError, IndexFactory, Mark, Place, Stored};
+use super::release::Met;
 use super::replay::due_after;
 use super::shared::{Entry, Parking, Shared, State};
 use super::{Filter, Note, SpoolError, Stats};
@@ -105,6 +106,11 @@ pub(crate) enum Command {
     Borrow {
         wanted: Vec<(QueueId, Place)>,
         reply: Answer<()>,
+    },
+    /// Everybody whose record lies in the segment.
+    Dwellers {
+        segment: u64,
+        reply: Answer<Vec<Met>>,
     },
     Mark {
         mark: Mark,
@@ -228,6 +234,9 @@ impl Keeper {
             }
             Command::Borrow { wanted, reply } => {
                 let _ = reply.send(self.with_index(|keeper, index| keeper.borrow(index, &wanted)));
+            }
+            Command::Dwellers { segment, reply } => {
+                let _ = reply.send(self.with_index(|keeper, index| keeper.dwellers(index, segment)));
             }
             Command::Mark { mark, reply } => {
                 let marked = self.remove_gone().and_then(|()| self.mark(mark));
@@ -472,20 +481,5 @@ impl Keeper {
         }
         index.count(&here, &mut stats)?;
         Ok(stats)
-    }
-
-    fn borrow(&self, index: &mut dyn Index, wanted: &[(QueueId, Place)]) -> Result<(), IndexError> {
-        for (id, place) in wanted {
-            if self.shared.lock().overrides(*id) {
-                continue;
-            }
-            let Some((stored, due)) = index.get(*id)? else { continue };
-            if stored.place == *place {
-                let entry = Entry::indexed(stored);
-                // Generation 0 is nobody's: it stays until it is parked again.
-                self.shared.lock().parking.insert(*id, Parking { entry, due, generation: 0 });
-            }
-        }
-        Ok(())
     }
 }
