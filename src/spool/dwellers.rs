@@ -1,0 +1,43 @@
+//! What the release loop asks the index loop: who lives in a segment, and to lend those whom only the index has.
+
+use super::index::{Index, IndexError, Place, Resident};
+use super::keeper::Keeper;
+use super::release::Met;
+use super::shared::{Entry, Parking};
+use crate::mail::QueueId;
+
+impl Keeper {
+    /// Everybody whose record lies in a segment, also where that can't be read: memory counts, then the index. Goes through all of
+    /// the index, which is only needed where reading the segment didn't tell.
+    pub(super) fn dwellers(&self, index: &dyn Index, segment: u64) -> Result<Vec<Met>, IndexError> {
+        let mut indexed = Vec::new();
+        index.residents(&mut |Resident { id, place, file, .. }| {
+            if place.segment == segment {
+                indexed.push((id, place, file.is_none()));
+            }
+        })?;
+        let state = self.shared.lock();
+        let here = state.active.values().chain(state.parking.values().map(|parking| &parking.entry));
+        let here = here.map(|Entry { stored, .. }| (stored.message.id, stored.place, stored.file.is_none()));
+        let dying = state.dying.iter().map(|(id, dying)| (*id, dying.place, !dying.file));
+        let mut dwellers: Vec<Met> = here.chain(dying).filter(|(_, place, _)| place.segment == segment).collect();
+        dwellers.extend(indexed.into_iter().filter(|(id, ..)| !state.overrides(*id)));
+        Ok(dwellers)
+    }
+
+    /// Brings those that live at the places given into memory, to be parked again; none of them is active for it.
+    pub(super) fn borrow(&self, index: &dyn Index, wanted: &[(QueueId, Place)]) -> Result<(), IndexError> {
+        for (id, place) in wanted {
+            if self.shared.lock().overrides(*id) {
+                continue;
+            }
+            let Some((stored, due)) = index.get(*id)? else { continue };
+            if stored.place == *place {
+                let entry = Entry::indexed(stored);
+                // Generation 0 is nobody's: it stays until it is parked again.
+                self.shared.lock().parking.insert(*id, Parking { entry, due, generation: 0 });
+            }
+        }
+        Ok(())
+    }
+}
