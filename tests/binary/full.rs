@@ -1,12 +1,14 @@
-//! A full disk, a small tmpfs in a mount namespace of its own: 452 until there is room, nothing half kept, everything else goes on; and
-//! a server that starts with not a byte free gets out of that by itself.
+//! A full disk, a small tmpfs in a mount namespace of its own: 452 until there is room, nothing half kept, everything else goes on;
+//! also where not a byte is left, under load or when a server starts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::Command;
-use std::thread;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use crate::load::{Number, number, sized, wait_until_empty};
@@ -17,7 +19,7 @@ use crate::support::maildir;
 use crate::support::peer::Peer;
 use crate::support::process::Process;
 use crate::support::random::Random;
-use crate::support::server::{Server, field, listing, run, wait_for_control};
+use crate::support::server::{Server, field, listing, posthouse, run, wait_for_control, without_settings};
 
 const SESSIONS: u64 = 10;
 
@@ -65,6 +67,33 @@ impl Mount {
         server
     }
 
+    /// Runs a command of the binary that sees the mount.
+    fn run(&self, home: &Home, arguments: &[&str]) -> Output {
+        let mut command = Command::new("nsenter");
+        let inside = format!("cd '{}' && exec \"$0\" \"$@\"", self.home.display());
+        command.args(["-t", &self.holder.pid().to_string(), "-m", "sh", "-c", &inside]);
+        without_settings(command.arg(posthouse(home).get_program()).args(arguments));
+        command.output().unwrap()
+    }
+
+    /// Bytes that are free.
+    fn free(&self) -> u64 {
+        let disk = rustix::fs::statvfs(self.at("")).unwrap();
+        disk.f_bavail * disk.f_frsize
+    }
+
+    /// Takes whatever is free, and becomes free, until told to stop: as something else on the disk does.
+    fn greedy(&self, name: &str, stop: &Arc<AtomicBool>) -> JoinHandle<()> {
+        let (mut file, stop) = (File::create(self.at(name)).unwrap(), Arc::clone(stop));
+        thread::spawn(move || {
+            while !stop.load(Ordering::SeqCst) {
+                if file.write_all(&[1; 4096]).is_err() {
+                    thread::yield_now();
+                }
+            }
+        })
+    }
+
     /// A file of so many bytes, or with no limit: up to the disk's last byte.
     fn filler(&self, name: &str, bytes: Option<usize>) {
         let mut file = File::create(self.at(name)).unwrap();
@@ -72,8 +101,7 @@ impl Mount {
             Some(bytes) => file.write_all(&vec![1; bytes]).unwrap(),
             None => {
                 while file.write_all(&[1; 4096]).is_ok() {}
-                let free = rustix::fs::statvfs(self.at("")).unwrap().f_bavail;
-                assert_eq!(free, 0, "the disk is full to the last block");
+                assert_eq!(self.free(), 0, "the disk is full to the last block");
             }
         }
     }
@@ -112,10 +140,10 @@ fn send(client: &mut Client, seed: u64, number: Number, told: &mut Told) -> bool
     }
 }
 
-/// Sessions send until each has been refused twice.
-fn fill(server: &Server, seed: u64) -> Told {
+/// Sessions, numbered from the first on, send until each has been refused twice.
+fn fill(server: &Server, seed: u64, first: u64) -> Told {
     let address = server.address();
-    let sessions: Vec<_> = (0..SESSIONS)
+    let sessions: Vec<_> = (first..first + SESSIONS)
         .map(|session| {
             thread::spawn(move || {
                 let (mut client, mut told) = (Client::open(address).unwrap(), Told::default());
@@ -171,31 +199,102 @@ fn check_queue(home: &Home, told: &Told, removed: &BTreeSet<String>) {
     assert_eq!(listed, stay.map(|(_, id)| id.as_str()).collect());
 }
 
+/// A home whose mail goes to a peer that takes it or to one that defers it until its gate opens.
+struct Scene {
+    home: Home,
+    far: Peer,
+    stay: Peer,
+    gate: Arc<AtomicBool>,
+}
+
+impl Scene {
+    fn new(min_free: &str) -> Self {
+        let gate = Arc::new(AtomicBool::new(false));
+        let open = Arc::clone(&gate);
+        let stay = Peer::with(move |line| {
+            let asks = line.starts_with("RCPT") || line == "DATA";
+            (asks && !open.load(Ordering::SeqCst)).then(|| "451 4.2.0 come back later".to_owned())
+        });
+        let far = Peer::new();
+        let home = Home::new(&format!(
+            "[relay]\nnetworks = [\"127.0.0.1/32\"]\n[retry]\nfirst = \"2h\"\n\
+             [[route]]\ndomain = \"far.test\"\nhosts = [\"{}\"]\n[[route]]\ndomain = \"stay.test\"\nhosts = [\"{}\"]\n",
+            far.address(),
+            stay.address()
+        ));
+        let spool = format!("[spool]\nsegment_size = \"1MiB\"\nmin_free = \"{min_free}\"\n");
+        home.fragment("size", &format!("{spool}[admin]\nsocket = \"control.sock\"\n"));
+        Self { home, far, stay, gate }
+    }
+
+    /// Has everything sent that waits.
+    fn open(&self) {
+        self.gate.store(true, Ordering::SeqCst);
+        for verb in ["release", "retry"] {
+            let output = run(&self.home, &["queue", verb, "--all"]);
+            assert!(output.status.success(), "{verb}: {output:?}");
+        }
+    }
+}
+
+/// The spool of a server that has stopped with nothing in its queue.
+fn check_end(mount: &Mount, home: &Home) {
+    let left: Vec<_> = fs::read_dir(mount.at("content")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "no content is left: {left:?}");
+    let output = mount.run(home, &["spool", "check"]);
+    assert!(output.status.success(), "the spool is sound: {output:?}");
+}
+
+#[test]
+fn a_disk_filled_to_its_last_byte_under_load_takes_mail_again_when_there_is_room() {
+    // So that it is the writes that fail, and not the look at the disk before them.
+    let scene = Scene::new("1");
+    let Scene { home, far, stay, .. } = &scene;
+    let Some(mount) = Mount::new(home) else { return };
+    let seed = Random::new().next();
+    let (mut told, mut arrived) = (Told::default(), BTreeSet::new());
+    let mut server = mount.start(home);
+    for round in 0..3 {
+        let stop = Arc::new(AtomicBool::new(false));
+        let greedy = mount.greedy("greedy", &stop);
+        let more = fill(&server, seed, (SESSIONS + 1) * round);
+        let deadline = Instant::now() + PATIENCE;
+        while mount.free() > 0 {
+            assert!(Instant::now() < deadline, "the disk is not full to its last byte");
+            thread::yield_now();
+        }
+        stop.store(true, Ordering::SeqCst);
+        greedy.join().unwrap();
+        told.taken.extend(more.taken);
+        told.refused.extend(more.refused);
+        check_queue(home, &told, &BTreeSet::new());
+        fs::remove_file(mount.at("greedy")).unwrap();
+        taken_again(&server, seed, ((SESSIONS + 1) * round + SESSIONS, 1), &mut told);
+        arrive(far, seed, &told, "far.test", &mut arrived);
+    }
+    let failed = server.events("spool-trouble").len();
+    scene.open();
+    arrive(stay, seed, &told, "stay.test", &mut arrived);
+    wait_until_empty(home);
+    assert_eq!(server.stop().code(), Some(0));
+    check_end(&mount, home);
+    assert!(arrived.is_disjoint(&told.refused), "what was refused never arrives");
+    eprintln!("not a byte left: {} taken and delivered, {} refused, {failed} troubles", arrived.len(), told.refused.len());
+}
+
 #[test]
 fn a_full_disk_refuses_new_mail_and_costs_nothing_else() {
-    let open = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let gate = std::sync::Arc::clone(&open);
-    let stay = Peer::with(move |line| {
-        let asks = line.starts_with("RCPT") || line == "DATA";
-        (asks && !gate.load(std::sync::atomic::Ordering::SeqCst)).then(|| "451 4.2.0 come back later".to_owned())
-    });
-    let far = Peer::new();
-    let home = Home::new(&format!(
-        "[relay]\nnetworks = [\"127.0.0.1/32\"]\n[retry]\nfirst = \"2h\"\n\
-         [[route]]\ndomain = \"far.test\"\nhosts = [\"{}\"]\n[[route]]\ndomain = \"stay.test\"\nhosts = [\"{}\"]\n",
-        far.address(),
-        stay.address()
-    ));
-    home.fragment("size", "[spool]\nsegment_size = \"1MiB\"\nmin_free = \"2MiB\"\n[admin]\nsocket = \"control.sock\"\n");
-    let Some(mount) = Mount::new(&home) else { return };
+    let scene = Scene::new("2MiB");
+    let Scene { home, far, stay, .. } = &scene;
+    let Some(mount) = Mount::new(home) else { return };
     let mut random = Random::new();
     let seed = random.next();
     let mut arrived = BTreeSet::new();
 
     // Under load until it is full; what was taken is there, what was refused is not.
-    let mut server = mount.start(&home);
+    let mut server = mount.start(home);
     mount.filler("filler", Some(6 << 20));
-    let mut told = fill(&server, seed);
+    let mut told = fill(&server, seed, 0);
     // The look at the disk counts for a second: until then it may be the writes that are refused.
     let deadline = Instant::now() + PATIENCE;
     for sequence in 0.. {
@@ -205,27 +304,27 @@ fn a_full_disk_refuses_new_mail_and_costs_nothing_else() {
         send(&mut server.client(), seed, (SESSIONS + 1, sequence), &mut told);
         assert!(Instant::now() < deadline, "the server doesn't say that its disk is full");
     }
-    arrive(&far, seed, &told, "far.test", &mut arrived);
+    arrive(far, seed, &told, "far.test", &mut arrived);
     let mut removed = BTreeSet::new();
-    check_queue(&home, &told, &removed);
+    check_queue(home, &told, &removed);
 
     // An operator can work.
-    let stays: Vec<String> = listing(&home, &["queue", "list", "--json"]).iter().map(|m| field(m, "id").to_owned()).collect();
+    let stays: Vec<String> = listing(home, &["queue", "list", "--json"]).iter().map(|m| field(m, "id").to_owned()).collect();
     for (verb, id) in [("hold", &stays[0]), ("remove", &stays[1]), ("retry", &stays[2])] {
-        let output = run(&home, &["queue", verb, id]);
+        let output = run(home, &["queue", verb, id]);
         assert!(output.status.success(), "{verb}: {output:?}");
     }
     removed.insert(stays[1].clone());
-    check_queue(&home, &told, &removed);
+    check_queue(home, &told, &removed);
 
     // Space returns: mail is taken again, by the same server.
     fs::remove_file(mount.at("filler")).unwrap();
     taken_again(&server, seed, (SESSIONS, 1), &mut told);
-    arrive(&far, seed, &told, "far.test", &mut arrived);
+    arrive(far, seed, &told, "far.test", &mut arrived);
 
     // What was delivered is on record once an order is: or it would be delivered again.
     told.taken.iter().filter(|(number, _)| domain(**number) == "far.test").for_each(|(_, id)| server.finished(id));
-    assert!(run(&home, &["queue", "hold", &stays[0]]).status.success());
+    assert!(run(home, &["queue", "hold", &stays[0]]).status.success());
 
     // Killed, and not a byte left: it starts, refuses, and has everything.
     server.kill();
@@ -233,24 +332,19 @@ fn a_full_disk_refuses_new_mail_and_costs_nothing_else() {
     // What the start gives back of spare segments and of the open one would be room enough.
     home.fragment("then", "[spool]\nmin_free = \"7MiB\"\n");
     mount.filler("filler", None);
-    let mut server = mount.start(&home);
+    let mut server = mount.start(home);
     assert!(!send(&mut server.client(), seed, (SESSIONS, 2), &mut told), "a full disk takes no mail");
-    check_queue(&home, &told, &removed);
+    check_queue(home, &told, &removed);
 
     // What it delivers makes room.
-    open.store(true, std::sync::atomic::Ordering::SeqCst);
-    for verb in ["release", "retry"] {
-        let output = run(&home, &["queue", verb, "--all"]);
-        assert!(output.status.success(), "{verb}: {output:?}");
-    }
+    scene.open();
     told.taken.retain(|_, id| !removed.contains(id));
-    arrive(&stay, seed, &told, "stay.test", &mut arrived);
-    wait_until_empty(&home);
+    arrive(stay, seed, &told, "stay.test", &mut arrived);
+    wait_until_empty(home);
     taken_again(&server, seed, (SESSIONS, 5), &mut told);
-    arrive(&far, seed, &told, "far.test", &mut arrived);
+    arrive(far, seed, &told, "far.test", &mut arrived);
     assert_eq!(server.stop().code(), Some(0));
-    let left: Vec<_> = fs::read_dir(mount.at("content")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert!(left.is_empty(), "no content is left: {left:?}");
+    check_end(&mount, home);
     assert!(arrived.is_disjoint(&told.refused), "what was refused never arrives");
     eprintln!("full disk: {} messages taken and delivered, {} refused", arrived.len(), told.refused.len());
 }

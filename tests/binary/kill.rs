@@ -26,11 +26,13 @@ fn every_message_that_got_250_outlives_kills_under_load() {
         server.kill();
         server.process().wait(PATIENCE);
         load.ended(&server, killed);
+        assert_eq!(load.damage(), [""; 0], "what kill {round} leaves is sound");
     }
     let mut server = Server::start(&load.home);
     load.go(&server);
     load.collect(50, Duration::ZERO);
     let figures = load.finish(&mut server, NEAR);
+    assert_eq!(load.damage(), [""; 0], "at the end the spool is sound");
     eprintln!("{kills} kills: {figures:?}");
     assert!(figures.stayed > 0 && figures.held > 0, "the load has all kinds of mail");
     // The first segments are gone, and what stayed of the first rounds is not: it was copied, and kills fell into that.

@@ -289,6 +289,18 @@ impl Load {
         self.read_peers();
     }
 
+    /// What `spool check` finds damaged after the server's end.
+    pub fn damage(&self) -> Vec<String> {
+        let output = run(&self.home, &["spool", "check", "--json"]);
+        let text = String::from_utf8(output.stdout).expect("a report is UTF-8");
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("a document a line")).collect();
+        let damage = lines.iter().filter(|line| field(line, "level") == "damage");
+        let damage: Vec<String> = damage.map(|line| format!("{} {line}", field(line, "finding"))).collect();
+        let sound = if damage.is_empty() { Some(0) } else { Some(65) };
+        assert!(output.status.code() == sound && lines.last().is_some_and(|line| field(line, "type") == "summary"), "{text}");
+        damage
+    }
+
     fn read_peers(&mut self) {
         for mail in self.far.all().into_iter().chain(self.stay.all()) {
             let number = number(&mail.content);

@@ -14,16 +14,32 @@ const SECTOR: u64 = 512;
 const HEADER: usize = 64;
 const MAGIC: u32 = 0x5455_4350;
 
-/// What was taken back.
+/// What was taken back below one folder.
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(dead_code, reason = "printed")]
-pub struct Reverted {
+pub struct Taken {
     /// Sectors that have older bytes now.
     pub sectors: u64,
     /// Files that have an older length now.
     pub lengths: u64,
     /// Names made, removed or changed that aren't any more.
     pub names: u64,
+}
+
+impl std::ops::AddAssign for Taken {
+    fn add_assign(&mut self, more: Self) {
+        self.sectors += more.sectors;
+        self.lengths += more.lengths;
+        self.names += more.names;
+    }
+}
+
+/// What was taken back.
+#[derive(Clone, Debug, Default)]
+#[allow(dead_code, reason = "printed")]
+pub struct Reverted {
+    /// By folder: `spool/log`, `spool/index`, …
+    pub taken: BTreeMap<PathBuf, Taken>,
     /// Syncs of a file or folder that were seen, and of a whole file system.
     pub syncs: (u64, u64),
     /// Sectors and names that weren't synced and stayed all the same.
@@ -32,11 +48,24 @@ pub struct Reverted {
 
 impl std::ops::AddAssign for Reverted {
     fn add_assign(&mut self, more: Self) {
-        self.sectors += more.sectors;
-        self.lengths += more.lengths;
-        self.names += more.names;
+        for (folder, taken) in more.taken {
+            *self.taken.entry(folder).or_default() += taken;
+        }
         self.spared += more.spared;
         self.syncs = (self.syncs.0 + more.syncs.0, self.syncs.1 + more.syncs.1);
+    }
+}
+
+impl Reverted {
+    /// What was taken back below a folder.
+    pub fn below(&self, folder: &str) -> Taken {
+        self.taken.get(Path::new(folder)).copied().unwrap_or_default()
+    }
+
+    /// The count that a file or name is in: that of its folder, of those one and two levels below the root.
+    fn at(&mut self, root: &Path, path: &Path) -> &mut Taken {
+        let folder = path.strip_prefix(root).ok().and_then(Path::parent).unwrap_or(Path::new(""));
+        self.taken.entry(folder.iter().take(2).collect()).or_default()
     }
 }
 
@@ -208,7 +237,8 @@ pub fn cut(root: &Path, notes: &Path, random: &mut Random) -> Reverted {
     for (inode, changes) in changes {
         // One without a name left is gone anyway.
         if let Some(path) = files.get(&inode) {
-            revert_bytes(path, &changes, random, &mut reverted);
+            let spared = revert_bytes(path, &changes, random, reverted.at(root, path));
+            reverted.spared += spared;
         }
     }
     revert_names(root, notes, &journal, &certain, random, &mut reverted);
@@ -246,8 +276,9 @@ fn walk(folder: &Path, files: &mut BTreeMap<u64, PathBuf>, folders: &mut BTreeMa
     }
 }
 
-/// Of each sector any state since the last sync may be what the disk has, and any length.
-fn revert_bytes(path: &Path, changes: &[&Entry], random: &mut Random, reverted: &mut Reverted) {
+/// Of each sector any state since the last sync may be what the disk has, and any length. Says how many sectors stayed.
+fn revert_bytes(path: &Path, changes: &[&Entry], random: &mut Random, taken: &mut Taken) -> u64 {
+    let mut spared = 0;
     let loss = Loss::draw(random);
     let mut bytes = fs::read(path).unwrap();
     let now = bytes.len() as u64;
@@ -268,9 +299,9 @@ fn revert_bytes(path: &Path, changes: &[&Entry], random: &mut Random, reverted: 
         if loss.hits(random) {
             let kept = if matches!(loss, Loss::All) { 0 } else { random.between(0, changes.len() as u64 - 1) as usize };
             changes[kept..].iter().rev().for_each(|change| change.undo(&mut bytes, sector));
-            reverted.sectors += 1;
+            taken.sectors += 1;
         } else {
-            reverted.spared += 1;
+            spared += 1;
         }
     }
     let length = match loss {
@@ -278,12 +309,13 @@ fn revert_bytes(path: &Path, changes: &[&Entry], random: &mut Random, reverted: 
         Loss::All => lengths[0],
         Loss::Some => lengths[random.between(0, lengths.len() as u64 - 1) as usize],
     };
-    reverted.lengths += u64::from(length != now);
+    taken.lengths += u64::from(length != now);
     bytes.truncate(length as usize);
     // The inode stays the same: other names may lead to it.
     let mut file = File::options().write(true).open(path).unwrap();
     file.write_all(&bytes).unwrap();
     file.set_len(length).unwrap();
+    spared
 }
 
 /// Names are taken back from the last on; an earlier change of a name only if all later ones of it are.
@@ -304,7 +336,9 @@ fn revert_names(root: &Path, notes: &Path, journal: &[Entry], certain: &Certain,
         let names = entry.names();
         let stays = certain.has(folder, entry.number) || names.iter().any(|name| settled.contains(name));
         if !stays && loss.hits(random) {
-            reverted.names += u64::from(revert_name(notes, entry, &mut folders));
+            let path = folders.path(entry.inode, &entry.name);
+            let names = u64::from(revert_name(notes, entry, &mut folders));
+            reverted.at(root, &path.unwrap_or_default()).names += names;
         } else {
             reverted.spared += u64::from(!stays);
             settled.extend(names);
