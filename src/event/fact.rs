@@ -208,7 +208,7 @@ events! {
     Quarantined "quarantined" ERROR { segment: u64, offset: u64, bytes: u64, path: String }
     /// A segment that its successor names isn't there.
     SegmentMissing "segment-missing" ERROR { segment: u64 }
-    /// A message's content is lost: its file is missing or too short, or its record is damaged. The message stays in the queue, deferred
+    /// A message's content is lost: its file isn't there, or its record is damaged. The message stays in the queue, deferred
     /// with that as reason, until it expires or an admin decides.
     ContentMissing "content-missing" ERROR { id: QueueId }
     /// The index was missing, broken or old, and was built again from the log; the old one, if any, is kept.

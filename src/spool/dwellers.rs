@@ -13,7 +13,7 @@ impl Keeper {
         let mut indexed = Vec::new();
         index.residents(&mut |Resident { id, place, file, .. }| {
             if place.segment == segment {
-                indexed.push((id, place, file.is_none()));
+                indexed.push((id, place, !file));
             }
         })?;
         let state = self.shared.lock();

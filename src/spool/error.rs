@@ -90,7 +90,7 @@ pub enum Note {
         /// Where the old one was put, if there was one.
         set_aside: Option<String>,
     },
-    /// A message's content is lost: its file is missing or too short, or its record is damaged. The message stays in the queue.
+    /// A message's content is lost: its file isn't there, or its record is damaged. The message stays in the queue.
     ContentMissing {
         /// The message.
         id: QueueId,
