@@ -202,7 +202,7 @@ events! {
     Recovering "recovering" INFO { phase: &'static str, done: u64, total: u64, duration: Duration }
     /// The spool was read at the start.
     Recovered "recovered" INFO { messages: u64, segments: u64, records: u64, duration: Duration }
-    /// The log ended in a batch that a power cut or kill tore: no client was ever told of it; it was cut off.
+    /// The log ended in a batch that a power cut or kill tore: no client was ever told of it; it doesn't count.
     Truncated "truncated" WARN { segment: u64, offset: u64, bytes: u64 }
     /// Bytes of the log can't be read as records; a copy was set aside, and the rest goes on.
     Quarantined "quarantined" ERROR { segment: u64, offset: u64, bytes: u64, path: String }

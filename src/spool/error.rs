@@ -118,7 +118,7 @@ impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TailCut { segment, offset, bytes } => {
-                write!(f, "segment {segment}: unconfirmed tail of {bytes} bytes cut at {offset}")
+                write!(f, "segment {segment}: {bytes} unconfirmed bytes at {offset} don't count")
             }
             Self::Quarantined { segment, offset, bytes, file } => {
                 write!(f, "segment {segment}: {bytes} damaged bytes at {offset} copied to {file}")

@@ -1,6 +1,6 @@
 //! Start-up: finds what the log has, brings the index to it, counts what lives, begins a new segment.
 //!
-//! No old segment is written: what doesn't count of the last one is said in the header of the new one.
+//! No record of an old segment is changed: what doesn't count of the last one is said in the header of the new one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
