@@ -7,9 +7,19 @@ use super::shared::{Entry, Parking};
 use crate::mail::QueueId;
 
 impl Keeper {
-    /// Everybody whose record lies in a segment, also where that can't be read: memory counts, then the index. Goes through all of
-    /// the index, which is only needed where reading the segment didn't tell.
-    pub(super) fn dwellers(&self, index: &dyn Index, segment: u64) -> Result<Vec<Met>, IndexError> {
+    /// Everybody whose record lies in a segment, also where that can't be read; so many are expected. Memory counts, then the index, all of which is
+    /// gone through only if some are lacking.
+    pub(super) fn dwellers(&self, index: &dyn Index, segment: u64, expected: u64) -> Result<Vec<Met>, IndexError> {
+        let mut dwellers: Vec<Met> = {
+            let state = self.shared.lock();
+            let here = state.active.values().chain(state.parking.values().map(|parking| &parking.entry));
+            let here = here.map(|Entry { stored, .. }| (stored.message.id, stored.place, stored.file.is_none()));
+            let dying = state.dying.iter().map(|(id, dying)| (*id, dying.place, !dying.file));
+            here.chain(dying).filter(|(_, place, _)| place.segment == segment).collect()
+        };
+        if dwellers.len() as u64 >= expected {
+            return Ok(dwellers);
+        }
         let mut indexed = Vec::new();
         index.residents(&mut |Resident { id, place, file, .. }| {
             if place.segment == segment {
@@ -17,10 +27,6 @@ impl Keeper {
             }
         })?;
         let state = self.shared.lock();
-        let here = state.active.values().chain(state.parking.values().map(|parking| &parking.entry));
-        let here = here.map(|Entry { stored, .. }| (stored.message.id, stored.place, stored.file.is_none()));
-        let dying = state.dying.iter().map(|(id, dying)| (*id, dying.place, !dying.file));
-        let mut dwellers: Vec<Met> = here.chain(dying).filter(|(_, place, _)| place.segment == segment).collect();
         dwellers.extend(indexed.into_iter().filter(|(id, ..)| !state.overrides(*id)));
         Ok(dwellers)
     }

@@ -107,9 +107,10 @@ pub(crate) enum Command {
         wanted: Vec<(QueueId, Place)>,
         reply: Answer<()>,
     },
-    /// Everybody whose record lies in the segment.
+    /// Everybody whose record lies in the segment; so many are expected.
     Dwellers {
         segment: u64,
+        expected: u64,
         reply: Answer<Vec<Met>>,
     },
     Mark {
@@ -235,8 +236,8 @@ impl Keeper {
             Command::Borrow { wanted, reply } => {
                 let _ = reply.send(self.with_index(|keeper, index| keeper.borrow(index, &wanted)));
             }
-            Command::Dwellers { segment, reply } => {
-                let _ = reply.send(self.with_index(|keeper, index| keeper.dwellers(index, segment)));
+            Command::Dwellers { segment, expected, reply } => {
+                let _ = reply.send(self.with_index(|keeper, index| keeper.dwellers(index, segment, expected)));
             }
             Command::Mark { mark, reply } => {
                 let marked = self.remove_gone().and_then(|()| self.mark(mark));

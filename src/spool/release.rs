@@ -140,7 +140,7 @@ async fn release(shared: &Arc<Shared>, number: u64, pace: &mut Pace) -> Result<(
         }
         if tries == 0 {
             copy_survivors(shared, number, BLOCK_SIZE + used, pace).await?;
-        } else if copy_hidden(shared, number, pace).await? == 0 {
+        } else if copy_hidden(shared, number, live, pace).await? == 0 {
             // The index was built anew, and what can't be read isn't in it any more: that is set aside.
             return remove(shared, number).await;
         }
@@ -169,8 +169,8 @@ async fn copy_survivors(shared: &Arc<Shared>, number: u64, end: u64, pace: &mut 
 }
 
 /// Copies those that are left: their records can't be read, or a change was under way. Says how many there were.
-async fn copy_hidden(shared: &Arc<Shared>, segment: u64, pace: &mut Pace) -> Result<usize, SpoolError> {
-    let left = shared.ask(|reply| Command::Dwellers { segment, reply }).await??;
+async fn copy_hidden(shared: &Arc<Shared>, segment: u64, expected: u64, pace: &mut Pace) -> Result<usize, SpoolError> {
+    let left = shared.ask(|reply| Command::Dwellers { segment, expected, reply }).await??;
     for some in left.chunks(STEP_RECORDS) {
         copy(shared, some.to_vec(), pace).await?;
     }
