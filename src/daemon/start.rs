@@ -274,7 +274,6 @@ fn report_note(events: &Events, note: &Note) {
         Note::ContentMissing { id } => Event::ContentMissing { id },
         Note::OrphansRemoved { count } => Event::OrphansRemoved { files: count },
         Note::WriteFailed { segment, error } => Event::WriteFailed { segment, reason: error },
-        Note::ReleaseBlocked { segment } => Event::ReleaseBlocked { segment },
         Note::Trouble(reason) => Event::SpoolTrouble { id: None, operation: "keep", reason },
     });
 }

@@ -202,20 +202,19 @@ events! {
     Recovering "recovering" INFO { phase: &'static str, done: u64, total: u64, duration: Duration }
     /// The spool was read at the start.
     Recovered "recovered" INFO { messages: u64, segments: u64, records: u64, duration: Duration }
-    /// The log ended in a batch that a power cut or kill tore: no client was ever told of it; it was cut off.
+    /// The log ended in a batch that a power cut or kill tore: no client was ever told of it; it doesn't count.
     Truncated "truncated" WARN { segment: u64, offset: u64, bytes: u64 }
     /// Bytes of the log can't be read as records; a copy was set aside, and the rest goes on.
     Quarantined "quarantined" ERROR { segment: u64, offset: u64, bytes: u64, path: String }
     /// A segment that its successor names isn't there.
     SegmentMissing "segment-missing" ERROR { segment: u64 }
-    /// A message's content file is missing or too short; the message stays in the queue.
+    /// A message's content is lost: its file isn't there, or its record is damaged. The message stays in the queue, deferred
+    /// with that as reason, until it expires or an admin decides.
     ContentMissing "content-missing" ERROR { id: QueueId }
     /// The index was missing, broken or old, and was built again from the log; the old one, if any, is kept.
     IndexRebuilt "index-rebuilt" WARN { reason: String, path: String }
     /// Content files of messages that were never confirmed were removed.
     OrphansRemoved "orphans-removed" INFO { files: u64 }
-    /// A segment can't be released, because a message in it can't be read.
-    ReleaseBlocked "release-blocked" ERROR { segment: u64 }
     /// The log could not be written or synced: the segment is closed for good, and those who waited were told no. Their
     /// clients still have what was not confirmed.
     WriteFailed "write-failed" ERROR { segment: Option<u64>, reason: String }

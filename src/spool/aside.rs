@@ -3,10 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Note;
 use super::index::Place;
 use super::segment::{self, Layout};
 use super::shared::Shared;
+use super::{Note, SpoolError};
 use crate::mail::QueueId;
 use crate::system::{Disk, OpenMode};
 
@@ -67,17 +67,16 @@ fn copy(disk: &dyn Disk, from: &Path, offset: u64, bytes: u64, to: &Path) -> io:
 }
 
 /// A record that the index knows can't be read: copies it, and says so, unless that was done before.
-pub(crate) fn keep_record(shared: &Shared, place: Place) {
+pub(crate) fn keep_record(shared: &Shared, place: Place) -> Result<(), SpoolError> {
     let Place { segment, offset, length } = place;
     let (bytes, name) = (u64::from(length), bytes_name(segment, offset));
-    if shared.disk.exists(&shared.layout.quarantine.join(&name)) {
-        return;
+    let to = shared.layout.quarantine.join(&name);
+    if !shared.disk.exists(&to) {
+        let copied = copy_bytes(&*shared.disk, &shared.layout, segment, offset, bytes, &name);
+        copied.map_err(|error| SpoolError::io("can't copy damaged bytes to", &to, &error))?;
+        shared.report(Note::Quarantined { segment, offset, bytes, file: format!("quarantine/{name}") });
     }
-    let file = format!("quarantine/{name}");
-    match copy_bytes(&*shared.disk, &shared.layout, segment, offset, bytes, &name) {
-        Ok(()) => shared.report(Note::Quarantined { segment, offset, bytes, file }),
-        Err(error) => shared.report(Note::Trouble(format!("can't copy damaged bytes to {file}: {error}"))),
-    }
+    Ok(())
 }
 
 /// Moves a content file out of the way, durably: at every moment it has a name. Says its new one.

@@ -122,6 +122,12 @@ struct Checker<'a> {
     end: Position,
 }
 
+/// Whether one copy of a header is sound, and where the other belongs nothing was ever written.
+fn lacks_a_copy(block: &[u8]) -> bool {
+    let lacking = SegmentHeader::mended(block);
+    lacking.is_some_and(|(at, copy)| block.iter().skip(at as usize).take(copy.len()).all(|byte| *byte == 0))
+}
+
 fn broken(error: IndexError) -> SpoolError {
     SpoolError::Index(error.to_string())
 }
@@ -137,12 +143,14 @@ impl Checker<'_> {
             let sound = SegmentHeader::sound_copies(&block);
             let finding = match sound.iter().filter(|sound| **sound).count() {
                 2 => continue,
+                // Nothing is written behind a header before that is durable.
+                1 if file.length <= BLOCK_SIZE && lacks_a_copy(&block) => {
+                    Finding::note(Kind::TornTail, "the segment was made, and its header not written whole")
+                }
                 1 => Finding::damage(Kind::HeaderCopyDamaged, "one copy of the header is damaged, the other serves"),
                 // Made, and never written: the server takes it for empty.
                 _ if file.length <= BLOCK_SIZE && block.iter().all(|byte| *byte == 0) => {
-                    let empty = Finding::note(Kind::TornTail, "the segment was made, and nothing was written to it");
-                    (self.report)(empty.segment(file.number));
-                    continue;
+                    Finding::note(Kind::TornTail, "the segment was made, and nothing was written to it")
                 }
                 _ => self.unless_aside(
                     Finding::damage(Kind::HeaderDamaged, "both copies of the header are damaged"),

@@ -46,6 +46,7 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
         marked_to: Position::default(),
         seen: Position::default(),
         answered: 0,
+        doubtful: Vec::new(),
         patience: Patience::new(),
         replies: Replies::default(),
     };
@@ -111,6 +112,8 @@ struct Committer {
     seen: Position,
     /// New messages in the last batch.
     answered: usize,
+    /// New messages of a batch that failed, with content in files, as long as the next start might find them in the log.
+    doubtful: Vec<QueueId>,
     /// Whether batches are waited for.
     patience: Patience,
     /// What is durable but not told yet. Where syncs are slow and half of those who send make a batch, the next one is written first: those
@@ -284,6 +287,9 @@ impl Committer {
             let segments = &mut self.shared.lock().segments;
             stillborn.into_iter().for_each(|number| segments.grow(number, 0));
         }
+        if self.log.is_open() {
+            self.doubtful.drain(..).for_each(|id| self.shared.remove_content(id));
+        }
         match appended {
             Ok(mut at) => {
                 for op in batch {
@@ -388,8 +394,10 @@ impl Committer {
         drop(state);
         for (waiter, stored) in accepts {
             let told = waiter.refuse(CommitError { error: error.clone(), in_doubt: failure.in_doubt });
-            // Whoever waited would have removed the content file.
-            if !told && stored.file.is_some() && !failure.in_doubt {
+            if stored.file.is_some() && failure.in_doubt {
+                self.doubtful.push(stored.message.id);
+            } else if stored.file.is_some() && !told {
+                // Whoever waited would have removed the content file.
                 self.shared.remove_content(stored.message.id);
             }
         }
@@ -426,11 +434,14 @@ fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, replies: &mu
             settle_changes(state, &changes, Some(position));
             replies.accepted.push((id, waiter));
         }
-        Op::Reaccept { id, reply, .. } => {
+        Op::Reaccept { id, file, reply, .. } => {
             let (old, since) = match state.dying.get_mut(&id) {
                 Some(dying) => (&mut dying.place, &mut dying.since),
                 None => match state.visible_mut(id) {
-                    Some(entry) => (&mut entry.stored.place, &mut entry.since),
+                    Some(entry) => {
+                        entry.stored.file = file;
+                        (&mut entry.stored.place, &mut entry.since)
+                    }
                     None => return,
                 },
             };

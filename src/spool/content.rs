@@ -69,7 +69,7 @@ impl Incoming {
         matches!(self, Self::Small(draft) if draft.len() - HEADER_SIZE + more <= inline_max)
     }
 
-    pub(crate) async fn write(&mut self, shared: &Shared, id: QueueId, bytes: &[u8]) -> Result<(), SpoolError> {
+    pub(crate) async fn write(&mut self, shared: &Arc<Shared>, id: QueueId, bytes: &[u8]) -> Result<(), SpoolError> {
         if self.stays_small(bytes.len(), shared.options.inline_max)
             && let Self::Small(draft) = self
         {
@@ -117,13 +117,35 @@ async fn compress(shared: &Shared, mut draft: Vec<u8>) -> Result<AcceptContent, 
     Ok(AcceptContent::Inline(draft, form))
 }
 
+/// A file that was just made. Removed if nobody takes it: the draft may be given up, and its file removed, before there is one.
+struct NewFile {
+    shared: Arc<Shared>,
+    id: QueueId,
+    file: Option<Box<dyn DiskFile>>,
+}
+
+impl NewFile {
+    fn take(mut self) -> io::Result<Box<dyn DiskFile>> {
+        self.file.take().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            self.shared.remove_content(self.id);
+        }
+    }
+}
+
 impl LargeFile {
     /// Content has become too large for memory.
-    async fn from_draft(shared: &Shared, id: QueueId, draft: Vec<u8>, more: &[u8]) -> Result<Self, SpoolError> {
+    async fn from_draft(shared: &Arc<Shared>, id: QueueId, draft: Vec<u8>, more: &[u8]) -> Result<Self, SpoolError> {
         let path = shared.layout.content_file(id);
-        let (disk, at) = (shared.disk.clone(), path.clone());
-        let opened = shared.workers.blocking(move || disk.open(&at, OpenMode::CreateNew)).await;
-        let file = Arc::from(opened.map_err(|error| SpoolError::io("can't make", &path, &error))?);
+        let (maker, at) = (shared.clone(), path.clone());
+        let make = move || Ok(NewFile { file: Some(maker.disk.open(&at, OpenMode::CreateNew)?), shared: maker, id });
+        let made = shared.workers.blocking(make).await;
+        let file = Arc::from(made.and_then(NewFile::take).map_err(|error| SpoolError::io("can't make", &path, &error))?);
         let mut piece = Vec::with_capacity(PIECE);
         let mut draft = draft;
         let whole = HEADER_SIZE + (draft.len() - HEADER_SIZE) / PIECE * PIECE;

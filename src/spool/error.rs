@@ -30,11 +30,13 @@ pub enum SpoolError {
 impl SpoolError {
     /// A failed file operation; a full disk has its own variant.
     pub(crate) fn io(what: &str, path: &Path, error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
-            _ => Self::Io(format!("{what} {}: {error}", path.display())),
-        }
+        if is_full(error) { Self::Full } else { Self::Io(format!("{what} {}: {error}", path.display())) }
     }
+}
+
+/// Whether there is no more room: on the disk, or of it for us.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl fmt::Display for SpoolError {
@@ -88,7 +90,7 @@ pub enum Note {
         /// Where the old one was put, if there was one.
         set_aside: Option<String>,
     },
-    /// A message's content file is missing or too short; the message stays in the queue.
+    /// A message's content is lost: its file isn't there, or its record is damaged. The message stays in the queue.
     ContentMissing {
         /// The message.
         id: QueueId,
@@ -105,11 +107,6 @@ pub enum Note {
         /// What the system said.
         error: String,
     },
-    /// A segment can't be released because a live message in it can't be read.
-    ReleaseBlocked {
-        /// Number of the log segment.
-        segment: u64,
-    },
     /// Something else failed without harm to mail: an unlink, a look at free space, a flush of the index.
     Trouble(
         /// What, on what, and the system's words.
@@ -121,7 +118,7 @@ impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TailCut { segment, offset, bytes } => {
-                write!(f, "segment {segment}: unconfirmed tail of {bytes} bytes cut at {offset}")
+                write!(f, "segment {segment}: {bytes} unconfirmed bytes at {offset} don't count")
             }
             Self::Quarantined { segment, offset, bytes, file } => {
                 write!(f, "segment {segment}: {bytes} damaged bytes at {offset} copied to {file}")
@@ -131,11 +128,10 @@ impl fmt::Display for Note {
             Self::IndexRebuilt { why, set_aside: Some(path) } => {
                 write!(f, "index built from the log: {why}; the old one is kept as {path}")
             }
-            Self::ContentMissing { id } => write!(f, "content file of {id} is missing or too short"),
+            Self::ContentMissing { id } => write!(f, "the content of {id} is lost"),
             Self::OrphansRemoved { count } => write!(f, "{count} content files of unconfirmed messages removed"),
             Self::WriteFailed { segment: Some(segment), error } => write!(f, "segment {segment} closed for good: {error}"),
             Self::WriteFailed { segment: None, error } => write!(f, "no new segment: {error}"),
-            Self::ReleaseBlocked { segment } => write!(f, "segment {segment} can't be released: a message in it is unreadable"),
             Self::Trouble(what) => f.write_str(what),
         }
     }

@@ -13,7 +13,7 @@ use super::record::{AcceptContent, ContentFile};
 use super::recover::{self, Recovered, Start};
 use super::segment::Layout;
 use super::shared::Shared;
-use super::{Draft, Filter, Gauges, Options, Recovery, SpoolError, Stats, aside, commit, keeper, reader, release};
+use super::{Draft, Filter, Gauges, Note, Options, Recovery, SpoolError, Stats, aside, commit, keeper, reader, release};
 use crate::mail::{Message, QueueId, Timestamp, Update};
 use crate::system::{Content, DiskLock, System};
 
@@ -130,7 +130,7 @@ impl Spool {
     pub(crate) async fn restore_without_content(&self, message: Message) -> Result<bool, SpoolError> {
         let Some(mut draft) = self.reserve(message.id).await? else { return Ok(false) };
         let message = Arc::new(message);
-        draft.commit_content(AcceptContent::File(ContentFile { crc: 0, compressed: None }), &message, Vec::new()).await?;
+        draft.commit_content(AcceptContent::File(ContentFile::LOST), &message, Vec::new()).await?;
         self.park(message.id, (self.0.shared.options.due)(&message));
         Ok(true)
     }
@@ -258,7 +258,9 @@ impl Spool {
         let shared = self.0.shared.clone();
         if matches!(error, SpoolError::Damaged(_)) {
             let copy = move || {
-                aside::keep_record(&shared, located.place());
+                if let Err(error) = aside::keep_record(&shared, located.place()) {
+                    shared.report(Note::Trouble(error.to_string()));
+                }
                 Ok(())
             };
             let _ = self.0.shared.workers.blocking(copy).await;

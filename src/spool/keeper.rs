@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::index::{Index, IndexError, IndexFactory, Mark, Place, Stored};
+use super::release::Met;
 use super::replay::due_after;
 use super::shared::{Entry, Parking, Shared, State};
 use super::{Filter, Note, SpoolError, Stats};
@@ -105,6 +106,12 @@ pub(crate) enum Command {
     Borrow {
         wanted: Vec<(QueueId, Place)>,
         reply: Answer<()>,
+    },
+    /// Everybody whose record lies in the segment; so many are expected.
+    Dwellers {
+        segment: u64,
+        expected: u64,
+        reply: Answer<Vec<Met>>,
     },
     Mark {
         mark: Mark,
@@ -229,6 +236,9 @@ impl Keeper {
             Command::Borrow { wanted, reply } => {
                 let _ = reply.send(self.with_index(|keeper, index| keeper.borrow(index, &wanted)));
             }
+            Command::Dwellers { segment, expected, reply } => {
+                let _ = reply.send(self.with_index(|keeper, index| keeper.dwellers(index, segment, expected)));
+            }
             Command::Mark { mark, reply } => {
                 let marked = self.remove_gone().and_then(|()| self.mark(mark));
                 if let Some(reply) = reply {
@@ -285,18 +295,13 @@ impl Keeper {
     }
 
     fn store(&self, index: &mut dyn Index, id: QueueId, generation: u64) -> Result<(), IndexError> {
-        let valid = |state: &State| state.parking.get(&id).is_some_and(|parking| parking.generation == generation);
-        let (stored, due) = {
-            let state = self.shared.lock();
-            match state.parking.get(&id) {
-                // One with a change under way is parked again when that is settled.
-                Some(parking) if valid(&state) && parking.entry.in_doubt == 0 => (parking.entry.stored.clone(), parking.due),
-                _ => return Ok(()),
-            }
-        };
+        // One with a change under way is parked again when that is settled.
+        let is_valid = |parking: &&Parking| parking.generation == generation && parking.entry.in_doubt == 0;
+        let valid = |state: &State| state.parking.get(&id).filter(is_valid).map(|valid| (valid.entry.stored.clone(), valid.due));
+        let Some((stored, due)) = valid(&self.shared.lock()) else { return Ok(()) };
         index.insert(&stored, due)?;
         let mut state = self.shared.lock();
-        if valid(&state) {
+        if valid(&state).is_some() {
             state.parking.remove(&id);
         } else if state.active.contains_key(&id) {
             drop(state);
@@ -317,8 +322,11 @@ impl Keeper {
         let due = due_after(&stored, TAKEN, &self.shared.options.due);
         index.insert(&stored, due)?;
         index.set_due(id, TAKEN)?;
-        // Only now: if that failed, the log must be read again from where it was.
-        if let Some(entry) = self.shared.lock().active.get_mut(&id).filter(|entry| entry.changed <= generation) {
+        // Only now: if that failed, the log must be read again from where it was. The message may have moved meanwhile, or a notice about it
+        // become durable: then the copy is old already.
+        let mut state = self.shared.lock();
+        let entry = state.active.get_mut(&id).filter(|entry| entry.changed <= generation && entry.stored == stored);
+        if let Some(entry) = entry {
             entry.since = None;
         }
         Ok(())
@@ -474,20 +482,5 @@ impl Keeper {
         }
         index.count(&here, &mut stats)?;
         Ok(stats)
-    }
-
-    fn borrow(&self, index: &mut dyn Index, wanted: &[(QueueId, Place)]) -> Result<(), IndexError> {
-        for (id, place) in wanted {
-            if self.shared.lock().overrides(*id) {
-                continue;
-            }
-            let Some((stored, due)) = index.get(*id)? else { continue };
-            if stored.place == *place {
-                let entry = Entry::indexed(stored);
-                // Generation 0 is nobody's: it stays until it is parked again.
-                self.shared.lock().parking.insert(*id, Parking { entry, due, generation: 0 });
-            }
-        }
-        Ok(())
     }
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::error::is_full;
 use super::index::Position;
 use super::record::Frame;
 use super::reserve::Reserve;
@@ -136,6 +137,11 @@ impl Log {
         std::mem::take(&mut self.stillborn)
     }
 
+    /// Whether a segment is open: its header says of all that failed before that it doesn't count.
+    pub(crate) fn is_open(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// The next sequence number.
     pub(crate) fn sequence(&self) -> u64 {
         self.sequence
@@ -228,8 +234,7 @@ impl Log {
         // A whole step, or as much as must be.
         let allocated = file.allocate(wanted).map(|()| wanted).or_else(|_| file.allocate(length).map(|()| length));
         let allocated = allocated.or_else(|error| {
-            let full = error.kind() == io::ErrorKind::StorageFull;
-            let given = full && (self.spares.keep(0) || !new_mail && self.reserve.give(length - self.reserved));
+            let given = is_full(&error) && (self.spares.keep(0) || !new_mail && self.reserve.give(length - self.reserved));
             if given { file.allocate(length).map(|()| length) } else { Err(error) }
         });
         match allocated {
@@ -302,7 +307,7 @@ impl Log {
         let written: u64 = first.iter().map(|frame| frame.bytes().len() as u64).sum();
         match self.try_next(first, room, last_id, now) {
             Err(error)
-                if error.kind() == io::ErrorKind::StorageFull
+                if is_full(&error)
                     && (self.spares.keep(0)
                         || room.from_reserve
                             && self.reserve.give(segment::SIZE_MIN.max(2 * BLOCK_SIZE + written + room.bytes))) =>

@@ -12,6 +12,7 @@ mod commit;
 mod compress;
 mod content;
 mod draft;
+mod dwellers;
 mod envelope;
 mod error;
 mod export;

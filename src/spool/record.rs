@@ -79,6 +79,9 @@ pub struct ContentFile {
 }
 
 impl ContentFile {
+    /// What stands for content that is lost: a file that isn't there.
+    pub(crate) const LOST: Self = Self { crc: 0, compressed: None };
+
     /// The file's length, of a message whose content has this size.
     pub fn length(&self, size: u64) -> u64 {
         self.compressed.unwrap_or(size)

@@ -1,6 +1,6 @@
 //! Start-up: finds what the log has, brings the index to it, counts what lives, begins a new segment.
 //!
-//! No old segment is written: what doesn't count of the last one is said in the header of the new one.
+//! No record of an old segment is changed: what doesn't count of the last one is said in the header of the new one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,7 +17,7 @@ use super::spare::Spares;
 use super::tail::Tail;
 use super::{Filter, Note, Options, Recovery, SpoolError, aside};
 use crate::mail::{QueueId, Timestamp};
-use crate::system::{Disk, OpenMode, Workers};
+use crate::system::{Disk, Workers};
 
 /// What start-up hands to the loops.
 pub(crate) struct Recovered {
@@ -193,8 +193,8 @@ struct ReadLog {
 struct Books {
     messages: u64,
     segments: BTreeMap<u64, Use>,
-    /// Ids of messages whose content lies in a file, and how long the files are.
-    files: BTreeMap<QueueId, u64>,
+    /// Messages whose content lies in a file, in order.
+    files: Vec<QueueId>,
 }
 
 /// Reads the log from the index's mark on, and makes the index agree with it.
@@ -240,13 +240,14 @@ fn count(index: &mut dyn Index, options: &Options, mut books: Books, mut read: R
         segment.live += 1;
         segment.live_bytes += u64::from(length);
         books.messages += 1;
-        if let Some(length) = file {
-            books.files.insert(id, length);
+        if file {
+            books.files.push(id);
         }
         if is_taken {
             taken.push(id);
         }
     })?;
+    books.files.sort_unstable();
     for id in taken {
         if let Some((stored, due)) = index.get(id)? {
             index.set_due(id, due_after(&stored, due, &options.due))?;
@@ -261,8 +262,9 @@ fn count(index: &mut dyn Index, options: &Options, mut books: Books, mut read: R
     Ok((read, books))
 }
 
-/// Removes content files that no message names (sets them aside if the log is damaged), and notes those that are missing.
-fn tidy_content(disk: &dyn Disk, layout: &Layout, files: &BTreeMap<QueueId, u64>, damaged: bool, notes: &mut Vec<Note>) {
+/// Removes content files that no message names (sets them aside if the log is damaged), and notes those that are missing. Opens none:
+/// they may be many, and whoever reads one finds out whether it is whole.
+fn tidy_content(disk: &dyn Disk, layout: &Layout, files: &[QueueId], damaged: bool, notes: &mut Vec<Note>) {
     let names = match disk.list(&layout.content) {
         Ok(names) => names,
         Err(error) => {
@@ -270,9 +272,11 @@ fn tidy_content(disk: &dyn Disk, layout: &Layout, files: &BTreeMap<QueueId, u64>
             return;
         }
     };
-    let present: BTreeSet<QueueId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    let mut present: Vec<QueueId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    drop(names);
+    present.sort_unstable();
     let mut count = 0;
-    for id in present.iter().filter(|id| !files.contains_key(id)) {
+    for id in present.iter().filter(|id| files.binary_search(id).is_err()) {
         let path = layout.content_file(*id);
         let gone = if damaged { aside::move_content(disk, layout, *id).map(Some) } else { disk.unlink(&path).map(|()| None) };
         match gone {
@@ -286,13 +290,6 @@ fn tidy_content(disk: &dyn Disk, layout: &Layout, files: &BTreeMap<QueueId, u64>
     if count > 0 {
         notes.push(Note::OrphansRemoved { count });
     }
-    for (id, size) in files {
-        if !is_whole(disk, &layout.content_file(*id), *size) {
-            notes.push(Note::ContentMissing { id: *id });
-        }
-    }
-}
-
-fn is_whole(disk: &dyn Disk, path: &Path, size: u64) -> bool {
-    disk.open(path, OpenMode::Read).and_then(|file| file.len()).is_ok_and(|length| length >= size)
+    let missing = files.iter().filter(|id| present.binary_search(id).is_err());
+    notes.extend(missing.map(|id| Note::ContentMissing { id: *id }));
 }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::content;
 use super::index::Place;
 use super::keeper::Command;
-use super::record::{self, AcceptContent, Body, ContentAt, Frame, Header};
+use super::record::{self, AcceptContent, Body, ContentAt, ContentFile, Frame};
 use super::scan::{Found, Scan};
 use super::segment::BLOCK_SIZE;
 use super::shared::{Op, Shared, State};
@@ -96,7 +96,7 @@ impl Shared {
     /// The segment that should go next.
     pub(crate) fn candidate(&self, state: &State) -> Option<u64> {
         let open = state.end.segment;
-        if state.closing { None } else { state.segments.candidate(self.options.segment_size, open, state.blocked) }
+        if state.closing { None } else { state.segments.candidate(self.options.segment_size, open) }
     }
 
     /// Whether room is needed: then what would go in the way of reception may do so.
@@ -133,52 +133,69 @@ async fn keep_pace(shared: &Shared, pace: &Pace) {
 
 /// Copies the survivors, then removes the segment.
 async fn release(shared: &Arc<Shared>, number: u64, pace: &mut Pace) -> Result<(), SpoolError> {
-    for _ in 0..TRIES {
+    for tries in 0..TRIES {
         let Use { live, used, .. } = shared.lock().segments.of(number);
         if live == 0 {
             return remove(shared, number).await;
         }
-        copy_survivors(shared, number, BLOCK_SIZE + used, pace).await?;
+        if tries == 0 {
+            copy_survivors(shared, number, BLOCK_SIZE + used, pace).await?;
+        } else if copy_hidden(shared, number, live, pace).await? == 0 {
+            // The index was built anew, and what can't be read isn't in it any more: that is set aside.
+            return remove(shared, number).await;
+        }
         // A survivor with a change under way has it behind it then.
         shared.barrier().await?;
     }
-    let mut state = shared.lock();
-    if state.segments.of(number).live > 0 {
-        state.blocked = Some(number);
-        drop(state);
-        shared.report(Note::ReleaseBlocked { segment: number });
+    match shared.lock().segments.of(number).live {
+        0 => Ok(()),
+        live => Err(SpoolError::Io(format!("{live} messages in it have changes under way again and again"))),
     }
-    Ok(())
 }
 
 /// A record that names a message, and whether its content is in it.
-type Met = (QueueId, Place, bool);
+pub(crate) type Met = (QueueId, Place, bool);
 
+/// Copies those whose records can be read.
 async fn copy_survivors(shared: &Arc<Shared>, number: u64, end: u64, pace: &mut Pace) -> Result<(), SpoolError> {
     let path = shared.layout.segment(number);
     let failed = |error| SpoolError::io("can't read", &path, &error);
     let file = shared.disk.open(&path, OpenMode::Read).map_err(failed)?;
     let mut scan = Scan::new(file, shared.identity, BLOCK_SIZE, end, true, 0);
     while let Some(met) = step(&mut scan, number).map_err(failed)? {
-        if shared.lock().closing {
-            return Err(SpoolError::Closed);
+        copy(shared, met, pace).await?;
+    }
+    Ok(())
+}
+
+/// Copies those that are left: their records can't be read, or a change was under way. Says how many there were.
+async fn copy_hidden(shared: &Arc<Shared>, segment: u64, expected: u64, pace: &mut Pace) -> Result<usize, SpoolError> {
+    let left = shared.ask(|reply| Command::Dwellers { segment, expected, reply }).await??;
+    for some in left.chunks(STEP_RECORDS) {
+        copy(shared, some.to_vec(), pace).await?;
+    }
+    Ok(left.len())
+}
+
+async fn copy(shared: &Arc<Shared>, met: Vec<Met>, pace: &mut Pace) -> Result<(), SpoolError> {
+    if shared.lock().closing {
+        return Err(SpoolError::Closed);
+    }
+    let mut alive = living(shared, met).await?.into_iter().peekable();
+    while alive.peek().is_some() {
+        keep_pace(shared, pace).await;
+        let mut bytes = 0;
+        let mut waiting = Vec::new();
+        while bytes < STEP_BYTES
+            && let Some((id, place, inline)) = alive.next()
+        {
+            bytes += u64::from(place.length);
+            waiting.extend(accept_again(shared, id, place, inline)?);
         }
-        let mut alive = living(shared, met).await?.into_iter().peekable();
-        while alive.peek().is_some() {
-            keep_pace(shared, pace).await;
-            let mut bytes = 0;
-            let mut waiting = Vec::new();
-            while bytes < STEP_BYTES
-                && let Some((id, place, inline)) = alive.next()
-            {
-                bytes += u64::from(place.length);
-                waiting.extend(accept_again(shared, id, place, inline)?);
-            }
-            for durable in waiting {
-                durable.await.map_err(|_| SpoolError::Closed)?;
-            }
-            pace.copied(bytes, shared.clock.monotonic());
+        for durable in waiting {
+            durable.await.map_err(|_| SpoolError::Closed)?;
         }
+        pace.copied(bytes, shared.clock.monotonic());
     }
     Ok(())
 }
@@ -196,7 +213,7 @@ fn step(scan: &mut Scan, segment: u64) -> std::io::Result<Option<Vec<Met>>> {
                     met.push((record.id, place, matches!(content, ContentAt::Inline(..))));
                 }
             }
-            // Noted when it was found first, at start-up.
+            // Who lives there is copied by what the index knows.
             Some(Found::Damage { .. } | Found::Tail { .. }) => {}
         }
     }
@@ -219,42 +236,46 @@ async fn living(shared: &Shared, met: Vec<Met>) -> Result<Vec<Met>, SpoolError> 
 
 /// Queues a survivor's record again; what comes back tells when it is durable. None: it can't be copied now.
 fn accept_again(shared: &Shared, id: QueueId, place: Place, inline: bool) -> Result<Option<oneshot::Receiver<()>>, SpoolError> {
-    let read = if inline { content::read_record(&*shared.disk, &shared.layout, shared.identity, id, place) } else { Ok(None) };
-    if matches!(read, Err(SpoolError::Damaged(_))) {
-        aside::keep_record(shared, place);
-    }
+    let content = if inline { content_again(shared, id, place) } else { Ok(None) };
+    let is_lost = matches!(content, Ok(Some(AcceptContent::File(_))));
     let mut state = shared.lock();
     if state.closing {
         // The committer may be gone already: nobody would answer.
         return Err(SpoolError::Closed);
     }
-    let queued = match read {
-        Ok(record) => Ok(queue_again(&mut state, id, place, record)),
-        Err(SpoolError::Damaged(_)) => Ok(None),
-        Err(error) => Err(error),
-    };
+    let queued = content.map(|content| queue_again(&mut state, id, place, content));
     // One that was borrowed from the index goes back, also if it couldn't be copied.
     state.park_again(id);
     drop(state);
     shared.wake.notify_one();
+    if is_lost && matches!(queued, Ok(Some(_))) {
+        shared.report(Note::ContentMissing { id });
+    }
     queued
 }
 
-/// The message as it is at this moment, in the log's order.
-fn queue_again(state: &mut State, id: QueueId, place: Place, record: Option<(Header, Vec<u8>)>) -> Option<oneshot::Receiver<()>> {
-    let entry = state.visible(id).filter(|entry| entry.stored.place == place && entry.in_doubt == 0)?;
-    let content = match (entry.stored.file, record) {
-        (Some(file), _) => AcceptContent::File(file),
-        (None, Some((header, mut record))) => {
+/// The content that lies in a record. None: the record isn't there any more.
+fn content_again(shared: &Shared, id: QueueId, place: Place) -> Result<Option<AcceptContent>, SpoolError> {
+    match content::read_record(&*shared.disk, &shared.layout, shared.identity, id, place) {
+        Ok(read) => Ok(read.map(|(header, mut record)| {
             // The header is written anew, the content stays where it is in the buffer, and as it is stored.
             record.truncate(record::content_range(&header).end);
             AcceptContent::Inline(record, header.form())
-        }
-        (None, None) => return None,
-    };
+        })),
+        // What is left of it is set aside. The message stays in the queue without it, or it would keep all segments from here on.
+        Err(SpoolError::Damaged(_)) => aside::keep_record(shared, place).map(|()| Some(AcceptContent::File(ContentFile::LOST))),
+        Err(error) => Err(error),
+    }
+}
+
+/// The message as it is at this moment, in the log's order; with this content, unless that lies in a file.
+fn queue_again(state: &mut State, id: QueueId, place: Place, content: Option<AcceptContent>) -> Option<oneshot::Receiver<()>> {
+    let entry = state.visible(id).filter(|entry| entry.stored.place == place && entry.in_doubt == 0)?;
+    let content = entry.stored.file.map(AcceptContent::File).or(content)?;
+    let file = content.file();
     let frame = Frame::accept(content, &entry.stored.message, &[]);
     let (reply, answer) = oneshot::channel();
-    state.queue.push_back(Op::Reaccept { id, frame, reply });
+    state.queue.push_back(Op::Reaccept { id, file, frame, reply });
     Some(answer)
 }
 
@@ -266,13 +287,7 @@ async fn remove(shared: &Arc<Shared>, number: u64) -> Result<(), SpoolError> {
         return Err(SpoolError::Index("its mark is still there".to_owned()));
     }
     let spare = retire(shared, number)?;
-    {
-        let mut state = shared.lock();
-        state.segments.remove(number);
-        if state.blocked == Some(number) {
-            state.blocked = None;
-        }
-    }
+    shared.lock().segments.remove(number);
     if let Some(spare) = spare {
         // The index loop may be reading the log anew and have the file open by its old name: its answer says that it has not.
         match shared.ask(|reply| Command::Ping { reply }).await {

@@ -185,7 +185,7 @@ impl<'a> Replay<'a> {
             state.end
         };
         let (files, _) = list(&*shared.disk, &shared.layout.log).map_err(|error| IndexError::Damaged(error.to_string()))?;
-        let replay = Replay::new(&shared.disk, &shared.layout, shared.identity, index, &shared.options.due, false);
+        let replay = Replay::new(&shared.disk, &shared.layout, shared.identity, index, &shared.options.due, true);
         let mut replay = replay.with(shared.workers);
         for mut file in files.into_iter().filter(|file| file.number <= end.segment) {
             if file.number == end.segment {
@@ -198,6 +198,9 @@ impl<'a> Replay<'a> {
             }
         }
         replay.spill()?;
+        // Whom damaged bytes spoke of is lost with the old index.
+        let notes = std::mem::take(&mut replay.notes).into_iter();
+        notes.filter(|note| matches!(note, Note::Quarantined { .. })).for_each(|note| shared.report(note));
         // Somebody works on what is active.
         let active: Vec<QueueId> = shared.lock().active.keys().copied().collect();
         active.into_iter().try_for_each(|id| index.set_due(id, Timestamp::ZERO))

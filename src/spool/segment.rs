@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::codec::{Malformed, Reader};
+use super::error::is_full;
 use super::record;
 use crate::mail::{QueueId, Timestamp};
 use crate::system::{Disk, DiskFile, OpenMode};
@@ -196,7 +197,7 @@ fn begin(file: &dyn DiskFile, header: &SegmentHeader, records: &[u8], size: u64,
     let least = size.min(SIZE_MIN).max(BLOCK_SIZE + records.len() as u64 + room);
     let mut reserved = reserve_step(size).max(least);
     while let Err(error) = file.allocate(reserved) {
-        if error.kind() != io::ErrorKind::StorageFull || reserved == least {
+        if !is_full(&error) || reserved == least {
             return Err(error);
         }
         reserved = (reserved / 4).max(least);

@@ -18,7 +18,7 @@ use super::gather::{Gathering, Queued};
 use super::index::{Mark, Place, Position, Stored};
 use super::keeper::{Action, Command};
 use super::recent::Recent;
-use super::record::Frame;
+use super::record::{ContentFile, Frame};
 use super::reserve::Reserve;
 use super::segment::Layout;
 use super::space::{Segments, Use};
@@ -82,6 +82,7 @@ pub(crate) enum Op {
     /// A living message again at the log's end, so that its old segment can go.
     Reaccept {
         id: QueueId,
+        file: Option<ContentFile>,
         frame: Frame,
         reply: oneshot::Sender<()>,
     },
@@ -143,8 +144,6 @@ pub(crate) struct State {
     pub(crate) last_id: QueueId,
     /// Content files whose message is gone.
     pub(crate) unlinks: Vec<PathBuf>,
-    /// The segment whose release failed.
-    pub(crate) blocked: Option<u64>,
     pub(crate) batches: u64,
     pub(crate) accepted: u64,
     pub(crate) closing: bool,
@@ -195,7 +194,6 @@ impl State {
             sequence: 0,
             last_id,
             unlinks: Vec::new(),
-            blocked: None,
             batches: 0,
             accepted: 0,
             closing: false,

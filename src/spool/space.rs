@@ -85,10 +85,10 @@ impl Segments {
     }
 
     /// The oldest segment, if it should go: nothing in it lives, or little, or the whole log has too much that is dead. `open` is
-    /// being written; `blocked` goes only when nothing in it lives.
-    pub(crate) fn candidate(&self, segment_size: u64, open: u64, blocked: Option<u64>) -> Option<u64> {
+    /// being written.
+    pub(crate) fn candidate(&self, segment_size: u64, open: u64) -> Option<u64> {
         let (oldest, segment) = self.by_number.first_key_value()?;
-        if *oldest == open || (segment.live > 0 && blocked == Some(*oldest)) {
+        if *oldest == open {
             return None;
         }
         let sparse = segment.live_bytes * 4 < segment.used;
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_oldest_goes_when_it_is_dead_or_sparse_or_the_log_is_bloated() {
-        let go = |uses: &[(u64, u64)]| segments(uses).candidate(1000, uses.len() as u64, None);
+        let go = |uses: &[(u64, u64)]| segments(uses).candidate(1000, uses.len() as u64);
         assert_eq!(go(&[]), None);
         assert_eq!(go(&[(900, 0)]), None, "it is open");
         assert_eq!(go(&[(900, 0), (0, 0)]), Some(1));
@@ -176,11 +176,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_blocked_waits_until_nothing_in_it_lives() {
-        let mut segments = segments(&[(900, 100), (0, 0)]);
-        assert_eq!((segments.candidate(1000, 2, Some(1)), segments.candidate(1000, 2, None)), (None, Some(1)));
+    fn what_is_counted_as_dead_or_gone_no_longer_counts() {
+        let mut segments = segments(&[(900, 300), (0, 0)]);
+        assert_eq!(segments.candidate(1000, 2), None);
         segments.count_live(Place { segment: 1, offset: 0, length: 100 }, false);
-        assert_eq!(segments.candidate(1000, 2, Some(1)), Some(1));
+        assert_eq!((segments.candidate(1000, 2), segments.of(1).live), (Some(1), 2));
         segments.remove(1);
         assert_eq!((segments.total(), segments.len()), (Use::default(), 1));
     }

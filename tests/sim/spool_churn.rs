@@ -211,7 +211,7 @@ async fn hour(house: &mut House, random: &mut SimRandom) {
 
 #[test]
 fn disk_use_stays_under_twice_what_lives_and_two_segments_at_every_moment() {
-    for segment_size in [256 << 10, 2 << 20] {
+    for (segment_size, is_damaged) in [(256 << 10, false), (2 << 20, false), (256 << 10, true)] {
         run(async {
             let options = Options {
                 segment_size,
@@ -222,7 +222,15 @@ fn disk_use_stays_under_twice_what_lives_and_two_segments_at_every_moment() {
                 ..options(ROOT)
             };
             let mut house = House::open(options).await;
+            // The first message waits for days, and nobody can read it.
+            let first = house.accept(3000).await;
+            house.defer(first, START.plus(SECOND * 100_000)).await;
+            house.spool.flush().await.unwrap();
+            if is_damaged {
+                house.disk.flip_bit(&Path::new(ROOT).join("log/00000001.seg"), 5000 * 8).unwrap();
+            }
             hour(&mut house, &mut SimRandom::new(segment_size)).await;
+            assert_eq!(house.spool.content(first).await.is_err(), is_damaged);
             tokio::time::sleep(SECOND * 5).await;
             let (left, used) = (house.sizes.values().sum::<u64>(), house.disk.used());
             let books = house.books.lock().unwrap();

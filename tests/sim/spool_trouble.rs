@@ -217,25 +217,35 @@ fn a_spool_whose_disk_is_full_starts_from_its_reserve_and_gets_out_by_itself() {
 
 #[test]
 fn new_mail_never_takes_the_reserve() {
-    run(async {
-        let disk = SimDisk::new();
-        let options = Options { reserve: Options::RESERVE, ..options("/spool") };
-        let (spool, _) = Spool::open(options, &simulated(&disk, 1), Box::new(MemoryIndexFactory::default())).await.unwrap();
-        disk.set_capacity(Some(disk.used()));
-        let mut taken = Vec::new();
-        let refused = loop {
-            match accept(&spool).await {
-                Ok(id) => taken.push(id),
-                Err(error) => break error,
-            }
-        };
-        assert_eq!((refused, disk.list(Path::new("/spool/reserve")).unwrap().len()), (SpoolError::Full, 4));
-        // What frees space does.
-        taken.iter().for_each(|id| spool.done(*id));
-        spool.flush().await.unwrap();
-        assert!(disk.list(Path::new("/spool/reserve")).unwrap().len() < 4);
-        spool.close().await.unwrap();
-    });
+    // Also where not the disk is full, but what one user may take of it.
+    for is_quota in [false, true] {
+        run(fill_but_for_the_reserve(is_quota));
+    }
+}
+
+async fn fill_but_for_the_reserve(is_quota: bool) {
+    let disk = SimDisk::new();
+    let options = Options { reserve: Options::RESERVE, ..options("/spool") };
+    let (spool, _) = Spool::open(options, &simulated(&disk, 1), Box::new(MemoryIndexFactory::default())).await.unwrap();
+    let full = Some(disk.used());
+    if is_quota {
+        disk.set_quota(full)
+    } else {
+        disk.set_capacity(full)
+    }
+    let mut taken = Vec::new();
+    let refused = loop {
+        match accept(&spool).await {
+            Ok(id) => taken.push(id),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((refused, disk.list(Path::new("/spool/reserve")).unwrap().len()), (SpoolError::Full, 4));
+    // What frees space does.
+    taken.iter().for_each(|id| spool.done(*id));
+    spool.flush().await.unwrap();
+    assert!(disk.list(Path::new("/spool/reserve")).unwrap().len() < 4);
+    spool.close().await.unwrap();
 }
 
 #[test]

@@ -474,6 +474,35 @@ fn a_failed_sync_leaves_no_segment_of_the_log_behind() {
 }
 
 #[test]
+fn a_damaged_letter_waits_for_a_decision_and_mail_behind_it_goes_on_in_no_more_room() {
+    story(async {
+        let server = Setup::new().config(|c| c.spool.segment_size = 16 * 1024).start().await;
+        let far = server.domain("far.test", busy()).await;
+        let content = format!("Subject: filler\r\n\r\n{}", "0123456789\r\n".repeat(400));
+        let damaged = server.relay("ann@example.test", &["joe@far.test"], &content).await;
+        server.pass(MINUTE).await;
+        server.disk.flip_bit("/spool/log/00000001.seg".as_ref(), 6000 * 8).unwrap();
+        for _ in 0..40 {
+            server.send("eve@far.test", &["bob@example.test"], &content).await;
+            server.pass(Duration::from_secs(1)).await;
+        }
+        let segments = server.disk.list("/spool/log".as_ref()).unwrap();
+        assert!(segments.len() <= 4, "{segments:?}");
+        assert_eq!((server.mailbox("bob").len(), server.count("quarantined"), server.count("content-missing")), (40, 1, 1));
+        far.script(|script| *script = Script::default());
+        server.pass(HOUR).await;
+        let waiting = server.queue().await;
+        assert_eq!((waiting.len(), waiting[0].id, far.taken().len()), (1, damaged, 0));
+        let reason = &waiting[0].recipients[0].status.last_reply;
+        assert!(reason.contains("damaged"), "{reason}");
+        server.verb(Verb::Bounce, damaged).await;
+        server.empty().await;
+        let bounce = &server.mails("ann")[0];
+        assert!(bounce.contains("joe@far.test"), "{bounce}");
+    });
+}
+
+#[test]
 fn a_reload_is_answered_before_the_old_connections_have_said_goodbye() {
     story(async {
         let server = Setup::new().start().await;

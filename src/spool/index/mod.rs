@@ -82,27 +82,22 @@ pub struct Resident {
     pub id: QueueId,
     /// Its Accept record.
     pub place: Place,
-    /// The length of its content's file; none if the content lies in the record.
-    pub file: Option<u64>,
+    /// Whether its content lies in a file.
+    pub file: bool,
     /// Whether somebody works on it.
     pub taken: bool,
 }
 
 impl Resident {
     fn new(stored: &Stored, due: Timestamp) -> Self {
-        Self {
-            id: stored.message.id,
-            place: stored.place,
-            file: stored.file.map(|file| file.length(stored.message.size)),
-            taken: due == Timestamp::ZERO,
-        }
+        Self { id: stored.message.id, place: stored.place, file: stored.file.is_some(), taken: due == Timestamp::ZERO }
     }
 }
 
 impl From<&entry::Summary<'_>> for Resident {
     fn from(summary: &entry::Summary<'_>) -> Self {
         let entry::Summary { id, place, file, taken, .. } = *summary;
-        Self { id, place, file, taken }
+        Self { id, place, file: file.is_some(), taken }
     }
 }
 

@@ -115,6 +115,27 @@ fn a_content_file_that_is_damaged_short_or_gone_is_found_and_its_message_held() 
 }
 
 #[test]
+fn a_segment_whose_header_a_power_cut_tore_is_no_damage() {
+    run(async {
+        for torn in [0, 2048] {
+            let spooled = Spooled::new().await;
+            let last = *spooled.segments().last().unwrap();
+            let whole = (&spooled.disk as &dyn Disk).read(&spooled.segment(last), 1 << 20).unwrap();
+            let header = SegmentHeader::parse(&whole).unwrap();
+            let header = SegmentHeader { number: last + 1, prior: last, prior_end: whole.len() as u64, ..header };
+            let mut block = header.encode();
+            block[torn..torn + 512].fill(0);
+            let next = spooled.disk.open(&spooled.segment(last + 1), OpenMode::CreateNew).unwrap();
+            next.write_at(0, &block).unwrap();
+            assert_eq!(spooled.damage(), [], "it was never begun");
+            next.write_at(torn as u64 + 20, b"x").unwrap();
+            assert_eq!(spooled.damage(), [FindingKind::HeaderCopyDamaged]);
+            spooled.repair(&[]).await;
+        }
+    });
+}
+
+#[test]
 fn a_damaged_header_copy_is_put_back_and_a_lost_header_is_known_afterwards() {
     run(async {
         for byte in [20, 2048 + 20] {

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::task::{Context, Waker};
 
 use super::*;
+use crate::system::{System, Workers};
 
 /// Begins to commit a message with content in a file, and gives up after so many looks; whether that was too late.
 async fn give_up(spool: &Spool, looks: u32) -> bool {
@@ -87,4 +88,58 @@ fn the_word_goes_round_whoever_of_those_who_wait_is_gone() {
             assert_eq!(spool.list(&Filter::default()).await.unwrap().len(), 3);
         });
     }
+}
+
+/// Whether a message with content in a file is taken; its id.
+async fn take_large(spool: &Spool) -> (QueueId, bool) {
+    let mut draft = spool.begin().unwrap();
+    let id = draft.id();
+    draft.write(&b"words of mail\r\n".repeat(500)).await.unwrap();
+    (id, draft.commit(envelope()).await.is_ok())
+}
+
+#[test]
+fn content_whose_message_was_in_doubt_goes_once_it_is_sure_that_the_message_does_not_count() {
+    run(async {
+        let (disk, index) = (SimDisk::new(), MemoryIndex::default());
+        let spool = open(&disk, ROOT, &index).await;
+        let contents = || disk.list(&Path::new(ROOT).join("content")).unwrap();
+        // That of the content succeeds, those of the log and of the next segment don't.
+        disk.fail_sync(1);
+        disk.fail_sync(2);
+        let (doubtful, taken) = take_large(&spool).await;
+        assert_eq!((taken, contents()), (false, vec![doubtful.to_string()]), "its record may be found by the next start");
+        let (sure, taken) = take_large(&spool).await;
+        spool.flush().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!((taken, contents()), (true, vec![sure.to_string()]), "a later segment says that it doesn't count");
+        spool.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_draft_that_is_given_up_before_its_file_is_made_leaves_none() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let disk = SimDisk::new();
+        let system = System { workers: Workers::Threads, ..World::new(7).system(Arc::new(disk.clone())) };
+        let (spool, _) = Spool::open(options(ROOT), &system, Box::new(MemoryIndexFactory::default())).await.unwrap();
+        // The only thread for the disk is busy.
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || wait.recv().is_err());
+        let mut draft = spool.begin().unwrap();
+        let content = b"words of mail\r\n".repeat(500);
+        assert!(pin!(draft.write(&content)).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(draft);
+        // The file that isn't there yet has been removed by then.
+        let shared = spool.0.shared.clone();
+        while !shared.lock().unlinks.is_empty() {
+            shared.barrier().await.unwrap();
+        }
+        drop(go_on);
+        assert!(busy.await.unwrap());
+        tokio::task::spawn_blocking(|| ()).await.unwrap();
+        spool.close().await.unwrap();
+        assert_eq!(disk.list(&Path::new(ROOT).join("content")).unwrap(), Vec::<String>::new());
+    });
 }

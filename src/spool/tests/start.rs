@@ -23,6 +23,14 @@ async fn has_all(
     id
 }
 
+/// What a start says, and the spool.
+async fn start(spooled: &Spooled) -> (Spool, Vec<Note>) {
+    let system = World::new(7).system(Arc::new(spooled.disk.clone()));
+    let factory = Box::new(MemoryIndexFactory(spooled.index.clone()));
+    let (spool, recovery) = Spool::open(options(ROOT), &system, factory).await.unwrap();
+    (spool, recovery.notes)
+}
+
 /// A message more.
 async fn take(spool: &Spool) -> QueueId {
     let mut draft = spool.begin().unwrap();
@@ -72,4 +80,27 @@ fn nor_does_it_beside_the_segment_that_was_begun_in_its_place() {
             has_all(&after, &MemoryIndex::default(), &spooled.messages, &[more]).await;
         });
     }
+}
+
+#[test]
+fn a_start_sees_which_content_files_are_there_and_opens_none() {
+    run(async {
+        let spooled = Spooled::new().await;
+        let large: Vec<QueueId> =
+            spooled.messages.iter().filter(|(_, (message, _))| message.size > 2048).map(|(id, _)| *id).collect();
+        let [missing, sound, short, ..] = large[..] else { panic!("there are more") };
+        spooled.disk.unlink(&spooled.content(missing)).unwrap();
+        spooled.disk.fail_opening(Some(&spooled.content(sound)));
+        spooled.disk.open(&spooled.content(short), OpenMode::Write).unwrap().set_len(100).unwrap();
+        let orphan = Path::new(ROOT).join("content").join(QueueId(1).to_string());
+        spooled.disk.open(&orphan, OpenMode::CreateNew).unwrap();
+        let (spool, notes) = start(&spooled).await;
+        assert_eq!(notes, [Note::OrphansRemoved { count: 1 }, Note::ContentMissing { id: missing }]);
+        assert!(!spooled.disk.exists(&orphan));
+        // That one is too short is found by whoever reads it.
+        assert!(read(&*spool.content(short).await.unwrap()).await.is_err());
+        spooled.disk.fail_opening(None);
+        assert_eq!(read(&*spool.content(sound).await.unwrap()).await.unwrap(), spooled.messages[&sound].1);
+        spool.close().await.unwrap();
+    });
 }

@@ -48,6 +48,7 @@ struct Faults {
     fail_namings: BTreeSet<u64>,
     unreadable: Option<PathBuf>,
     capacity: Option<u64>,
+    quota: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -140,6 +141,11 @@ impl SimDisk {
     /// The disk holds this many bytes, then it is full; none: it is endless.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.world().faults.capacity = bytes;
+    }
+
+    /// Whoever uses the disk may take this many bytes of it, however many are free; none: all.
+    pub fn set_quota(&self, bytes: Option<u64>) {
+        self.world().faults.quota = bytes;
     }
 
     /// Bytes in use: lengths of files with a name, and what is reserved for them.
@@ -312,13 +318,20 @@ impl World {
     }
 
     fn room(&self, inode: usize, length: u64) -> io::Result<()> {
-        let Some(capacity) = self.faults.capacity else { return Ok(()) };
+        let Faults { capacity, quota, .. } = self.faults;
+        if capacity.is_none() && quota.is_none() {
+            return Ok(());
+        }
         let inode = &self.inodes[inode];
         let more = length.saturating_sub(inode.allocated.max(inode.current.len() as u64));
-        if more > 0 && self.used() + more > capacity {
-            return Err(io::Error::new(io::ErrorKind::StorageFull, "the disk is full"));
+        let passes = |bound: Option<u64>| more > 0 && bound.is_some_and(|bound| self.used() + more > bound);
+        if passes(capacity) {
+            Err(io::Error::new(io::ErrorKind::StorageFull, "the disk is full"))
+        } else if passes(quota) {
+            Err(io::Error::new(io::ErrorKind::QuotaExceeded, "the quota is used up"))
+        } else {
+            Ok(())
         }
-        Ok(())
     }
 
     fn change(&mut self, inode: usize, change: Change) {
