@@ -22,13 +22,14 @@ from server import Server, free_port, route
 
 LINE = b"0123456789" * 7 + b"12345678\r\n"
 PIECE = LINE * 819
+LIMITS = 'connections = 1000\nmessage_size = "200MiB"\nin_flight = "100GiB"\nin_flight_per_network = "100GiB"'
 
 
 def start(program, folder, hop):
     """A server that takes large messages, and doesn't send them on to the hop at this port before it is told to."""
     tables = route("*", f"127.0.0.1:{hop}") + '[remote]\nconcurrency = 200\nspecial_addresses = "allow"\n'
     tables += "[queue]\npaused = true\nattempts = 200\n"
-    return Server(program, folder, 'connections = 1000\nmessage_size = "200MiB"', tables)
+    return Server(program, folder, LIMITS, tables)
 
 
 class Client:

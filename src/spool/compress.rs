@@ -277,7 +277,7 @@ struct Chunks {
 struct Walk {
     /// Where each begins, as far as heads were read.
     starts: Vec<u64>,
-    /// The one read last.
+    /// The one read last, if not to its end.
     last: Option<(u64, Vec<u8>)>,
     /// How many were read without a gap, and the checksum so far.
     hashed: u64,
@@ -306,26 +306,33 @@ impl Content for Packed {
 impl Chunks {
     fn read(&self, mut offset: u64, size_max: usize) -> io::Result<Vec<u8>> {
         let mut want = self.size.saturating_sub(offset).min(size_max as u64) as usize;
-        let mut piece = Vec::with_capacity(want);
+        let mut piece = Vec::new();
         let mut walk = self.walk.lock().unwrap_or_else(PoisonError::into_inner);
         while want > 0 {
-            let chunk = self.chunk(&mut walk, offset / CHUNK_SIZE as u64)?;
-            let rest = &chunk[(offset % CHUNK_SIZE as u64) as usize..];
-            let taken = &rest[..rest.len().min(want)];
-            piece.extend_from_slice(taken);
-            offset += taken.len() as u64;
-            want -= taken.len();
+            let (number, from) = (offset / CHUNK_SIZE as u64, (offset % CHUNK_SIZE as u64) as usize);
+            let chunk = self.chunk(&mut walk, number)?;
+            let taken = want.min(chunk.len() - from);
+            offset += taken as u64;
+            want -= taken;
+            if from + taken < chunk.len() {
+                piece.extend_from_slice(&chunk[from..from + taken]);
+                walk.last = Some((number, chunk));
+            } else if piece.is_empty() && from == 0 {
+                // The usual case: whoever reads chunk by chunk gets each as it is, and none is kept.
+                piece = chunk;
+            } else {
+                piece.extend_from_slice(&chunk[from..]);
+            }
         }
         Ok(piece)
     }
 
     /// The octets of a chunk, of which there are as many as `chunk_size` says.
-    fn chunk<'a>(&self, walk: &'a mut Walk, number: u64) -> io::Result<&'a [u8]> {
-        let octets = match walk.last.take() {
-            Some((last, octets)) if last == number => octets,
-            _ => self.load(walk, number)?,
-        };
-        Ok(&walk.last.insert((number, octets)).1)
+    fn chunk(&self, walk: &mut Walk, number: u64) -> io::Result<Vec<u8>> {
+        match walk.last.take() {
+            Some((last, octets)) if last == number => Ok(octets),
+            _ => self.load(walk, number),
+        }
     }
 
     fn load(&self, walk: &mut Walk, number: u64) -> io::Result<Vec<u8>> {
@@ -375,12 +382,23 @@ impl Chunks {
     }
 }
 
+/// What expands, some 160 KiB each, waits here for the next chunk: made anew for each, it would be most of what a reader costs.
+static EXPANDERS: Mutex<Vec<zstd::bulk::Decompressor<'static>>> = Mutex::new(Vec::new());
+
 /// A chunk's octets: never more than it has to give.
 fn expand(head: Head, stored: Cow<'_, [u8]>, octets: usize) -> io::Result<Vec<u8>> {
     if !head.compressed {
         return Ok(stored.into_owned());
     }
-    let expanded = zstd::bulk::decompress(&stored, octets).map_err(|_| damaged())?;
+    let spare = EXPANDERS.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let mut expander = spare.map_or_else(zstd::bulk::Decompressor::new, Ok)?;
+    let expanded = expander.decompress(&stored, octets).map_err(|_| damaged());
+    let mut spares = EXPANDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    if spares.len() < PRESSES_MAX {
+        spares.push(expander);
+    }
+    drop(spares);
+    let expanded = expanded?;
     if expanded.len() == octets { Ok(expanded) } else { Err(damaged()) }
 }
 

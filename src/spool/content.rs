@@ -1,6 +1,7 @@
 //! A message's bytes: gathered in a draft, small in memory and large in a file of its own, and read back.
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -146,16 +147,13 @@ impl LargeFile {
         let make = move || Ok(NewFile { file: Some(maker.disk.open(&at, OpenMode::CreateNew)?), shared: maker, id });
         let made = shared.workers.blocking(make).await;
         let file = Arc::from(made.and_then(NewFile::take).map_err(|error| SpoolError::io("can't make", &path, &error))?);
-        let mut piece = Vec::with_capacity(PIECE);
-        let mut draft = draft;
-        let whole = HEADER_SIZE + (draft.len() - HEADER_SIZE) / PIECE * PIECE;
-        piece.extend_from_slice(&draft[whole..]);
-        draft.truncate(whole);
-        let packer = shared.packer.clone();
+        let (packer, piece) = (shared.packer.clone(), Vec::new());
         let mut large = Self { file, path, packer, form: None, piece, octets: 0, written: 0, synced: 0, hasher: Hasher::new() };
-        if whole > HEADER_SIZE {
-            large.add(shared.workers, draft, HEADER_SIZE).await?;
-        }
+        let whole = HEADER_SIZE + (draft.len() - HEADER_SIZE) / PIECE * PIECE;
+        let draft = large.add(shared.workers, draft, HEADER_SIZE..whole).await?;
+        large.piece = Vec::with_capacity(PIECE);
+        large.piece.extend_from_slice(&draft[whole..]);
+        drop(draft);
         large.write(shared.workers, more).await
     }
 
@@ -165,28 +163,30 @@ impl LargeFile {
             self.piece.extend_from_slice(now);
             bytes = later;
             let piece = std::mem::take(&mut self.piece);
-            self.piece = self.add(workers, piece, 0).await?;
+            self.piece = self.add(workers, piece, 0..PIECE).await?;
+            self.piece.clear();
         }
         self.piece.extend_from_slice(bytes);
         Ok(self)
     }
 
-    /// Stores a buffer from an index on; gives the buffer back, empty.
-    async fn add(&mut self, workers: Workers, mut buffer: Vec<u8>, from: usize) -> Result<Vec<u8>, SpoolError> {
-        let (file, packer, offset) = (self.file.clone(), self.packer.clone(), self.written);
+    /// Stores a part of a buffer, piece by piece: what compression makes of one is gone before the next. Gives the buffer back.
+    async fn add(&mut self, workers: Workers, buffer: Vec<u8>, part: Range<usize>) -> Result<Vec<u8>, SpoolError> {
+        let (file, packer, mut end) = (self.file.clone(), self.packer.clone(), self.written);
         let (mut form, mut hasher, mut synced) = (self.form, self.hasher.clone(), self.synced);
-        self.octets += (buffer.len() - from) as u64;
+        self.octets += part.len() as u64;
         let write = move || {
-            let packed = packer.piece(&buffer[from..], &mut form)?;
-            let stored = packed.as_deref().unwrap_or(&buffer[from..]);
-            hasher.update(stored);
-            file.write_at(offset, stored)?;
-            let end = offset + stored.len() as u64;
-            if end - synced >= SYNC_SIZE {
-                file.sync_data()?;
-                synced = end;
+            for piece in buffer[part].chunks(PIECE) {
+                let packed = packer.piece(piece, &mut form)?;
+                let stored = packed.as_deref().unwrap_or(piece);
+                hasher.update(stored);
+                file.write_at(end, stored)?;
+                end += stored.len() as u64;
+                if end - synced >= SYNC_SIZE {
+                    file.sync_data()?;
+                    synced = end;
+                }
             }
-            buffer.clear();
             Ok((buffer, form, hasher, end, synced))
         };
         let written = workers.blocking(write).await;
@@ -198,9 +198,8 @@ impl LargeFile {
 
     async fn finish(mut self, shared: &Shared) -> Result<ContentFile, SpoolError> {
         let piece = std::mem::take(&mut self.piece);
-        if !piece.is_empty() {
-            self.add(shared.workers, piece, 0).await?;
-        }
+        let whole = 0..piece.len();
+        self.add(shared.workers, piece, whole).await?;
         let (file, disk, folder) = (self.file.clone(), shared.disk.clone(), shared.layout.content.clone());
         let synced = shared.workers.blocking(move || file.sync_data().and_then(|()| disk.sync_dir(&folder))).await;
         synced.map_err(|error| SpoolError::io("can't sync", &self.path, &error))?;

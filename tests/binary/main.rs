@@ -9,6 +9,7 @@ mod full;
 mod kill;
 mod letters;
 mod load;
+mod memory;
 mod powercut;
 mod selfcheck;
 mod sendmail;

@@ -1,14 +1,19 @@
 //! Messages on their way share a sync: nobody is held up for long by a client that is slow. In simulated time.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use posthouse::mail::{Address, BodyType, Message, Recipient, ReversePath, Update};
 use posthouse::spool::index::MemoryIndexFactory;
 use posthouse::spool::{Accept, Draft, Spool};
-use posthouse::system::sim::SimDisk;
+use posthouse::system::sim::{OperationKind, SimDisk};
 use tokio::time::{Instant, sleep};
 
 use crate::spool_world::{START, options, run, simulated, slow, slow_syncs};
+
+/// Pieces of 64 KiB of a large message.
+const PIECES: u64 = 200;
 
 async fn commit(draft: Draft) -> std::sync::Arc<Message> {
     let accept = Accept {
@@ -124,6 +129,51 @@ fn where_all_are_back_sooner_than_a_sync_is_done_they_make_one_batch() {
         }
         let batches = spool.gauges().batches - batches;
         assert!((50..60).contains(&batches), "{batches}");
+        spool.close().await.unwrap();
+    });
+}
+
+#[test]
+fn large_messages_on_their_way_hold_up_no_small_ones() {
+    run(async {
+        let (disk, pieces) = (SimDisk::new(), Arc::new(AtomicU64::new(0)));
+        let written = pieces.clone();
+        disk.watch(move |operation| {
+            let is_piece = operation.kind == OperationKind::Write && operation.path.starts_with("/spool/content");
+            written.fetch_add(u64::from(is_piece), Ordering::Relaxed);
+        });
+        let system = slow(&disk, 1);
+        let (spool, _) = Spool::open(options("/spool"), &system, Box::new(MemoryIndexFactory::default())).await.unwrap();
+        let upload = || {
+            let spool = spool.clone();
+            tokio::spawn(async move {
+                let mut draft = spool.begin().unwrap();
+                for _ in 0..PIECES {
+                    draft.write(&[b'x'; 64 * 1024]).await.unwrap();
+                    sleep(Duration::from_millis(1)).await;
+                }
+                commit(draft).await
+            })
+        };
+        let uploads = [upload(), upload(), upload(), upload()];
+        let mut small = 0;
+        while !uploads.iter().any(tokio::task::JoinHandle::is_finished) {
+            let before = pieces.load(Ordering::Relaxed);
+            let message = commit(begin(&spool).await).await;
+            let beside = pieces.load(Ordering::Relaxed) - before;
+            // Each of the large ones has its turn, and the sync after it is the small one's.
+            assert!(
+                beside <= 2 * uploads.len() as u64,
+                "{beside} pieces were written while message {small} waited for its commit"
+            );
+            spool.done(message.id);
+            small += 1;
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(small >= PIECES * 9 / 10, "{small} small messages while each large one sent {PIECES} pieces");
+        for upload in uploads {
+            upload.await.unwrap();
+        }
         spool.close().await.unwrap();
     });
 }

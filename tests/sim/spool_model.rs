@@ -17,8 +17,9 @@ pub(crate) struct Known {
     pub(crate) standing: Standing,
     /// A notice's target, and the number of delay notices that came with it.
     pub(crate) notice_of: Option<(QueueId, u32)>,
-    /// The refusal of a change: until the spool has succeeded again, any state may come back.
-    pub(crate) fuzzy: Option<u64>,
+    /// A notice that was refused, by the refusal of this number, and the number of delay notices that came with it: until the spool
+    /// has succeeded again, each state may come back with them.
+    pub(crate) doubt: Option<(u64, u32)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +59,7 @@ impl Model {
             flushed: 0,
             standing: Standing::InDoubt,
             notice_of: None,
-            fuzzy: None,
+            doubt: None,
         };
         self.known.insert(message.id, Arc::new(known));
     }
@@ -99,10 +100,10 @@ impl Model {
         let refusal = self.refusals;
         let known = self.change(id);
         known.standing = Standing::Refused(refusal);
-        if let Some((target, _)) = known.notice_of {
+        if let Some((target, number)) = known.notice_of {
             let target = self.change(target);
             target.versions.pop();
-            target.fuzzy = Some(refusal);
+            target.doubt = Some((refusal, number));
         }
     }
 
@@ -124,8 +125,8 @@ impl Model {
             if matches!(known.standing, Standing::Refused(refusal) if refusal <= refusals_before) {
                 Arc::make_mut(known).standing = Standing::Gone;
             }
-            if known.fuzzy.is_some_and(|refusal| refusal <= refusals_before) {
-                Arc::make_mut(known).fuzzy = None;
+            if known.doubt.is_some_and(|(refusal, _)| refusal <= refusals_before) {
+                Arc::make_mut(known).doubt = None;
             }
         }
     }
@@ -158,7 +159,9 @@ impl Model {
             assert_ne!(known.standing, Standing::Gone, "{id} came back");
             assert_eq!(found.contents[id], *known.content, "content of {id}");
             let versions = &known.versions[known.flushed..];
-            let right = known.fuzzy.is_some() || versions.contains(message);
+            let with_doubt = |version: &Message, number| Message { delays_noticed: number, ..version.clone() } == **message;
+            let right = versions.contains(message)
+                || known.doubt.is_some_and(|(_, number)| versions.iter().any(|version| with_doubt(version, number)));
             assert!(right, "{id} is in a wrong state: {message:?}\nnot one of {versions:?}");
             assert!(found.next_id > *id, "{id} could be given out again");
         }
@@ -168,7 +171,7 @@ impl Model {
             if let Some((target, number)) = known.notice_of
                 && let Some(target) = there.get(&target)
                 && known.standing == Standing::InDoubt
-                && self.known[&target.id].fuzzy.is_none()
+                && self.known[&target.id].doubt.is_none()
             {
                 assert_eq!(there.contains_key(id), target.delays_noticed >= number, "the notice {id} and its update");
             }
@@ -185,7 +188,7 @@ impl Model {
         let there: BTreeMap<QueueId, &Message> = found.iter().map(|message| (message.id, message)).collect();
         for (id, known) in &mut self.known {
             let known = Arc::make_mut(known);
-            known.fuzzy = None;
+            known.doubt = None;
             match there.get(id) {
                 Some(message) => {
                     known.standing = Standing::Parked;
