@@ -11,6 +11,8 @@ mod letters;
 mod load;
 mod memory;
 mod powercut;
+mod preload;
+mod progress;
 mod selfcheck;
 mod sendmail;
 mod signals;
