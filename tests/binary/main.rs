@@ -17,6 +17,7 @@ mod selfcheck;
 mod sendmail;
 mod signals;
 mod smuggling;
+mod space;
 mod spool_tools;
 mod start;
 #[path = "../support/mod.rs"]
