@@ -11,10 +11,13 @@ mod letters;
 mod load;
 mod memory;
 mod powercut;
+mod preload;
+mod progress;
 mod selfcheck;
 mod sendmail;
 mod signals;
 mod smuggling;
+mod space;
 mod spool_tools;
 mod start;
 #[path = "../support/mod.rs"]

@@ -17,29 +17,13 @@ use time::OffsetDateTime;
 
 use self::revert::Reverted;
 use crate::load::Load;
+use crate::preload::library;
 use crate::support::PATIENCE;
 use crate::support::random::Random;
 use crate::support::server::Server;
 
 /// What was delivered this shortly before a cut may be delivered again: its record is durable 100 ms later, on a busy machine more.
 const NEAR: Duration = Duration::from_secs(2);
-
-/// Compiles the library; none if there is no compiler here and none is asked for.
-fn library(folder: &Path) -> Option<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/binary/powercut/powercut.c");
-    let library = folder.join("powercut.so");
-    let compiled =
-        Command::new("cc").args(["-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
-    match compiled {
-        Ok(status) => assert!(status.success(), "powercut.c compiles"),
-        Err(error) if std::env::var("POSTHOUSE_INTEROP").is_ok_and(|value| value == "required") => panic!("cc: {error}"),
-        Err(error) => {
-            eprintln!("passed over, there is no C compiler: {error}");
-            return None;
-        }
-    }
-    Some(library)
-}
 
 /// A server whose changes are noted.
 fn launch(load: &Load, library: &Path, notes: &TempDir) -> Server {
@@ -53,7 +37,7 @@ fn launch(load: &Load, library: &Path, notes: &TempDir) -> Server {
 fn every_message_that_got_250_outlives_power_cuts_under_load() {
     let rounds = std::env::var("POSTHOUSE_POWERCUTS").map_or(10, |count| count.parse().expect("POSTHOUSE_POWERCUTS is a number"));
     let build = TempDir::new().unwrap();
-    let Some(library) = library(build.path()) else { return };
+    let Some(library) = library(build.path(), "powercut/powercut.c") else { return };
     let notes = TempDir::new().unwrap();
     let mut random = Random::new();
     let mut load = Load::new(random.next());
@@ -100,7 +84,7 @@ fn everything(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 #[test]
 fn a_change_that_was_announced_and_never_made_takes_back_nothing() {
     let build = TempDir::new().unwrap();
-    let Some(library) = library(build.path()) else { return };
+    let Some(library) = library(build.path(), "powercut/powercut.c") else { return };
     let calls = [["mkdir", "folder", ""], ["ln", "one", "two"], ["mv", "three", "one"], ["rm", "two", ""]];
     for (seed, call) in (0..8).flat_map(|seed| calls.map(|call| (seed, call))) {
         let (root, notes, aside) = (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
