@@ -43,6 +43,7 @@ fn common(message: &Value) -> Value {
 /// Compares what the script finds with what the binary finds; how many messages there are. None: there is no Python.
 fn compare(home: &Home) -> Option<Vec<Value>> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/py/spool_reader.py");
+    assert!(fs::read_to_string(script).unwrap().lines().count() < 100, "it shows that the format is simple");
     let output = run(Command::new(python()?).arg("-B").arg(script).arg(home.at("spool")));
     let read = String::from_utf8(output.stdout).unwrap();
     let read: Vec<Value> = read.lines().map(|line| common(&serde_json::from_str(line).unwrap())).collect();

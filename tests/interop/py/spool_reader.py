@@ -13,16 +13,13 @@ STATES = ["pending", "deferred", "delivered", "bounced", "expanded", "removed"]
 class Description(io.BytesIO):
     def byte(self):
         return self.read(1)[0]
-
     def number(self):
         byte, value, shift = self.byte(), 0, 0
         while byte & 128:
             value, shift, byte = value | (byte & 127) << shift, shift + 7, self.byte()
         return value | byte << shift
-
     def text(self):
         return self.read(self.number()).decode()
-
     def status(self):
         state, attempts, due = self.byte(), self.number(), self.number()
         code = self.byte() and (self.number(), self.number())
@@ -30,36 +27,27 @@ class Description(io.BytesIO):
         asked = self.byte() if state & 128 else 0
         original = asked & 16 and (self.text(), self.text())
         return STATES[state & 127]
-
     def request(self):
         asked = self.byte()
         envid = asked & 16 and self.text()
-        deliver_by = asked & 32 and (self.byte(), self.number())
-        hold = asked & 64 and (self.byte(), self.number())
+        deliver_by, hold = (asked & flag and (self.byte(), self.number()) for flag in (32, 64))
         priority = asked & 128 and self.byte() - 9
-
     def recipients(self):
         found = ((self.text(), self.text(), self.status()) for _ in range(self.number()))
         return [{"address": address, "state": state} for address, original, state in found]
-
     def message(self):
         arrived, size, sender = self.number(), self.number(), self.text()
         body, held, notices = self.byte(), self.byte(), self.number()
-        if body & 128:
-            self.request()
-        origin = body & 64 and self.text()
+        request, origin = body & 128 and self.request(), body & 64 and self.text()
         time = datetime.datetime.fromtimestamp(arrived // 1000, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         return {"sender": sender, "size": size, "arrived": time, "recipients": self.recipients()}
-
     def change(self, message):
-        notices = self.byte() & 4 and self.number()
-        before = self.number()
+        notices, before = self.byte() & 4 and self.number(), self.number()
         statuses = [(self.number(), self.status()) for _ in range(self.number())]
         added, known = self.recipients(), message["recipients"] if message else []
         if message and before <= len(known):
-            for index, state in statuses:
-                if index < before:
-                    known[index]["state"] = state
+            for index, state in (pair for pair in statuses if pair[0] < before):
+                known[index]["state"] = state
             known += added[len(known) - before :]
 
 def header(block):
