@@ -262,6 +262,49 @@ fn disk_use_stays_under_twice_what_lives_and_two_segments_at_every_moment() {
     }
 }
 
+/// In which order a backlog is delivered.
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    OldestFirst,
+    NewestFirst,
+    Anyhow,
+}
+
+#[test]
+fn a_backlog_that_is_delivered_at_once_keeps_to_the_bound() {
+    for order in [Order::OldestFirst, Order::NewestFirst, Order::Anyhow] {
+        run(async {
+            let options = Options { segment_size: 256 << 10, compaction_rate: 1 << 20, spares: 4, ..options(ROOT) };
+            let mut house = House::open(Options { inline_max: 128 << 10, ..options }).await;
+            let mut random = SimRandom::new(1);
+            let mut backlog = Vec::new();
+            for _ in 0..4000 {
+                let id = house.accept(4096).await;
+                house.defer(id, START).await;
+                backlog.push(id);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            // One in a hundred stays for days.
+            backlog.retain(|_| random.below(100) > 0);
+            match order {
+                Order::OldestFirst => backlog.reverse(),
+                Order::NewestFirst => {}
+                Order::Anyhow => (1..backlog.len()).for_each(|last| backlog.swap(last, random.below(last as u64 + 1) as usize)),
+            }
+            while !backlog.is_empty() {
+                for id in backlog.split_off(backlog.len().saturating_sub(20)) {
+                    house.done(id);
+                }
+                let id = house.accept(4096).await;
+                house.done(id);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let books = house.books.lock().unwrap();
+            println!("{order:?}: {:.0} %, {} copied", books.share * 100.0, books.copied());
+        });
+    }
+}
+
 /// Bytes a second that may be copied in the story below.
 const RATE: u64 = 64 << 10;
 /// The room that must stay free there.
