@@ -14,41 +14,22 @@ import json
 import multiprocessing
 import os
 import pathlib
-import socket
 import subprocess
 import tempfile
 import time
 
-from server import Server
+from server import Client, Server
 
 PAUSED = "[queue]\npaused = true\n"
 LIMITS = "commands = 1000000000"
 CONTENT = b"Subject: bench\r\n\r\n" + (b"0123456789" * 7 + b"\r\n") * 56 + b".\r\n"
 
 
-class Client:
-    """One SMTP session."""
-
-    def __init__(self, port):
-        self.socket = socket.create_connection(("127.0.0.1", port), 60)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.replies = self.socket.makefile("rb")
-        self.expect(b"220")
-        self.say(b"HELO client.test", b"250")
-
-    def expect(self, code):
-        line = self.replies.readline()
-        if not line.startswith(code):
-            raise ConnectionError(line)
-
-    def say(self, line, code):
-        self.socket.sendall(line + b"\r\n")
-        self.expect(code)
+class Sender(Client):
+    """Sends small messages, one after the other."""
 
     def send(self):
-        self.say(b"MAIL FROM:<a@bench.test>", b"250")
-        self.say(b"RCPT TO:<b@fresh.test>", b"250")
-        self.say(b"DATA", b"354")
+        self.envelope(b"b@fresh.test")
         self.socket.sendall(CONTENT)
         self.expect(b"250")
 
@@ -56,7 +37,7 @@ class Client:
 def load(port, taken):
     """Sends until the server is gone."""
     try:
-        client = Client(port)
+        client = Sender(port)
         while True:
             client.send()
             with taken.get_lock():
@@ -122,7 +103,7 @@ def main():
             taken = kill_under_load(server, args.sessions, args.messages)
             begun = time.monotonic()
             server = Server(args.program, folder, LIMITS, PAUSED)
-            Client(server.port).send()
+            Sender(server.port).send()
             first = time.monotonic() - begun
             now = waiting(server)
             # What was taken and not yet answered may be there, too.

@@ -1,4 +1,4 @@
-"""A server of its own for a measurement: a fresh folder, what its configuration needs, and its process."""
+"""A server of its own for a measurement: a fresh folder, what its configuration needs, and its process; and a client that talks to it."""
 
 import contextlib
 import os
@@ -39,6 +39,32 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+class Client:
+    """One SMTP session."""
+
+    def __init__(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port), 600)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.replies = self.socket.makefile("rb")
+        self.expect(b"220")
+        self.say(b"HELO client.test", b"250")
+
+    def expect(self, code):
+        line = self.replies.readline()
+        if not line.startswith(code):
+            raise ConnectionError(line)
+
+    def say(self, line, code):
+        self.socket.sendall(line + b"\r\n")
+        self.expect(code)
+
+    def envelope(self, to):
+        """Everything before the content of a message."""
+        self.say(b"MAIL FROM:<a@bench.test>", b"250")
+        self.say(b"RCPT TO:<" + to + b">", b"250")
+        self.say(b"DATA", b"354")
 
 
 class Server:

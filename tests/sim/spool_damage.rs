@@ -5,15 +5,15 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use posthouse::mail::{Address, BodyType, Message, QueueId, Recipient, ReversePath, Timestamp, Update};
+use posthouse::mail::{Message, QueueId, Timestamp, Update};
 use posthouse::spool::index::{Index, MemoryIndexFactory};
-use posthouse::spool::{Accept, Note, Options, Spool, SpoolError};
+use posthouse::spool::{Note, Options, Spool, SpoolError};
 use posthouse::system::sim::SimDisk;
 use posthouse::system::{Disk, OpenMode};
 
 use crate::spool_model::{Found, alike};
 use crate::spool_story::{ROOT, look_at};
-use crate::spool_world::{START, options, run, simulated};
+use crate::spool_world::{envelope, options, run, simulated};
 use crate::world::failing_index::Failing;
 
 async fn recover(disk: &SimDisk) -> Result<Found, SpoolError> {
@@ -40,17 +40,7 @@ fn tell_short_story(disk: &SimDisk) -> Vec<Message> {
 async fn accept(spool: &Spool) -> Message {
     let mut draft = spool.begin().unwrap();
     draft.write(&[b'x'; 100]).await.unwrap();
-    let to = Recipient::new(Address::parse("ann@example.test").unwrap(), None, START);
-    let accept = Accept {
-        arrived: START,
-        reverse_path: ReversePath::Null,
-        body: BodyType::SevenBit,
-        request: None,
-        recipients: vec![to],
-        updates: Vec::new(),
-        origin: None,
-    };
-    Message::clone(&*draft.commit(accept).await.unwrap())
+    Message::clone(&*draft.commit(envelope()).await.unwrap())
 }
 
 #[test]

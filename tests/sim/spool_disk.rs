@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use posthouse::mail::{Address, BodyType, Message, QueueId, Recipient, RecipientState, ReversePath, Timestamp, Update};
+use posthouse::mail::{Address, Message, QueueId, Recipient, RecipientState, ReversePath, Timestamp, Update};
 use posthouse::spool::index::RunIndexFactory;
 use posthouse::spool::{Accept, Filter, Note, Recovery, Spool, SpoolError, read_stopped};
 use posthouse::system::{Content, Disk, SystemDisk, Workers};
 
-use crate::spool_world::{SEGMENT_SIZE, START, options, system};
+use crate::spool_world::{SEGMENT_SIZE, START, envelope, options, system};
 
 /// The longest wait for what is done in the background; reached only if it never is.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -35,15 +35,7 @@ async fn accept(spool: &Spool, number: usize) -> Message {
     draft.write(&content_of(number)).await.unwrap();
     let to = Recipient::new(Address::parse(&format!("u{number}@d{}.test", number % 3)).unwrap(), None, START);
     let reverse_path = ReversePath::Address(Address::parse("s@from.test").unwrap());
-    let accept = Accept {
-        arrived: START,
-        reverse_path,
-        body: BodyType::SevenBit,
-        request: None,
-        recipients: vec![to],
-        updates: Vec::new(),
-        origin: None,
-    };
+    let accept = Accept { reverse_path, recipients: vec![to], ..envelope() };
     Message::clone(&*draft.commit(accept).await.unwrap())
 }
 

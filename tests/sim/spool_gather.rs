@@ -4,28 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use posthouse::mail::{Address, BodyType, Message, Recipient, ReversePath, Update};
+use posthouse::mail::{Message, Update};
 use posthouse::spool::index::MemoryIndexFactory;
-use posthouse::spool::{Accept, Draft, Spool};
+use posthouse::spool::{Draft, Spool};
 use posthouse::system::sim::{OperationKind, SimDisk};
 use tokio::time::{Instant, sleep};
 
-use crate::spool_world::{START, options, run, simulated, slow, slow_syncs};
+use crate::spool_world::{envelope, options, run, simulated, slow, slow_syncs};
 
 /// Pieces of 64 KiB of a large message.
 const PIECES: u64 = 200;
 
 async fn commit(draft: Draft) -> std::sync::Arc<Message> {
-    let accept = Accept {
-        arrived: START,
-        reverse_path: ReversePath::Null,
-        body: BodyType::SevenBit,
-        request: None,
-        origin: None,
-        recipients: vec![Recipient::new(Address::parse("ann@example.test").unwrap(), None, START)],
-        updates: Vec::new(),
-    };
-    draft.commit(accept).await.unwrap()
+    draft.commit(envelope()).await.unwrap()
 }
 
 async fn begin(spool: &Spool) -> Draft {

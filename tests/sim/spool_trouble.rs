@@ -6,28 +6,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use posthouse::mail::{BodyType, QueueId, Recipient, ReversePath, Timestamp, Update};
+use posthouse::mail::{QueueId, Timestamp, Update};
 use posthouse::spool::index::{IndexError, MemoryIndexFactory};
-use posthouse::spool::{Accept, Filter, Note, Options, Spool, SpoolError};
+use posthouse::spool::{Filter, Note, Options, Spool, SpoolError};
 use posthouse::system::Disk;
 use posthouse::system::sim::SimDisk;
 
-use crate::spool_world::{START, options, run, simulated};
+use crate::spool_world::{START, envelope, options, run, simulated};
 use crate::world::failing_index::Failing;
-
-fn envelope() -> Accept {
-    let recipient = Recipient::new("bob@example.org".to_owned().try_into().unwrap(), None, START);
-    let reverse_path = ReversePath::try_from("ann@example.test".to_owned()).unwrap();
-    Accept {
-        arrived: START,
-        reverse_path,
-        body: BodyType::SevenBit,
-        request: None,
-        recipients: vec![recipient],
-        updates: Vec::new(),
-        origin: None,
-    }
-}
 
 async fn accept(spool: &Spool) -> Result<QueueId, SpoolError> {
     let mut draft = spool.begin()?;

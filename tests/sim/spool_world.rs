@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use posthouse::mail::{Domain, Timestamp};
-use posthouse::spool::Options;
+use posthouse::mail::{Address, BodyType, Domain, Recipient, ReversePath, Timestamp};
+use posthouse::spool::{Accept, Options};
 use posthouse::system::sim::{OperationKind, SimDisk, SimRandom, SimTls};
 use posthouse::system::{
     BoxFuture, BoxStream, Clock, Disk, Dns, DnsError, Endpoint, Entropy, Listener, MxRecord, Net, System, Workers,
@@ -110,6 +110,19 @@ pub(crate) fn slow_syncs(disk: &SimDisk, seed: u64, each: u64) -> System {
 /// A simulated world.
 pub(crate) fn simulated(disk: &SimDisk, seed: u64) -> System {
     system(Arc::new(disk.clone()), seed, Workers::Inline)
+}
+
+/// The plainest of envelopes.
+pub(crate) fn envelope() -> Accept {
+    Accept {
+        arrived: START,
+        reverse_path: ReversePath::Null,
+        body: BodyType::SevenBit,
+        request: None,
+        recipients: vec![Recipient::new(Address::parse("ann@example.test").unwrap(), None, START)],
+        updates: Vec::new(),
+        origin: None,
+    }
 }
 
 /// Bytes of a segment, of which the header takes half: a short story fills many.
