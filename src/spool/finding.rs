@@ -60,7 +60,7 @@ pub enum FindingKind {
 impl FindingKind {
     /// Whether confirmed bytes of the log are lost.
     pub(super) fn is_log_damage(self) -> bool {
-        matches!(self, Self::HeaderDamaged | Self::SegmentMissing | Self::RecordsDamaged)
+        matches!(self, Self::HeaderDamaged | Self::SegmentMissing | Self::RecordsDamaged | Self::RecordLost)
     }
 }
 
