@@ -4,7 +4,6 @@
 
 mod connection;
 mod gate;
-mod handover;
 mod in_flight;
 mod intake;
 mod limits;
@@ -22,12 +21,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::config::{self, Config, ListenAddress, ListenerTls};
 use crate::event::{Event, Events};
-use crate::mail::{Message, OwnMark, Service};
+use crate::mail::{Message, OwnMark, QueueId, Service};
 use crate::notice::Languages;
 use crate::policy::Policy;
 use crate::smtp::extension::Parameters;
@@ -36,7 +35,6 @@ use crate::spool::{Spool, SpoolError};
 use crate::system::{BoxStream, Crew, Listener, System, TlsServer};
 
 pub use gate::Gate;
-pub use handover::{Giver, Taker, handover};
 use limits::Refusal;
 pub use takeup::TakeUp;
 
@@ -131,7 +129,7 @@ pub struct Reception {
     /// Keeps what is accepted.
     pub spool: Spool,
     /// Where committed messages go next; when it is full they wait in the spool's index.
-    pub accepted: Giver,
+    pub accepted: mpsc::Sender<QueueId>,
     /// The mail log.
     pub events: Events,
     /// Counts and bounds what is open and coming in.
@@ -223,7 +221,7 @@ impl Reception {
     /// Hands a committed message on to be delivered.
     fn hand_on(&self, message: &Message) {
         // When the queue is busy the message waits in the index: memory stays bounded.
-        if !self.accepted.give(message.id) {
+        if self.accepted.try_send(message.id).is_err() {
             self.spool.leave(message.id, message.arrived);
         }
     }
