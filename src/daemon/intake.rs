@@ -21,7 +21,7 @@ impl Delivery {
     /// Admits messages that are due. For whom there is no room, the scheduler has another place.
     pub(super) async fn fetch_due(&mut self) {
         let now = self.now();
-        if self.scheduler.paused().0 || self.next_due.is_none_or(|due| due > now) {
+        if self.scheduler.is_still() || self.next_due.is_none_or(|due| due > now) {
             return;
         }
         match self.spool.due(now, DUE_MAX).await {

@@ -11,7 +11,7 @@ use super::gather::UnderWay;
 use super::index::{Place, Stored};
 use super::record::{AcceptContent, Frame, RECORD_SIZE_MAX};
 use super::shared::{Op, Shared};
-use super::{Spool, SpoolError, commit};
+use super::{Spool, SpoolError, settle};
 use crate::mail::{BodyType, Message, Origin, QueueId, Recipient, Request, ReversePath, Timestamp, Update};
 
 /// A message that is being received: its content, piece by piece. Dropped without `commit`, it leaves nothing behind.
@@ -123,7 +123,7 @@ impl Draft {
             let mut state = shared.lock();
             let closing = state.closing;
             if closing || frame.bytes().len() > RECORD_SIZE_MAX {
-                commit::settle_changes(&mut state, &changes, None);
+                settle::settle_changes(&mut state, &changes, None);
                 let long = SpoolError::Io("the envelope is too long for a record".to_owned());
                 return Err(if closing { SpoolError::Closed } else { long });
             }

@@ -38,9 +38,11 @@ mod replay;
 mod reserve;
 mod scan;
 mod segment;
+mod settle;
 mod shared;
 mod space;
 mod spare;
+mod standstill;
 mod stats;
 mod tail;
 #[cfg(test)]

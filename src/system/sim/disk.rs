@@ -47,6 +47,7 @@ struct Faults {
     fail_syncs: BTreeSet<u64>,
     fail_namings: BTreeSet<u64>,
     unreadable: Option<PathBuf>,
+    unchangeable: Option<i32>,
     capacity: Option<u64>,
     quota: Option<u64>,
 }
@@ -136,6 +137,11 @@ impl SimDisk {
     /// This file can't be opened, as when a process has no descriptors left; none: every file can again.
     pub fn fail_opening(&self, path: Option<&Path>) {
         self.world().faults.unreadable = path.map(Path::to_owned);
+    }
+
+    /// Every change and every sync fails with this error number of the system (30 is EROFS, 5 EIO) and does nothing; none: no longer.
+    pub fn fail_changes(&self, error: Option<i32>) {
+        self.world().faults.unchangeable = error;
     }
 
     /// The disk holds this many bytes, then it is full; none: it is endless.
@@ -248,6 +254,7 @@ impl World {
     /// Counts an operation. An error: the power went before it. `false`: the power goes with it.
     fn count(&mut self) -> io::Result<bool> {
         self.check()?;
+        self.faults.unchangeable.map_or(Ok(()), |error| Err(io::Error::from_raw_os_error(error)))?;
         self.operations += 1;
         Ok(!self.off())
     }
