@@ -206,7 +206,7 @@ events! {
 
     /// The spool is being read at the start, and that takes longer than usual; every few seconds.
     Recovering "recovering" INFO { phase: &'static str, done: u64, total: u64, duration: Duration }
-    /// The spool was read at the start.
+    /// A segment that its successor names isn't there, or that the index knows to be needed still.
     Recovered "recovered" INFO { messages: u64, segments: u64, records: u64, duration: Duration }
     /// The log ended in a batch that a power cut or kill tore: no client was ever told of it; it doesn't count.
     Truncated "truncated" WARN { segment: u64, offset: u64, bytes: u64 }
