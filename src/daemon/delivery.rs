@@ -19,6 +19,7 @@ use super::pauses::Pauses;
 use super::report;
 use crate::deliver::{self, Attempted};
 use crate::event::{Event, Events};
+use crate::listen::Taker;
 use crate::mail::{
     Cause, Destination, Diagnosis, EnhancedCode, Forward, Message, Outcome, QueueId, Recipient, RecipientStatus, Timestamp,
     Update,
@@ -76,7 +77,7 @@ pub(super) struct Delivery {
 /// The loop's inputs.
 pub(super) struct Inputs {
     /// New mail; the message itself is in the spool.
-    pub(super) accepted: mpsc::Receiver<QueueId>,
+    pub(super) accepted: Taker,
     /// Orders.
     pub(super) commands: mpsc::Receiver<Command>,
     /// The server stops.
@@ -155,7 +156,7 @@ impl Delivery {
                         self.ended(ended).await;
                     }
                 }
-                Some(id) = inputs.accepted.recv() => self.admit_new(id),
+                () = inputs.accepted.given() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
