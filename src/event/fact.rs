@@ -206,13 +206,13 @@ events! {
 
     /// The spool is being read at the start, and that takes longer than usual; every few seconds.
     Recovering "recovering" INFO { phase: &'static str, done: u64, total: u64, duration: Duration }
-    /// A segment that its successor names isn't there, or that the index knows to be needed still.
+    /// The spool was read at the start.
     Recovered "recovered" INFO { messages: u64, segments: u64, records: u64, duration: Duration }
     /// The log ended in a batch that a power cut or kill tore: no client was ever told of it; it doesn't count.
     Truncated "truncated" WARN { segment: u64, offset: u64, bytes: u64 }
     /// Bytes of the log can't be read as records; a copy was set aside, and the rest goes on.
     Quarantined "quarantined" ERROR { segment: u64, offset: u64, bytes: u64, path: String }
-    /// A segment that its successor names isn't there.
+    /// A segment that its successor names isn't there, or that the index knows to be needed still.
     SegmentMissing "segment-missing" ERROR { segment: u64 }
     /// A message's content is lost: its file isn't there, or its record is damaged. The message stays in the queue, deferred
     /// with that as reason, until it expires or an admin decides.
