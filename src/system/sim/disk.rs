@@ -32,6 +32,7 @@ struct World {
     handles: BTreeMap<usize, usize>,
     /// Operations that change something or sync it, so far.
     operations: u64,
+    reads: u64,
     writes: u64,
     syncs: u64,
     namings: u64,
@@ -46,6 +47,7 @@ struct Faults {
     fail_writes: BTreeSet<u64>,
     fail_syncs: BTreeSet<u64>,
     fail_namings: BTreeSet<u64>,
+    wrong_reads: BTreeSet<u64>,
     unreadable: Option<PathBuf>,
     unchangeable: Option<i32>,
     capacity: Option<u64>,
@@ -132,6 +134,13 @@ impl SimDisk {
         let mut world = self.world();
         let at = world.namings + count;
         world.faults.fail_namings.insert(at);
+    }
+
+    /// The `count`-th read from now (0 is the next) gives a wrong octet, which isn't on the disk.
+    pub fn read_wrongly(&self, count: u64) {
+        let mut world = self.world();
+        let at = world.reads + count;
+        world.faults.wrong_reads.insert(at);
     }
 
     /// This file can't be opened, as when a process has no descriptors left; none: every file can again.
