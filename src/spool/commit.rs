@@ -18,7 +18,8 @@ use super::gather::{self, Clients, Patience, Share};
 use super::index::{Place, Position, Stored};
 use super::keeper::Command;
 use super::log::{Failure, Log};
-use super::shared::{Entry, Op, Shared, State};
+use super::op::Op;
+use super::shared::{Entry, Shared, State};
 use super::{Note, SpoolError};
 use crate::mail::QueueId;
 

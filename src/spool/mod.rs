@@ -25,6 +25,7 @@ pub mod index;
 mod keeper;
 mod log;
 mod mend;
+mod op;
 mod options;
 mod progress;
 mod reader;

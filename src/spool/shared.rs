@@ -11,14 +11,13 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::answer::Waiter;
-use super::codec::Change;
 use super::compress::Packer;
 use super::gather::{Gathering, Queued};
 use super::index::{Mark, Place, Position, Stored};
 use super::keeper::{Action, Command};
+use super::op::Op;
 use super::recent::Recent;
-use super::record::{ContentFile, Frame};
+use super::record::Frame;
 use super::reserve::Reserve;
 use super::segment::Layout;
 use super::space::{Segments, Use};
@@ -69,63 +68,6 @@ pub(crate) struct Dying {
     pub(crate) file: bool,
     pub(crate) indexed: bool,
     pub(crate) since: Option<Position>,
-}
-
-/// Something for the log, or to be done when the log has come so far.
-pub(crate) enum Op {
-    Accept {
-        frame: Frame,
-        stored: Stored,
-        changes: Vec<Change>,
-        waiter: Waiter,
-    },
-    /// A living message again at the log's end, so that its old segment can go.
-    Reaccept {
-        id: QueueId,
-        file: Option<ContentFile>,
-        frame: Frame,
-        reply: oneshot::Sender<()>,
-    },
-    State(Frame),
-    Done {
-        id: QueueId,
-        frame: Frame,
-    },
-    Park {
-        id: QueueId,
-        generation: u64,
-    },
-    /// The index may have a copy of an active message, if it hasn't changed since then.
-    Copy {
-        id: QueueId,
-        generation: u64,
-    },
-    Barrier(oneshot::Sender<Result<(), SpoolError>>),
-}
-
-impl Op {
-    pub(crate) fn frame(&self) -> Option<&Frame> {
-        match self {
-            Self::Accept { frame, .. } | Self::Reaccept { frame, .. } | Self::State(frame) | Self::Done { frame, .. } => {
-                Some(frame)
-            }
-            Self::Park { .. } | Self::Copy { .. } | Self::Barrier(_) => None,
-        }
-    }
-
-    /// Whether somebody waits for it to be durable.
-    pub(crate) fn is_awaited(&self) -> bool {
-        matches!(self, Self::Accept { .. } | Self::Reaccept { .. } | Self::Barrier(_))
-    }
-
-    pub(crate) fn frame_mut(&mut self) -> Option<&mut Frame> {
-        match self {
-            Self::Accept { frame, .. } | Self::Reaccept { frame, .. } | Self::State(frame) | Self::Done { frame, .. } => {
-                Some(frame)
-            }
-            Self::Park { .. } | Self::Copy { .. } | Self::Barrier(_) => None,
-        }
-    }
 }
 
 /// Everything that the lock protects.
