@@ -35,6 +35,7 @@ mod recover;
 mod release;
 mod repair;
 mod replay;
+mod reread;
 mod reserve;
 mod scan;
 mod segment;
@@ -42,10 +43,13 @@ mod shared;
 mod space;
 mod spare;
 mod stats;
+mod survivors;
 mod tail;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod unreadable;
+mod waits;
 mod whole;
 
 pub use check::{Findings, Workbench, check};

@@ -22,6 +22,7 @@ use super::reserve::Reserve;
 use super::segment::Layout;
 use super::space::{Segments, Use};
 use super::spare::Spares;
+use super::unreadable::Unreadable;
 use super::{Note, Options, SpoolError};
 use crate::mail::{Message, QueueId, Timestamp, Update};
 use crate::system::{Clock, Disk, Entropy, System, Workers};
@@ -104,6 +105,7 @@ pub(crate) struct Shared {
     pub(crate) reserve: Reserve,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) spares: Arc<Spares>,
+    pub(crate) unreadable: Unreadable,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) workers: Workers,
@@ -251,6 +253,7 @@ impl Shared {
         system: &System,
         identity: u64,
         spares: Arc<Spares>,
+        unreadable: Unreadable,
         state: State,
         keeper: mpsc::UnboundedSender<Command>,
     ) -> Self {
@@ -264,6 +267,7 @@ impl Shared {
             identity,
             disk: system.disk.clone(),
             spares,
+            unreadable,
             clock: system.clock.clone(),
             entropy: system.entropy.clone(),
             workers: system.workers,
@@ -298,6 +302,14 @@ impl Shared {
         let (reply, answer) = oneshot::channel();
         self.tell(command(reply));
         answer.await.map_err(|_| SpoolError::Closed)
+    }
+
+    /// What is known of a message, wherever it is.
+    pub(crate) async fn stored(&self, id: QueueId) -> Result<Option<Stored>, SpoolError> {
+        if let Some(entry) = self.lock().visible(id) {
+            return Ok(Some(entry.stored.clone()));
+        }
+        self.ask(|reply| Command::Look { id, reply }).await?
     }
 
     /// Changes a message, wherever it is.

@@ -6,6 +6,7 @@ mod ends;
 mod overtaken;
 mod start;
 mod transfer;
+mod unread;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
