@@ -212,7 +212,7 @@ events! {
     Truncated "truncated" WARN { segment: u64, offset: u64, bytes: u64 }
     /// Bytes of the log can't be read as records; a copy was set aside, and the rest goes on.
     Quarantined "quarantined" ERROR { segment: u64, offset: u64, bytes: u64, path: String }
-    /// A segment that its successor names isn't there.
+    /// A segment that its successor names isn't there, or that the index knows to be needed still.
     SegmentMissing "segment-missing" ERROR { segment: u64 }
     /// A message's content is lost: its file isn't there, or its record is damaged. The message stays in the queue, deferred
     /// with that as reason, until it expires or an admin decides.

@@ -26,6 +26,7 @@ mod keeper;
 mod log;
 mod mend;
 mod options;
+mod orphaned;
 mod progress;
 mod reader;
 mod recent;
