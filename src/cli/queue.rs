@@ -127,14 +127,17 @@ async fn stats(config: &Config, json: bool, out: &mut Out<'_>) -> Result<(), Fai
     Ok(())
 }
 
-/// What is paused, in words; nothing if nothing is.
+/// What stands still, in words; nothing if nothing does.
 fn paused_words(paused: &Paused) -> Option<String> {
     let resume = "`posthouse queue resume` starts it again";
-    if paused.all {
-        return Some(format!("All delivery is paused; {resume}."));
-    }
     let domains: Vec<String> = paused.domains.iter().map(ToString::to_string).collect();
-    (!domains.is_empty()).then(|| format!("Delivery is paused to {}; {resume}.", domains.join(", ")))
+    let by_admin = match paused.all {
+        true => Some(format!("All delivery is paused; {resume}.")),
+        false => (!domains.is_empty()).then(|| format!("Delivery is paused to {}; {resume}.", domains.join(", "))),
+    };
+    let by_itself = paused.stopped.as_ref().map(|why| format!("No delivery is attempted: {why}. It goes on by itself."));
+    let words: Vec<String> = by_itself.into_iter().chain(by_admin).collect();
+    (!words.is_empty()).then(|| words.join("\n"))
 }
 
 async fn change(config: &Config, verb: Verb, selection: &SelectionArguments, out: &mut Out<'_>) -> Result<(), Failure> {
@@ -290,6 +293,16 @@ mod tests {
         assert_eq!(content, String::from_utf8_lossy(&admin.content));
         let (_, done) = said(async |out| cat(&config, QueueId(99), out).await).await;
         assert_eq!(done.unwrap_err().status, failure::DATA);
+    }
+
+    #[test]
+    fn a_spool_that_can_not_record_anything_is_said_beside_a_pause() {
+        let stopped = Some("the log can't be written: Read-only file system".to_owned());
+        let paused = Paused { all: true, stopped, ..Paused::default() };
+        let words = "No delivery is attempted: the log can't be written: Read-only file system. It goes on by itself.\n\
+                     All delivery is paused; `posthouse queue resume` starts it again.";
+        assert_eq!(paused_words(&paused).as_deref(), Some(words));
+        assert_eq!(paused_words(&Paused::default()), None);
     }
 
     #[tokio::test]

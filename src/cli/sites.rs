@@ -54,6 +54,7 @@ fn waits_for(state: &SiteState, now: Timestamp) -> Option<String> {
     let bound = |name: &str, rate: &Option<String>| format!("{name} {}{}", rate.as_deref().unwrap_or(""), next("next"));
     Some(match state.why? {
         Why::Paused => "the end of the pause".to_owned(),
+        Why::Log => "the spool, which can't write its log".to_owned(),
         Why::Down => {
             let reply = state.reply.as_ref().map_or_else(String::new, |reply| format!(": {reply}"));
             format!("its return{}{reply}", next("tried"))

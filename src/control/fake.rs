@@ -135,7 +135,7 @@ impl Admin for FakeAdmin {
 
     fn pause(&self, domain: Option<Domain>) -> BoxFuture<'_, Result<(), String>> {
         self.called("pause");
-        *self.paused.lock().unwrap() = Paused { all: domain.is_none(), domains: domain.into_iter().collect() };
+        *self.paused.lock().unwrap() = Paused { all: domain.is_none(), domains: domain.into_iter().collect(), stopped: None };
         Box::pin(async move { Ok(()) })
     }
 

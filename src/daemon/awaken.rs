@@ -83,7 +83,7 @@ impl Awakening {
 impl Delivery {
     /// When there is something to fetch, if there is.
     pub(super) fn awakens_at(&self) -> Option<Timestamp> {
-        self.awakening.due(self.now()).filter(|_| !self.scheduler.paused().0)
+        self.awakening.due(self.now()).filter(|_| !self.scheduler.is_still())
     }
 
     /// Fetches one page, if it may.

@@ -45,6 +45,9 @@ pub struct Paused {
     pub all: bool,
     /// To these domains.
     pub domains: Vec<Domain>,
+    /// Everywhere, by nobody: why the spool can't record what attempts come to.
+    #[serde(default)]
+    pub stopped: Option<String>,
 }
 
 /// How busy the delivery loop is.

@@ -19,6 +19,7 @@ use super::pauses::Pauses;
 use super::report;
 use crate::deliver::{self, Attempted};
 use crate::event::{Event, Events};
+use crate::listen::Taker;
 use crate::mail::{
     Cause, Destination, Diagnosis, EnhancedCode, Forward, Message, Outcome, QueueId, Recipient, RecipientStatus, Timestamp,
     Update,
@@ -69,12 +70,14 @@ pub(super) struct Delivery {
     pub(super) digest: Digest,
     /// Questions to the DNS under way.
     lookups: Lookups,
+    /// Since when the spool can't record anything, by the monotonic clock.
+    pub(super) stalled: Option<Duration>,
 }
 
 /// The loop's inputs.
 pub(super) struct Inputs {
     /// New mail; the message itself is in the spool.
-    pub(super) accepted: mpsc::Receiver<QueueId>,
+    pub(super) accepted: Taker,
     /// Orders.
     pub(super) commands: mpsc::Receiver<Command>,
     /// The server stops.
@@ -125,6 +128,7 @@ impl Delivery {
             notices: Notices::default(),
             digest: Digest::new(now),
             lookups: Lookups::default(),
+            stalled: None,
         }
     }
 
@@ -152,7 +156,7 @@ impl Delivery {
                         self.ended(ended).await;
                     }
                 }
-                Some(id) = inputs.accepted.recv() => self.admit_new(id),
+                () = inputs.accepted.given() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -203,13 +207,17 @@ impl Delivery {
         if !self.expanded.is_empty() {
             return Duration::ZERO;
         }
-        let due = if self.scheduler.paused().0 { None } else { self.next_due };
-        let next = [self.scheduler.deadline(), due, self.digest_due(), self.awakens_at()].into_iter().flatten().min();
+        let due = if self.scheduler.is_still() { None } else { self.next_due };
+        let next = [self.scheduler.deadline(), due, self.digest_due(), self.awakens_at(), self.looks_at_log_at()]
+            .into_iter()
+            .flatten()
+            .min();
         next.map_or(LOOK_MAX, |next| next.since(self.now())).min(LOOK_MAX)
     }
 
     /// Carries out what the scheduler wants, and fetches from the index what has become due.
     async fn plan(&mut self) {
+        self.watch_log();
         if self.clock_went_back() {
             self.clamp_parked().await;
         }

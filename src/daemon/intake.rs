@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
 use super::delivery::{Delivery, LOOK_MAX};
 use super::notices::{Order, Saying};
 use super::report;
+use crate::listen::Taker;
 use crate::mail::{Message, QueueId};
 use crate::notice::Success;
 use crate::route::Plan;
@@ -21,7 +20,7 @@ impl Delivery {
     /// Admits messages that are due. For whom there is no room, the scheduler has another place.
     pub(super) async fn fetch_due(&mut self) {
         let now = self.now();
-        if self.scheduler.paused().0 || self.next_due.is_none_or(|due| due > now) {
+        if self.scheduler.is_still() || self.next_due.is_none_or(|due| due > now) {
             return;
         }
         match self.spool.due(now, DUE_MAX).await {
@@ -40,12 +39,10 @@ impl Delivery {
     }
 
     /// Admits what waits in the channel.
-    pub(super) fn admit_some(&mut self, accepted: &mut mpsc::Receiver<QueueId>) {
+    pub(super) fn admit_some(&mut self, accepted: &mut Taker) {
         for _ in 0..NEW_MAX {
-            match accepted.try_recv() {
-                Ok(id) => self.admit_new(id),
-                Err(_) => return,
-            }
+            let Some(id) = accepted.try_take() else { return };
+            self.admit_new(id);
         }
     }
 
@@ -58,8 +55,8 @@ impl Delivery {
     }
 
     /// Takes all that waits in the channel: an order must find every message either here or in the index.
-    pub(super) fn admit_waiting(&mut self, accepted: &mut mpsc::Receiver<QueueId>) {
-        while let Ok(id) = accepted.try_recv() {
+    pub(super) fn admit_waiting(&mut self, accepted: &mut Taker) {
+        while let Some(id) = accepted.try_take() {
             self.admit_new(id);
         }
     }

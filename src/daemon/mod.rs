@@ -22,6 +22,7 @@ mod privileges;
 mod reception;
 mod report;
 mod signals;
+mod stalled;
 mod start;
 
 pub use crate::listen::settings as session_settings;

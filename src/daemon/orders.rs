@@ -21,7 +21,8 @@ impl Delivery {
                 let _ = answer.send(self.resume(domain).await);
             }
             Command::Paused { answer } => {
-                let _ = answer.send(Paused { all: self.pauses.all, domains: self.pauses.domains.iter().cloned().collect() });
+                let domains = self.pauses.domains.iter().cloned().collect();
+                let _ = answer.send(Paused { all: self.pauses.all, domains, stopped: self.spool.standstill() });
             }
             Command::Reload { current, answer } => {
                 self.scheduler.reconfigure(self.now(), current.settings());

@@ -18,14 +18,12 @@ use super::pauses::Pauses;
 use super::reception::{self, Listeners, Sockets};
 use crate::config::{Config, ListenAddress};
 use crate::event::{Event, Events};
-use crate::listen::{Gate, Reception, TakeUp};
+use crate::listen::{Gate, Reception, TakeUp, handover};
 use crate::queue;
 use crate::spool::index::IndexFactory;
 use crate::spool::{Note, Options, Progress, Recovery, Spool, SpoolError, Watcher};
 use crate::system::{Crew, System, TlsError, Workers};
 
-/// Accepted messages on their way to the delivery loop; more wait in the index.
-const ACCEPTED_MAX: usize = 1024;
 /// Orders on their way to the delivery loop.
 const COMMANDS_MAX: usize = 64;
 /// A recovery that lasts longer says so often how far it has come.
@@ -138,7 +136,7 @@ impl Bound {
         })?;
         let lasting = Lasting::new(&events, &key);
         let current = Arc::new(Current::new(Arc::clone(&config), files, &system, &lasting));
-        let (accepted_in, accepted) = mpsc::channel(ACCEPTED_MAX);
+        let (accepted_in, accepted) = handover();
         let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
         let (stop_in, stop) = watch::channel(false);
         let (stopped_in, stopped) = watch::channel(false);

@@ -198,6 +198,12 @@ events! {
     /// An admin started delivery attempts again.
     Resumed "resumed" INFO { domain: Option<Domain> }
 
+    /// The spool can't write its log, or the disk takes very long for it: no attempt begins, because what it came to couldn't be recorded and
+    /// would be done again after a restart. It goes on by itself.
+    DeliveryStopped "delivery-stopped" ERROR { reason: String }
+    /// The log is written again, and attempts go on.
+    DeliveryResumed "delivery-resumed" INFO { duration: Duration }
+
     /// The spool is being read at the start, and that takes longer than usual; every few seconds.
     Recovering "recovering" INFO { phase: &'static str, done: u64, total: u64, duration: Duration }
     /// The spool was read at the start.
@@ -206,7 +212,7 @@ events! {
     Truncated "truncated" WARN { segment: u64, offset: u64, bytes: u64 }
     /// Bytes of the log can't be read as records; a copy was set aside, and the rest goes on.
     Quarantined "quarantined" ERROR { segment: u64, offset: u64, bytes: u64, path: String }
-    /// A segment that its successor names isn't there.
+    /// A segment that its successor names isn't there, or that the index knows to be needed still.
     SegmentMissing "segment-missing" ERROR { segment: u64 }
     /// A message's content is lost: its file isn't there, or its record is damaged. The message stays in the queue, deferred
     /// with that as reason, until it expires or an admin decides.
@@ -221,7 +227,7 @@ events! {
     /// Content files of messages that were never confirmed were removed.
     OrphansRemoved "orphans-removed" INFO { files: u64 }
     /// The log could not be written or synced: the segment is closed for good, and those who waited were told no. Their
-    /// clients still have what was not confirmed.
+    /// clients still have what was not confirmed. As long as no other can be begun, for the same reason, once a minute.
     WriteFailed "write-failed" ERROR { segment: Option<u64>, reason: String }
     /// Less than `spool.min_free` is left: new mail is refused, kept mail is delivered.
     SpoolFull "spool-full" ERROR { available: u64, min_free: u64 }

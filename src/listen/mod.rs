@@ -4,6 +4,7 @@
 
 mod connection;
 mod gate;
+mod handover;
 mod in_flight;
 mod intake;
 mod limits;
@@ -21,12 +22,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::{self, Config, ListenAddress, ListenerTls};
 use crate::event::{Event, Events};
-use crate::mail::{Message, OwnMark, QueueId, Service};
+use crate::mail::{Message, OwnMark, Service};
 use crate::notice::Languages;
 use crate::policy::Policy;
 use crate::smtp::extension::Parameters;
@@ -35,6 +36,7 @@ use crate::spool::{Spool, SpoolError};
 use crate::system::{BoxStream, Crew, Listener, System, TlsServer};
 
 pub use gate::Gate;
+pub use handover::{Giver, Taker, handover};
 use limits::Refusal;
 pub use takeup::TakeUp;
 
@@ -129,7 +131,7 @@ pub struct Reception {
     /// Keeps what is accepted.
     pub spool: Spool,
     /// Where committed messages go next; when it is full they wait in the spool's index.
-    pub accepted: mpsc::Sender<QueueId>,
+    pub accepted: Giver,
     /// The mail log.
     pub events: Events,
     /// Counts and bounds what is open and coming in.
@@ -221,7 +223,7 @@ impl Reception {
     /// Hands a committed message on to be delivered.
     fn hand_on(&self, message: &Message) {
         // When the queue is busy the message waits in the index: memory stays bounded.
-        if self.accepted.try_send(message.id).is_err() {
+        if !self.accepted.give(message.id) {
             self.spool.leave(message.id, message.arrived);
         }
     }

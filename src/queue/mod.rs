@@ -23,6 +23,7 @@ mod sites;
 mod sources;
 mod state;
 mod step;
+mod still;
 mod tempo;
 mod verb;
 mod verdict;

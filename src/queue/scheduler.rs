@@ -74,7 +74,9 @@ pub struct Scheduler {
     pub(super) steps: VecDeque<Step>,
     /// Messages that nothing keeps here any more; what becomes of them is decided when the step is asked for.
     leaving: VecDeque<QueueId>,
-    paused: bool,
+    pub(super) paused: bool,
+    /// What attempts come to can't be recorded: none begins.
+    pub(super) stalled: bool,
     /// What was called for last couldn't be fetched yet.
     unfetched: bool,
     pub(super) paused_domains: BTreeSet<Domain>,
@@ -108,6 +110,7 @@ impl Scheduler {
             steps: VecDeque::new(),
             leaving: VecDeque::new(),
             paused: false,
+            stalled: false,
             unfetched: false,
             paused_domains: BTreeSet::new(),
             clock: Timestamp::ZERO,
@@ -163,7 +166,7 @@ impl Scheduler {
     /// When to call `next` again if nothing else happens.
     pub fn deadline(&self) -> Option<Timestamp> {
         let alarm = self.alarms.first().map(|(at, _)| *at);
-        alarm.into_iter().chain(self.lines.deadline().filter(|_| !self.paused)).min()
+        alarm.into_iter().chain(self.lines.deadline().filter(|_| !self.is_still())).min()
     }
 
     /// Takes a message over. `destinations` has one for each open recipient, by index; an open recipient without one isn't
@@ -208,7 +211,7 @@ impl Scheduler {
                 _ => break,
             }
         }
-        match self.paused {
+        match self.is_still() {
             true => None,
             // What can be started isn't to wait for what comes from disk.
             false => self.start(now).or_else(|| self.called(now)),

@@ -63,6 +63,8 @@ pub struct SourceState {
 pub enum Why {
     /// Delivery is paused.
     Paused,
+    /// What attempts come to can't be recorded: the spool's log can't be written.
+    Log,
     /// It can't be reached: one attempt will find out whether it is back.
     Down,
     /// `outgoing_connections_rate` allows no further connection.
@@ -78,9 +80,9 @@ pub enum Why {
 }
 
 impl Lines {
-    /// What is known of a site; `paused`: nothing is attempted anywhere. So many of its messages wait on disk for the end of their domain's
-    /// pause.
-    fn state(&mut self, site: &Site, paused: bool, of_paused: usize) -> SiteState {
+    /// What is known of a site; `still`: why nothing of its mail is attempted, whatever is known of it. So many of its messages wait on disk
+    /// for the end of their domain's pause.
+    fn state(&mut self, site: &Site, still: Option<Why>, of_paused: usize) -> SiteState {
         let now = self.now();
         let mut state = SiteState {
             name: site.to_string(),
@@ -116,7 +118,8 @@ impl Lines {
         let waits = state.waiting + state.away > of_paused;
         state.reply = down.as_ref().map(|(_, reply)| reply.clone());
         (state.why, state.until) = match (down, connections_from, next) {
-            _ if paused || !waits && of_paused > 0 => (Some(Why::Paused), None),
+            _ if still.is_some() => (still, None),
+            _ if !waits && of_paused > 0 => (Some(Why::Paused), None),
             (Some((until, _)), ..) => (Some(Why::Down), Some(until)),
             (_, Some(until), _) if waits && full => (Some(Why::ConnectionsRate), Some(until)),
             (.., Some(until)) if waits => (Some(Why::MessagesRate), Some(until)),
@@ -148,7 +151,7 @@ impl Lines {
 impl Scheduler {
     /// What is known of every site with mail here, and of those that are down, in order; at most `count_max`, those with most mail.
     pub fn states(&mut self, now: Timestamp, count_max: usize) -> Vec<SiteState> {
-        let all = self.paused().0;
+        let still = self.why_still();
         self.lines.tick(now);
         let of_paused = self.lines.away.paused();
         let count = |site: &Site| of_paused.get(site).copied().unwrap_or(0);
@@ -159,18 +162,18 @@ impl Scheduler {
             ranked.sort_unstable_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
             sites = ranked.into_iter().take(count_max).map(|(_, site)| site).collect();
         }
-        sites.iter().map(|site| self.lines.state(site, all, count(site))).collect()
+        sites.iter().map(|site| self.lines.state(site, still, count(site))).collect()
     }
 
     /// The same of the site where a sender's mail to a destination was going of late; none if that isn't known.
     pub fn state_of(&mut self, now: Timestamp, destination: &Destination, sender: &ReversePath) -> Option<SiteState> {
-        let (all, domains) = self.paused();
-        let paused = all || matches!(destination, Destination::Mx(domain) if domains.contains(domain));
+        let is_paused = matches!(destination, Destination::Mx(domain) if self.paused_domains.contains(domain));
+        let still = self.why_still().or(is_paused.then_some(Why::Paused));
         self.lines.tick(now);
         let of_paused = self.lines.away.paused();
         let own = Site::Own(destination.clone());
         // What came during a pause waits in a line of its own where nobody has asked for the domain yet.
         let site = self.sites.last_of(destination, sender).or_else(|| of_paused.contains_key(&own).then_some(own))?;
-        Some(self.lines.state(&site, paused, of_paused.get(&site).copied().unwrap_or(0)))
+        Some(self.lines.state(&site, still, of_paused.get(&site).copied().unwrap_or(0)))
     }
 }

@@ -15,6 +15,10 @@ const PIECE: usize = 1 << 20;
 /// Ends the name of an envelope that a repair has not yet put back.
 pub(crate) const UNFINISHED: &str = ".unfinished";
 
+/// An empty file of this name says that an index was built anew without the messages of damaged records: what lies in `content/` and no
+/// message names may be theirs.
+pub(crate) const ORPHANS_KEPT: &str = "keep-orphans";
+
 /// Where damaged bytes of a segment lie.
 pub(crate) fn bytes_name(segment: u64, offset: u64) -> String {
     format!("{segment:08}-{offset}.bin")
@@ -88,6 +92,26 @@ pub(crate) fn move_content(disk: &dyn Disk, layout: &Layout, id: QueueId) -> io:
     disk.unlink(&from)?;
     disk.sync_dir(&layout.content)?;
     Ok(format!("quarantine/{}", to.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+/// Has the next start keep the content files that no message names, if there are any files.
+pub(crate) fn keep_orphans(disk: &dyn Disk, layout: &Layout) -> Result<(), SpoolError> {
+    if disk.list(&layout.content).is_ok_and(|names| names.is_empty()) {
+        return Ok(());
+    }
+    let path = layout.quarantine.join(ORPHANS_KEPT);
+    disk.replace(&path, b"").map_err(|error| SpoolError::io("can't write", &path, &error))
+}
+
+/// Whether it shall.
+pub(crate) fn are_orphans_kept(disk: &dyn Disk, layout: &Layout) -> bool {
+    disk.exists(&layout.quarantine.join(ORPHANS_KEPT))
+}
+
+/// They were moved. If a power cut brings the name back, the next ones are kept as well.
+pub(crate) fn orphans_are_moved(disk: &dyn Disk, layout: &Layout) -> Result<(), SpoolError> {
+    let path = layout.quarantine.join(ORPHANS_KEPT);
+    if disk.exists(&path) { disk.unlink(&path).map_err(|error| SpoolError::io("can't remove", &path, &error)) } else { Ok(()) }
 }
 
 /// The name, or the name and a number, so that nothing is overwritten.

@@ -99,7 +99,15 @@ pub(super) fn examine(
         aside.extend(finding.set_aside.clone());
         report(finding);
     };
-    let mut checker = Checker { opened: &opened, watcher, due: &due, report: &mut counted, bytes: 0, end: Position::default() };
+    let mut checker = Checker {
+        opened: &opened,
+        watcher,
+        due: &due,
+        report: &mut counted,
+        bytes: 0,
+        end: Position::default(),
+        missing: BTreeSet::new(),
+    };
     let mut log = workbench.empty().map_err(|error| SpoolError::Index(error.to_string()))?;
     checker.headers()?;
     let records = checker.log(&mut *log)?;
@@ -107,7 +115,8 @@ pub(super) fn examine(
     let index = checker.index(workbench, &*log, messages)?;
     let bytes = checker.bytes;
     let mut leftovers = Vec::new();
-    opened.orphans(&*log, log_damaged, &mut leftovers)?;
+    let is_kept = log_damaged || aside::are_orphans_kept(&*opened.disk, &opened.layout);
+    opened.orphans(&*log, is_kept, &mut leftovers)?;
     opened.set_aside(&aside, &mut leftovers)?;
     for finding in leftovers {
         survey.count(finding.level);
@@ -125,6 +134,8 @@ struct Checker<'a> {
     bytes: u64,
     /// Where the log's records end.
     end: Position,
+    /// Segments that were said to be missing.
+    missing: BTreeSet<u64>,
 }
 
 /// Whether one copy of a header is sound, and where the other belongs nothing was ever written.
@@ -166,15 +177,19 @@ impl Checker<'_> {
             };
             (self.report)(finding.segment(file.number));
         }
-        for note in recover::missing(files) {
-            let Note::SegmentMissing { segment } = note else { continue };
-            let finding =
-                Finding::damage(Kind::SegmentMissing, "the segment is missing: what only it had is lost").segment(segment);
-            let known = aside::missing_name(segment);
-            let is_known = disk.exists(&layout.quarantine.join(&known));
-            (self.report)(if is_known { finding.known(&known) } else { finding });
-        }
+        recover::gaps(files).into_iter().for_each(|segment| self.missing(segment));
         Ok(())
+    }
+
+    /// A segment should be there: says so once if it isn't.
+    fn missing(&mut self, segment: u64) {
+        if recover::is_there(&self.opened.files, segment) || !self.missing.insert(segment) {
+            return;
+        }
+        let finding = Finding::damage(Kind::SegmentMissing, "the segment is missing: what only it had is lost").segment(segment);
+        let known = aside::missing_name(segment);
+        let is_known = self.opened.disk.exists(&self.opened.layout.quarantine.join(&known));
+        (self.report)(if is_known { finding.known(&known) } else { finding });
     }
 
     /// The finding, or that it is known if the bytes were set aside before.
@@ -284,6 +299,8 @@ impl Checker<'_> {
     /// Brings a copy of the index to where the log is.
     fn brought_up(&mut self, mut index: Box<dyn Index>) -> Result<Box<dyn Index>, ReplayError> {
         let Opened { disk, layout, identity, files, .. } = self.opened;
+        let marked = index.mark()?.filter(|mark| mark.identity == *identity);
+        marked.into_iter().for_each(|mark| self.missing(mark.position.segment));
         let from = match recover::fit(&*index, *identity, self.end) {
             Ok(mark) => mark.map_or(Position::default(), |mark| mark.position),
             Err(error) if index.mark()?.is_some_and(|mark| mark.identity == *identity) => {
@@ -306,6 +323,7 @@ impl Checker<'_> {
     fn compare(&mut self, index: &dyn Index, log: &dyn Index, messages: u64) -> Result<(), ReplayError> {
         let mut meter = Meter::new(self.watcher, Phase::Index, messages);
         let (mut both, mut failed) = (0, None);
+        let mut lost = BTreeSet::new();
         index.visit(&mut |stored, _| {
             meter.add(1);
             let finding = match log.get(stored.message.id) {
@@ -314,7 +332,10 @@ impl Checker<'_> {
                     differences(&known, &stored)
                         .map(|what| Finding::damage(Kind::IndexDiffers, what).message(&known).path("index"))
                 }
-                Ok(None) => Some(self.opened.extra(&stored)),
+                Ok(None) => {
+                    lost.insert(stored.place.segment);
+                    Some(self.opened.extra(&stored))
+                }
                 Err(error) => {
                     failed = Some(ReplayError::Log(broken(error)));
                     None
@@ -325,6 +346,7 @@ impl Checker<'_> {
         if let Some(error) = failed {
             return Err(error);
         }
+        lost.into_iter().for_each(|segment| self.missing(segment));
         if both == messages {
             return Ok(());
         }
@@ -344,7 +366,7 @@ impl Checker<'_> {
 
 impl Opened {
     /// Content files that no message names.
-    fn orphans(&self, log: &dyn Index, log_damaged: bool, found: &mut Vec<Finding>) -> Result<(), SpoolError> {
+    fn orphans(&self, log: &dyn Index, is_kept: bool, found: &mut Vec<Finding>) -> Result<(), SpoolError> {
         for name in names(&*self.disk, &self.layout.content)? {
             let id: Option<QueueId> = name.parse().ok();
             let stored = id.map(|id| log.get(id)).transpose().map_err(broken)?.flatten();
@@ -353,7 +375,7 @@ impl Opened {
             }
             let reason = match id {
                 None => "it is no content file",
-                Some(_) if log_damaged => "no readable record names it: it may belong to a damaged one",
+                Some(_) if is_kept => "no readable record names it: it may belong to a damaged one",
                 Some(_) => "no message names it: the next start removes it",
             };
             let mut orphan = Finding::note(Kind::Orphan, reason).path(format!("content/{name}"));
@@ -368,7 +390,7 @@ impl Opened {
     fn set_aside(&self, named: &BTreeSet<String>, found: &mut Vec<Finding>) -> Result<(), SpoolError> {
         for name in names(&*self.disk, &self.layout.quarantine)? {
             let path = format!("quarantine/{name}");
-            if named.contains(&path) {
+            if named.contains(&path) || name == aside::ORPHANS_KEPT {
                 continue;
             }
             let mut finding = match name.strip_suffix(aside::UNFINISHED) {

@@ -9,17 +9,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::error::Elapsed;
 
-use super::answer::{self, CommitError, Waiter};
-use super::codec::Change;
+use super::answer::{self, CommitError};
 use super::gather::{self, Clients, Patience, Share};
-use super::index::{Place, Position, Stored};
+use super::index::{Place, Position};
 use super::keeper::Command;
-use super::log::{Failure, Log};
+use super::log::{Failure, Log, Room};
 use super::op::Op;
-use super::shared::{Entry, Shared, State};
+use super::settle::{Replies, settle, settle_changes};
+use super::shared::Shared;
 use super::{Note, SpoolError};
 use crate::mail::QueueId;
 
@@ -48,6 +47,7 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
         seen: Position::default(),
         answered: 0,
         doubtful: Vec::new(),
+        kept_first: false,
         patience: Patience::new(),
         replies: Replies::default(),
     };
@@ -64,7 +64,8 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
         committer.gather().await;
         let Taken { batch, more, closing } = committer.take();
         let idle = batch.is_empty() && (committer.written.is_empty() || !closing && committer.until_sync() > Duration::ZERO);
-        let pause = match idle || committer.commit(batch) {
+        let done = if idle { committer.begin_again() } else { committer.commit(batch) };
+        let pause = match done {
             false if closing => break,
             false => Some(RETRY),
             true if closing && idle => break,
@@ -115,6 +116,8 @@ struct Committer {
     answered: usize,
     /// New messages of a batch that failed, with content in files, as long as the next start might find them in the log.
     doubtful: Vec<QueueId>,
+    /// The last batch had no room, and new messages in it: what is to be kept goes before them, it may take the reserve.
+    kept_first: bool,
     /// Whether batches are waited for.
     patience: Patience,
     /// What is durable but not told yet. Where syncs are slow and half of those who send make a batch, the next one is written first: those
@@ -122,27 +125,24 @@ struct Committer {
     replies: Replies,
 }
 
-/// What is told once the lock is released.
-#[derive(Default)]
-struct Replies {
-    accepted: Vec<(QueueId, Waiter)>,
-    reaccepted: Vec<oneshot::Sender<()>>,
-    barriers: Vec<oneshot::Sender<Result<(), SpoolError>>>,
-}
-
 impl Committer {
     /// The next batch.
     fn take(&mut self) -> Taken {
+        let now = self.shared.clock.monotonic();
         let mut state = self.shared.lock();
         self.patience.look(state.queued);
+        let kept_first = std::mem::take(&mut self.kept_first);
         let mut bytes = 0;
         let mut count = 0;
         for op in &state.queue {
-            if bytes >= BATCH_SIZE {
+            if bytes >= BATCH_SIZE || kept_first && count > 0 && matches!(op, Op::Accept { .. }) {
                 break;
             }
             bytes += op.frame().map_or(0, |frame| frame.bytes().len());
             count += 1;
+        }
+        if count > 0 {
+            state.standstill.begin(now);
         }
         let closing = state.closing;
         let more = count < state.queue.len();
@@ -283,14 +283,7 @@ impl Committer {
         if waiting {
             self.patience.synced(self.shared.clock.monotonic().saturating_sub(begun));
         }
-        let stillborn = self.log.take_stillborn();
-        if !stillborn.is_empty() {
-            let segments = &mut self.shared.lock().segments;
-            stillborn.into_iter().for_each(|number| segments.grow(number, 0));
-        }
-        if self.log.is_open() {
-            self.doubtful.drain(..).for_each(|id| self.shared.remove_content(id));
-        }
+        self.settle_failures();
         match appended {
             Ok(mut at) => {
                 for op in batch {
@@ -316,6 +309,36 @@ impl Committer {
         }
     }
 
+    /// After a failure a segment is begun also if nothing is left to be written: else nobody would know that it can be. `false` if it can't.
+    fn begin_again(&mut self) -> bool {
+        if !self.written.is_empty() || !self.shared.lock().standstill.has_failed() {
+            return true;
+        }
+        if !self.log.is_open() {
+            let last_id = self.shared.lock().last_id;
+            let begun = self.log.open_next(&mut [], Room::NONE, last_id, self.shared.clock.now());
+            self.settle_failures();
+            if let Err(error) = begun {
+                self.refuse(VecDeque::new(), Failure { segment: None, in_doubt: false, error });
+                return false;
+            }
+        }
+        self.shared.lock().standstill.end();
+        true
+    }
+
+    /// What is left of segments that failed: it goes in its turn, and no longer counts once another is open.
+    fn settle_failures(&mut self) {
+        let stillborn = self.log.take_stillborn();
+        if !stillborn.is_empty() {
+            let segments = &mut self.shared.lock().segments;
+            stillborn.into_iter().for_each(|number| segments.grow(number, 0));
+        }
+        if self.log.is_open() {
+            self.doubtful.drain(..).for_each(|id| self.shared.remove_content(id));
+        }
+    }
+
     /// Settles what is durable.
     fn confirm(&mut self) {
         let durable = self.log.durable();
@@ -336,6 +359,9 @@ impl Committer {
                 state.segments.grow(place.segment, u64::from(place.length));
             }
             settle(&self.shared, &mut state, op, place, &mut self.replies);
+        }
+        if self.written.is_empty() {
+            state.standstill.end();
         }
         if state.queue.len() > queued {
             // What was put off until now: nobody else says that it is there.
@@ -368,7 +394,7 @@ impl Committer {
             // Whoever comes next needn't send a message to learn it.
             self.shared.space_now();
         }
-        self.shared.report(Note::WriteFailed { segment: failure.segment, error: failure.error.to_string() });
+        let now = self.shared.clock.monotonic();
         let mut state = self.shared.lock();
         let end = self.log.durable();
         if let Some(closed) = failure.segment {
@@ -392,7 +418,17 @@ impl Committer {
                 op => state.queue.push_front(op),
             }
         }
+        let why = failure.error.to_string();
+        // Room there is not for new mail: that is no reason why what is kept couldn't be written.
+        self.kept_first = error == SpoolError::Full && !accepts.is_empty();
+        let is_news = self.kept_first || state.standstill.fail(&why, now);
+        if self.kept_first && state.queue.is_empty() {
+            state.standstill.end();
+        }
         drop(state);
+        if is_news || failure.segment.is_some() {
+            self.shared.report(Note::WriteFailed { segment: failure.segment, error: why });
+        }
         for (waiter, stored) in accepts {
             let told = waiter.refuse(CommitError { error: error.clone(), in_doubt: failure.in_doubt });
             if stored.file.is_some() && failure.in_doubt {
@@ -417,84 +453,5 @@ impl Drop for Committer {
         let left = std::mem::take(&mut self.shared.lock().queue);
         drop(left);
         self.shared.tell(Command::Stop);
-    }
-}
-
-/// One operation is durable.
-fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, replies: &mut Replies) {
-    let position = Position { segment: place.segment, offset: place.offset };
-    match op {
-        Op::Accept { frame, stored, changes, waiter } => {
-            let id = stored.message.id;
-            state.recent.keep(id, frame);
-            state.accepted += 1;
-            state.segments.count_live(place, true);
-            let stored = Stored { place, ..stored };
-            let since = Some(position);
-            state.active.insert(id, Entry { stored, indexed: false, since, in_doubt: 0, park_after: None, changed: 0 });
-            settle_changes(state, &changes, Some(position));
-            replies.accepted.push((id, waiter));
-        }
-        Op::Reaccept { id, file, reply, .. } => {
-            let (old, since) = match state.dying.get_mut(&id) {
-                Some(dying) => (&mut dying.place, &mut dying.since),
-                None => match state.visible_mut(id) {
-                    Some(entry) => {
-                        entry.stored.file = file;
-                        (&mut entry.stored.place, &mut entry.since)
-                    }
-                    None => return,
-                },
-            };
-            let old = std::mem::replace(old, place);
-            *since = Some(position);
-            state.segments.count_live(old, false);
-            state.segments.count_live(place, true);
-            replies.reaccepted.push(reply);
-        }
-        Op::State(_) => {}
-        Op::Done { id, .. } => {
-            let Some(dying) = state.dying.get_mut(&id) else { return };
-            let (place, file, indexed) = (dying.place, dying.file, dying.indexed);
-            dying.since = None;
-            state.segments.count_live(place, false);
-            if file {
-                state.unlinks.push(shared.layout.content_file(id));
-            }
-            if indexed {
-                shared.tell(Command::Remove { id });
-            } else {
-                state.dying.remove(&id);
-            }
-            if file {
-                shared.sweep.notify_one();
-            }
-        }
-        Op::Park { id, generation } => shared.tell(Command::Store { id, generation }),
-        Op::Copy { id, generation } => shared.tell(Command::Copy { id, generation }),
-        Op::Barrier(reply) => replies.barriers.push(reply),
-    }
-}
-
-/// Changes that came with an Accept are durable (then carried out, and lie at the position), or failed with it.
-pub(crate) fn settle_changes(state: &mut State, changes: &[Change], durable: Option<Position>) {
-    for change in changes {
-        let id = change.update.id;
-        let Some(entry) = state.visible_mut(id) else { continue };
-        entry.in_doubt = entry.in_doubt.saturating_sub(1);
-        if let Some(position) = durable {
-            change.apply(Arc::make_mut(&mut entry.stored.message));
-            entry.since.get_or_insert(position);
-        }
-        if entry.in_doubt > 0 {
-            continue;
-        }
-        if let Some(due) = entry.park_after.take()
-            && let Some(entry) = state.active.remove(&id)
-        {
-            state.park(entry, due);
-        }
-        // One on its way into the index waited for this.
-        state.park_again(id);
     }
 }

@@ -12,7 +12,7 @@ use super::index::{Place, Stored};
 use super::op::Op;
 use super::record::{AcceptContent, Frame, RECORD_SIZE_MAX};
 use super::shared::Shared;
-use super::{Spool, SpoolError, commit};
+use super::{Spool, SpoolError, settle};
 use crate::mail::{BodyType, Message, Origin, QueueId, Recipient, Request, ReversePath, Timestamp, Update};
 
 /// A message that is being received: its content, piece by piece. Dropped without `commit`, it leaves nothing behind.
@@ -124,7 +124,7 @@ impl Draft {
             let mut state = shared.lock();
             let closing = state.closing;
             if closing || frame.bytes().len() > RECORD_SIZE_MAX {
-                commit::settle_changes(&mut state, &changes, None);
+                settle::settle_changes(&mut state, &changes, None);
                 let long = SpoolError::Io("the envelope is too long for a record".to_owned());
                 return Err(if closing { SpoolError::Closed } else { long });
             }

@@ -78,7 +78,7 @@ pub enum Note {
         /// The copy, below the spool folder.
         file: String,
     },
-    /// A segment that its successor names isn't there.
+    /// A segment that its successor names isn't there, or that the index knows to be needed still.
     SegmentMissing {
         /// Its number.
         segment: u64,

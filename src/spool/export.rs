@@ -85,7 +85,7 @@ fn read_log(opened: &Opened, index: &mut dyn Index, watcher: &Watcher) -> Result
         }
         _ => None,
     });
-    let missing = recover::missing(&opened.files).into_iter().map(|note| note.to_string());
+    let missing = recover::gaps(&opened.files).into_iter().map(|segment| Note::SegmentMissing { segment }.to_string());
     Ok((messages, damage.chain(missing).collect()))
 }
 

@@ -25,7 +25,7 @@ pub enum FindingKind {
     HeaderCopyDamaged,
     /// Both are.
     HeaderDamaged,
-    /// A segment that its successor names isn't there.
+    /// A segment that its successor names isn't there, or that the index knows to be needed still.
     SegmentMissing,
     /// Confirmed bytes of a segment that are no record.
     RecordsDamaged,
@@ -62,7 +62,7 @@ pub enum FindingKind {
 impl FindingKind {
     /// Whether confirmed bytes of the log are lost.
     pub(super) fn is_log_damage(self) -> bool {
-        matches!(self, Self::HeaderDamaged | Self::SegmentMissing | Self::RecordsDamaged)
+        matches!(self, Self::HeaderDamaged | Self::SegmentMissing | Self::RecordsDamaged | Self::RecordLost)
     }
 }
 

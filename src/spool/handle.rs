@@ -297,10 +297,17 @@ impl Spool {
         Ok(stats)
     }
 
+    /// Why nothing can be recorded at the moment; none if it can. What is delivered meanwhile would be delivered again after a restart.
+    pub fn standstill(&self) -> Option<String> {
+        let now = self.0.shared.clock.monotonic();
+        self.0.shared.lock().standstill.why(now)
+    }
+
     /// What keeps the spool from its work, as far as it isn't said by `space`.
     pub fn trouble(&self) -> Option<String> {
+        let standstill = self.standstill();
         let state = self.0.shared.lock();
-        if state.closing { Some(SpoolError::Closed.to_string()) } else { state.unindexed.clone() }
+        if state.closing { Some(SpoolError::Closed.to_string()) } else { standstill.or_else(|| state.unindexed.clone()) }
     }
 
     /// Waits until the spool has closed; true if a bug did that.

@@ -11,7 +11,7 @@ use super::error::is_full;
 use super::index::Position;
 use super::record::Frame;
 use super::reserve::Reserve;
-use super::segment::{self, BLOCK_SIZE, Layout, SegmentHeader};
+use super::segment::{self, BLOCK_SIZE, Layout, NotBegun, SegmentHeader};
 use super::spare::Spares;
 use crate::mail::{QueueId, Timestamp};
 use crate::system::{Disk, DiskFile};
@@ -322,7 +322,15 @@ impl Log {
         let (header, records) = self.next_header(first, false, last_id, now);
         let size = self.segment_size;
         let created = segment::create(&*self.disk, &self.layout.log, &header, &records, size, room.bytes);
-        let (file, reserved) = created.inspect_err(|_| self.stillborn.push(self.number))?;
+        let (file, reserved) = created.map_err(|NotBegun { error, is_left }| {
+            // A disk that takes nothing for days must not make numbers without end.
+            if is_left {
+                self.stillborn.push(self.number)
+            } else {
+                self.number -= 1
+            }
+            error
+        })?;
         // If the disk is too full for a first step, this segment stays small.
         let limit = if reserved < segment::reserve_step(size) { reserved } else { size.max(reserved) };
         self.opened(file, reserved, limit, &records);

@@ -16,7 +16,7 @@ use super::space::Use;
 use super::spare::Spares;
 use super::tail::Tail;
 use super::unreadable::{self, Unreadable};
-use super::{Filter, Note, Options, Recovery, SpoolError, aside};
+use super::{Filter, Note, Options, Recovery, SpoolError, aside, orphaned};
 use crate::mail::{QueueId, Timestamp};
 use crate::system::{Disk, Workers};
 
@@ -66,7 +66,6 @@ pub(crate) fn recover(start: Start) -> Result<Recovered, SpoolError> {
     let spares = Arc::new(Spares::new(start.disk.clone(), layout.clone(), segment_size));
     spares.clear()?;
     let (mut files, identity) = replay::list(&*start.disk, &layout.log)?;
-    let mut notes = missing(&files);
     let reserve = Reserve::new(start.disk.clone(), &layout, start.options.reserve);
     reserve.prepare();
     let opened = start.factory.open();
@@ -82,9 +81,11 @@ pub(crate) fn recover(start: Start) -> Result<Recovered, SpoolError> {
     };
     // First the log: nothing goes into the index that isn't durable.
     let mut tail = Tail::find(&*start.disk, &layout, identity, &files)?;
-    notes.extend(tail.note.take());
+    let mut notes: Vec<Note> = tail.note.take().into_iter().collect();
     let end = tail.end;
-    let marked = marked.filter(|mark| mark.identity == identity);
+    // An index that knows more than the log.
+    let cut = marked.is_some_and(|mark| mark.identity != identity || mark.position > end);
+    let marked = marked.filter(|mark| mark.identity == identity || !old);
     let sequence = (tail.sequence + 1).max(marked.map_or(0, |mark| mark.sequence));
     tail.last_id = tail.last_id.max(marked.map_or(QueueId(0), |mark| mark.last_id));
     let number = files.last().map_or(0, |file| file.number);
@@ -97,12 +98,19 @@ pub(crate) fn recover(start: Start) -> Result<Recovered, SpoolError> {
         reserve,
     };
     let log = Log::new(place, identity, number, sequence);
-    let log = tail.begin(&start.disk, &layout, log, start.now, &mut files)?;
+    let mut log = tail.begin(&start.disk, &layout, log, start.now, &mut files)?;
     let known = Known { identity, files: &files, end, old };
-    let (mut index, read, books) = bring_up_some_index(&start, &layout, &known, opened, &mut notes)?;
+    let (mut index, read, mut books) = bring_up_some_index(&start, &layout, &known, opened, &mut notes)?;
     notes.extend(read.notes);
+    let orphaned = std::mem::take(&mut books.orphaned);
+    notes.extend(missing(&files, marked, &orphaned));
     // A content file that no record names may belong to a record that can't be read.
-    let damaged = notes.iter().any(|note| matches!(note, Note::Quarantined { .. } | Note::SegmentMissing { .. }));
+    let damaged = cut
+        || aside::are_orphans_kept(&*start.disk, &layout)
+        || notes.iter().any(|note| matches!(note, Note::Quarantined { .. } | Note::SegmentMissing { .. }));
+    let again = orphaned::accept_again(&mut *index, &mut log, orphaned, read.last_id, start.now)?;
+    books.add(again.messages, &mut log);
+    notes.extend(again.note);
     unreadable::remove_leftovers(&*start.disk, &layout);
     let (unreadable, troubles) = Unreadable::load(&*start.disk, &layout);
     notes.extend(troubles.into_iter().map(Note::Trouble));
@@ -115,7 +123,7 @@ pub(crate) fn recover(start: Start) -> Result<Recovered, SpoolError> {
     if let Err(error) = index.set_mark(state.mark(identity)) {
         notes.push(Note::Trouble(format!("can't mark the index: {error}")));
     }
-    let recovery = Recovery { messages: books.messages, segments: files.len() as u64, records: read.records, notes };
+    let recovery = Recovery { messages: books.messages, segments: state.segments.len() as u64, records: read.records, notes };
     Ok(Recovered { identity, spares, unreadable, state, log, index, factory: start.factory, recovery })
 }
 
@@ -163,10 +171,22 @@ fn bring_up_some_index(
 }
 
 /// Segments that their successor speaks of, and that aren't there. The ones before the oldest were released.
-pub(crate) fn missing(files: &[SegmentFile]) -> Vec<Note> {
+pub(crate) fn gaps(files: &[SegmentFile]) -> BTreeSet<u64> {
     let pairs = files.iter().zip(files.iter().skip(1));
-    let gaps = pairs.filter_map(|(before, file)| file.header.map(|header| header.prior).filter(|prior| *prior > before.number));
-    gaps.map(|segment| Note::SegmentMissing { segment }).collect()
+    pairs.filter_map(|(before, file)| file.header.map(|header| header.prior).filter(|prior| *prior > before.number)).collect()
+}
+
+/// Whether a segment is among the files.
+pub(crate) fn is_there(files: &[SegmentFile], segment: u64) -> bool {
+    files.binary_search_by_key(&segment, |file| file.number).is_ok()
+}
+
+/// All segments that are known to be missing. None goes from the index's mark on, nor one with messages in it, as these have their records.
+fn missing(files: &[SegmentFile], marked: Option<Mark>, orphaned: &[Resident]) -> Vec<Note> {
+    let known = marked.map(|mark| mark.position.segment).into_iter().chain(orphaned.iter().map(|one| one.place.segment));
+    let mut missing = gaps(files);
+    missing.extend(known.filter(|segment| !is_there(files, *segment)));
+    missing.into_iter().map(|segment| Note::SegmentMissing { segment }).collect()
 }
 
 fn has_bytes(files: &[SegmentFile]) -> bool {
@@ -202,6 +222,29 @@ struct Books {
     segments: BTreeMap<u64, Use>,
     /// Messages whose content lies in a file, in order.
     files: Vec<QueueId>,
+    /// Messages that only the index has: their records are gone.
+    orphaned: Vec<Resident>,
+}
+
+impl Books {
+    /// Counts those that were orphaned, where they lie now, and what was written for it.
+    fn add(&mut self, orphaned: Vec<Resident>, log: &mut Log) {
+        let first = self.segments.keys().last().copied().unwrap_or(0);
+        let new = (first..=log.durable().segment).chain(log.take_stillborn());
+        new.for_each(|number| _ = self.segments.entry(number).or_default());
+        for Resident { id, place, file, .. } in orphaned {
+            self.messages += 1;
+            if file {
+                self.files.push(id);
+            }
+            if let Some(segment) = self.segments.get_mut(&place.segment) {
+                segment.used += if place.segment < first { 0 } else { u64::from(place.length) };
+                segment.live += 1;
+                segment.live_bytes += u64::from(place.length);
+            }
+        }
+        self.files.sort_unstable();
+    }
 }
 
 /// Reads the log from the index's mark on, and makes the index agree with it.
@@ -232,16 +275,18 @@ fn bring_up(
     Ok(count(index, &start.options, Books { segments, ..Books::default() }, read)?)
 }
 
-/// Goes through the index once: counts what lives, lets go of what was taken, drops what the log no longer has.
+/// Goes through the index once: counts what lives, lets go of what was taken, finds whom the log no longer has.
 fn count(index: &mut dyn Index, options: &Options, mut books: Books, mut read: ReadLog) -> Result<(ReadLog, Books), IndexError> {
     let mut taken = Vec::new();
-    let mut stale = Vec::new();
-    index.residents(&mut |Resident { id, place, file, taken: is_taken }| {
+    index.residents(&mut |resident| {
+        let Resident { id, place: Place { segment, offset, length }, file, taken: is_taken } = resident;
         read.last_id = read.last_id.max(id);
-        let Place { segment, offset, length } = place;
+        if is_taken {
+            taken.push(id);
+        }
         let record_end = (offset + u64::from(length)).saturating_sub(BLOCK_SIZE);
         let Some(segment) = books.segments.get_mut(&segment).filter(|segment| record_end <= segment.used) else {
-            stale.push(id);
+            books.orphaned.push(resident);
             return;
         };
         segment.live += 1;
@@ -250,21 +295,13 @@ fn count(index: &mut dyn Index, options: &Options, mut books: Books, mut read: R
         if file {
             books.files.push(id);
         }
-        if is_taken {
-            taken.push(id);
-        }
     })?;
     books.files.sort_unstable();
+    books.orphaned.sort_unstable();
     for id in taken {
         if let Some((stored, due)) = index.get(id)? {
             index.set_due(id, due_after(&stored, due, &options.due))?;
         }
-    }
-    if !stale.is_empty() {
-        read.notes.push(Note::Trouble(format!("{} messages of the index have no record in the log any more", stale.len())));
-    }
-    for id in stale {
-        index.remove(id)?;
     }
     Ok((read, books))
 }
@@ -272,17 +309,29 @@ fn count(index: &mut dyn Index, options: &Options, mut books: Books, mut read: R
 /// Removes content files that no message names (sets them aside if the log is damaged), and notes those that are missing. Opens none:
 /// they may be many, and whoever reads one finds out whether it is whole.
 fn tidy_content(disk: &dyn Disk, layout: &Layout, files: &[QueueId], damaged: bool, notes: &mut Vec<Note>) {
+    let tidied = remove_orphans(disk, layout, files, damaged, notes);
+    let noted = match (damaged, tidied) {
+        // The next start may know of no damage any more.
+        (true, false) => aside::keep_orphans(disk, layout),
+        (true, true) => aside::orphans_are_moved(disk, layout),
+        (false, _) => Ok(()),
+    };
+    notes.extend(noted.err().map(|error| Note::Trouble(error.to_string())));
+}
+
+/// Says whether all are gone from there.
+fn remove_orphans(disk: &dyn Disk, layout: &Layout, files: &[QueueId], damaged: bool, notes: &mut Vec<Note>) -> bool {
     let names = match disk.list(&layout.content) {
         Ok(names) => names,
         Err(error) => {
             notes.push(Note::Trouble(format!("can't list {}: {error}", layout.content.display())));
-            return;
+            return false;
         }
     };
     let mut present: Vec<QueueId> = names.iter().filter_map(|name| name.parse().ok()).collect();
     drop(names);
     present.sort_unstable();
-    let mut count = 0;
+    let (mut count, mut all) = (0, true);
     for id in present.iter().filter(|id| files.binary_search(id).is_err()) {
         let path = layout.content_file(*id);
         let gone = if damaged { aside::move_content(disk, layout, *id).map(Some) } else { disk.unlink(&path).map(|()| None) };
@@ -291,7 +340,10 @@ fn tidy_content(disk: &dyn Disk, layout: &Layout, files: &[QueueId], damaged: bo
             Ok(Some(to)) => {
                 notes.push(Note::Trouble(format!("no readable record has the content of {id}: it was moved to {to}")))
             }
-            Err(error) => notes.push(Note::Trouble(format!("can't remove {}: {error}", path.display()))),
+            Err(error) => {
+                all = false;
+                notes.push(Note::Trouble(format!("can't remove {}: {error}", path.display())));
+            }
         }
     }
     if count > 0 {
@@ -299,4 +351,5 @@ fn tidy_content(disk: &dyn Disk, layout: &Layout, files: &[QueueId], damaged: bo
     }
     let missing = files.iter().filter(|id| present.binary_search(id).is_err());
     notes.extend(missing.map(|id| Note::ContentMissing { id: *id }));
+    all
 }

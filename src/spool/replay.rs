@@ -198,9 +198,13 @@ impl<'a> Replay<'a> {
             }
         }
         replay.spill()?;
-        // Whom damaged bytes spoke of is lost with the old index.
+        // Whom damaged bytes spoke of is lost with the old index; but not its content, if that lies in a file.
         let notes = std::mem::take(&mut replay.notes).into_iter();
-        notes.filter(|note| matches!(note, Note::Quarantined { .. })).for_each(|note| shared.report(note));
+        let damage: Vec<Note> = notes.filter(|note| matches!(note, Note::Quarantined { .. })).collect();
+        if !damage.is_empty() {
+            aside::keep_orphans(&*shared.disk, &shared.layout).map_err(|error| IndexError::Damaged(error.to_string()))?;
+        }
+        damage.into_iter().for_each(|note| shared.report(note));
         // Somebody works on what is active.
         let active: Vec<QueueId> = shared.lock().active.keys().copied().collect();
         active.into_iter().try_for_each(|id| index.set_due(id, Timestamp::ZERO))

@@ -156,6 +156,25 @@ pub(crate) fn spare_size(segment_size: u64) -> u64 {
     segment_size / 4 * 3
 }
 
+/// A segment that couldn't be begun.
+#[derive(Debug)]
+pub(crate) struct NotBegun {
+    pub(crate) error: io::Error,
+    /// Whether there may be a file of its name.
+    pub(crate) is_left: bool,
+}
+
+impl NotBegun {
+    /// Its file couldn't be made.
+    fn at_once(error: io::Error) -> Self {
+        Self { is_left: error.kind() == io::ErrorKind::AlreadyExists, error }
+    }
+
+    fn later(error: io::Error) -> Self {
+        Self { error, is_left: true }
+    }
+}
+
 /// A new segment with its first records, durable, name and all; and up to which length there is room
 /// reserved for it. On a full disk that is less than usual, but not less than `room` for what comes next.
 pub(crate) fn create(
@@ -165,20 +184,20 @@ pub(crate) fn create(
     records: &[u8],
     size: u64,
     room: u64,
-) -> io::Result<(Box<dyn DiskFile>, u64)> {
+) -> Result<(Box<dyn DiskFile>, u64), NotBegun> {
     let path = folder.join(name(header.number));
     if records.is_empty() {
-        let file = disk.open(&path, OpenMode::CreateNew)?;
+        let file = disk.open(&path, OpenMode::CreateNew).map_err(NotBegun::at_once)?;
         let begun = begin(&*file, header, records, size, room).and_then(|reserved| disk.sync_dir(folder).map(|()| reserved));
         // The name must not stay: it would look like a segment that lost everything.
-        return begun.map(|reserved| (file, reserved)).inspect_err(|_| _ = disk.unlink(&path));
+        return begun.map(|reserved| (file, reserved)).inspect_err(|_| _ = disk.unlink(&path)).map_err(NotBegun::later);
     }
     // What start-up carries over counts where it was until the header says otherwise: whoever finds the name must find all of it.
     let spare = folder.join(spare_name(header.number));
-    let file = disk.open(&spare, OpenMode::CreateNew)?;
+    let file = disk.open(&spare, OpenMode::CreateNew).map_err(NotBegun::at_once)?;
     let begun =
         begin(&*file, header, records, size, room).and_then(|reserved| Ok((take_over(disk, folder, &spare, &path)?, reserved)));
-    begun.inspect_err(|_| {
+    begun.map_err(NotBegun::later).inspect_err(|_| {
         // Without a sync: nothing is written elsewhere before the next segment has its name, and with that the removal is durable. A power cut
         // before brings back a segment that says once more what the one before ends with.
         let _ = disk.unlink(&spare);

@@ -22,6 +22,7 @@ use super::reserve::Reserve;
 use super::segment::Layout;
 use super::space::{Segments, Use};
 use super::spare::Spares;
+use super::standstill::Standstill;
 use super::unreadable::Unreadable;
 use super::{Note, Options, SpoolError};
 use crate::mail::{Message, QueueId, Timestamp, Update};
@@ -94,6 +95,8 @@ pub(crate) struct State {
     pub(crate) failed: bool,
     /// Why there is no index at the moment.
     pub(crate) unindexed: Option<String>,
+    /// Whether the log can be written.
+    pub(crate) standstill: Standstill,
     generation: u64,
 }
 
@@ -143,6 +146,7 @@ impl State {
             closing: false,
             failed: false,
             unindexed: None,
+            standstill: Standstill::default(),
             generation: 0,
         }
     }

@@ -13,6 +13,7 @@ mod client;
 mod daemon;
 mod daemon_drops;
 mod daemon_rules;
+mod daemon_standstill;
 mod daemon_ways;
 mod daemon_world;
 mod lines;

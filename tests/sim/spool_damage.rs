@@ -38,8 +38,12 @@ fn tell_short_story(disk: &SimDisk) -> Vec<Message> {
 }
 
 async fn accept(spool: &Spool) -> Message {
+    accept_of(spool, 100).await
+}
+
+async fn accept_of(spool: &Spool, octets: usize) -> Message {
     let mut draft = spool.begin().unwrap();
-    draft.write(&[b'x'; 100]).await.unwrap();
+    draft.write(&vec![b'x'; octets]).await.unwrap();
     Message::clone(&*draft.commit(envelope()).await.unwrap())
 }
 
@@ -205,4 +209,42 @@ fn a_damaged_message_that_an_index_built_anew_does_not_know_keeps_no_segment() {
         assert_eq!((spool.gauges().messages, disk.list(&Path::new(ROOT).join("quarantine")).unwrap().len()), (0, 1));
         spool.close().await.unwrap();
     });
+}
+
+#[test]
+fn nor_is_its_content_file_removed_by_a_start_that_does_not_read_the_damage_again() {
+    let (disk, index) = (SimDisk::new(), Failing::default());
+    let lost = run(async {
+        let (spool, _) = Spool::open(options(ROOT), &simulated(&disk, 1), Box::new(index.clone())).await.unwrap();
+        let lost = accept_of(&spool, 5000).await.id;
+        spool.park(lost, Timestamp::NEVER);
+        let other = accept(&spool).await.id;
+        spool.park(other, Timestamp::NEVER);
+        spool.flush().await.unwrap();
+        disk.flip_bit(&Path::new(ROOT).join("log/00000001.seg"), (4096 + 60) * 8).unwrap();
+        index.broken.store(true, Ordering::Relaxed);
+        assert!(spool.message(lost).await.is_err());
+        index.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(spool.message(lost).await, Ok(None));
+        spool.close().await.unwrap();
+        lost
+    });
+    let aside = Path::new(ROOT).join(format!("quarantine/{lost}.content"));
+    let disk = disk.killed();
+    // At the second start the content of a draft that came to nothing is removed as ever.
+    for seed in 2..4 {
+        let orphan = disk.open(&Path::new(ROOT).join(format!("content/{}", QueueId(seed))), OpenMode::CreateNew).unwrap();
+        orphan.write_at(0, b"half").unwrap();
+        let notes = run(async {
+            let (spool, recovery) = Spool::open(options(ROOT), &simulated(&disk, seed), Box::new(index.clone())).await.unwrap();
+            spool.close().await.unwrap();
+            recovery.notes
+        });
+        assert!(!notes.iter().any(|note| matches!(note, Note::Quarantined { .. })), "the damage isn't read: {notes:?}");
+        let removed = notes.contains(&Note::OrphansRemoved { count: 1 });
+        assert_eq!(removed, seed == 3, "{notes:?}");
+        assert_eq!((&disk as &dyn Disk).read(&aside, 1 << 20).unwrap(), [b'x'; 5000]);
+        assert_eq!(disk.list(&Path::new(ROOT).join("content")).unwrap(), Vec::<String>::new());
+    }
 }

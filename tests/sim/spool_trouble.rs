@@ -235,6 +235,42 @@ async fn fill_but_for_the_reserve(is_quota: bool) {
 }
 
 #[test]
+fn where_no_new_mail_fits_what_is_kept_is_written_however_much_comes() {
+    run(async {
+        let disk = SimDisk::new();
+        let options = Options { reserve: Options::RESERVE, ..options("/spool") };
+        let (spool, _) = Spool::open(options, &simulated(&disk, 1), Box::new(MemoryIndexFactory::default())).await.unwrap();
+        let kept = accept(&spool).await.unwrap();
+        disk.set_quota(Some(disk.used()));
+        while accept(&spool).await.is_ok() {}
+        // Somebody tries again at every moment.
+        let others = (0..5).map(|_| {
+            let spool = spool.clone();
+            tokio::spawn(async move {
+                loop {
+                    let _ = accept(&spool).await;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            })
+        });
+        let others: Vec<_> = others.collect();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        spool.done(kept);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        others.iter().for_each(tokio::task::JoinHandle::abort);
+        assert_eq!(spool.standstill(), None);
+        let (spool, _) = Spool::open(
+            Options { reserve: 0, ..crate::spool_world::options("/spool") },
+            &simulated(&disk.killed(), 2),
+            Box::new(MemoryIndexFactory::default()),
+        )
+        .await
+        .unwrap();
+        assert_eq!(spool.message(kept).await, Ok(None), "its end isn't in the log");
+    });
+}
+
+#[test]
 fn messages_that_are_active_for_long_need_not_be_read_from_the_log_again() {
     let disk = SimDisk::new();
     let index = MemoryIndexFactory::default();

@@ -3,6 +3,7 @@
 mod checks;
 mod drafts;
 mod ends;
+mod lost;
 mod overtaken;
 mod start;
 mod transfer;

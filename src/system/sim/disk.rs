@@ -197,6 +197,7 @@ impl World {
     /// Counts an operation. An error: the power went before it. `false`: the power goes with it.
     fn count(&mut self) -> io::Result<bool> {
         self.check()?;
+        self.faults.unchangeable.map_or(Ok(()), |error| Err(io::Error::from_raw_os_error(error)))?;
         self.operations += 1;
         Ok(!self.off())
     }

@@ -12,6 +12,7 @@ pub(super) struct Faults {
     pub(super) unopenable: Option<PathBuf>,
     /// Which bytes of files the medium doesn't give.
     pub(super) unreadable: BTreeMap<usize, Range<u64>>,
+    pub(super) unchangeable: Option<i32>,
     pub(super) capacity: Option<u64>,
     pub(super) quota: Option<u64>,
 }
@@ -55,6 +56,11 @@ impl SimDisk {
         let inode = world.find(path)?;
         world.faults.unreadable.insert(inode, bytes);
         Ok(())
+    }
+
+    /// Every change and every sync fails with this error number of the system (30 is EROFS, 5 EIO) and does nothing; none: no longer.
+    pub fn fail_changes(&self, error: Option<i32>) {
+        self.world().faults.unchangeable = error;
     }
 
     /// The disk holds this many bytes, then it is full; none: it is endless.
