@@ -83,6 +83,10 @@ impl DiskFile for SimFile {
         world.check()?;
         let rest = world.inodes[self.inode].current.get(offset as usize..).unwrap_or(&[]);
         let count = rest.len().min(buffer.len());
+        let is_bad = |bad: &Range<u64>| offset < bad.end && bad.start < offset + count as u64;
+        if world.faults.unreadable.get(&self.inode).is_some_and(is_bad) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         buffer[..count].copy_from_slice(&rest[..count]);
         Ok(count)
     }
