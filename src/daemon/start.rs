@@ -288,6 +288,8 @@ fn report_note(events: &Events, note: &Note) {
         Note::SegmentMissing { segment } => Event::SegmentMissing { segment },
         Note::IndexRebuilt { why, set_aside } => Event::IndexRebuilt { reason: why, path: set_aside.unwrap_or_default() },
         Note::ContentMissing { id } => Event::ContentMissing { id },
+        Note::SegmentUnreadable { segment, messages, error } => Event::SegmentUnreadable { segment, messages, reason: error },
+        Note::SegmentReadable { segment, messages } => Event::SegmentReadable { segment, messages },
         Note::OrphansRemoved { count } => Event::OrphansRemoved { files: count },
         Note::WriteFailed { segment, error } => Event::WriteFailed { segment, reason: error },
         Note::Trouble(reason) => Event::SpoolTrouble { id: None, operation: "keep", reason },

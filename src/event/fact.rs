@@ -217,6 +217,11 @@ events! {
     /// A message's content is lost: its file isn't there, or its record is damaged. The message stays in the queue, deferred
     /// with that as reason, until it expires or an admin decides.
     ContentMissing "content-missing" ERROR { id: QueueId }
+    /// The disk can't read a segment where so many messages have their content. It is kept apart from the log and tried again, these
+    /// messages wait, and everything else goes on. Told again now and then.
+    SegmentUnreadable "segment-unreadable" ERROR { segment: u64, messages: u64, reason: String }
+    /// So many messages have their content back that lay in a segment that the disk couldn't read.
+    SegmentReadable "segment-readable" INFO { segment: u64, messages: u64 }
     /// The index was missing, broken or old, and was built again from the log; the old one, if any, is kept.
     IndexRebuilt "index-rebuilt" WARN { reason: String, path: String }
     /// Content files of messages that were never confirmed were removed.

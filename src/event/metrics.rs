@@ -273,7 +273,7 @@ impl Metrics {
             Event::Failed { destination, .. } => inc(&self.failed[transport(destination)]),
             Event::Expired { destination, .. } => inc(&self.expired[transport(destination)]),
             Event::Notified { kind, .. } => inc(&self.notices[*kind as usize]),
-            Event::WriteFailed { .. } | Event::SpoolTrouble { .. } => inc(&self.spool_trouble),
+            Event::WriteFailed { .. } | Event::SegmentUnreadable { .. } | Event::SpoolTrouble { .. } => inc(&self.spool_trouble),
             Event::Quarantined { .. } => inc(&self.quarantined),
             _ => {}
         }

@@ -40,12 +40,12 @@ pub(crate) fn content_name(id: QueueId) -> String {
 }
 
 /// Copies damaged bytes of a segment to a new file, durably; nothing happens if it is there already.
-pub(crate) fn copy_bytes(disk: &dyn Disk, layout: &Layout, segment: u64, offset: u64, bytes: u64, name: &str) -> io::Result<()> {
+pub(crate) fn copy_bytes(disk: &dyn Disk, layout: &Layout, from: &Path, offset: u64, bytes: u64, name: &str) -> io::Result<()> {
     let to = layout.quarantine.join(name);
     if disk.exists(&to) {
         return Ok(());
     }
-    let copied = copy(disk, &layout.segment(segment), offset, bytes, &to);
+    let copied = copy(disk, from, offset, bytes, &to);
     if copied.is_err() {
         // Half a copy would pass for one.
         let _ = disk.unlink(&to);
@@ -70,13 +70,13 @@ fn copy(disk: &dyn Disk, from: &Path, offset: u64, bytes: u64, to: &Path) -> io:
     to.sync_data()
 }
 
-/// A record that the index knows can't be read: copies it, and says so, unless that was done before.
-pub(crate) fn keep_record(shared: &Shared, place: Place) -> Result<(), SpoolError> {
+/// A record that lies in this segment is damaged: copies it, and says so, unless that was done before.
+pub(crate) fn keep_record(shared: &Shared, from: &Path, place: Place) -> Result<(), SpoolError> {
     let Place { segment, offset, length } = place;
     let (bytes, name) = (u64::from(length), bytes_name(segment, offset));
     let to = shared.layout.quarantine.join(&name);
     if !shared.disk.exists(&to) {
-        let copied = copy_bytes(&*shared.disk, &shared.layout, segment, offset, bytes, &name);
+        let copied = copy_bytes(&*shared.disk, &shared.layout, from, offset, bytes, &name);
         copied.map_err(|error| SpoolError::io("can't copy damaged bytes to", &to, &error))?;
         shared.report(Note::Quarantined { segment, offset, bytes, file: format!("quarantine/{name}") });
     }

@@ -7,12 +7,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::finding::{Finding, FindingKind as Kind, Survey};
+use super::content::Located;
+use super::finding::{Finding, FindingKind as Kind, Level, Survey};
 use super::index::{Index, IndexError, Position, Stored};
 use super::progress::{Meter, Phase, Watcher};
 use super::record::{HEADER_SIZE, Header};
 use super::replay::{self, Replay, ReplayError, SegmentFile, known_end};
 use super::segment::{self, BLOCK_SIZE, Layout, SegmentHeader};
+use super::unreadable::Unreadable;
 use super::whole::{Whole, read_through, same_bytes};
 use super::{DueRule, Note, SpoolError, aside, content, options, reader, recover};
 use crate::mail::QueueId;
@@ -47,6 +49,8 @@ pub(super) struct Opened {
     pub(super) layout: Layout,
     pub(super) identity: u64,
     pub(super) files: Vec<SegmentFile>,
+    /// What was set aside because it can't be read.
+    pub(super) unreadable: Unreadable,
     /// None: there is no lock file, so no server ever had this copy of a spool open.
     #[allow(dead_code, reason = "held, not used")]
     lock: Option<Box<dyn DiskLock>>,
@@ -60,7 +64,8 @@ impl Opened {
         }
         let lock = if disk.exists(&layout.lock) { Some(reader::lock(&**disk, &layout)?) } else { None };
         let (files, identity) = reader::segments(&**disk, &layout)?;
-        Ok(Self { disk: disk.clone(), layout, identity, files, lock })
+        let (unreadable, _) = Unreadable::load(&**disk, &layout);
+        Ok(Self { disk: disk.clone(), layout, identity, files, unreadable, lock })
     }
 
     /// Bytes of records in the log.
@@ -247,7 +252,7 @@ impl Checker<'_> {
 
     /// Reads the content files of all messages; says how many messages and how many such files there are.
     fn content(&mut self, log: &dyn Index) -> Result<(u64, u64), SpoolError> {
-        let Opened { disk, layout, identity, .. } = self.opened;
+        let Opened { disk, layout, identity, unreadable, .. } = self.opened;
         let names = names(&**disk, &layout.content)?;
         let mut meter = Meter::new(self.watcher, Phase::Content, names.len() as u64);
         let (mut messages, mut failed) = (0, None);
@@ -257,7 +262,7 @@ impl Checker<'_> {
                 return;
             }
             meter.add(1);
-            match read_through(&**disk, layout, *identity, &stored) {
+            match read_through(&**disk, layout, *identity, Located::new(&stored, unreadable)) {
                 Ok(Whole::Sound) => self.bytes += stored.message.size,
                 Ok(lost) => (self.report)(self.opened.lost_content(&stored, &lost)),
                 Err(error) => failed = Some(error),
@@ -409,6 +414,10 @@ impl Opened {
     fn lost_content(&self, stored: &Stored, lost: &Whole) -> Finding {
         let id = stored.message.id;
         let finding = match lost {
+            Whole::Unread(segment, why) => {
+                let waits = Finding::new(Kind::ContentUnread, Level::Known, why).id(id).bytes(stored.message.size);
+                return waits.segment(*segment).path(format!("unreadable/{}", segment::name(*segment)));
+            }
             Whole::Damaged(why) => Finding::damage(Kind::ContentDamaged, why),
             _ => Finding::damage(Kind::ContentMissing, "the content file is missing"),
         };
@@ -425,7 +434,13 @@ impl Opened {
 
     /// A message that the index has and the log hasn't.
     fn extra(&self, stored: &Stored) -> Finding {
-        let read = content::read_record(&*self.disk, &self.layout, self.identity, stored.message.id, stored.place);
+        let read = content::read_record(
+            &*self.disk,
+            &self.layout.segment(stored.place.segment),
+            self.identity,
+            stored.message.id,
+            stored.place,
+        );
         let finding = match read {
             Ok(Some(_)) => Finding::damage(Kind::IndexExtra, "the index has a message that is done with"),
             _ => Finding::damage(Kind::RecordLost, "only the index knows the message: its record is damaged or gone"),

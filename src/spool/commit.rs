@@ -16,8 +16,9 @@ use super::gather::{self, Clients, Patience, Share};
 use super::index::{Place, Position};
 use super::keeper::Command;
 use super::log::{Failure, Log, Room};
+use super::op::Op;
 use super::settle::{Replies, settle, settle_changes};
-use super::shared::{Op, Shared};
+use super::shared::Shared;
 use super::{Note, SpoolError};
 use crate::mail::QueueId;
 

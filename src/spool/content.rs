@@ -2,17 +2,18 @@
 
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crc32fast::Hasher;
 
-use super::SpoolError;
 use super::compress::{CHUNK_SIZE, Form, Packed, Packer, QUICK_SIZE_MAX, Source};
 use super::index::{Place, Stored};
 use super::record::{self, AcceptContent, ContentFile, Frame, HEADER_SIZE, Header};
 use super::segment::{Layout, read_full};
 use super::shared::Shared;
+use super::unreadable::Unreadable;
+use super::{Note, SpoolError};
 use crate::mail::QueueId;
 use crate::system::{BoxFuture, Content, Disk, DiskFile, OpenMode, Workers};
 
@@ -211,6 +212,20 @@ impl LargeFile {
     }
 }
 
+impl Shared {
+    /// Removes the content files of messages that are gone. A name that comes back after a power cut is removed at start-up.
+    pub(crate) fn unlink_content(&self) {
+        let paths: Vec<PathBuf> = std::mem::take(&mut self.lock().unlinks);
+        for path in paths {
+            match self.disk.unlink(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => self.report(Note::Trouble(format!("can't remove {}: {error}", path.display()))),
+            }
+        }
+    }
+}
+
 /// Content in a file of its own.
 struct FileContent {
     file: Arc<dyn DiskFile>,
@@ -271,18 +286,26 @@ pub(crate) struct Located {
     size: u64,
     place: Place,
     file: Option<ContentFile>,
+    /// The record that has it, in a segment that was set aside.
+    aside: Option<Place>,
 }
 
 impl Located {
-    /// Where its record lies.
-    pub(crate) fn place(&self) -> Place {
-        self.place
+    /// Looks in the segments that can't be read, too, if it is nowhere else.
+    pub(crate) fn new(stored: &Stored, unreadable: &Unreadable) -> Self {
+        let (id, size) = (stored.message.id, stored.message.size);
+        let aside = stored.file.filter(|file| *file == ContentFile::LOST).and_then(|_| unreadable.of(id));
+        Self { id, size, place: stored.place, file: stored.file, aside }
     }
-}
 
-impl From<&Stored> for Located {
-    fn from(stored: &Stored) -> Self {
-        Self { id: stored.message.id, size: stored.message.size, place: stored.place, file: stored.file }
+    /// Where its record lies, if it has the content and belongs to the log.
+    pub(crate) fn in_log(&self) -> Option<Place> {
+        self.file.is_none().then_some(self.place)
+    }
+
+    /// Where the content lies in a segment that was set aside.
+    pub(crate) fn aside(&self) -> Option<Place> {
+        self.aside
     }
 }
 
@@ -299,8 +322,8 @@ pub(crate) fn open(
     located: Located,
     workers: Workers,
 ) -> Result<Option<Arc<dyn Content>>, SpoolError> {
-    let Located { id, size, place, file } = located;
-    match file {
+    let Located { id, size, place, file, aside } = located;
+    match file.filter(|_| aside.is_none()) {
         Some(ContentFile { crc, compressed }) => {
             let path = layout.content_file(id);
             match disk.open(&path, OpenMode::Read) {
@@ -316,7 +339,8 @@ pub(crate) fn open(
             }
         }
         None => {
-            let read = read_record(disk, layout, identity, id, place)?;
+            let path = aside.map_or_else(|| layout.segment(place.segment), |place| layout.unreadable_segment(place.segment));
+            let read = read_record(disk, &path, identity, id, aside.unwrap_or(place))?;
             Ok(read.map(|(header, mut record)| -> Arc<dyn Content> {
                 // The record's buffer becomes the content.
                 record.truncate(record::content_range(&header).end);
@@ -334,17 +358,16 @@ pub(crate) fn open(
     }
 }
 
-/// An Accept record's header and bytes, checked. None: its segment was released.
+/// The header and bytes of an Accept record in a segment, checked. None: the segment was released.
 pub(crate) fn read_record(
     disk: &dyn Disk,
-    layout: &Layout,
+    path: &Path,
     identity: u64,
     id: QueueId,
     place: Place,
 ) -> Result<Option<(Header, Vec<u8>)>, SpoolError> {
-    let path = layout.segment(place.segment);
-    let failed = |error| SpoolError::io("can't read", &path, &error);
-    let file = match disk.open(&path, OpenMode::Read) {
+    let failed = |error| SpoolError::io("can't read", path, &error);
+    let file = match disk.open(path, OpenMode::Read) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),

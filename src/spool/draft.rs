@@ -9,8 +9,9 @@ use super::codec::Change;
 use super::content::Incoming;
 use super::gather::UnderWay;
 use super::index::{Place, Stored};
+use super::op::Op;
 use super::record::{AcceptContent, Frame, RECORD_SIZE_MAX};
-use super::shared::{Op, Shared};
+use super::shared::Shared;
 use super::{Spool, SpoolError, settle};
 use crate::mail::{BodyType, Message, Origin, QueueId, Recipient, Request, ReversePath, Timestamp, Update};
 

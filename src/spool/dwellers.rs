@@ -2,9 +2,13 @@
 
 use super::index::{Index, IndexError, Place, Resident};
 use super::keeper::Keeper;
-use super::release::Met;
 use super::shared::{Entry, Parking};
+use super::survivors::{Met, Whence};
 use crate::mail::QueueId;
+
+fn whence(has_file: bool) -> Whence {
+    if has_file { Whence::File } else { Whence::Record }
+}
 
 impl Keeper {
     /// Everybody whose record lies in a segment, also where that can't be read; so many are expected. Memory counts, then the index, all of which is
@@ -13,8 +17,8 @@ impl Keeper {
         let mut dwellers: Vec<Met> = {
             let state = self.shared.lock();
             let here = state.active.values().chain(state.parking.values().map(|parking| &parking.entry));
-            let here = here.map(|Entry { stored, .. }| (stored.message.id, stored.place, stored.file.is_none()));
-            let dying = state.dying.iter().map(|(id, dying)| (*id, dying.place, !dying.file));
+            let here = here.map(|Entry { stored, .. }| (stored.message.id, stored.place, whence(stored.file.is_some())));
+            let dying = state.dying.iter().map(|(id, dying)| (*id, dying.place, whence(dying.file)));
             here.chain(dying).filter(|(_, place, _)| place.segment == segment).collect()
         };
         if dwellers.len() as u64 >= expected {
@@ -23,7 +27,7 @@ impl Keeper {
         let mut indexed = Vec::new();
         index.residents(&mut |Resident { id, place, file, .. }| {
             if place.segment == segment {
-                indexed.push((id, place, !file));
+                indexed.push((id, place, whence(file)));
             }
         })?;
         let state = self.shared.lock();

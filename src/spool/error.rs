@@ -95,6 +95,22 @@ pub enum Note {
         /// The message.
         id: QueueId,
     },
+    /// The disk can't read a segment where messages have their content. It left the log, and is kept and tried again.
+    SegmentUnreadable {
+        /// Its number.
+        segment: u64,
+        /// How many messages wait for their content.
+        messages: u64,
+        /// What the system said.
+        error: String,
+    },
+    /// Messages have their content back that lay in such a segment.
+    SegmentReadable {
+        /// Its number.
+        segment: u64,
+        /// How many.
+        messages: u64,
+    },
     /// Content files that no record names (their acceptance was never confirmed) were removed.
     OrphansRemoved {
         /// How many.
@@ -129,6 +145,12 @@ impl fmt::Display for Note {
                 write!(f, "index built from the log: {why}; the old one is kept as {path}")
             }
             Self::ContentMissing { id } => write!(f, "the content of {id} is lost"),
+            Self::SegmentUnreadable { segment, messages, error } => {
+                write!(f, "segment {segment} is kept in unreadable/ for the content of {messages} messages: {error}")
+            }
+            Self::SegmentReadable { segment, messages } => {
+                write!(f, "segment {segment} could be read: {messages} messages have their content back")
+            }
             Self::OrphansRemoved { count } => write!(f, "{count} content files of unconfirmed messages removed"),
             Self::WriteFailed { segment: Some(segment), error } => write!(f, "segment {segment} closed for good: {error}"),
             Self::WriteFailed { segment: None, error } => write!(f, "no new segment: {error}"),

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::check::{Opened, Workbench};
+use super::content::Located;
 use super::index::{Index, Stored};
 use super::progress::{Meter, Phase, Watcher};
 use super::replay::{Replay, ReplayError};
@@ -97,10 +98,12 @@ impl Writer<'_> {
     /// Writes both files; says why, if the message's content can't be had.
     fn message(&self, opened: &Opened, stored: &Stored) -> Result<Option<String>, SpoolError> {
         let id = stored.message.id;
-        let content = match content::open(&**self.disk, &opened.layout, opened.identity, stored.into(), Workers::Inline) {
+        let located = Located::new(stored, &opened.unreadable);
+        let content = match content::open(&**self.disk, &opened.layout, opened.identity, located, Workers::Inline) {
             Ok(Some(content)) => content,
             Ok(None) => return Ok(Some("its content is missing".to_owned())),
             Err(SpoolError::Damaged(_)) => return Ok(Some("its content is damaged".to_owned())),
+            Err(SpoolError::Io(why)) => return Ok(Some(why)),
             Err(error) => return Err(error),
         };
         let path = self.to.join(format!("{id}{CONTENT}"));

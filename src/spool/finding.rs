@@ -37,6 +37,8 @@ pub enum FindingKind {
     ContentMissing,
     /// A message's content file is shorter than the message, or its checksum is wrong.
     ContentDamaged,
+    /// A message's content lies in a segment that the disk can't read, and that the server goes on trying.
+    ContentUnread,
     /// There is no index; the next start builds it.
     IndexMissing,
     /// The index can't be read, or belongs to another log.

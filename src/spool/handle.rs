@@ -55,10 +55,10 @@ impl Spool {
         };
         let begun = system.workers.blocking(move || Ok(start_up(start))).await;
         let (recovered, lock) = begun.map_err(|error| SpoolError::Io(error.to_string()))??;
-        let Recovered { identity, spares, state, log, index, factory, recovery } = recovered;
+        let Recovered { identity, spares, unreadable, state, log, index, factory, recovery } = recovered;
         let before = state.last_id;
         let (tell, commands) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared::new(options, system, identity, spares, state, tell));
+        let shared = Arc::new(Shared::new(options, system, identity, spares, unreadable, state, tell));
         shared.space_now();
         let (alive, ended) = mpsc::channel(1);
         // Each loop holds the lock on the spool as long as it lives, and lets go of it before it counts as ended.
@@ -203,11 +203,7 @@ impl Spool {
 
     /// A look at a message, active or parked.
     pub async fn message(&self, id: QueueId) -> Result<Option<Message>, SpoolError> {
-        if let Some(entry) = self.0.shared.lock().visible(id) {
-            return Ok(Some(Message::clone(&entry.stored.message)));
-        }
-        let stored = self.0.shared.ask(|reply| Command::Look { id, reply }).await??;
-        Ok(stored.map(|stored| Arc::unwrap_or_clone(stored.message)))
+        Ok(self.0.shared.stored(id).await?.map(|stored| Arc::unwrap_or_clone(stored.message)))
     }
 
     /// Messages that match, ordered by id. For long queues ask in pages: `limit`, then `after`.
@@ -256,9 +252,9 @@ impl Spool {
     /// Copies a record that turned out to be damaged.
     async fn set_aside(&self, error: &SpoolError, located: Located) {
         let shared = self.0.shared.clone();
-        if matches!(error, SpoolError::Damaged(_)) {
+        if let (SpoolError::Damaged(_), Some(place)) = (error, located.in_log()) {
             let copy = move || {
-                if let Err(error) = aside::keep_record(&shared, located.place()) {
+                if let Err(error) = aside::keep_record(&shared, &shared.layout.segment(place.segment), place) {
                     shared.report(Note::Trouble(error.to_string()));
                 }
                 Ok(())
@@ -268,11 +264,8 @@ impl Spool {
     }
 
     async fn locate(&self, id: QueueId) -> Result<Option<Located>, SpoolError> {
-        if let Some(entry) = self.0.shared.lock().visible(id) {
-            return Ok(Some((&entry.stored).into()));
-        }
-        let stored = self.0.shared.ask(|reply| Command::Look { id, reply }).await??;
-        Ok(stored.as_ref().map(Located::from))
+        let stored = self.0.shared.stored(id).await?;
+        Ok(stored.map(|stored| Located::new(&stored, &self.0.shared.unreadable)))
     }
 
     /// Whether a message may have been here before the spool was opened: what became of it last, nobody may have had the time to write

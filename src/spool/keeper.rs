@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::index::{Index, IndexError, IndexFactory, Mark, Place, Stored};
-use super::release::Met;
 use super::replay::due_after;
 use super::shared::{Entry, Parking, Shared, State};
+use super::survivors::Met;
 use super::{Filter, Note, SpoolError, Stats};
 use crate::mail::{Message, QueueId, Timestamp, Update};
 

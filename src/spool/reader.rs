@@ -4,10 +4,11 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::content;
+use super::content::{self, Located};
 use super::index::{Index, MemoryIndex};
 use super::replay::{self, Replay, ReplayError, SegmentFile};
 use super::segment::{BLOCK_SIZE, Layout};
+use super::unreadable::Unreadable;
 use super::{Filter, Note, SpoolError, Stats};
 use crate::mail::{Message, QueueId};
 use crate::system::{Content, Disk, Workers};
@@ -20,6 +21,7 @@ pub struct StoppedSpool {
     disk: Arc<dyn Disk>,
     layout: Layout,
     identity: u64,
+    unreadable: Unreadable,
     index: MemoryIndex,
     notes: Vec<Note>,
 }
@@ -37,10 +39,14 @@ pub fn read_stopped(path: &Path, disk: &Arc<dyn Disk>) -> Result<StoppedSpool, S
     let due = super::options::next_attempt();
     let mut replay = Replay::new(disk, &layout, identity, &mut index, &due, false);
     let read = files.iter().try_for_each(|file| replay.segment(file, BLOCK_SIZE).map(|_| ()));
-    let notes = std::mem::take(&mut replay.notes);
+    let mut notes = std::mem::take(&mut replay.notes);
     let read = read.and_then(|()| replay.spill().map_err(ReplayError::Index));
     match read {
-        Ok(()) => Ok(StoppedSpool { disk: disk.clone(), layout, identity, index, notes }),
+        Ok(()) => {
+            let (unreadable, troubles) = Unreadable::load(&**disk, &layout);
+            notes.extend(troubles.into_iter().map(Note::Trouble));
+            Ok(StoppedSpool { disk: disk.clone(), layout, identity, unreadable, index, notes })
+        }
         Err(ReplayError::Log(error)) => Err(error),
         Err(ReplayError::Index(error)) => Err(SpoolError::Index(error.to_string())),
     }
@@ -93,7 +99,8 @@ impl StoppedSpool {
     /// A message's content.
     pub fn content(&self, id: QueueId) -> Result<Arc<dyn Content>, SpoolError> {
         let (stored, _) = self.index.get(id).ok().flatten().ok_or(SpoolError::Unknown(id))?;
-        let content = content::open(&*self.disk, &self.layout, self.identity, (&stored).into(), Workers::Inline)?;
+        let located = Located::new(&stored, &self.unreadable);
+        let content = content::open(&*self.disk, &self.layout, self.identity, located, Workers::Inline)?;
         content.ok_or(SpoolError::Damaged(id))
     }
 

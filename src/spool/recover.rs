@@ -15,6 +15,7 @@ use super::shared::State;
 use super::space::Use;
 use super::spare::Spares;
 use super::tail::Tail;
+use super::unreadable::{self, Unreadable};
 use super::{Filter, Note, Options, Recovery, SpoolError, aside, orphaned};
 use crate::mail::{QueueId, Timestamp};
 use crate::system::{Disk, Workers};
@@ -23,6 +24,7 @@ use crate::system::{Disk, Workers};
 pub(crate) struct Recovered {
     pub(crate) identity: u64,
     pub(crate) spares: Arc<Spares>,
+    pub(crate) unreadable: Unreadable,
     pub(crate) state: State,
     pub(crate) log: Log,
     pub(crate) index: Box<dyn Index>,
@@ -109,7 +111,12 @@ pub(crate) fn recover(start: Start) -> Result<Recovered, SpoolError> {
     let again = orphaned::accept_again(&mut *index, &mut log, orphaned, read.last_id, start.now)?;
     books.add(again.messages, &mut log);
     notes.extend(again.note);
+    unreadable::remove_leftovers(&*start.disk, &layout);
+    let (unreadable, troubles) = Unreadable::load(&*start.disk, &layout);
+    notes.extend(troubles.into_iter().map(Note::Trouble));
     tidy_content(&*start.disk, &layout, &books.files, damaged, &mut notes);
+    // What waits for a segment that can't be read isn't lost.
+    notes.retain(|note| !matches!(note, Note::ContentMissing { id } if unreadable.of(*id).is_some()));
     let mut state = State::new(books.segments, read.last_id);
     state.end = log.durable();
     state.sequence = log.sequence();
@@ -117,7 +124,7 @@ pub(crate) fn recover(start: Start) -> Result<Recovered, SpoolError> {
         notes.push(Note::Trouble(format!("can't mark the index: {error}")));
     }
     let recovery = Recovery { messages: books.messages, segments: state.segments.len() as u64, records: read.records, notes };
-    Ok(Recovered { identity, spares, state, log, index, factory: start.factory, recovery })
+    Ok(Recovered { identity, spares, unreadable, state, log, index, factory: start.factory, recovery })
 }
 
 /// What is known of the log once its end is in order.

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::aside::{self, UNFINISHED, envelope_name, free_name, missing_name};
 use super::check::{Examined, Findings, Opened, Workbench, examine};
+use super::content::Located;
 use super::finding::{Finding, FindingKind as Kind, Level, Survey};
 use super::index::{Index, IndexFactory, Stored};
 use super::record::RECORD_SIZE_MAX;
@@ -188,7 +189,9 @@ fn known(index: Option<&dyn Index>, id: QueueId) -> Result<Option<Stored>, Spool
 /// Keeps the content of a message whose record is damaged, if it lies apart from that and is sound, as `quarantine/ID.eml`.
 fn keep_content(opened: &Opened, stored: &Stored) -> Result<(), SpoolError> {
     let id = stored.message.id;
-    let Ok(Some(content)) = content::open(&*opened.disk, &opened.layout, opened.identity, stored.into(), Workers::Inline) else {
+    let Ok(Some(content)) =
+        content::open(&*opened.disk, &opened.layout, opened.identity, Located::new(stored, &opened.unreadable), Workers::Inline)
+    else {
         return Ok(());
     };
     let path = opened.layout.quarantine.join(format!("{id}{CONTENT}"));
@@ -233,7 +236,7 @@ fn copy_anew(disk: &dyn Disk, layout: &Layout, segment: u64, offset: u64, bytes:
         let old = free_name(disk, &layout.quarantine, &name);
         disk.rename(&path, &old).map_err(|error| SpoolError::io("can't rename", &path, &error))?;
     }
-    let copied = aside::copy_bytes(disk, layout, segment, offset, bytes, &name);
+    let copied = aside::copy_bytes(disk, layout, &layout.segment(segment), offset, bytes, &name);
     copied.map_err(|error| SpoolError::io("can't copy damaged bytes to", &path, &error))?;
     Ok(format!("quarantine/{name}"))
 }

@@ -338,7 +338,7 @@ impl<'a> Replay<'a> {
         let name = aside::bytes_name(segment, offset);
         let file = format!("quarantine/{name}");
         if self.quarantine
-            && let Err(error) = aside::copy_bytes(&**self.disk, self.layout, segment, offset, bytes, &name)
+            && let Err(error) = aside::copy_bytes(&**self.disk, self.layout, &self.layout.segment(segment), offset, bytes, &name)
         {
             self.notes.push(Note::Trouble(format!("can't copy damaged bytes to {file}: {error}")));
         }

@@ -291,6 +291,7 @@ pub(crate) struct Layout {
     pub(crate) log: PathBuf,
     pub(crate) content: PathBuf,
     pub(crate) quarantine: PathBuf,
+    pub(crate) unreadable: PathBuf,
     pub(crate) lock: PathBuf,
 }
 
@@ -301,12 +302,18 @@ impl Layout {
             log: root.join("log"),
             content: root.join("content"),
             quarantine: root.join("quarantine"),
+            unreadable: root.join("unreadable"),
             lock: root.join("lock"),
         }
     }
 
     pub(crate) fn segment(&self, number: u64) -> PathBuf {
         self.log.join(name(number))
+    }
+
+    /// Where a segment lies that left the log because it can't be read.
+    pub(crate) fn unreadable_segment(&self, number: u64) -> PathBuf {
+        self.unreadable.join(name(number))
     }
 
     pub(crate) fn content_file(&self, id: QueueId) -> PathBuf {

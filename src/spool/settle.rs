@@ -9,7 +9,8 @@ use super::answer::Waiter;
 use super::codec::Change;
 use super::index::{Place, Position, Stored};
 use super::keeper::Command;
-use super::shared::{Entry, Op, Shared, State};
+use super::op::Op;
+use super::shared::{Entry, Shared, State};
 use crate::mail::QueueId;
 
 /// What is told once the lock is released.

@@ -11,19 +11,19 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::answer::Waiter;
-use super::codec::Change;
 use super::compress::Packer;
 use super::gather::{Gathering, Queued};
 use super::index::{Mark, Place, Position, Stored};
 use super::keeper::{Action, Command};
+use super::op::Op;
 use super::recent::Recent;
-use super::record::{ContentFile, Frame};
+use super::record::Frame;
 use super::reserve::Reserve;
 use super::segment::Layout;
 use super::space::{Segments, Use};
 use super::spare::Spares;
 use super::standstill::Standstill;
+use super::unreadable::Unreadable;
 use super::{Note, Options, SpoolError};
 use crate::mail::{Message, QueueId, Timestamp, Update};
 use crate::system::{Clock, Disk, Entropy, System, Workers};
@@ -72,63 +72,6 @@ pub(crate) struct Dying {
     pub(crate) since: Option<Position>,
 }
 
-/// Something for the log, or to be done when the log has come so far.
-pub(crate) enum Op {
-    Accept {
-        frame: Frame,
-        stored: Stored,
-        changes: Vec<Change>,
-        waiter: Waiter,
-    },
-    /// A living message again at the log's end, so that its old segment can go.
-    Reaccept {
-        id: QueueId,
-        file: Option<ContentFile>,
-        frame: Frame,
-        reply: oneshot::Sender<()>,
-    },
-    State(Frame),
-    Done {
-        id: QueueId,
-        frame: Frame,
-    },
-    Park {
-        id: QueueId,
-        generation: u64,
-    },
-    /// The index may have a copy of an active message, if it hasn't changed since then.
-    Copy {
-        id: QueueId,
-        generation: u64,
-    },
-    Barrier(oneshot::Sender<Result<(), SpoolError>>),
-}
-
-impl Op {
-    pub(crate) fn frame(&self) -> Option<&Frame> {
-        match self {
-            Self::Accept { frame, .. } | Self::Reaccept { frame, .. } | Self::State(frame) | Self::Done { frame, .. } => {
-                Some(frame)
-            }
-            Self::Park { .. } | Self::Copy { .. } | Self::Barrier(_) => None,
-        }
-    }
-
-    /// Whether somebody waits for it to be durable.
-    pub(crate) fn is_awaited(&self) -> bool {
-        matches!(self, Self::Accept { .. } | Self::Reaccept { .. } | Self::Barrier(_))
-    }
-
-    pub(crate) fn frame_mut(&mut self) -> Option<&mut Frame> {
-        match self {
-            Self::Accept { frame, .. } | Self::Reaccept { frame, .. } | Self::State(frame) | Self::Done { frame, .. } => {
-                Some(frame)
-            }
-            Self::Park { .. } | Self::Copy { .. } | Self::Barrier(_) => None,
-        }
-    }
-}
-
 /// Everything that the lock protects.
 pub(crate) struct State {
     pub(crate) active: BTreeMap<QueueId, Entry>,
@@ -165,6 +108,7 @@ pub(crate) struct Shared {
     pub(crate) reserve: Reserve,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) spares: Arc<Spares>,
+    pub(crate) unreadable: Unreadable,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) workers: Workers,
@@ -313,6 +257,7 @@ impl Shared {
         system: &System,
         identity: u64,
         spares: Arc<Spares>,
+        unreadable: Unreadable,
         state: State,
         keeper: mpsc::UnboundedSender<Command>,
     ) -> Self {
@@ -326,6 +271,7 @@ impl Shared {
             identity,
             disk: system.disk.clone(),
             spares,
+            unreadable,
             clock: system.clock.clone(),
             entropy: system.entropy.clone(),
             workers: system.workers,
@@ -360,6 +306,14 @@ impl Shared {
         let (reply, answer) = oneshot::channel();
         self.tell(command(reply));
         answer.await.map_err(|_| SpoolError::Closed)
+    }
+
+    /// What is known of a message, wherever it is.
+    pub(crate) async fn stored(&self, id: QueueId) -> Result<Option<Stored>, SpoolError> {
+        if let Some(entry) = self.lock().visible(id) {
+            return Ok(Some(entry.stored.clone()));
+        }
+        self.ask(|reply| Command::Look { id, reply }).await?
     }
 
     /// Changes a message, wherever it is.

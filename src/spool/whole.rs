@@ -5,7 +5,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use super::index::Stored;
+use super::content::Located;
 use super::segment::{self, Layout};
 use super::{SpoolError, content};
 use crate::system::{BoxFuture, Content, Disk, OpenMode, Workers};
@@ -19,13 +19,22 @@ pub(super) enum Whole {
     Missing,
     /// Says how.
     Damaged(String),
+    /// It lies in this segment, which was set aside because the disk can't read it; says what the disk says.
+    Unread(u64, String),
 }
 
 /// Reads a message's content from the first octet to the last.
-pub(super) fn read_through(disk: &dyn Disk, layout: &Layout, identity: u64, stored: &Stored) -> Result<Whole, SpoolError> {
-    let content = match content::open(disk, layout, identity, stored.into(), Workers::Inline) {
+pub(super) fn read_through(disk: &dyn Disk, layout: &Layout, identity: u64, located: Located) -> Result<Whole, SpoolError> {
+    let content = match content::open(disk, layout, identity, located, Workers::Inline) {
         Ok(Some(content)) => content,
         Ok(None) => return Ok(Whole::Missing),
+        Err(error) if let Some(aside) = located.aside() => {
+            return Ok(match error {
+                // No file of its own is damaged.
+                SpoolError::Damaged(_) => Whole::Missing,
+                error => Whole::Unread(aside.segment, error.to_string()),
+            });
+        }
         Err(SpoolError::Damaged(_)) => return Ok(Whole::Damaged("the record is damaged".to_owned())),
         Err(error) => return Err(error),
     };

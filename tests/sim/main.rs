@@ -34,6 +34,7 @@ mod spool_model;
 mod spool_spare;
 mod spool_story;
 mod spool_trouble;
+mod spool_unreadable;
 mod spool_world;
 #[allow(dead_code, reason = "shared with the stories, which use more of it")]
 #[path = "../stories/world.rs"]

@@ -9,6 +9,7 @@ use posthouse::mail::{Address, BodyType, QueueId, Recipient, RecipientState, Rev
 use posthouse::spool::index::{MemoryCatalogue, RunIndexFactory};
 use posthouse::spool::record::HEADER_SIZE;
 use posthouse::spool::{Accept, Options, Spool};
+use posthouse::system::Disk;
 use posthouse::system::sim::{Operation, OperationKind, SimDisk, SimRandom};
 
 use crate::spool_story::ROOT;
@@ -26,6 +27,8 @@ struct Books {
     sizes: BTreeMap<QueueId, u64>,
     ending: VecDeque<(Duration, u64)>,
     live: u64,
+    /// Bytes that the disk can't read, and that are kept apart.
+    apart: u64,
     accepted: u64,
     peak: u64,
     /// The largest share of the bound that was ever taken.
@@ -49,7 +52,7 @@ impl Books {
 
     fn watch(&mut self, operation: &Operation<'_>, segment_size: u64) {
         self.settle();
-        let (used, bound) = (operation.used(), 2 * self.live + 2 * segment_size);
+        let (used, bound) = (operation.used(), 2 * self.live + 2 * segment_size + self.apart);
         self.peak = self.peak.max(used);
         self.share = self.share.max(used as f64 / bound as f64);
         let what = (operation.kind, operation.path);
@@ -209,9 +212,21 @@ async fn hour(house: &mut House, random: &mut SimRandom) {
     }
 }
 
+/// What becomes of the first message's record.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum First {
+    Sound,
+    Damaged,
+    /// The segment is set aside: its bytes are kept beside what is bounded.
+    Unreadable,
+}
+
 #[test]
 fn disk_use_stays_under_twice_what_lives_and_two_segments_at_every_moment() {
-    for (segment_size, is_damaged) in [(256 << 10, false), (2 << 20, false), (256 << 10, true)] {
+    let small = 256 << 10;
+    for (segment_size, first_is) in
+        [(small, First::Sound), (2 << 20, First::Sound), (small, First::Damaged), (small, First::Unreadable)]
+    {
         run(async {
             let options = Options {
                 segment_size,
@@ -222,15 +237,27 @@ fn disk_use_stays_under_twice_what_lives_and_two_segments_at_every_moment() {
                 ..options(ROOT)
             };
             let mut house = House::open(options).await;
-            // The first message waits for days, and nobody can read it.
+            // The first message waits for days; perhaps nobody can read it.
             let first = house.accept(3000).await;
             house.defer(first, START.plus(SECOND * 100_000)).await;
             house.spool.flush().await.unwrap();
-            if is_damaged {
-                house.disk.flip_bit(&Path::new(ROOT).join("log/00000001.seg"), 5000 * 8).unwrap();
+            let oldest = Path::new(ROOT).join("log/00000001.seg");
+            match first_is {
+                First::Sound => {}
+                First::Damaged => house.disk.flip_bit(&oldest, 5000 * 8).unwrap(),
+                First::Unreadable => {
+                    house.disk.fail_reading(&oldest, 4096..8192).unwrap();
+                    house.books.lock().unwrap().apart = segment_size;
+                }
             }
             hour(&mut house, &mut SimRandom::new(segment_size)).await;
-            assert_eq!(house.spool.content(first).await.is_err(), is_damaged);
+            assert_eq!(house.spool.content(first).await.is_err(), first_is != First::Sound);
+            assert!(!house.disk.exists(&oldest));
+            if first_is == First::Unreadable {
+                // Nothing was written over it.
+                house.disk.fail_reading(&Path::new(ROOT).join("unreadable/00000001.seg"), 0..0).unwrap();
+                assert!(house.spool.content(first).await.is_ok());
+            }
             tokio::time::sleep(SECOND * 5).await;
             let (left, used) = (house.sizes.values().sum::<u64>(), house.disk.used());
             let books = house.books.lock().unwrap();

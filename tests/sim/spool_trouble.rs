@@ -364,3 +364,29 @@ fn an_index_that_stays_damaged_is_not_built_anew_all_the_time() {
     let rebuilt = notes.iter().filter(|note| matches!(note, Note::IndexRebuilt { .. })).count();
     assert!((2..=6).contains(&rebuilt), "{notes:?}");
 }
+
+#[test]
+fn what_holds_a_segment_up_is_told_less_and_less_often() {
+    run(async {
+        let (disk, index) = (SimDisk::new(), Failing::default());
+        let notes = Arc::new(Mutex::new(Vec::new()));
+        let heard = notes.clone();
+        let options = Options { report: Arc::new(move |note| heard.lock().unwrap().push(note)), ..options("/spool") };
+        let (spool, _) = Spool::open(options, &simulated(&disk, 1), Box::new(index.clone())).await.unwrap();
+        *index.marks.lock().unwrap() = Some(IndexError::Unwritable("no space".to_owned()));
+        for _ in 0..40 {
+            spool.done(accept(&spool).await.unwrap());
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(4 * 3600)).await;
+        let names = || disk.list(Path::new("/spool/log")).unwrap();
+        assert!(names().len() > 1);
+        let held_up = |note: &&Note| matches!(note, Note::Trouble(trouble) if trouble.contains("isn't released yet"));
+        let told = notes.lock().unwrap().iter().filter(held_up).count();
+        assert!((5..=10).contains(&told), "{told} times");
+        *index.marks.lock().unwrap() = None;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(names().len(), 1, "{:?}", names());
+        spool.close().await.unwrap();
+    });
+}

@@ -94,7 +94,12 @@ fn clock(each: u64, passed: Arc<AtomicU64>) -> Arc<dyn Clock> {
 
 /// A simulated world in which every write and sync takes milliseconds.
 pub(crate) fn slow(disk: &SimDisk, seed: u64) -> System {
-    System { clock: clock(1, Arc::default()), ..simulated(disk, seed) }
+    every_look_takes(disk, seed, 1)
+}
+
+/// A simulated world in which so many milliseconds pass with every look at the clock.
+pub(crate) fn every_look_takes(disk: &SimDisk, seed: u64, each: u64) -> System {
+    System { clock: clock(each, Arc::default()), ..simulated(disk, seed) }
 }
 
 /// A simulated world in which every sync takes so many milliseconds, and nothing else takes any. Watches the disk.

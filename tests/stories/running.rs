@@ -503,6 +503,37 @@ fn a_damaged_letter_waits_for_a_decision_and_mail_behind_it_goes_on_in_no_more_r
 }
 
 #[test]
+fn a_letter_that_the_disk_can_not_read_goes_out_once_it_can_and_mail_behind_it_goes_on_in_no_more_room() {
+    story(async {
+        let server = Setup::new().config(|c| c.spool.segment_size = 16 * 1024).start().await;
+        let far = server.domain("far.test", busy()).await;
+        let content = format!("Subject: filler\r\n\r\n{}", "0123456789\r\n".repeat(400));
+        let unread = server.relay("ann@example.test", &["joe@far.test"], &content).await;
+        server.pass(MINUTE).await;
+        server.disk.fail_reading("/spool/log/00000001.seg".as_ref(), 6000..6001).unwrap();
+        for _ in 0..40 {
+            server.send("eve@far.test", &["bob@example.test"], &content).await;
+            server.pass(Duration::from_secs(1)).await;
+        }
+        let segments = server.disk.list("/spool/log".as_ref()).unwrap();
+        assert!(segments.len() <= 4, "{segments:?}");
+        let told = |event| server.count(event);
+        assert_eq!((server.mailbox("bob").len(), told("segment-unreadable"), told("content-missing")), (40, 1, 0));
+        far.script(|script| *script = Script::default());
+        server.pass(HOUR).await;
+        let waiting = server.queue().await;
+        assert_eq!((waiting.len(), waiting[0].id, far.taken().len()), (1, unread, 0));
+        let reason = &waiting[0].recipients[0].status.last_reply;
+        assert!(reason.contains("can't read /spool/unreadable/00000001.seg: ") && reason.contains("os error 5"), "{reason}");
+        server.disk.fail_reading("/spool/unreadable/00000001.seg".as_ref(), 0..0).unwrap();
+        server.empty().await;
+        assert!(far.taken().len() == 1 && server.mails("ann").is_empty());
+        server.pass(2 * HOUR).await;
+        assert_eq!((told("segment-readable"), server.disk.list("/spool/unreadable".as_ref()).unwrap().len()), (1, 0));
+    });
+}
+
+#[test]
 fn a_reload_is_answered_before_the_old_connections_have_said_goodbye() {
     story(async {
         let server = Setup::new().start().await;

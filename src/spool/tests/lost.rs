@@ -180,7 +180,7 @@ fn whoever_copies_a_message_that_is_gone_learns_that_it_is_settled() {
         let shared = &spool.0.shared;
         let frame = record::Frame::done(id);
         // It is in the index alone, so the committer doesn't know it.
-        shared.lock().queue.push_back(shared::Op::Reaccept { id, file: None, frame, reply });
+        shared.lock().queue.push_back(op::Op::Reaccept { id, file: None, frame, reply });
         shared.wake.notify_one();
         assert_eq!(answer.await, Ok(()));
         spool.close().await.unwrap();

@@ -7,6 +7,7 @@ mod lost;
 mod overtaken;
 mod start;
 mod transfer;
+mod unread;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

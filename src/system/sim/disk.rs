@@ -3,14 +3,17 @@
 //! What was synced is there afterwards. Of what wasn't, each write may be there, missing or torn, and of each folder's changes a
 //! first part is there. Which, is decided by a seed alone.
 
+mod faults;
 mod file;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use self::faults::Faults;
 use self::file::{SimFile, SimLock, SimSyncer};
 use self::watch::Watcher;
 pub use self::watch::{Operation, OperationKind};
@@ -38,20 +41,6 @@ struct World {
     namings: u64,
     faults: Faults,
     watcher: Option<Watcher>,
-}
-
-/// What goes wrong.
-#[derive(Clone, Debug, Default)]
-struct Faults {
-    crash_after: Option<u64>,
-    fail_writes: BTreeSet<u64>,
-    fail_syncs: BTreeSet<u64>,
-    fail_namings: BTreeSet<u64>,
-    wrong_reads: BTreeSet<u64>,
-    unreadable: Option<PathBuf>,
-    unchangeable: Option<i32>,
-    capacity: Option<u64>,
-    quota: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -104,63 +93,9 @@ impl SimDisk {
         self.world().operations
     }
 
-    /// The power goes with operation `count` (counted from now): that one may still reach the disk, but fails like all later ones.
-    pub fn crash_after(&self, count: u64) {
-        let mut world = self.world();
-        world.faults.crash_after = Some(world.operations + count);
-    }
-
     /// Whether the power is gone.
     pub fn is_off(&self) -> bool {
         self.world().off()
-    }
-
-    /// The `count`-th sync of a file from now (0 is the next) fails with EIO, and what it should have made durable is in doubt for ever.
-    pub fn fail_sync(&self, count: u64) {
-        let mut world = self.world();
-        let at = world.syncs + count;
-        world.faults.fail_syncs.insert(at);
-    }
-
-    /// The `count`-th write from now (0 is the next) fails with EIO after a part of it.
-    pub fn fail_write(&self, count: u64) {
-        let mut world = self.world();
-        let at = world.writes + count;
-        world.faults.fail_writes.insert(at);
-    }
-
-    /// The `count`-th change of a name, or sync of a folder, from now (0 is the next) fails with EIO and does nothing.
-    pub fn fail_naming(&self, count: u64) {
-        let mut world = self.world();
-        let at = world.namings + count;
-        world.faults.fail_namings.insert(at);
-    }
-
-    /// The `count`-th read from now (0 is the next) gives a wrong octet, which isn't on the disk.
-    pub fn read_wrongly(&self, count: u64) {
-        let mut world = self.world();
-        let at = world.reads + count;
-        world.faults.wrong_reads.insert(at);
-    }
-
-    /// This file can't be opened, as when a process has no descriptors left; none: every file can again.
-    pub fn fail_opening(&self, path: Option<&Path>) {
-        self.world().faults.unreadable = path.map(Path::to_owned);
-    }
-
-    /// Every change and every sync fails with this error number of the system (30 is EROFS, 5 EIO) and does nothing; none: no longer.
-    pub fn fail_changes(&self, error: Option<i32>) {
-        self.world().faults.unchangeable = error;
-    }
-
-    /// The disk holds this many bytes, then it is full; none: it is endless.
-    pub fn set_capacity(&self, bytes: Option<u64>) {
-        self.world().faults.capacity = bytes;
-    }
-
-    /// Whoever uses the disk may take this many bytes of it, however many are free; none: all.
-    pub fn set_quota(&self, bytes: Option<u64>) {
-        self.world().faults.quota = bytes;
     }
 
     /// Bytes in use: lengths of files with a name, and what is reserved for them.
@@ -361,7 +296,7 @@ impl Disk for SimDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
         let mut world = self.world();
         world.check()?;
-        if mode != OpenMode::CreateNew && world.faults.unreadable.as_deref() == Some(path) {
+        if mode != OpenMode::CreateNew && world.faults.unopenable.as_deref() == Some(path) {
             return Err(io::Error::other("too many open files"));
         }
         let inode = match mode {

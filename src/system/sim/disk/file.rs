@@ -85,6 +85,10 @@ impl DiskFile for SimFile {
         let is_wrong = world.faults.wrong_reads.contains(&(world.reads - 1));
         let rest = world.inodes[self.inode].current.get(offset as usize..).unwrap_or(&[]);
         let count = rest.len().min(buffer.len());
+        let is_bad = |bad: &Range<u64>| offset < bad.end && bad.start < offset + count as u64;
+        if world.faults.unreadable.get(&self.inode).is_some_and(is_bad) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         buffer[..count].copy_from_slice(&rest[..count]);
         if let Some(octet) = buffer[..count].last_mut().filter(|_| is_wrong) {
             *octet ^= 1;
