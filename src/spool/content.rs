@@ -17,6 +17,9 @@ use super::{Note, SpoolError};
 use crate::mail::QueueId;
 use crate::system::{BoxFuture, Content, Disk, DiskFile, OpenMode, Workers};
 
+/// A record is read so often before it counts as damaged: what went wrong on the way needn't be on the disk.
+const READS: usize = 2;
+
 /// Large content is written in pieces of this size: those that it is compressed in.
 const PIECE: usize = CHUNK_SIZE;
 
@@ -369,13 +372,13 @@ pub(crate) fn read_record(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    let mut bytes = vec![0; place.length as usize];
-    let filled = read_full(&*file, place.offset, &mut bytes).map_err(failed)?;
-    let header = Header::parse(identity, &bytes[..filled]);
-    match header {
-        Some(header) if header.id == id && header.size() == filled && record::check_payload(&header, &bytes).is_ok() => {
-            Ok(Some((header, bytes)))
+    for _ in 0..READS {
+        let mut bytes = vec![0; place.length as usize];
+        let filled = read_full(&*file, place.offset, &mut bytes).map_err(failed)?;
+        let header = Header::parse(identity, &bytes[..filled]).filter(|header| header.id == id && header.size() == filled);
+        if let Some(header) = header.filter(|header| record::check_payload(header, &bytes).is_ok()) {
+            return Ok(Some((header, bytes)));
         }
-        _ => Err(SpoolError::Damaged(id)),
     }
+    Err(SpoolError::Damaged(id))
 }

@@ -80,15 +80,11 @@ impl Draft {
         let message = Message { id, arrived, size, reverse_path, body, request, held, delays_noticed, origin, recipients };
         let message = Arc::new(message);
         // What is parked can't be changed together with another message: those come into memory for it.
-        let mut parked = Vec::new();
+        let mut taken = Taken { spool: &spool, parked: Vec::new() };
         for update in &updates {
-            parked.extend(spool.take_with_due(update.id).await?.map(|(message, due)| (message.id, due)));
+            taken.parked.extend(spool.take_with_due(update.id).await?.map(|(message, due)| (message.id, due)));
         }
-        let committed = self.commit_message(&message, updates).await;
-        for (id, due) in parked {
-            spool.park(id, due);
-        }
-        committed.map(|()| message)
+        self.commit_message(&message, updates).await.map(|()| message)
     }
 
     /// Makes a message durable that was in a spool before, in the state that it had there: with the draft's id and size, else as
@@ -146,6 +142,19 @@ impl Draft {
             Ok(committed) => committed.map(drop).map_err(|failed| failed.error),
             Err(_) => Err(SpoolError::Closed),
         }
+    }
+}
+
+/// Parked messages that are in memory for a change. Dropped, they are parked again, also if it came to nothing.
+struct Taken<'a> {
+    spool: &'a Spool,
+    /// Until when each was.
+    parked: Vec<(QueueId, Timestamp)>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.parked.drain(..).for_each(|(id, due)| self.spool.park(id, due));
     }
 }
 

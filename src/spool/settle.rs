@@ -37,6 +37,8 @@ pub(crate) fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, r
             replies.accepted.push((id, waiter));
         }
         Op::Reaccept { id, file, reply, .. } => {
+            // Also if the message is gone: then nothing of it is left to be copied.
+            replies.reaccepted.push(reply);
             let (old, since) = match state.dying.get_mut(&id) {
                 Some(dying) => (&mut dying.place, &mut dying.since),
                 None => match state.visible_mut(id) {
@@ -51,7 +53,6 @@ pub(crate) fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, r
             *since = Some(position);
             state.segments.count_live(old, false);
             state.segments.count_live(place, true);
-            replies.reaccepted.push(reply);
         }
         Op::State(_) => {}
         Op::Done { id, .. } => {

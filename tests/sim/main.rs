@@ -27,6 +27,7 @@ mod spool_churn;
 mod spool_cut;
 mod spool_damage;
 mod spool_disk;
+mod spool_gates;
 mod spool_gather;
 mod spool_index;
 mod spool_model;

@@ -21,6 +21,8 @@ use crate::spool_world::run;
 /// Crashes of the slice that CI runs, and of a run without a wish.
 const CI: u64 = 12_000;
 const SHORT: u64 = 1500;
+/// Crashes of a story with threads.
+const CUTS_WITH_THREADS: usize = 12;
 /// So many failures are shown before it ends.
 const FAILURES_MAX: usize = 10;
 
@@ -174,6 +176,36 @@ fn nothing_committed_is_lost_wherever_the_power_goes() {
     assert_eq!(tally.failures, Vec::<String>::new());
     let missed = tally.coverage.missed();
     assert!(missed.is_empty() || !(crate::in_ci() || tally.crashes >= CI), "no crash ever fell into: {missed:?}");
+}
+
+/// Tells a story whose loops have threads, and cuts it at some operations.
+fn story_with_threads(seed: u64, tally: &mut Tally) {
+    let (plan, stage) = (Plan::with_threads(seed), Stage::default());
+    attempt(tally, &format!("with threads, seed {seed}:"), |_| drop(plan.tell(&stage)));
+    let mut cuts = std::mem::take(&mut stage.scene().cuts);
+    let mut random = SimRandom::new(seed);
+    for _ in 0..CUTS_WITH_THREADS.min(cuts.len()) {
+        let cut = cuts.swap_remove(random.below(cuts.len() as u64) as usize);
+        attempt(tally, &format!("with threads, seed {seed}, operation {}:", cut.number), |tally| crash(&plan, &cut, tally));
+    }
+    tally.stories += 1;
+}
+
+/// What threads do to each other, the seed doesn't decide: a failure may take many runs to come again.
+#[test]
+fn nothing_committed_is_lost_however_threads_meet() {
+    let mut tally = Tally::default();
+    let since = Instant::now();
+    let time = std::env::var("POSTHOUSE_SIM_THREADS_FOR").ok().and_then(|time| posthouse::config::parse_duration(&time));
+    let wish = if crate::in_ci() { 60 } else { 8 };
+    let first = number("POSTHOUSE_SIM_FIRST").unwrap_or(LATER);
+    let mut seed = first;
+    while tally.failures.len() < FAILURES_MAX && time.map_or(seed < first + wish, |time| since.elapsed() < time) {
+        story_with_threads(seed, &mut tally);
+        seed += 1;
+    }
+    print(&tally, since, seed);
+    assert_eq!(tally.failures, Vec::<String>::new());
 }
 
 #[test]

@@ -218,7 +218,8 @@ impl Scene {
         }
         let changes = index.changes();
         let copy = match &self.copy {
-            Some((at, copy)) if *at == changes => copy.clone(),
+            // Not where it is changed at the same time by another thread.
+            Some((at, copy)) if *at == changes && index.gates().is_none() => copy.clone(),
             _ => Arc::new(index.copy()),
         };
         self.copy = Some((changes, copy.clone()));

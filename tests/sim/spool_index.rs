@@ -13,6 +13,7 @@ use posthouse::spool::index::{
 use posthouse::spool::{Filter, Stats};
 use posthouse::system::sim::{SimDisk, SimRandom};
 
+use crate::spool_gates::Gates;
 use crate::spool_story::ROOT;
 
 /// Bytes of new messages in memory before they become a run.
@@ -27,6 +28,8 @@ pub(crate) struct SimIndex {
     changes: Arc<AtomicU64>,
     marks: Arc<AtomicU64>,
     unmarked: Arc<AtomicU64>,
+    /// Who calls it may be held up.
+    gates: Option<Arc<Gates>>,
 }
 
 /// What isn't on the simulated disk.
@@ -55,7 +58,18 @@ impl SimIndex {
             changes: Arc::default(),
             marks: Arc::default(),
             unmarked: Arc::new(AtomicU64::new(unmarked)),
+            gates: None,
         }
+    }
+
+    /// Behind gates.
+    pub(crate) fn behind(self, gates: Option<Arc<Gates>>) -> Self {
+        Self { gates, ..self }
+    }
+
+    /// What holds up those who call it.
+    pub(crate) fn gates(&self) -> Option<Arc<Gates>> {
+        self.gates.clone()
     }
 
     /// A copy of its own.
@@ -130,6 +144,7 @@ impl SimIndex {
     }
 
     fn call(&self) -> Result<(), IndexError> {
+        self.gates.iter().for_each(|gates| gates.pass());
         let before = self.breaks.load(Ordering::Relaxed);
         self.breaks.store(before.saturating_sub(1), Ordering::Relaxed);
         if before == 1 { Err(IndexError::Damaged("broken".to_owned())) } else { Ok(()) }

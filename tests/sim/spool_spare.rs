@@ -31,12 +31,13 @@ type Held = (mpsc::Sender<()>, Arc<Mutex<mpsc::Receiver<()>>>);
 
 struct SlowFile {
     file: Box<dyn DiskFile>,
-    held: Option<Held>,
+    /// At its first reading.
+    held: Mutex<Option<Held>>,
 }
 
 impl DiskFile for SlowFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Some((reached, go_on)) = &self.held {
+        if let Some((reached, go_on)) = self.held.lock().unwrap().take() {
             let _ = reached.send(());
             let _ = go_on.lock().unwrap().recv();
         }
@@ -70,7 +71,7 @@ impl Disk for Slow {
         let is_segment = path.extension().is_some_and(|extension| extension == "seg");
         let held = is_segment && mode == OpenMode::Read && self.armed.swap(false, Ordering::SeqCst);
         let held = held.then(|| (self.reached.lock().unwrap().clone(), self.go_on.clone()));
-        Ok(Box::new(SlowFile { file, held }))
+        Ok(Box::new(SlowFile { file, held: Mutex::new(held) }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {

@@ -15,9 +15,10 @@ use posthouse::system::sim::{SimDisk, SimRandom};
 use tokio::task::JoinHandle;
 
 use crate::spool_cut::Stage;
+use crate::spool_gates::Gates;
 use crate::spool_index::SimIndex;
 use crate::spool_model::{Found, Model, Standing, alike};
-use crate::spool_world::{START, options, run, simulated, slow};
+use crate::spool_world::{START, gated, options, run, simulated, slow};
 
 /// Where the spool lies.
 pub(crate) const ROOT: &str = "/spool";
@@ -47,6 +48,8 @@ pub(crate) struct Plan {
     weights: [u64; 14],
     /// Whether several things fail at once.
     harsh: bool,
+    /// Whether the loops have threads of their own, which are held up now and then.
+    threads: bool,
 }
 
 /// Accept, update, done, park, due, take, notice, look, wait, a moment, drop, flush, answers, trouble.
@@ -81,6 +84,11 @@ impl Plan {
         }
     }
 
+    /// A story whose loops have threads: only what they do to each other goes wrong.
+    pub(crate) fn with_threads(seed: u64) -> Self {
+        Self { threads: true, lives: 1, faults: false, slow: false, harsh: false, ..Self::new(seed) }
+    }
+
     fn of(seed: u64) -> Self {
         let mut random = SimRandom::new(seed ^ 0x0051_0e5e_ed00);
         let segment_size = [6, 8, 8, 12, 24][random.below(5) as usize] * 1024;
@@ -101,6 +109,7 @@ impl Plan {
             spares: 0,
             weights: WEIGHTS[random.below(5) as usize],
             harsh: seed >= LATER && random.below(4) == 0,
+            threads: false,
         };
         if seed >= LATER && random.below(4) == 0 {
             (plan.weights, plan.steps, plan.lives) = (CHURN, plan.steps * 3, 1);
@@ -121,6 +130,7 @@ impl Plan {
             zeros_ahead: self.zeros_ahead,
             spares: self.spares,
             compression,
+            compaction_rate: if self.threads { 1 << 30 } else { 1 << 20 },
             ..options(ROOT)
         }
     }
@@ -129,7 +139,8 @@ impl Plan {
     pub(crate) fn tell(&self, stage: &Stage) -> SimDisk {
         let mut random = SimRandom::new(self.seed);
         let mut disk = SimDisk::new();
-        let mut index = SimIndex::new(self.index_in_runs);
+        let gates = self.threads.then(|| Gates::new(self.seed));
+        let mut index = SimIndex::new(self.index_in_runs).behind(gates);
         for life in 0..self.lives {
             stage.scene().later_life = life > 0;
             stage.watch(&disk, &index);
@@ -161,8 +172,12 @@ async fn live(plan: &Plan, stage: Stage, disk: SimDisk, index: SimIndex, mut ran
         Note::Trouble(_) if faulty || index_breaks => {}
         note => on_stage.scene().odd.push(note.to_string()),
     });
-    let world = if plan.slow { slow } else { simulated };
-    let (spool, recovery) = Spool::open(options, &world(&disk, plan.seed), index.on(&disk)).await.unwrap();
+    let system = match index.gates() {
+        Some(gates) => gated(&disk, plan.seed, gates),
+        None if plan.slow => slow(&disk, plan.seed),
+        None => simulated(&disk, plan.seed),
+    };
+    let (spool, recovery) = Spool::open(options, &system, index.on(&disk)).await.unwrap();
     if !first {
         let found = look_at(&spool, recovery.notes).await.unwrap();
         let model = &mut stage.scene().model;
@@ -171,7 +186,7 @@ async fn live(plan: &Plan, stage: Stage, disk: SimDisk, index: SimIndex, mut ran
     }
     stage.scene().opening = false;
     let steps = plan.steps / 2 + random.below(plan.steps);
-    let exact = first && !plan.index_breaks && !plan.faults;
+    let exact = first && !plan.index_breaks && !plan.faults && !plan.threads;
     let close = random.below(3) == 0;
     let mut story = Story {
         plan,
@@ -182,7 +197,8 @@ async fn live(plan: &Plan, stage: Stage, disk: SimDisk, index: SimIndex, mut ran
         random,
         clock: START,
         exact,
-        calm: true,
+        // Threads have a time of their own.
+        calm: !plan.threads,
         waiting: Vec::new(),
     };
     for _ in 0..steps {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use posthouse::mail::{QueueId, Timestamp, Update};
 use posthouse::spool::index::{IndexError, MemoryIndexFactory};
-use posthouse::spool::{Filter, Note, Options, Spool, SpoolError};
+use posthouse::spool::{Accept, Filter, Note, Options, Spool, SpoolError};
 use posthouse::system::Disk;
 use posthouse::system::sim::SimDisk;
 
@@ -72,6 +72,28 @@ fn what_happens_to_parked_mail_while_the_index_is_out_of_order_is_not_forgotten(
         let (spool, _) = Spool::open(options("/spool"), &simulated(&disk.crashed(1), 2), index).await.unwrap();
         assert!(spool.message(held).await.unwrap().is_some_and(|message| message.held));
         assert_eq!(spool.message(gone).await.unwrap(), None);
+        spool.close().await.unwrap();
+    });
+}
+
+#[test]
+fn messages_that_were_taken_for_a_notice_that_failed_wait_again() {
+    run(async {
+        let index = Failing::default();
+        let (spool, _) = Spool::open(options("/spool"), &simulated(&SimDisk::new(), 1), Box::new(index.clone())).await.unwrap();
+        let (first, second) = (accept(&spool).await.unwrap(), accept(&spool).await.unwrap());
+        spool.park(second, START);
+        spool.flush().await.unwrap();
+        index.broken.store(true, Ordering::Relaxed);
+        // The index hasn't this one yet, and isn't needed for it.
+        spool.park(first, START);
+        let hold = |id| Update { held: Some(true), ..Update::new(id) };
+        let notice = Accept { updates: vec![hold(first), hold(second)], ..envelope() };
+        assert!(matches!(spool.begin_notice().unwrap().commit(notice).await, Err(SpoolError::Index(_))));
+        assert_eq!(spool.gauges().active, 0);
+        index.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(due(&spool).await, Ok(vec![first, second]));
         spool.close().await.unwrap();
     });
 }

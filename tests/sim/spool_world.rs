@@ -14,6 +14,8 @@ use posthouse::system::{
     BoxFuture, BoxStream, Clock, Disk, Dns, DnsError, Endpoint, Entropy, Listener, MxRecord, Net, System, Workers,
 };
 
+use crate::spool_gates::{GatedDisk, Gates};
+
 /// Wall-clock time at the start of a story.
 pub(crate) const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
@@ -115,6 +117,12 @@ pub(crate) fn slow_syncs(disk: &SimDisk, seed: u64, each: u64) -> System {
 /// A simulated world.
 pub(crate) fn simulated(disk: &SimDisk, seed: u64) -> System {
     system(Arc::new(disk.clone()), seed, Workers::Inline)
+}
+
+/// A world with threads, in which whoever calls the disk may be held up; each look at the clock takes some milliseconds.
+pub(crate) fn gated(disk: &SimDisk, seed: u64, gates: Arc<Gates>) -> System {
+    let disk = Arc::new(GatedDisk { disk: disk.clone(), gates });
+    System { clock: clock(3, Arc::default()), ..system(disk, seed, Workers::Threads) }
 }
 
 /// The plainest of envelopes.

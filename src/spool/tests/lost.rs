@@ -1,4 +1,4 @@
-//! Segments that are gone with nothing behind them that says so: nothing intact goes with them.
+//! Segments that are gone with nothing behind them that says so, and reads that go wrong: nothing intact is lost by them.
 
 use super::*;
 
@@ -154,5 +154,35 @@ fn a_repair_keeps_the_messages_of_the_oldest_segment_and_says_that_it_is_missing
         for id in without {
             assert!(spooled.is_held_without_content(id).await);
         }
+    });
+}
+
+#[test]
+fn a_record_that_is_read_wrongly_once_is_not_given_up() {
+    run(async {
+        let spooled = Spooled::new().await;
+        let (spool, _) = start(&spooled).await;
+        let (id, _) = spooled.one(false);
+        spooled.disk.read_wrongly(0);
+        assert_eq!(read(&*spool.content(id).await.unwrap()).await.unwrap(), spooled.messages[&id].1);
+        assert_eq!(spooled.quarantined(), Vec::<String>::new());
+        spool.close().await.unwrap();
+    });
+}
+
+#[test]
+fn whoever_copies_a_message_that_is_gone_learns_that_it_is_settled() {
+    run(async {
+        let spooled = Spooled::new().await;
+        let (spool, _) = start(&spooled).await;
+        let (id, _) = spooled.one(false);
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let shared = &spool.0.shared;
+        let frame = record::Frame::done(id);
+        // It is in the index alone, so the committer doesn't know it.
+        shared.lock().queue.push_back(op::Op::Reaccept { id, file: None, frame, reply });
+        shared.wake.notify_one();
+        assert_eq!(answer.await, Ok(()));
+        spool.close().await.unwrap();
     });
 }

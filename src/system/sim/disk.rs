@@ -35,6 +35,7 @@ struct World {
     handles: BTreeMap<usize, usize>,
     /// Operations that change something or sync it, so far.
     operations: u64,
+    reads: u64,
     writes: u64,
     syncs: u64,
     namings: u64,

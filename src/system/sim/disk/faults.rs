@@ -9,6 +9,7 @@ pub(super) struct Faults {
     pub(super) fail_writes: BTreeSet<u64>,
     pub(super) fail_syncs: BTreeSet<u64>,
     pub(super) fail_namings: BTreeSet<u64>,
+    pub(super) wrong_reads: BTreeSet<u64>,
     pub(super) unopenable: Option<PathBuf>,
     /// Which bytes of files the medium doesn't give.
     pub(super) unreadable: BTreeMap<usize, Range<u64>>,
@@ -43,6 +44,13 @@ impl SimDisk {
         let mut world = self.world();
         let at = world.namings + count;
         world.faults.fail_namings.insert(at);
+    }
+
+    /// The `count`-th read from now (0 is the next) gives a wrong octet, which isn't on the disk.
+    pub fn read_wrongly(&self, count: u64) {
+        let mut world = self.world();
+        let at = world.reads + count;
+        world.faults.wrong_reads.insert(at);
     }
 
     /// This file can't be opened, as when a process has no descriptors left; none: every file can again.

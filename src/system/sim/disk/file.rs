@@ -79,8 +79,10 @@ impl DiskSyncer for SimSyncer {
 
 impl DiskFile for SimFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let world = self.disk.world();
+        let mut world = self.disk.world();
         world.check()?;
+        world.reads += 1;
+        let is_wrong = world.faults.wrong_reads.contains(&(world.reads - 1));
         let rest = world.inodes[self.inode].current.get(offset as usize..).unwrap_or(&[]);
         let count = rest.len().min(buffer.len());
         let is_bad = |bad: &Range<u64>| offset < bad.end && bad.start < offset + count as u64;
@@ -88,6 +90,9 @@ impl DiskFile for SimFile {
             return Err(io::Error::from_raw_os_error(5));
         }
         buffer[..count].copy_from_slice(&rest[..count]);
+        if let Some(octet) = buffer[..count].last_mut().filter(|_| is_wrong) {
+            *octet ^= 1;
+        }
         Ok(count)
     }
 
