@@ -3,7 +3,7 @@
 //! A message is at every moment in memory or in the index. It leaves memory only after the index has it, and where both have it,
 //! memory counts. Nothing goes into the index before it is durable in the log.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,7 +104,7 @@ pub(crate) enum Command {
     },
     /// Brings those that live at the places given into memory, to be parked again; none of them is active for it.
     Borrow {
-        wanted: Vec<(QueueId, Place)>,
+        wanted: BTreeMap<QueueId, Place>,
         reply: Answer<()>,
     },
     /// Everybody whose record lies in the segment; so many are expected.
@@ -241,6 +241,7 @@ impl Keeper {
             }
             Command::Mark { mark, reply } => {
                 let marked = self.remove_gone().and_then(|()| self.mark(mark));
+                self.note_size();
                 if let Some(reply) = reply {
                     let _ = reply.send(marked);
                 }
@@ -286,7 +287,12 @@ impl Keeper {
             return false;
         }
         match self.with_index(|_, index| index.work()) {
-            Ok(more) => more,
+            Ok(more) => {
+                if more {
+                    self.note_size();
+                }
+                more
+            }
             Err(_) => {
                 self.rest_until = now + WORK_AGAIN;
                 false
