@@ -2,7 +2,7 @@
 
 use super::index::{Index, IndexError, Place, Resident};
 use super::keeper::Keeper;
-use super::shared::{Entry, Parking};
+use super::shared::Entry;
 use super::survivors::{Met, Whence};
 use crate::mail::QueueId;
 
@@ -16,7 +16,7 @@ impl Keeper {
     pub(super) fn dwellers(&self, index: &dyn Index, segment: u64, expected: u64) -> Result<Vec<Met>, IndexError> {
         let mut dwellers: Vec<Met> = {
             let state = self.shared.lock();
-            let here = state.active.values().chain(state.parking.values().map(|parking| &parking.entry));
+            let here = state.active.values().chain(state.parking.entries());
             let here = here.map(|Entry { stored, .. }| (stored.message.id, stored.place, whence(stored.file.is_some())));
             let dying = state.dying.iter().map(|(id, dying)| (*id, dying.place, whence(dying.file)));
             here.chain(dying).filter(|(_, place, _)| place.segment == segment).collect()
@@ -45,7 +45,7 @@ impl Keeper {
             if stored.place == *place {
                 let entry = Entry::indexed(stored);
                 // Generation 0 is nobody's: it stays until it is parked again.
-                self.shared.lock().parking.insert(*id, Parking { entry, due, generation: 0 });
+                self.shared.lock().parking.insert(entry, due, 0);
             }
         }
         Ok(())
