@@ -66,7 +66,12 @@ pub(super) const SECTIONS: &[Section] = &[
                 "released files of the log that are kept to be written again: syncs are faster, less is written; 0 if the file system copies on write",
             ),
             set("compaction_rate", Kind::Size, "32MiB", "copied a second to give space back; faster only if it runs out"),
-            set("index_cache", Kind::Size, "32MiB", "memory for the index of deferred mail"),
+            set(
+                "index_cache",
+                Kind::Size,
+                "32MiB",
+                "memory for the index of deferred mail; twice as much and 32MiB may wait for it if it is slow or can't be written, then mail is refused",
+            ),
             set(
                 "compression",
                 Kind::Choice(&["none", "zstd"]),

@@ -152,6 +152,7 @@ impl Bound {
             events: events.clone(),
             gate: Arc::clone(&gate),
             full: Arc::default(),
+            behind: Arc::default(),
             tls: certificates.subscribe(),
             system: system.clone(),
             crew,

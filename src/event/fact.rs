@@ -233,6 +233,11 @@ events! {
     SpoolFull "spool-full" ERROR { available: u64, min_free: u64 }
     /// There is room again: new mail is taken.
     SpoolRoom "spool-room" INFO { available: u64, min_free: u64 }
+    /// Too much waits in memory because the index is slow or can't be written (more than twice `spool.index_cache` and 32 MiB): new mail is
+    /// refused, and of what waits only that is tried which is in memory.
+    IndexBehind "index-behind" ERROR { bytes: u64 }
+    /// It is half as much again: new mail is taken.
+    IndexCaughtUp "index-caught-up" INFO { bytes: u64 }
     /// Something else failed in the spool, without harm to mail.
     SpoolTrouble "spool-trouble" ERROR { id: Option<QueueId>, operation: &'static str, reason: String }
     /// Something that should not go wrong did, and a part of the server reports it.

@@ -138,6 +138,8 @@ pub struct Reception {
     pub gate: Arc<Gate>,
     /// Whether the spool's disk was full when it was last looked at.
     pub full: Arc<AtomicBool>,
+    /// Whether too much waited for the spool's index.
+    pub behind: Arc<AtomicBool>,
     /// The certificates in use; none only if no listener wants TLS.
     pub tls: watch::Receiver<Option<Arc<dyn TlsServer>>>,
     /// Clock and the rest.
@@ -179,7 +181,11 @@ impl Reception {
     /// Whether the spool takes mail; tells the mail log when that changes.
     fn space(&self) -> Result<(), SpoolError> {
         let space = self.spool.space();
-        let full = space == Err(SpoolError::Full);
+        let (full, behind) = (space == Err(SpoolError::Full), space == Err(SpoolError::Behind));
+        if self.behind.swap(behind, Ordering::Relaxed) != behind {
+            let bytes = self.spool.gauges().backlog;
+            self.events.report(if behind { Event::IndexBehind { bytes } } else { Event::IndexCaughtUp { bytes } });
+        }
         if self.full.swap(full, Ordering::Relaxed) != full {
             let (available, min_free) = (self.spool.gauges().free, self.rules.borrow().config.spool.min_free);
             self.events.report(if full {

@@ -400,6 +400,7 @@ impl<'a> Transaction<'a> {
 fn spool_reply(error: &SpoolError) -> Reply {
     match error {
         SpoolError::Full => Reply::new(452, EnhancedCode(4, 3, 1), "Not enough disk space, try again later"),
+        SpoolError::Behind => Reply::new(452, EnhancedCode(4, 3, 1), "Too much mail waits here at this moment, try again later"),
         _ => Reply::new(451, EnhancedCode(4, 3, 0), "The message could not be stored, try again later"),
     }
 }

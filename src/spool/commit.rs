@@ -9,11 +9,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::error::Elapsed;
 
 use super::answer::{self, CommitError};
 use super::gather::{self, Clients, Patience, Share};
-use super::index::{Place, Position};
+use super::index::{Mark, Place, Position};
 use super::keeper::Command;
 use super::log::{Failure, Log, Room};
 use super::op::Op;
@@ -39,6 +40,7 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
     let mut committer = Committer {
         marked: shared.clock.monotonic(),
         fill_at: shared.clock.monotonic() + IDLE,
+        marking: None,
         log,
         shared,
         written: Vec::new(),
@@ -106,6 +108,8 @@ struct Committer {
     /// Since when something is.
     writing: Duration,
     marked: Duration,
+    /// Whether it has been.
+    marking: Option<oneshot::Receiver<Result<Mark, SpoolError>>>,
     /// Zeros aren't written before this, so as not to be in the way.
     fill_at: Duration,
     /// And up to where it knew the log then.
@@ -221,8 +225,16 @@ impl Committer {
     }
 
     /// How long until the index is to be marked; none if it knows all that is durable.
-    fn until_mark(&self) -> Option<Duration> {
-        let behind = self.marked_to < self.log.durable();
+    fn until_mark(&mut self) -> Option<Duration> {
+        match self.marking.as_mut().map(oneshot::Receiver::try_recv) {
+            None | Some(Err(TryRecvError::Empty)) => {}
+            // One that couldn't be marked is where it was, and tried again.
+            Some(marked) => {
+                self.marked_to = marked.ok().and_then(Result::ok).map_or(Position::default(), |mark| mark.position);
+                self.marking = None;
+            }
+        }
+        let behind = self.marking.is_some() || self.marked_to < self.log.durable();
         behind.then(|| (self.marked + MARK_EVERY).saturating_sub(self.shared.clock.monotonic()))
     }
 
@@ -250,9 +262,15 @@ impl Committer {
     /// Has the index made durable. Those who are active since before the last time hold the mark back: it gets copies of them.
     fn mark(&mut self) {
         self.marked = self.shared.clock.monotonic();
+        if self.marking.is_some() {
+            // The index loop is busy: more of the same would only pile up before it.
+            return;
+        }
+        let (reply, marking) = oneshot::channel();
+        self.marking = Some(marking);
         let mut state = self.shared.lock();
         let mark = state.mark(self.shared.identity);
-        self.shared.tell(Command::Mark { mark, reply: None });
+        self.shared.tell(Command::Mark { mark, reply: Some(reply) });
         self.marked_to = mark.position;
         state.copy_active(std::mem::replace(&mut self.seen, self.log.durable()));
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::index::{Index, IndexError, Place, Resident};
 use super::keeper::Keeper;
-use super::shared::{Entry, Parking};
+use super::shared::Entry;
 use super::survivors::{LOCKED, Met, Whence};
 use crate::mail::QueueId;
 
@@ -18,7 +18,7 @@ impl Keeper {
     pub(super) fn dwellers(&self, index: &dyn Index, segment: u64, expected: u64) -> Result<Vec<Met>, IndexError> {
         let mut dwellers: Vec<Met> = {
             let state = self.shared.lock();
-            let here = state.active.values().chain(state.parking.values().map(|parking| &parking.entry));
+            let here = state.active.values().chain(state.parking.entries());
             let here = here.map(|Entry { stored, .. }| (stored.message.id, stored.place, whence(stored.file.is_some())));
             let dying = state.dying.iter().map(|(id, dying)| (*id, dying.place, whence(dying.file)));
             here.chain(dying).filter(|(_, place, _)| place.segment == segment).collect()
@@ -55,7 +55,7 @@ impl Keeper {
             let mut state = self.shared.lock();
             for (stored, due) in lent.by_ref().take(LOCKED) {
                 // Generation 0 is nobody's: it stays until it is parked again.
-                state.parking.insert(stored.message.id, Parking { entry: Entry::indexed(stored), due, generation: 0 });
+                state.parking.insert(Entry::indexed(stored), due, 0);
             }
         }
         Ok(())

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 
 use crate::mail::QueueId;
 
-/// Why the spool can't do what it was asked. Reception answers `Full` with 452 4.3.1 and everything else with 451 4.3.0.
+/// Why the spool can't do what it was asked. Reception answers `Full` and `Behind` with 452 4.3.1 and everything else with 451 4.3.0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SpoolError {
     /// The disk has less than `min_free` left, or the system says that it is full.
     Full,
+    /// Too much waits in memory because the index is slow, or can't be written.
+    Behind,
     /// Another process has the spool open.
     Locked(PathBuf),
     /// A file operation failed; says which, on what, and the system's words.
@@ -43,6 +45,7 @@ impl fmt::Display for SpoolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Full => f.write_str("the spool's disk is full"),
+            Self::Behind => f.write_str("too much waits in memory for the spool's index, which is slow or can't be written"),
             Self::Locked(path) => write!(f, "{} is in use by a running server", path.display()),
             Self::Io(what) | Self::Unusable(what) => f.write_str(what),
             Self::Index(what) => write!(f, "the spool's index failed: {what}"),

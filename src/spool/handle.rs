@@ -78,7 +78,7 @@ impl Spool {
         Ok((spool, recovery))
     }
 
-    /// Begins a message; its id is given out here. `Full` if the disk has less than `min_free` left.
+    /// Begins a message; its id is given out here. `Full` if the disk has less than `min_free` left, `Behind` if too much waits for the index.
     pub fn begin(&self) -> Result<Draft, SpoolError> {
         self.space()?;
         self.begin_notice()
@@ -102,7 +102,7 @@ impl Spool {
     /// Begins a message that was in a spool before, under the id that it had; `Draft::restore` ends it. None: a message of this id
     /// is here. Ids given out later are greater. For a spool that nothing else writes to: an id may not be in use by a draft.
     pub async fn begin_again(&self, id: QueueId) -> Result<Option<Draft>, SpoolError> {
-        self.space()?;
+        self.0.shared.space()?;
         self.reserve(id).await
     }
 
@@ -135,9 +135,10 @@ impl Spool {
         Ok(true)
     }
 
-    /// Whether `begin` would say `Full`: for 452 before DATA.
+    /// Whether `begin` would say `Full` or `Behind`: for 452 before DATA.
     pub fn space(&self) -> Result<(), SpoolError> {
-        self.0.shared.space()
+        self.0.shared.space()?;
+        self.0.shared.memory()
     }
 
     /// Bytes free on the disk when it was last looked at, which is never long ago.
@@ -280,6 +281,7 @@ impl Spool {
         let total = state.segments.total();
         Gauges {
             active: state.active.len() as u64,
+            backlog: state.backlog() as u64,
             segments: state.segments.len() as u64,
             batches: state.batches,
             accepted: state.accepted,

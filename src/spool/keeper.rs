@@ -3,16 +3,17 @@
 //! A message is at every moment in memory or in the index. It leaves memory only after the index has it, and where both have it,
 //! memory counts. Nothing goes into the index before it is durable in the log.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Bound;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::index::{Index, IndexError, IndexFactory, Mark, Place, Stored};
+use super::listing::Listing;
+use super::parking::Parking;
 use super::replay::due_after;
-use super::shared::{Entry, Parking, Shared, State};
+use super::shared::{Entry, Shared, State};
 use super::survivors::Met;
 use super::{Filter, Note, SpoolError, Stats};
 use crate::mail::{Message, QueueId, Timestamp, Update};
@@ -27,8 +28,8 @@ const WORK_AGAIN: Duration = Duration::from_secs(30);
 
 /// After so many commands a piece of the index's housekeeping is done, also while there are more.
 const WORK_EVERY: u32 = 64;
-/// A count goes through so many messages in memory at a time.
-const COUNT_STEP: usize = 1024;
+/// Whoever isn't fetched because too much waits in memory is asked for again after this time.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// So many changes of messages wait for an index that is out of order.
 const RECALLS_MAX: usize = 10_000;
@@ -36,18 +37,27 @@ const RECALLS_MAX: usize = 10_000;
 /// An answer that may be missing because the index failed.
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, SpoolError>>;
 
+/// Whom to look for in the index.
+#[derive(Clone, Copy)]
+enum Look {
+    Everybody,
+    /// To fetch others would take more memory.
+    InMemory,
+}
+
+impl Look {
+    fn due(self, index: &dyn Index, to: Timestamp, count_max: usize) -> Result<Vec<(Timestamp, QueueId)>, IndexError> {
+        match self {
+            Self::Everybody => index.due(FIRST, to, count_max),
+            Self::InMemory => index.due_in_memory(FIRST, to, count_max),
+        }
+    }
+}
+
 /// What is done with a parked message.
 pub(crate) enum Action {
     Update(Update),
     Done,
-}
-
-/// A page of a listing.
-pub(crate) struct Listing {
-    /// Ordered by id.
-    pub(crate) messages: Vec<Message>,
-    /// Where the next page begins behind; none: that was all.
-    pub(crate) next: Option<QueueId>,
 }
 
 /// What the loop is asked; carried out in order.
@@ -153,6 +163,7 @@ pub(crate) async fn run(
         };
         let Some(command) = next.filter(|command| !matches!(command, Command::Stop)) else { break };
         keeper.carry_out(command);
+        keeper.note_backlog();
         since_work += 1;
         if since_work >= WORK_EVERY {
             since_work = 0;
@@ -300,15 +311,21 @@ impl Keeper {
         }
     }
 
+    /// Tells how much the index has in memory.
+    fn note_backlog(&self) {
+        let in_index = self.index.as_ref().map_or(0, |index| index.in_memory());
+        self.shared.lock().backlog.note(in_index);
+    }
+
     fn store(&self, index: &mut dyn Index, id: QueueId, generation: u64) -> Result<(), IndexError> {
         // One with a change under way is parked again when that is settled.
         let is_valid = |parking: &&Parking| parking.generation == generation && parking.entry.in_doubt == 0;
-        let valid = |state: &State| state.parking.get(&id).filter(is_valid).map(|valid| (valid.entry.stored.clone(), valid.due));
+        let valid = |state: &State| state.parking.get(id).filter(is_valid).map(|valid| (valid.entry.stored.clone(), valid.due));
         let Some((stored, due)) = valid(&self.shared.lock()) else { return Ok(()) };
         index.insert(&stored, due)?;
         let mut state = self.shared.lock();
         if valid(&state).is_some() {
-            state.parking.remove(&id);
+            state.parking.remove(id);
         } else if state.active.contains_key(&id) {
             drop(state);
             index.set_due(id, TAKEN)?;
@@ -345,7 +362,7 @@ impl Keeper {
             let Some((stored, due)) = index.get(id)? else { return Ok(()) };
             state = self.shared.lock();
             let entry = Entry::indexed(stored);
-            state.parking.insert(id, Parking { entry, due, generation: 0 });
+            state.parking.insert(entry, due, 0);
         }
         match action {
             Action::Update(update) => state.update(update),
@@ -357,30 +374,36 @@ impl Keeper {
     }
 
     fn due(&self, index: &mut dyn Index, now: Timestamp, count_max: usize, due: &mut Vec<Message>) -> Result<(), IndexError> {
-        let known = {
+        let is_behind = {
             let mut state = self.shared.lock();
-            let ready = state.parking.iter().filter(|(_, parking)| parking.due <= now).map(|(id, _)| *id);
-            let ready: Vec<QueueId> = ready.take(count_max.saturating_sub(due.len())).collect();
+            let ready = state.parking.ready(now, count_max.saturating_sub(due.len()));
             due.extend(ready.into_iter().filter_map(|id| state.unpark(id)));
-            state.parking.len() + state.dying.len() + due.len()
+            state.is_behind(self.shared.options.backlog_max)
         };
-        let asked = count_max.saturating_sub(due.len());
-        if asked == 0 {
-            return Ok(());
-        }
-        // Those that memory knows better don't count; ask for so many more.
-        for (_, id) in index.due(FIRST, now, asked.saturating_add(known))? {
-            if due.len() >= count_max {
+        let mut asked = count_max.saturating_sub(due.len());
+        while due.len() < count_max {
+            // What memory has already may go on; to fetch more would only make it more.
+            let look = if is_behind { Look::InMemory } else { Look::Everybody };
+            let found = look.due(&*index, now, asked)?;
+            let all = found.len() < asked;
+            for (_, id) in found {
+                if due.len() >= count_max {
+                    break;
+                }
+                let state = self.shared.lock();
+                if state.active.contains_key(&id) {
+                    drop(state);
+                    index.set_due(id, TAKEN)?;
+                } else if !state.overrides(id) {
+                    drop(state);
+                    due.extend(self.activate(index, id)?.map(|(message, _)| message));
+                }
+            }
+            if all {
                 break;
             }
-            let state = self.shared.lock();
-            if state.active.contains_key(&id) {
-                drop(state);
-                index.set_due(id, TAKEN)?;
-            } else if !state.overrides(id) {
-                drop(state);
-                due.extend(self.activate(index, id)?.map(|(message, _)| message));
-            }
+            // Those that memory knows better don't count, and stand in front.
+            asked = asked.saturating_mul(4);
         }
         Ok(())
     }
@@ -396,16 +419,31 @@ impl Keeper {
     }
 
     fn next_due(&self, index: &mut dyn Index) -> Result<Option<Timestamp>, IndexError> {
+        let (parked, is_behind) = {
+            let mut state = self.shared.lock();
+            (state.parking.next_due(), state.is_behind(self.shared.options.backlog_max))
+        };
+        let mut first = self.first_due(&*index, Look::Everybody)?;
+        if is_behind {
+            // Who isn't fetched now is asked for again.
+            let later = self.shared.clock.now().plus(LOOK_AGAIN);
+            let in_memory = self.first_due(&*index, Look::InMemory)?;
+            first = first.map(|due| due.max(later)).into_iter().chain(in_memory).min();
+        }
+        Ok(parked.into_iter().chain(first).min().filter(|due| *due != Timestamp::NEVER))
+    }
+
+    /// When the first of those is due that only the index has.
+    fn first_due(&self, index: &dyn Index, look: Look) -> Result<Option<Timestamp>, IndexError> {
         // Stale due times of messages that memory knows better are stepped over: ask for more until one is found.
         let mut asked = 16;
         loop {
-            let indexed = index.due(FIRST, Timestamp::NEVER, asked)?;
+            let indexed = look.due(index, Timestamp::NEVER, asked)?;
             let all = indexed.len() < asked;
             let state = self.shared.lock();
             let first = indexed.into_iter().find(|(_, id)| !state.overrides(*id)).map(|(due, _)| due);
             if first.is_some() || all {
-                let parking = state.parking.values().map(|parking| parking.due).min();
-                return Ok(parking.into_iter().chain(first).min().filter(|due| *due != Timestamp::NEVER));
+                return Ok(first);
             }
             asked = asked.saturating_mul(4);
         }
@@ -413,7 +451,7 @@ impl Keeper {
 
     fn take(&self, index: &mut dyn Index, id: QueueId) -> Result<Option<(Message, Timestamp)>, IndexError> {
         let mut state = self.shared.lock();
-        if let Some(parking) = state.parking.get(&id) {
+        if let Some(parking) = state.parking.get(id) {
             let due = parking.due;
             return Ok(state.unpark(id).map(|message| (message, due)));
         }
@@ -440,53 +478,5 @@ impl Keeper {
         }
         drop(state);
         Ok(index.get(id)?.map(|(stored, _)| stored))
-    }
-
-    fn page(&self, index: &mut dyn Index, filter: &Filter, count_max: usize) -> Result<Listing, IndexError> {
-        let page = index.page(filter, count_max)?;
-        let state = self.shared.lock();
-        let parked = page.found.into_iter().map(|stored| stored.message).filter(|message| !state.overrides(message.id));
-        let mut messages: Vec<Message> = parked.map(Arc::unwrap_or_clone).collect();
-        let after = filter.after.map_or(Bound::Unbounded, Bound::Excluded);
-        let to = page.next.map_or(Bound::Unbounded, Bound::Included);
-        if filter.after.is_none_or(|after| page.next.is_none_or(|to| after < to)) {
-            let active = state.active.range((after, to)).map(|(_, entry)| &*entry.stored.message);
-            let parking = state.parking.range((after, to)).map(|(_, parking)| &*parking.entry.stored.message);
-            let matching = |message: &&Message| filter.matches(message);
-            // More than this many of either can't be on the page.
-            messages.extend(active.filter(matching).take(count_max).cloned());
-            messages.extend(parking.filter(matching).take(count_max).cloned());
-        }
-        drop(state);
-        messages.sort_by_key(|message| message.id);
-        let mut next = page.next;
-        if messages.len() > count_max {
-            messages.truncate(count_max);
-            next = messages.last().map(|message| message.id);
-        }
-        Ok(Listing { messages, next })
-    }
-
-    fn count(&self, index: &mut dyn Index) -> Result<Stats, IndexError> {
-        let mut stats = Stats::default();
-        let mut here = BTreeSet::new();
-        let mut from = Bound::Unbounded;
-        loop {
-            let state = self.shared.lock();
-            let active = state.active.range((from, Bound::Unbounded)).take(COUNT_STEP);
-            let last = active.map(|(id, _)| *id).nth(COUNT_STEP - 1);
-            let range = (from, last.map_or(Bound::Unbounded, Bound::Included));
-            let active = state.active.range(range).map(|(_, entry)| entry);
-            for entry in active.chain(state.parking.range(range).map(|(_, parking)| &parking.entry)) {
-                stats.add(&entry.stored.message);
-                here.extend(entry.indexed.then_some(entry.stored.message.id));
-            }
-            here.extend(state.dying.range(range).map(|(id, _)| *id));
-            drop(state);
-            let Some(last) = last else { break };
-            from = Bound::Excluded(last);
-        }
-        index.count(&here, &mut stats)?;
-        Ok(stats)
     }
 }

@@ -7,7 +7,6 @@ use super::index::{Index, IndexError, Mark};
 use super::keeper::Keeper;
 use super::replay::Replay;
 use super::{Note, SpoolError};
-use crate::mail::QueueId;
 
 /// An index that was built anew, or couldn't be, is built anew again after this time at the earliest.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
@@ -73,8 +72,7 @@ impl Keeper {
                 let mut state = self.shared.lock();
                 state.unindexed = None;
                 // What should have gone into the old one meanwhile.
-                let parking: Vec<QueueId> = state.parking.keys().copied().collect();
-                parking.into_iter().for_each(|id| state.park_again(id));
+                state.parking.ids().into_iter().for_each(|id| state.park_again(id));
                 drop(state);
                 self.shared.wake.notify_one();
                 self.shared.report(Note::IndexRebuilt { why: error.to_string(), set_aside });

@@ -31,6 +31,8 @@ pub struct Options {
     pub reserve: u64,
     /// Bytes a second that are copied to give space back, unless room is needed.
     pub compaction_rate: u64,
+    /// Bytes that may wait in memory for the index, about: with more no message is begun.
+    pub backlog_max: u64,
     /// Content of more than this many octets lies in a file of its own.
     pub inline_max: usize,
     /// How new content is stored.
@@ -50,6 +52,9 @@ impl Options {
     /// Bytes kept in reserve: enough for the largest batch, which start-up writes again, and for outcomes without end.
     pub const RESERVE: u64 = 8 << 20;
 
+    /// However small the index's cache is, so many bytes may wait in memory for the index: it always has some that aren't on disk yet.
+    pub const BACKLOG_MIN: u64 = 32 << 20;
+
     /// Bytes of zeros written ahead: so few that the sync which has them to write, too, doesn't take long.
     pub const ZEROS_AHEAD: u64 = 256 << 10;
 
@@ -63,6 +68,7 @@ impl Options {
             spares: config.spares,
             reserve: Self::RESERVE,
             compaction_rate: config.compaction_rate,
+            backlog_max: config.index_cache.saturating_mul(2).saturating_add(Self::BACKLOG_MIN),
             inline_max: Self::INLINE_MAX,
             compression: config.compression,
             due: next_attempt(),

@@ -180,7 +180,7 @@ impl<'a> Replay<'a> {
             let mut state = shared.lock();
             // The new index has them all: at their end they must be taken out of it.
             state.active.values_mut().for_each(|entry| entry.indexed = true);
-            state.parking.values_mut().for_each(|parking| parking.entry.indexed = true);
+            state.parking.entries_mut().for_each(|entry| entry.indexed = true);
             state.dying.values_mut().for_each(|dying| dying.indexed = true);
             state.end
         };

@@ -9,11 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::backlog::Backlog;
 use super::compress::Packer;
 use super::gather::{Gathering, Queued};
 use super::index::{Mark, Place, Position, Stored};
 use super::keeper::{Action, Command};
 use super::op::Op;
+use super::parking::Parked;
 use super::recent::Recent;
 use super::record::Frame;
 use super::reserve::Reserve;
@@ -50,15 +52,6 @@ impl Entry {
     }
 }
 
-/// A message on its way into the index.
-#[derive(Debug)]
-pub(crate) struct Parking {
-    pub(crate) entry: Entry,
-    pub(crate) due: Timestamp,
-    /// Which of the operations that park it is the valid one.
-    pub(crate) generation: u64,
-}
-
 /// A message that is done with, until log and index know it.
 #[derive(Debug)]
 pub(crate) struct Dying {
@@ -71,7 +64,7 @@ pub(crate) struct Dying {
 /// Everything that the lock protects.
 pub(crate) struct State {
     pub(crate) active: BTreeMap<QueueId, Entry>,
-    pub(crate) parking: BTreeMap<QueueId, Parking>,
+    pub(crate) parking: Parked,
     pub(crate) dying: BTreeMap<QueueId, Dying>,
     pub(crate) recent: Recent,
     pub(crate) queue: VecDeque<Op>,
@@ -93,6 +86,7 @@ pub(crate) struct State {
     pub(crate) unindexed: Option<String>,
     /// Whether the log can be written.
     pub(crate) standstill: Standstill,
+    pub(crate) backlog: Backlog,
     generation: u64,
 }
 
@@ -128,7 +122,7 @@ impl State {
     pub(crate) fn new(segments: BTreeMap<u64, Use>, last_id: QueueId) -> Self {
         Self {
             active: BTreeMap::new(),
-            parking: BTreeMap::new(),
+            parking: Parked::default(),
             dying: BTreeMap::new(),
             recent: Recent::default(),
             queue: VecDeque::new(),
@@ -144,25 +138,26 @@ impl State {
             failed: false,
             unindexed: None,
             standstill: Standstill::default(),
+            backlog: Backlog::default(),
             generation: 0,
         }
     }
 
     /// A message in memory that somebody could see.
     pub(crate) fn visible(&self, id: QueueId) -> Option<&Entry> {
-        self.active.get(&id).or_else(|| self.parking.get(&id).map(|parking| &parking.entry))
+        self.active.get(&id).or_else(|| self.parking.get(id).map(|parking| &parking.entry))
     }
 
     pub(crate) fn visible_mut(&mut self, id: QueueId) -> Option<&mut Entry> {
         match self.active.get_mut(&id) {
             Some(entry) => Some(entry),
-            None => self.parking.get_mut(&id).map(|parking| &mut parking.entry),
+            None => self.parking.entry_mut(id),
         }
     }
 
     /// Whether the index's copy of a message doesn't count, because memory knows better.
     pub(crate) fn overrides(&self, id: QueueId) -> bool {
-        self.active.contains_key(&id) || self.parking.contains_key(&id) || self.dying.contains_key(&id)
+        self.active.contains_key(&id) || self.parking.contains(id) || self.dying.contains_key(&id)
     }
 
     /// Lets the message go into the index as soon as the log is as far.
@@ -172,15 +167,14 @@ impl State {
         self.recent.forget(id);
         self.generation += 1;
         let generation = self.generation;
-        self.parking.insert(id, Parking { entry, due: due.max(Timestamp::from_millis(1)), generation });
+        self.parking.insert(entry, due.max(Timestamp::from_millis(1)), generation);
         self.queue.push_back(Op::Park { id, generation });
     }
 
     /// After a change of a message that is on its way into the index: the change must get there too.
     pub(crate) fn park_again(&mut self, id: QueueId) {
-        if let Some(parking) = self.parking.get_mut(&id) {
+        if self.parking.renew(id, self.generation + 1) {
             self.generation += 1;
-            parking.generation = self.generation;
             self.queue.push_back(Op::Park { id, generation: self.generation });
         }
     }
@@ -204,7 +198,7 @@ impl State {
     pub(crate) fn done(&mut self, id: QueueId) -> bool {
         let entry = match self.active.remove(&id) {
             Some(entry) => entry,
-            None => match self.parking.remove(&id) {
+            None => match self.parking.remove(id) {
                 Some(parking) => parking.entry,
                 None => return false,
             },
@@ -218,7 +212,7 @@ impl State {
 
     /// Makes a message active that is still on its way into the index.
     pub(crate) fn unpark(&mut self, id: QueueId) -> Option<Message> {
-        let parking = self.parking.remove(&id)?;
+        let parking = self.parking.remove(id)?;
         let message = Message::clone(&parking.entry.stored.message);
         self.active.insert(id, parking.entry);
         Some(message)
@@ -241,7 +235,7 @@ impl State {
     /// Up to where the index will reflect the log once it has done what it was told so far.
     pub(crate) fn mark(&self, identity: u64) -> Mark {
         let active = self.active.values().filter_map(|entry| entry.since);
-        let parking = self.parking.values().filter_map(|parking| parking.entry.since);
+        let parking = self.parking.entries().filter_map(|entry| entry.since);
         let dying = self.dying.values().filter_map(|dying| dying.since);
         let position = active.chain(parking).chain(dying).min().unwrap_or(self.end).min(self.end);
         Mark { identity, position, sequence: self.sequence, last_id: self.last_id }
@@ -357,7 +351,7 @@ impl Shared {
             } else {
                 state.park(entry, due);
             }
-        } else if let Some(parking) = state.parking.remove(&id) {
+        } else if let Some(parking) = state.parking.remove(id) {
             state.park(parking.entry, due);
         }
         self.queued(state);

@@ -13,6 +13,8 @@ pub struct Gauges {
     pub messages: u64,
     /// Messages in memory.
     pub active: u64,
+    /// Bytes that wait in memory for the index, about.
+    pub backlog: u64,
     /// Log segments on disk.
     pub segments: u64,
     /// Bytes of records in the log.

@@ -9,8 +9,10 @@ use std::time::Duration;
 use posthouse::system::sim::{SimDisk, SimRandom};
 use posthouse::system::{Disk, DiskFile, DiskLock, DiskSyncer, OpenMode};
 
-/// Nobody stands still for longer, should all the others wait for him.
+/// Nobody stands still for longer, should all the others wait for him,
 const LONGEST: Duration = Duration::from_millis(4);
+/// but some for so long.
+const VERY_LONG: Duration = Duration::from_millis(40);
 
 /// The gates of a story.
 pub(crate) struct Gates {
@@ -25,18 +27,22 @@ impl Gates {
         Arc::new(Self { random: Mutex::new(SimRandom::new(seed)), calls: Mutex::default(), called: Condvar::new() })
     }
 
-    /// A call begins: one in six waits until others have made some more.
+    /// A call begins: one in six waits until others have made some more, now and then many.
     pub(crate) fn pass(&self) {
-        let stays = {
+        let (stays, longest) = {
             let mut random = self.random.lock().unwrap();
-            if random.below(6) == 0 { 1 + random.below(20) } else { 0 }
+            match random.below(120) {
+                0 => (50 + random.below(200), VERY_LONG),
+                1..20 => (1 + random.below(20), LONGEST),
+                _ => (0, Duration::ZERO),
+            }
         };
         let mut calls = self.calls.lock().unwrap();
         *calls += 1;
         let until = *calls + stays;
         self.called.notify_all();
         if stays > 0 {
-            drop(self.called.wait_timeout_while(calls, LONGEST, |calls| *calls < until).unwrap());
+            drop(self.called.wait_timeout_while(calls, longest, |calls| *calls < until).unwrap());
         }
     }
 }

@@ -86,7 +86,11 @@ impl Plan {
 
     /// A story whose loops have threads: only what they do to each other goes wrong.
     pub(crate) fn with_threads(seed: u64) -> Self {
-        Self { threads: true, lives: 1, faults: false, slow: false, harsh: false, ..Self::new(seed) }
+        let plan = Self::new(seed);
+        // Segments come and go, and some stay in memory meanwhile.
+        let weights = if seed.is_multiple_of(2) { [6, 12, 6, 8, 1, 6, 4, 0, 1, 2, 1, 1, 2, 1] } else { plan.weights };
+        let steps = plan.steps * 2;
+        Self { threads: true, lives: 1, faults: false, slow: false, harsh: false, weights, steps, ..plan }
     }
 
     fn of(seed: u64) -> Self {
@@ -202,6 +206,7 @@ async fn live(plan: &Plan, stage: Stage, disk: SimDisk, index: SimIndex, mut ran
         // Threads have a time of their own.
         calm: !plan.threads,
         waiting: Vec::new(),
+        last: None,
     };
     for _ in 0..steps {
         let told = story.step().await;
@@ -325,6 +330,8 @@ struct Story<'a> {
     /// Whether nothing has failed in this life.
     calm: bool,
     waiting: Vec<Waiting>,
+    /// Which message was chosen last, if the next choice may be the same.
+    last: Option<QueueId>,
 }
 
 impl Story<'_> {
@@ -339,7 +346,13 @@ impl Story<'_> {
 
     fn pick(&mut self, wanted: &[Standing]) -> Option<QueueId> {
         let fitting = self.model(|model| model.ids(wanted));
-        (!fitting.is_empty()).then(|| fitting[self.random.below(fitting.len() as u64) as usize])
+        // Several things are done to one message at a time where somebody may be busy with it.
+        if let Some(last) = self.last.filter(|last| fitting.contains(last) && self.random.below(4) > 0) {
+            return Some(last);
+        }
+        let picked = (!fitting.is_empty()).then(|| fitting[self.random.below(fitting.len() as u64) as usize]);
+        self.last = picked.filter(|_| self.plan.threads);
+        picked
     }
 
     /// A draft with its content, known from now on; and how many refusals came before.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use posthouse::mail::{QueueId, Timestamp, Update};
-use posthouse::spool::index::{IndexError, MemoryIndexFactory};
+use posthouse::spool::index::{IndexError, MemoryCatalogue, MemoryIndexFactory, RunIndexFactory};
 use posthouse::spool::{Accept, Filter, Note, Options, Spool, SpoolError};
 use posthouse::system::Disk;
 use posthouse::system::sim::SimDisk;
@@ -316,6 +316,79 @@ fn where_no_new_mail_fits_what_is_kept_is_written_however_much_comes() {
         .await
         .unwrap();
         assert_eq!(spool.message(kept).await, Ok(None), "its end isn't in the log");
+    });
+}
+
+/// Accepts and parks until no more is taken; how many were.
+async fn fill(spool: &Spool) -> usize {
+    for taken in 0..100_000 {
+        match accept(spool).await {
+            Ok(id) => spool.park(id, START),
+            Err(error) => {
+                assert_eq!((error, spool.space()), (SpoolError::Behind, Err(SpoolError::Behind)));
+                return taken;
+            }
+        }
+        if taken % 100 == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    panic!("there is no bound");
+}
+
+const BACKLOG_MAX: u64 = 1 << 20;
+
+#[test]
+fn what_waits_in_memory_for_an_index_that_is_gone_has_a_bound() {
+    run(async {
+        let index = Failing::default();
+        let options = Options { backlog_max: BACKLOG_MAX, ..options("/spool") };
+        let (spool, _) = Spool::open(options, &simulated(&SimDisk::new(), 1), Box::new(index.clone())).await.unwrap();
+        index.broken.store(true, Ordering::Relaxed);
+        let taken = fill(&spool).await;
+        assert!(spool.gauges().backlog < BACKLOG_MAX + BACKLOG_MAX / 4 && taken > 1000, "{taken}");
+        index.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(spool.list(&Filter::default()).await.map(|all| all.len()), Ok(taken));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!((spool.space(), spool.gauges().backlog), (Ok(()), 0));
+        accept(&spool).await.unwrap();
+    });
+}
+
+#[test]
+fn what_an_index_that_can_not_be_written_keeps_in_memory_has_a_bound_and_is_tried_first() {
+    run(async {
+        let index_disk = SimDisk::new();
+        let index = RunIndexFactory {
+            path: "/index".into(),
+            disk: Arc::new(index_disk.clone()),
+            catalogue: Box::new(MemoryCatalogue::default()),
+            cache: 1 << 16,
+            recent_size_max: 1 << 17,
+        };
+        // Whoever is copied, so that a segment can go, is in memory for that: here none goes.
+        let options = Options { backlog_max: BACKLOG_MAX, segment_size: 8 << 20, ..options("/spool") };
+        let (spool, _) = Spool::open(options, &simulated(&SimDisk::new(), 1), Box::new(index)).await.unwrap();
+        let on_disk = accept(&spool).await.unwrap();
+        spool.park(on_disk, START);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        index_disk.set_capacity(Some(0));
+        let taken = fill(&spool).await;
+        assert!(spool.gauges().backlog < BACKLOG_MAX + BACKLOG_MAX / 4 && taken > 1000, "{taken}");
+        // To fetch what is on disk would take more memory; it is asked for again.
+        let mut due = Vec::new();
+        while spool.gauges().backlog > BACKLOG_MAX * 5 / 8 {
+            due.extend(spool.due(START, 64).await.unwrap().iter().map(|message| message.id));
+            due.iter().for_each(|id| spool.done(*id));
+            spool.flush().await.unwrap();
+        }
+        assert_eq!((due.contains(&on_disk), spool.next_due().await.unwrap(), due.len() < taken), (false, Some(START), true));
+        index_disk.set_capacity(None);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!((accept(&spool).await.is_ok(), spool.gauges().backlog), (true, 0));
+        assert_eq!(spool.due(START, 1).await.unwrap()[0].id, on_disk);
+        spool.close().await.unwrap();
     });
 }
 

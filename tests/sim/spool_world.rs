@@ -122,7 +122,7 @@ pub(crate) fn simulated(disk: &SimDisk, seed: u64) -> System {
 /// A world with threads, in which whoever calls the disk may be held up; each look at the clock takes some milliseconds.
 pub(crate) fn gated(disk: &SimDisk, seed: u64, gates: Arc<Gates>) -> System {
     let disk = Arc::new(GatedDisk { disk: disk.clone(), gates });
-    System { clock: clock(3, Arc::default()), ..system(disk, seed, Workers::Threads) }
+    System { clock: clock(40, Arc::default()), ..system(disk, seed, Workers::Threads) }
 }
 
 /// The plainest of envelopes.

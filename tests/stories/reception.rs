@@ -1,6 +1,7 @@
 //! Clients and their limits: size, space, hops, connections, patience.
 
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -219,5 +220,34 @@ fn a_message_whose_session_is_gone_when_it_is_durable_is_delivered_though_nothin
             looks += 1;
         }
         assert!(looks > 1, "one was gone in time");
+    });
+}
+
+#[test]
+fn while_too_much_waits_in_memory_for_an_index_that_is_gone_mail_is_refused() {
+    story(async {
+        let server = Setup::new().config(|c| (c.queue.paused, c.queue.active, c.spool.index_cache) = (true, 5, 1)).start().await;
+        server.index.broken.store(true, Ordering::Relaxed);
+        // Many recipients, so that few messages do.
+        let to: Vec<String> = (0..1000).map(|n| format!("r{n}@far.test")).collect();
+        let to: Vec<&str> = to.iter().map(String::as_str).collect();
+        let mut taken = 0;
+        let refused = loop {
+            let mut client = server.client(TRUSTED).await;
+            let replies = client.transaction("ann@example.test", &to, b"Subject: hi\r\n\r\nhello\r\n").await.unwrap();
+            if !replies.last().unwrap().starts_with("250 2.0.0") {
+                break replies;
+            }
+            taken += 1;
+            assert!(taken < 300, "there is no bound");
+        };
+        assert!(refused[0].starts_with("452 4.3.1 Too much mail waits here"), "{refused:?}");
+        let health = server.handle.health().await;
+        assert!(taken > 100 && health.spool.is_some_and(|why| why.contains("index")), "{taken}");
+        server.index.broken.store(false, Ordering::Relaxed);
+        server.pass(2 * MINUTE).await;
+        server.relay("ann@example.test", &["r@far.test"], "Subject: hi\r\n\r\nhello\r\n").await;
+        assert_eq!((server.count("index-behind"), server.count("index-caught-up")), (1, 1));
+        assert_eq!(server.queue().await.len(), taken + 1);
     });
 }

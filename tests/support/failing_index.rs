@@ -94,6 +94,15 @@ impl Index for FailingIndex {
         self.inner.due(from, to, count_max)
     }
 
+    fn due_in_memory(&self, from: Timestamp, to: Timestamp, count_max: usize) -> Result<Vec<(Timestamp, QueueId)>, IndexError> {
+        check(&self.broken)?;
+        self.inner.due_in_memory(from, to, count_max)
+    }
+
+    fn in_memory(&self) -> usize {
+        self.inner.in_memory()
+    }
+
     fn page(&self, filter: &Filter, count_max: usize) -> Result<Page, IndexError> {
         check(&self.broken)?;
         self.inner.page(filter, count_max)

@@ -111,12 +111,7 @@ impl Index for MemoryIndex {
     }
 
     fn due(&self, from: Timestamp, to: Timestamp, count_max: usize) -> Result<Vec<(Timestamp, QueueId)>, IndexError> {
-        let from = from.max(Timestamp::from_millis(1));
-        if from > to {
-            return Ok(Vec::new());
-        }
-        let range = (from, QueueId(0))..=(to, QueueId(u64::MAX));
-        Ok(self.tables().parked.due().range(range).take(count_max).copied().collect())
+        Ok(self.tables().parked.due_within(from, to, count_max))
     }
 
     fn page(&self, filter: &Filter, count_max: usize) -> Result<Page, IndexError> {

@@ -173,6 +173,14 @@ pub trait Index: Send {
     }
     /// At most `count_max` messages with due times from `from` to `to` inclusive, the earliest first; never those that are taken.
     fn due(&self, from: Timestamp, to: Timestamp, count_max: usize) -> Result<Vec<(Timestamp, QueueId)>, IndexError>;
+    /// The same of those that it has in memory: to fetch them takes no more of it.
+    fn due_in_memory(&self, from: Timestamp, to: Timestamp, count_max: usize) -> Result<Vec<(Timestamp, QueueId)>, IndexError> {
+        self.due(from, to, count_max)
+    }
+    /// About how many bytes of memory it takes for messages that aren't on disk yet.
+    fn in_memory(&self) -> usize {
+        0
+    }
     /// At most `count_max` messages that match, ordered by id, beginning behind `filter.after`; a bounded piece of work.
     /// `filter.limit` is the caller's business.
     fn page(&self, filter: &Filter, count_max: usize) -> Result<Page, IndexError>;

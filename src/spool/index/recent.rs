@@ -87,6 +87,13 @@ impl Recent {
         &self.messages
     }
 
+    /// At most so many with due times from `from` to `to` inclusive, the earliest first.
+    pub(crate) fn due_within(&self, from: Timestamp, to: Timestamp, count_max: usize) -> Vec<(Timestamp, QueueId)> {
+        let from = from.max(Timestamp::from_millis(1));
+        let due = self.due.range((from, QueueId(0))..).take_while(|(due, _)| *due <= to);
+        due.take(count_max).copied().collect()
+    }
+
     /// By due time.
     pub(crate) fn due(&self) -> &BTreeSet<(Timestamp, QueueId)> {
         &self.due

@@ -349,9 +349,6 @@ impl Index for RunIndex {
 
     fn due(&self, from: Timestamp, to: Timestamp, count_max: usize) -> Result<Vec<(Timestamp, QueueId)>, IndexError> {
         let from = from.max(FIRST);
-        if from > to {
-            return Ok(Vec::new());
-        }
         let mut sources: Vec<Due<'_>> = self.runs.values().map(|run| run.due(from)).collect::<Result<_, _>>()?;
         let mut recent = self.recent.due().range((from, QueueId(0))..).copied();
         let memory = sources.len();
@@ -372,6 +369,14 @@ impl Index for RunIndex {
             heads.extend(next(source)?.map(|(due, id)| Reverse((due, id, source))));
         }
         Ok(due)
+    }
+
+    fn due_in_memory(&self, from: Timestamp, to: Timestamp, count_max: usize) -> Result<Vec<(Timestamp, QueueId)>, IndexError> {
+        Ok(self.recent.due_within(from, to, count_max))
+    }
+
+    fn in_memory(&self) -> usize {
+        self.recent.size()
     }
 
     fn page(&self, filter: &Filter, count_max: usize) -> Result<Page, IndexError> {
