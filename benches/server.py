@@ -92,6 +92,10 @@ class Server:
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split("RssAnon:")[1].split()[0])
 
+    def written(self):
+        """Bytes written to files so far."""
+        return int(pathlib.Path(f"/proc/{self.process.pid}/io").read_text().split("write_bytes: ")[1].split()[0])
+
     def cpu(self):
         """Processor time so far, in seconds."""
         fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()

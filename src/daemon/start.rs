@@ -293,6 +293,7 @@ fn report_note(events: &Events, note: &Note) {
         Note::SegmentReadable { segment, messages } => Event::SegmentReadable { segment, messages },
         Note::OrphansRemoved { count } => Event::OrphansRemoved { files: count },
         Note::WriteFailed { segment, error } => Event::WriteFailed { segment, reason: error },
+        Note::RoomAwaited => Event::SpoolTrouble { id: None, operation: "keep", reason: note.to_string() },
         Note::Trouble(reason) => Event::SpoolTrouble { id: None, operation: "keep", reason },
     });
 }

@@ -191,10 +191,10 @@ impl Committer {
         shared.gathering.aim(clients, share);
         let more = || {
             let state = shared.lock();
-            let is_new = |op: &&Op| matches!(op, Op::Accept { .. });
-            let new = state.queue.iter().filter(is_new).count();
-            let awaited = state.queue.iter().filter(|op| op.is_awaited()).count();
-            !state.closing && new > 0 && awaited == new && !shared.gathering.is_enough(state.queue.len())
+            let new = state.queue.iter().any(|op| matches!(op, Op::Accept { .. }));
+            // Copying isn't in a hurry.
+            let other = |op: &Op| op.is_awaited() && !matches!(op, Op::Accept { .. } | Op::Reaccept { .. });
+            !state.closing && new && !state.queue.iter().any(other) && !shared.gathering.is_enough(state.queue.len())
         };
         if more() {
             let in_vain = self.wait_while(longest, more).await.is_err();
@@ -360,9 +360,8 @@ impl Committer {
     /// Settles what is durable.
     fn confirm(&mut self) {
         let durable = self.log.durable();
-        let behind = |(op, place): &(Op, Place)| {
-            op.frame().is_some() && (place.segment, place.offset) >= (durable.segment, durable.offset)
-        };
+        let end = (durable.segment, durable.offset);
+        let behind = |(op, place): &(Op, Place)| op.frame().is_some() && (place.segment, place.offset) >= end;
         let count = self.written.iter().position(behind).unwrap_or(self.written.len());
         if count == 0 {
             return;
@@ -378,6 +377,8 @@ impl Committer {
             }
             settle(&self.shared, &mut state, op, place, &mut self.replies);
         }
+        state.segments.look(self.shared.clock.monotonic());
+        self.shared.note_bound(&state);
         if self.written.is_empty() {
             state.standstill.end();
         }

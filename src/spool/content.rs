@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crc32fast::Hasher;
 
+use super::SpoolError;
 use super::compress::{CHUNK_SIZE, Form, Packed, Packer, QUICK_SIZE_MAX, Source};
 use super::index::{Place, Stored};
 use super::record::{self, AcceptContent, ContentFile, Frame, HEADER_SIZE, Header};
 use super::segment::{Layout, read_full};
 use super::shared::Shared;
 use super::unreadable::Unreadable;
-use super::{Note, SpoolError};
 use crate::mail::QueueId;
 use crate::system::{BoxFuture, Content, Disk, DiskFile, OpenMode, Workers};
 
@@ -212,20 +212,6 @@ impl LargeFile {
     }
 }
 
-impl Shared {
-    /// Removes the content files of messages that are gone. A name that comes back after a power cut is removed at start-up.
-    pub(crate) fn unlink_content(&self) {
-        let paths: Vec<PathBuf> = std::mem::take(&mut self.lock().unlinks);
-        for path in paths {
-            match self.disk.unlink(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => self.report(Note::Trouble(format!("can't remove {}: {error}", path.display()))),
-            }
-        }
-    }
-}
-
 /// Content in a file of its own.
 struct FileContent {
     file: Arc<dyn DiskFile>,
@@ -366,18 +352,33 @@ pub(crate) fn read_record(
     id: QueueId,
     place: Place,
 ) -> Result<Option<(Header, Vec<u8>)>, SpoolError> {
-    let failed = |error| SpoolError::io("can't read", path, &error);
-    let file = match disk.open(path, OpenMode::Read) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
+    let file = open_segment(disk, path)?;
+    file.map(|file| read_record_in(&*file, path, identity, id, place)).transpose()
+}
+
+/// A segment, to read from it. None: it was released.
+pub(crate) fn open_segment(disk: &dyn Disk, path: &Path) -> Result<Option<Box<dyn DiskFile>>, SpoolError> {
+    match disk.open(path, OpenMode::Read) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(SpoolError::io("can't read", path, &error)),
+    }
+}
+
+/// The header and bytes of an Accept record in a segment that is open at `path`, checked.
+pub(crate) fn read_record_in(
+    file: &dyn DiskFile,
+    path: &Path,
+    identity: u64,
+    id: QueueId,
+    place: Place,
+) -> Result<(Header, Vec<u8>), SpoolError> {
     for _ in 0..READS {
         let mut bytes = vec![0; place.length as usize];
-        let filled = read_full(&*file, place.offset, &mut bytes).map_err(failed)?;
+        let filled = read_full(file, place.offset, &mut bytes).map_err(|error| SpoolError::io("can't read", path, &error))?;
         let header = Header::parse(identity, &bytes[..filled]).filter(|header| header.id == id && header.size() == filled);
         if let Some(header) = header.filter(|header| record::check_payload(header, &bytes).is_ok()) {
-            return Ok(Some((header, bytes)));
+            return Ok((header, bytes));
         }
     }
     Err(SpoolError::Damaged(id))

@@ -112,6 +112,7 @@ impl Draft {
         let spool = self.spool.clone();
         let shared = &spool.0.shared;
         let file = content.file();
+        shared.wait_for_room().await;
         let changes = with_bases(shared, updates);
         let frame = Frame::accept(content, message, &changes);
         let (waiter, answer) = Waiter::new();

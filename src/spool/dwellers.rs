@@ -1,9 +1,11 @@
 //! What the release loop asks the index loop: who lives in a segment, and to lend those whom only the index has.
 
+use std::collections::BTreeMap;
+
 use super::index::{Index, IndexError, Place, Resident};
 use super::keeper::Keeper;
 use super::shared::Entry;
-use super::survivors::{Met, Whence};
+use super::survivors::{LOCKED, Met, Whence};
 use crate::mail::QueueId;
 
 fn whence(has_file: bool) -> Whence {
@@ -36,18 +38,34 @@ impl Keeper {
     }
 
     /// Brings those that live at the places given into memory, to be parked again; none of them is active for it.
-    pub(super) fn borrow(&self, index: &dyn Index, wanted: &[(QueueId, Place)]) -> Result<(), IndexError> {
-        for (id, place) in wanted {
-            if self.shared.lock().overrides(*id) {
-                continue;
+    pub(super) fn borrow(&self, index: &dyn Index, wanted: &BTreeMap<QueueId, Place>) -> Result<(), IndexError> {
+        let elsewhere = {
+            let state = self.shared.lock();
+            wanted.keys().filter(|id| !state.overrides(**id)).copied().collect()
+        };
+        let mut lent = Vec::new();
+        index.get_all(&elsewhere, &mut |stored, due| {
+            if wanted.get(&stored.message.id) == Some(&stored.place) {
+                lent.push((stored, due));
             }
-            let Some((stored, due)) = index.get(*id)? else { continue };
-            if stored.place == *place {
-                let entry = Entry::indexed(stored);
+        })?;
+        // Only this loop brings messages out of the index, so none of them has come into memory meanwhile.
+        let mut lent = lent.into_iter().peekable();
+        while lent.peek().is_some() {
+            let mut state = self.shared.lock();
+            for (stored, due) in lent.by_ref().take(LOCKED) {
                 // Generation 0 is nobody's: it stays until it is parked again.
-                self.shared.lock().parking.insert(entry, due, 0);
+                state.parking.insert(Entry::indexed(stored), due, 0);
             }
         }
         Ok(())
+    }
+
+    /// The room that the index takes is none for the log.
+    pub(super) fn note_size(&self) {
+        if let Ok(index) = &self.index {
+            let size = index.disk_size();
+            self.shared.lock().segments.set_index(size);
+        }
     }
 }

@@ -126,6 +126,8 @@ pub enum Note {
         /// What the system said.
         error: String,
     },
+    /// The log has come up to its bound on disk use: new messages wait a moment for room to come back.
+    RoomAwaited,
     /// Something else failed without harm to mail: an unlink, a look at free space, a flush of the index.
     Trouble(
         /// What, on what, and the system's words.
@@ -157,6 +159,9 @@ impl fmt::Display for Note {
             Self::OrphansRemoved { count } => write!(f, "{count} content files of unconfirmed messages removed"),
             Self::WriteFailed { segment: Some(segment), error } => write!(f, "segment {segment} closed for good: {error}"),
             Self::WriteFailed { segment: None, error } => write!(f, "no new segment: {error}"),
+            Self::RoomAwaited => f.write_str(
+                "mail comes faster than room is given back: new messages wait a moment, so that the spool keeps to its bound",
+            ),
             Self::Trouble(what) => f.write_str(what),
         }
     }

@@ -3,7 +3,7 @@
 //! A message is at every moment in memory or in the index. It leaves memory only after the index has it, and where both have it,
 //! memory counts. Nothing goes into the index before it is durable in the log.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,7 +114,7 @@ pub(crate) enum Command {
     },
     /// Brings those that live at the places given into memory, to be parked again; none of them is active for it.
     Borrow {
-        wanted: Vec<(QueueId, Place)>,
+        wanted: BTreeMap<QueueId, Place>,
         reply: Answer<()>,
     },
     /// Everybody whose record lies in the segment; so many are expected.
@@ -252,6 +252,7 @@ impl Keeper {
             }
             Command::Mark { mark, reply } => {
                 let marked = self.remove_gone().and_then(|()| self.mark(mark));
+                self.note_size();
                 if let Some(reply) = reply {
                     let _ = reply.send(marked);
                 }
@@ -297,7 +298,12 @@ impl Keeper {
             return false;
         }
         match self.with_index(|_, index| index.work()) {
-            Ok(more) => more,
+            Ok(more) => {
+                if more {
+                    self.note_size();
+                }
+                more
+            }
             Err(_) => {
                 self.rest_until = now + WORK_AGAIN;
                 false

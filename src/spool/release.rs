@@ -13,7 +13,7 @@ use super::shared::{Shared, State};
 use super::space::{Pace, Use};
 use super::survivors::{Copier, STEP_RECORDS, Whence};
 use super::waits::Telling;
-use super::{Note, SpoolError, reread};
+use super::{Note, SpoolError, reread, unlink};
 
 /// Survivors with a change under way are asked again so often.
 const TRIES: usize = 3;
@@ -35,27 +35,32 @@ impl Drop for Ending {
 /// Runs until the spool is closed.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let _ending = Ending(shared.clone());
+    tokio::join!(give_back(&shared), unlink::run(&shared));
+    shared.spares.keep(0);
+}
+
+async fn give_back(shared: &Arc<Shared>) {
     let mut looked = shared.clock.monotonic();
     let mut pace = Pace::new(shared.options.compaction_rate);
     let mut telling = Telling::default();
     loop {
-        shared.unlink_content();
         shared.limit_spares();
         let mut failed = false;
         while !failed && let Some(oldest) = shared.oldest_to_go() {
-            let released = release(&shared, oldest, &mut pace).await;
+            let released = release(shared, oldest, &mut pace).await;
+            shared.note_release(released.is_ok());
             if let Err(error) = released {
                 if error != SpoolError::Closed && telling.is_due(oldest, &error, shared.clock.monotonic()) {
                     shared.report(Note::Trouble(format!("segment {oldest} isn't released yet: {error}")));
                 }
                 failed = true;
             }
-            shared.unlink_content();
+            shared.limit_spares();
         }
         if failed {
-            rest(&shared, RETRY).await;
+            rest(shared, RETRY).await;
         }
-        reread::due(&shared, &mut pace).await;
+        reread::due(shared, &mut pace).await;
         let now = shared.clock.monotonic();
         if now.saturating_sub(looked) >= REFILL_EVERY {
             looked = now;
@@ -65,11 +70,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             break;
         }
         if shared.oldest_to_go().is_none() {
-            asked(&shared).await;
+            asked(shared).await;
         }
     }
-    shared.unlink_content();
-    shared.spares.keep(0);
 }
 
 impl Shared {
@@ -91,7 +94,9 @@ impl Shared {
 
     /// Whether room is needed: then what would go in the way of reception may do so.
     pub(crate) fn is_pressed(&self) -> bool {
-        let pressing = self.lock().segments.is_pressing(self.options.segment_size);
+        let state = self.lock();
+        let pressing = state.segments.is_pressing(self.options.segment_size, state.end.segment);
+        drop(state);
         pressing || self.space().is_err()
     }
 }
@@ -105,7 +110,7 @@ async fn asked(shared: &Shared) {
     }
 }
 
-/// Waits, but for the removal of content, which nothing holds up, and the end of the spool.
+/// Waits, but for the end of the spool.
 async fn rest(shared: &Shared, time: Duration) {
     let end = shared.clock.monotonic() + time;
     while !shared.lock().closing {
@@ -113,7 +118,6 @@ async fn rest(shared: &Shared, time: Duration) {
         if left.is_zero() || tokio::time::timeout(left, shared.sweep.notified()).await.is_err() {
             break;
         }
-        shared.unlink_content();
     }
 }
 
@@ -127,6 +131,7 @@ async fn release(shared: &Arc<Shared>, number: u64, pace: &mut Pace) -> Result<(
         let mut copier = Copier::new(shared, pace);
         if tries == 0 {
             copier.found(number, BLOCK_SIZE + used).await?;
+            copier.end();
         } else if copier.hidden(number, live).await? == 0 {
             // The index was built anew, and what can't be read isn't in it any more: that is set aside.
             return remove(shared, number).await;
@@ -156,22 +161,33 @@ async fn set_aside(shared: &Arc<Shared>, number: u64, mut copier: Copier<'_>) ->
     Ok(())
 }
 
-/// Removes a segment in which nothing lives.
+/// Removes a segment in which nothing lives, and those behind it that are dead as well: one mark does for all.
 async fn remove(shared: &Arc<Shared>, number: u64) -> Result<(), SpoolError> {
-    // The index must not have to begin its replay there.
+    let began = shared.clock.monotonic();
+    // Only who is dead before the mark: the index must not name a segment that isn't there.
+    let dead = shared.lock().segments.dead_from(number);
+    // Nor must it have to begin its replay there.
     let mark = shared.checkpoint().await?;
     if mark.position.segment <= number {
         return Err(SpoolError::Index("its mark is still there".to_owned()));
     }
-    let spare = retire(shared, number)?;
-    shared.lock().segments.remove(number);
-    if let Some(spare) = spare {
-        // The index loop may be reading the log anew and have the file open by its old name: its answer says that it has not.
-        match shared.ask(|reply| Command::Ping { reply }).await {
-            Ok(_) => shared.spares.add(spare),
-            Err(_) => shared.spares.abandon(&spare),
+    for number in dead.into_iter().filter(|number| *number < mark.position.segment) {
+        let spare = retire(shared, number)?;
+        {
+            let mut state = shared.lock();
+            state.segments.remove(number);
+            shared.note_bound(&state);
+        }
+        shared.note_release(true);
+        if let Some(spare) = spare {
+            // The index loop may be reading the log anew and have the file open by its old name: its answer says that it has not.
+            match shared.ask(|reply| Command::Ping { reply }).await {
+                Ok(_) => shared.spares.add(spare),
+                Err(_) => shared.spares.abandon(&spare),
+            }
         }
     }
+    shared.lock().segments.note_released(shared.clock.monotonic().saturating_sub(began));
     Ok(())
 }
 
@@ -182,12 +198,7 @@ fn retire(shared: &Shared, number: u64) -> Result<Option<PathBuf>, SpoolError> {
     let spare = shared.spares.retire(number, wanted);
     if spare.is_none() {
         let path = shared.layout.segment(number);
-        match shared.disk.unlink(&path) {
-            Ok(()) => {}
-            // After a failed sync of the folder it may be gone already.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(SpoolError::io("can't remove", &path, &error)),
-        }
+        unlink::remove(shared, &path).map_err(|error| SpoolError::io("can't remove", &path, &error))?;
     }
     let synced = shared.disk.sync_dir(&shared.layout.log);
     synced.map_err(|error| {

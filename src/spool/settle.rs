@@ -51,8 +51,7 @@ pub(crate) fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, r
             };
             let old = std::mem::replace(old, place);
             *since = Some(position);
-            state.segments.count_live(old, false);
-            state.segments.count_live(place, true);
+            state.segments.move_live(old, place);
         }
         Op::State(_) => {}
         Op::Done { id, .. } => {
@@ -69,7 +68,7 @@ pub(crate) fn settle(shared: &Shared, state: &mut State, op: Op, place: Place, r
                 state.dying.remove(&id);
             }
             if file {
-                shared.sweep.notify_one();
+                shared.unlinking.notify_one();
             }
         }
         Op::Park { id, generation } => shared.tell(Command::Store { id, generation }),

@@ -5,9 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -21,6 +19,7 @@ use super::parking::Parked;
 use super::recent::Recent;
 use super::record::Frame;
 use super::reserve::Reserve;
+use super::room::Room;
 use super::segment::Layout;
 use super::space::{Segments, Use};
 use super::spare::Spares;
@@ -29,9 +28,6 @@ use super::unreadable::Unreadable;
 use super::{Note, Options, SpoolError};
 use crate::mail::{Message, QueueId, Timestamp, Update};
 use crate::system::{Clock, Disk, Entropy, System, Workers};
-
-/// How long a look at the disk's free space counts.
-const SPACE_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// A message in memory.
 #[derive(Debug)]
@@ -115,9 +111,10 @@ pub(crate) struct Shared {
     pub(crate) left: Notify,
     /// Wakes the release loop.
     pub(crate) sweep: Notify,
+    /// Wakes whoever removes content files.
+    pub(crate) unlinking: Notify,
     pub(crate) keeper: mpsc::UnboundedSender<Command>,
-    free: AtomicU64,
-    free_checked: AtomicU64,
+    pub(crate) room: Room,
 }
 
 impl State {
@@ -275,9 +272,9 @@ impl Shared {
             gathering: Gathering::default(),
             left: Notify::new(),
             sweep: Notify::new(),
+            unlinking: Notify::new(),
             keeper,
-            free: AtomicU64::new(u64::MAX),
-            free_checked: AtomicU64::new(0),
+            room: Room::default(),
         }
     }
 
@@ -341,7 +338,7 @@ impl Shared {
     /// Removes the content file of a message that has come to nothing.
     pub(crate) fn remove_content(&self, id: QueueId) {
         self.lock().unlinks.push(self.layout.content_file(id));
-        self.sweep.notify_one();
+        self.unlinking.notify_one();
     }
 
     /// Parks an active message.
@@ -395,41 +392,6 @@ impl Shared {
         answer.await.map_err(|_| SpoolError::Closed)?
     }
 
-    /// Whether new mail may come. A look at the disk counts for a second.
-    pub(crate) fn space(&self) -> Result<(), SpoolError> {
-        let age = self.monotonic().saturating_sub(self.free_checked.load(Ordering::Relaxed));
-        if age >= SPACE_AGE_MAX.as_millis() as u64 {
-            self.space_now();
-        }
-        if self.free() < self.options.min_free { Err(SpoolError::Full) } else { Ok(()) }
-    }
-
-    /// Looks at the disk. If it can't be seen how much is free, mail is taken: the writes will tell.
-    pub(crate) fn space_now(&self) {
-        self.free_checked.store(self.monotonic(), Ordering::Relaxed);
-        match self.disk.available(&self.layout.root) {
-            Ok(free) => {
-                self.free.store(free, Ordering::Relaxed);
-                if free < self.free_for_spares() {
-                    self.spares.keep(0);
-                }
-            }
-            Err(error) => {
-                self.free.store(u64::MAX, Ordering::Relaxed);
-                self.report(Note::Trouble(format!("can't see how much is free in {}: {error}", self.layout.root.display())));
-            }
-        }
-    }
-
-    fn monotonic(&self) -> u64 {
-        u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// Bytes free when last looked.
-    pub(crate) fn free(&self) -> u64 {
-        self.free.load(Ordering::Relaxed)
-    }
-
     /// A loop has ended. If by a panic, the spool can't go on: it closes, and whoever waits for it hears that.
     pub(crate) fn ended(&self, name: &str) {
         if std::thread::panicking() && !std::mem::replace(&mut self.lock().failed, true) {
@@ -443,5 +405,6 @@ impl Shared {
         self.lock().closing = true;
         self.wake.notify_one();
         self.sweep.notify_one();
+        self.unlinking.notify_one();
     }
 }

@@ -4,12 +4,21 @@
 //! and of that: half a segment may be dead before anything is copied, a whole one may stand on disk twice while it is copied, an
 //! eighth is reserved ahead of the open segment's end, the rest and a quarter of what lives is for what arrives meanwhile and for
 //! the index.
+//!
+//! Only the oldest segment can go, and what is dead often lies behind much that lives: all of that has to be copied before any room comes
+//! back. So copying begins the earlier the longer it will take, and the faster the log comes near its bound (`Flow`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::flow::{Counts, Flow};
 use super::index::Place;
 use super::segment::spare_size;
+
+/// Copying begins early enough for things to go so many quarters as fast as they do,
+const BEGIN_HASTE: u64 = 8;
+/// and is as fast as it can once they could go only so many quarters as fast.
+const PRESS_HASTE: u64 = 6;
 
 /// How much of a segment still counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +36,12 @@ pub(crate) struct Use {
 pub(crate) struct Segments {
     by_number: BTreeMap<u64, Use>,
     total: Use,
+    /// Bytes of records ever written, and of survivors' among them.
+    written: u64,
+    copied: u64,
+    flow: Flow,
+    /// Bytes of disk that the index takes.
+    index: u64,
 }
 
 impl Segments {
@@ -36,7 +51,7 @@ impl Segments {
             live_bytes: sum.live_bytes + segment.live_bytes,
             live: sum.live + segment.live,
         });
-        Self { by_number, total }
+        Self { by_number, total, ..Self::default() }
     }
 
     /// The sums.
@@ -58,6 +73,7 @@ impl Segments {
     pub(crate) fn grow(&mut self, number: u64, bytes: u64) {
         self.by_number.entry(number).or_default().used += bytes;
         self.total.used += bytes;
+        self.written += bytes;
     }
 
     /// An Accept record has become durable for a living message, or no longer counts.
@@ -73,6 +89,33 @@ impl Segments {
                 sum.live_bytes = sum.live_bytes.saturating_sub(length);
             }
         }
+    }
+
+    /// A survivor has become durable at another place.
+    pub(crate) fn move_live(&mut self, from: Place, to: Place) {
+        self.count_live(from, false);
+        self.count_live(to, true);
+        self.copied += u64::from(to.length);
+    }
+
+    /// Takes the time for the rates at which things go.
+    pub(crate) fn look(&mut self, now: Duration) {
+        self.flow.look(now, Counts { written: self.written, copied: self.copied, live: self.total.live_bytes });
+    }
+
+    /// So much was copied within that time, as fast as it could be.
+    pub(crate) fn note_copied(&mut self, bytes: u64, took: Duration) {
+        self.flow.note_copied(bytes, took);
+    }
+
+    /// A segment in which nothing lived took so long to go.
+    pub(crate) fn note_released(&mut self, took: Duration) {
+        self.flow.note_released(took);
+    }
+
+    /// The index takes so much of the disk.
+    pub(crate) fn set_index(&mut self, bytes: u64) {
+        self.index = bytes;
     }
 
     /// One is gone.
@@ -92,17 +135,61 @@ impl Segments {
             return None;
         }
         let sparse = segment.live_bytes * 4 < segment.used;
-        let bloated = self.total.used > self.tolerated(segment_size);
-        (segment.live == 0 || sparse || bloated).then_some(*oldest)
+        let bloated = || self.total.used > self.tolerated(segment_size) || self.is_late(segment_size, open, BEGIN_HASTE);
+        (segment.live == 0 || sparse || bloated()).then_some(*oldest)
+    }
+
+    /// The oldest segment, which goes, and those behind it up to the first in which something lives.
+    pub(crate) fn dead_from(&self, going: u64) -> Vec<u64> {
+        let goes = |(number, segment): &(&u64, &Use)| **number == going || segment.live == 0;
+        self.by_number.range(going..).take_while(goes).map(|(number, _)| *number).collect()
     }
 
     /// So many bytes may be used before segments are copied that are mostly alive.
     fn tolerated(&self, segment_size: u64) -> u64 {
-        self.total.live_bytes / 4 * 7 + segment_size / 2
+        // However much the index takes: of a log without much that is dead nothing comes back.
+        self.share().max(self.total.live_bytes / 4 * 5) + segment_size / 2
     }
 
-    /// How many spare segments there is room for beside the open one, if one more goes: with them the log stays within its bound. A quarter
-    /// of what lives is left for the index.
+    /// What the log may take of twice what lives: a quarter of what lives is left for the index, or as much as it has.
+    fn share(&self) -> u64 {
+        (2 * self.total.live_bytes).saturating_sub(self.index.max(self.total.live_bytes / 4))
+    }
+
+    /// Whether the log passes its bound before what is dead has come back, if all that lives in front of it is copied from now on, while
+    /// things go so many quarters as fast as they do.
+    fn is_late(&self, segment_size: u64, open: u64, haste: u64) -> bool {
+        let Use { used, live_bytes, .. } = self.total;
+        if used < live_bytes + live_bytes / 4 + segment_size / 2 {
+            return false;
+        }
+        let index = (self.index + self.index / 4).max(live_bytes / 8);
+        let bound = (2 * live_bytes + 2 * segment_size).saturating_sub(index + segment_size / 4);
+        let (mut time, mut freed) = (Duration::ZERO, 0);
+        for (_, segment) in self.by_number.range(..open) {
+            time = time.saturating_add(self.flow.release(segment.live_bytes));
+            let nearer = self.flow.approach(time).saturating_mul(haste) / 4;
+            // A segment stands on disk twice while it is copied.
+            if used.saturating_add(segment.live_bytes).saturating_add(nearer) > bound + freed {
+                return true;
+            }
+            freed += segment.used.saturating_sub(segment.live_bytes);
+            if freed > nearer + segment_size {
+                // From here on more comes back than is added.
+                return false;
+            }
+        }
+        false
+    }
+
+    /// Whether the log has come up to its bound, beside the room reserved ahead of its end and so much more.
+    pub(crate) fn is_at_bound(&self, segment_size: u64, reserve: u64) -> bool {
+        let Use { used, live_bytes, .. } = self.total;
+        let share = (2 * live_bytes).saturating_sub(self.index).max(live_bytes / 4 * 5);
+        used > (share + 2 * segment_size).saturating_sub(reserve + segment_size / 8)
+    }
+
+    /// How many spare segments there is room for beside the open one, if one more goes: with them the log stays within its bound.
     pub(crate) fn room_for_spares(&self, segment_size: u64, open: u64, going: Option<u64>) -> u64 {
         self.room(segment_size, open, going).unwrap_or(0) / spare_size(segment_size).max(1)
     }
@@ -116,13 +203,13 @@ impl Segments {
     fn room(&self, segment_size: u64, open: u64, going: Option<u64>) -> Option<u64> {
         let going = going.map_or(0, |going| self.of(going).used);
         let others = self.total.used.saturating_sub(self.of(open).used + going);
-        let bound = self.total.live_bytes / 4 * 7 + 2 * segment_size;
+        let bound = self.share() + 2 * segment_size;
         bound.checked_sub(others + segment_size)
     }
 
     /// Whether the log comes so near to its bound that copying must be as fast as it can.
-    pub(crate) fn is_pressing(&self, segment_size: u64) -> bool {
-        self.total.used > self.tolerated(segment_size) + segment_size / 4
+    pub(crate) fn is_pressing(&self, segment_size: u64, open: u64) -> bool {
+        self.total.used > self.tolerated(segment_size) + segment_size / 4 || self.is_late(segment_size, open, PRESS_HASTE)
     }
 }
 
@@ -132,6 +219,9 @@ pub(crate) struct Pace {
     rate: u64,
     next: Duration,
 }
+
+/// What is copied may be ahead of its time by so much: few long waits instead of many short ones.
+const AHEAD: Duration = Duration::from_millis(50);
 
 impl Pace {
     /// So many bytes a second.
@@ -147,7 +237,7 @@ impl Pace {
 
     /// How long to wait before more is copied.
     pub(crate) fn wait(&self, now: Duration) -> Duration {
-        self.next.saturating_sub(now)
+        Some(self.next.saturating_sub(now)).filter(|wait| *wait > AHEAD).unwrap_or_default()
     }
 }
 
@@ -197,6 +287,24 @@ mod tests {
         assert_eq!(room(&[(1000, 1000), (1000, 0), (1000, 0), (0, 0)], None), 0);
         let fill = |uses: &[(u64, u64)], spares| segments(uses).may_fill(1000, uses.len() as u64, spares);
         assert!(fill(&[(900, 0)], 1) && !fill(&[(900, 0)], 2) && !fill(&[(1001, 0), (0, 0)], 0) && fill(&[(1000, 0), (0, 0)], 0));
+    }
+
+    #[test]
+    fn the_room_that_the_index_takes_is_none_for_the_log() {
+        let mut all = segments(&[(1000, 1000), (1000, 1000), (1000, 0), (700, 0), (0, 0)]);
+        assert_eq!((all.candidate(1000, 5), all.room_for_spares(1000, 5, None)), (None, 1));
+        all.set_index(500);
+        assert_eq!(
+            (all.candidate(1000, 5), all.room_for_spares(1000, 5, None)),
+            (None, 1),
+            "a quarter of what lives was left for it"
+        );
+        all.set_index(900);
+        assert_eq!((all.candidate(1000, 5), all.room_for_spares(1000, 5, None)), (Some(1), 0));
+        // Copying what lives makes no room beside an index that is too large.
+        let mut full = segments(&[(1000, 1000), (1000, 1000), (900, 0), (0, 0)]);
+        full.set_index(100_000);
+        assert_eq!(full.candidate(1000, 4), None);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Copies what still lives: accepts messages again at the log's end, with the content that lies in their records, as far as the disk
 //! gives that.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use super::content;
 use super::index::Place;
 use super::keeper::Command;
 use super::op::Op;
-use super::record::{self, AcceptContent, Body, ContentAt, ContentFile, Frame};
+use super::record::{self, AcceptContent, Body, ContentAt, ContentFile, Frame, Header};
 use super::scan::{Found, Scan};
 use super::segment::BLOCK_SIZE;
 use super::shared::{Shared, State};
@@ -18,12 +20,16 @@ use super::space::Pace;
 use super::unreadable::Claim;
 use super::{Note, SpoolError, aside};
 use crate::mail::QueueId;
-use crate::system::OpenMode;
+use crate::system::{DiskFile, OpenMode};
 
-/// A step looks at so many records,
-pub(crate) const STEP_RECORDS: usize = 256;
-/// and copies so many bytes before it waits for them to be durable.
+/// The index is asked about the messages and recipients of so many records at a time: they are in memory then.
+pub(crate) const STEP_RECORDS: usize = 8192;
+/// So many messages are looked at under the lock at a time.
+pub(crate) const LOCKED: usize = 256;
+/// So many bytes are copied before those copied before them have to be durable,
 const STEP_BYTES: u64 = 256 * 1024;
+/// and so many if room is needed. Two steps are no more than a batch.
+const PRESSED_STEP_BYTES: u64 = 2 * 1024 * 1024;
 /// While copying waits for its turn: how often it looks whether room is needed.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// After so much time in reads that failed, no more are tried: a disk may take half a minute for each.
@@ -44,6 +50,9 @@ pub(crate) enum Whence {
 
 /// A message, where its record lies, and where its content.
 pub(crate) type Met = (QueueId, Place, Whence);
+
+/// What is on its way to being durable.
+type Waiting = Vec<oneshot::Receiver<()>>;
 
 /// What a look for content gave.
 enum Again {
@@ -69,11 +78,30 @@ pub(crate) struct Copier<'a> {
     pub(crate) untried: Option<Place>,
     /// How long those took.
     failing: Duration,
+    /// The segment that was read last.
+    file: Option<(PathBuf, Box<dyn DiskFile>)>,
+    began: Duration,
+    /// Time in which nothing was copied, so as to keep pace.
+    rested: Duration,
+    /// Bytes copied.
+    bytes: u64,
 }
 
 impl<'a> Copier<'a> {
     pub(crate) fn new(shared: &'a Arc<Shared>, pace: &'a mut Pace) -> Self {
-        Self { shared, pace, unread: Vec::new(), why: None, damaged: Vec::new(), untried: None, failing: Duration::ZERO }
+        Self {
+            shared,
+            pace,
+            unread: Vec::new(),
+            why: None,
+            damaged: Vec::new(),
+            untried: None,
+            failing: Duration::ZERO,
+            file: None,
+            began: shared.clock.monotonic(),
+            rested: Duration::ZERO,
+            bytes: 0,
+        }
     }
 
     /// Copies those in a segment whose records can be found by reading it. Where the disk can't, the others are left.
@@ -109,11 +137,12 @@ impl<'a> Copier<'a> {
             return Err(SpoolError::Closed);
         }
         let mut alive = living(shared, met).await?.into_iter().peekable();
+        let mut before = Waiting::new();
         while alive.peek().is_some() {
-            keep_pace(shared, self.pace).await;
-            let mut bytes = 0;
-            let mut waiting = Vec::new();
-            while bytes < STEP_BYTES
+            let pressed = self.keep_pace().await;
+            let most = if pressed { PRESSED_STEP_BYTES } else { STEP_BYTES };
+            let (mut bytes, mut waiting) = (0, Waiting::new());
+            while bytes < most
                 && let Some(met) = alive.next()
             {
                 if let Some((length, durable)) = self.accept_again(met)? {
@@ -121,12 +150,38 @@ impl<'a> Copier<'a> {
                     waiting.push(durable);
                 }
             }
-            for durable in waiting {
-                durable.await.map_err(|_| SpoolError::Closed)?;
+            self.bytes += bytes;
+            if !pressed {
+                self.pace.copied(bytes, shared.clock.monotonic());
             }
-            self.pace.copied(bytes, shared.clock.monotonic());
+            // While one step becomes durable the next is read.
+            durable(std::mem::replace(&mut before, waiting)).await?;
         }
-        Ok(())
+        durable(before).await
+    }
+
+    /// Waits until more may be copied; says whether room is needed.
+    async fn keep_pace(&mut self) -> bool {
+        let shared = self.shared;
+        let began = shared.clock.monotonic();
+        loop {
+            let now = shared.clock.monotonic();
+            let (left, pressed) = (self.pace.wait(now), shared.is_pressed());
+            if left.is_zero() || pressed || shared.lock().closing {
+                self.rested += now.saturating_sub(began);
+                return pressed;
+            }
+            // Looks again now and then: mail that arrives meanwhile may press.
+            let _ = tokio::time::timeout(left.min(LOOK_EVERY), shared.sweep.notified()).await;
+        }
+    }
+
+    /// Notes how fast it went, if that tells anything.
+    pub(crate) fn end(self) {
+        let took = self.shared.clock.monotonic().saturating_sub(self.began + self.rested);
+        if self.bytes > self.shared.options.segment_size / 4 {
+            self.shared.lock().segments.note_copied(self.bytes, took);
+        }
     }
 
     /// Queues a survivor's record again; says how long it is, and what comes back tells when it is durable. None: it can't be copied now.
@@ -149,6 +204,16 @@ impl<'a> Copier<'a> {
         queued
     }
 
+    /// A record, checked. None: its segment isn't there.
+    fn record(&mut self, path: &Path, id: QueueId, place: Place) -> Result<Option<(Header, Vec<u8>)>, SpoolError> {
+        if self.file.as_ref().is_none_or(|(open, _)| open != path) {
+            self.file = content::open_segment(&*self.shared.disk, path)?.map(|file| (path.to_owned(), file));
+        }
+        let read =
+            |(_, file): &(PathBuf, Box<dyn DiskFile>)| content::read_record_in(&**file, path, self.shared.identity, id, place);
+        self.file.as_ref().map(read).transpose()
+    }
+
     fn content(&mut self, id: QueueId, place: Place, whence: Whence) -> Result<Again, SpoolError> {
         let layout = &self.shared.layout;
         let (path, place) = match whence {
@@ -163,7 +228,7 @@ impl<'a> Copier<'a> {
             return Ok(Again::Not);
         }
         let begun = self.shared.clock.monotonic();
-        match content::read_record(&*self.shared.disk, &path, self.shared.identity, id, place) {
+        match self.record(&path, id, place) {
             Ok(None) => Ok(Again::Not),
             Ok(Some((header, mut record))) => {
                 // The header is written anew, the content stays where it is in the buffer, and as it is stored.
@@ -189,15 +254,25 @@ impl<'a> Copier<'a> {
     }
 }
 
+/// Waits for what was queued.
+async fn durable(waiting: Waiting) -> Result<(), SpoolError> {
+    for durable in waiting {
+        durable.await.map_err(|_| SpoolError::Closed)?;
+    }
+    Ok(())
+}
+
 /// The next Accept records; none at the end.
 fn step(scan: &mut Scan, segment: u64) -> std::io::Result<Option<Vec<Met>>> {
-    let mut met = Vec::new();
-    for _ in 0..STEP_RECORDS {
+    let (mut met, mut weight) = (Vec::new(), 0);
+    while weight < STEP_RECORDS {
+        weight += 1;
         match scan.next()? {
             None if met.is_empty() => return Ok(None),
             None => break,
             Some(Found::Record { record, offset, length }) => {
-                if let Body::Accept { content, .. } = record.body {
+                if let Body::Accept { message, content, .. } = record.body {
+                    weight += message.recipients.len();
                     let place = Place { segment, offset, length };
                     let inline = matches!(content, ContentAt::Inline(..));
                     met.push((record.id, place, if inline { Whence::Record } else { Whence::File }));
@@ -212,16 +287,21 @@ fn step(scan: &mut Scan, segment: u64) -> std::io::Result<Option<Vec<Met>>> {
 
 /// Those that live where they were met; they are in memory then.
 async fn living(shared: &Shared, met: Vec<Met>) -> Result<Vec<Met>, SpoolError> {
-    let elsewhere: Vec<_> = {
+    let mut elsewhere = BTreeMap::new();
+    for some in met.chunks(LOCKED) {
         let state = shared.lock();
-        met.iter().filter(|(id, _, _)| !state.overrides(*id)).map(|(id, place, _)| (*id, *place)).collect()
-    };
+        elsewhere.extend(some.iter().filter(|(id, _, _)| !state.overrides(*id)).map(|(id, place, _)| (*id, *place)));
+    }
     if !elsewhere.is_empty() {
         shared.ask(|reply| Command::Borrow { wanted: elsewhere, reply }).await??;
     }
-    let state = shared.lock();
-    let lives = |(id, place, _): &Met| state.visible(*id).is_some_and(|entry| entry.stored.place == *place);
-    Ok(met.into_iter().filter(lives).collect())
+    let mut living = Vec::new();
+    for some in met.chunks(LOCKED) {
+        let state = shared.lock();
+        let lives = |(id, place, _): &&Met| state.visible(*id).is_some_and(|entry| entry.stored.place == *place);
+        living.extend(some.iter().filter(lives));
+    }
+    Ok(living)
 }
 
 /// The message as it is at this moment, in the log's order.
@@ -238,17 +318,4 @@ fn queue_again(state: &mut State, id: QueueId, place: Place, again: Again) -> Op
     let length = frame.bytes().len() as u64;
     state.queue.push_back(Op::Reaccept { id, file, frame, reply });
     Some((length, answer))
-}
-
-/// Waits until more may be copied.
-async fn keep_pace(shared: &Shared, pace: &Pace) {
-    loop {
-        let left = pace.wait(shared.clock.monotonic());
-        if left.is_zero() || shared.is_pressed() || shared.lock().closing {
-            return;
-        }
-        // Looks again now and then: mail that arrives meanwhile may press.
-        let _ = tokio::time::timeout(left.min(LOOK_EVERY), shared.sweep.notified()).await;
-        shared.unlink_content();
-    }
 }

@@ -345,10 +345,13 @@ async fn half_dead() -> House {
     let mut ids = Vec::new();
     for _ in 0..2000 {
         ids.push(house.accept(4096).await);
+        // Not so fast that room might be needed soon.
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     for (number, id) in ids.into_iter().enumerate().take(1000) {
         if number % 5 > 0 {
             house.done(id);
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
     house.spool.flush().await.unwrap();

@@ -227,6 +227,15 @@ impl Index for Open {
         self.inner.get(id)
     }
 
+    fn get_all(&self, ids: &BTreeSet<QueueId>, visit: &mut dyn FnMut(Stored, Timestamp)) -> Result<(), IndexError> {
+        self.index.call()?;
+        self.inner.get_all(ids, visit)
+    }
+
+    fn disk_size(&self) -> u64 {
+        self.inner.disk_size()
+    }
+
     fn due(&self, from: Timestamp, to: Timestamp, count_max: usize) -> Result<Vec<(Timestamp, QueueId)>, IndexError> {
         self.index.call()?;
         self.inner.due(from, to, count_max)

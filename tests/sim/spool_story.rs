@@ -173,6 +173,8 @@ async fn live(plan: &Plan, stage: Stage, disk: SimDisk, index: SimIndex, mut ran
     options.report = Arc::new(move |note| match note {
         Note::IndexRebuilt { .. } => on_stage.scene().rebuilt = true,
         Note::WriteFailed { .. } if faulty => {}
+        // With segments as small as these it may come to that.
+        Note::RoomAwaited => {}
         Note::Trouble(_) if faulty || index_breaks => {}
         note => on_stage.scene().odd.push(note.to_string()),
     });

@@ -145,6 +145,33 @@ fn what_a_segment_left_that_could_not_be_begun_is_removed_in_its_turn() {
 }
 
 #[test]
+fn a_content_file_that_can_not_be_removed_is_tried_again() {
+    let disk = SimDisk::new();
+    run(async {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let mut options = options("/spool");
+        let notes = said.clone();
+        options.report = Arc::new(move |note| notes.lock().unwrap().push(note));
+        let size = options.inline_max + 1;
+        let (spool, _) = Spool::open(options, &simulated(&disk, 1), Box::new(MemoryIndexFactory::default())).await.unwrap();
+        let mut draft = spool.begin().unwrap();
+        draft.write(&vec![b'x'; size]).await.unwrap();
+        let id = draft.commit(envelope()).await.unwrap().id;
+        let files = || disk.list(Path::new("/spool/content")).unwrap().len();
+        assert_eq!(files(), 1);
+        disk.fail_naming(0);
+        spool.done(id);
+        spool.flush().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(files(), 1);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(files(), 0);
+        assert!(matches!(&said.lock().unwrap()[..], [Note::Trouble(said)] if said.starts_with("can't remove")));
+        spool.close().await.unwrap();
+    });
+}
+
+#[test]
 fn when_the_committer_ends_by_a_bug_nobody_waits_and_the_spool_says_so() {
     let disk = SimDisk::new();
     let kept = run(async {

@@ -1,5 +1,7 @@
 //! Several runs become one, a bounded step at a time: the index answers in between.
 
+use std::collections::BTreeMap;
+
 use super::bits::Bits;
 use super::entry::{self, MESSAGE, SUMMARY};
 use super::run::{Run, RunWriter};
@@ -7,12 +9,50 @@ use super::table::Cursor;
 use super::{IndexError, Stored};
 use crate::mail::Timestamp;
 
+/// So many runs of about the same size become one,
+const MERGE_MIN: usize = 8;
+/// and at the most so many at once,
+const MERGE_MAX: usize = 16;
+/// unless they are larger than this together; bytes.
+const MERGED_SIZE_MAX: u64 = 256 << 20;
+
 /// A step ends after so many pairs,
 const STEP: usize = 2000;
 /// or so many bytes of values.
 const STEP_SIZE: usize = 512 << 10;
 /// An ordinal of a message that isn't in the new run.
 const NOWHERE: u32 = u32::MAX;
+
+/// Runs of about the same size have the same class: a class for each factor of eight.
+fn class(living: u32) -> u32 {
+    living.max(1).ilog2() / 3
+}
+
+/// Runs that should become one.
+pub(crate) fn mergeable(runs: &BTreeMap<u64, Run>) -> Vec<u64> {
+    let mut classes: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+    for (number, run) in runs {
+        if run.living() * 2 < run.messages {
+            return vec![*number];
+        }
+        classes.entry(class(run.living())).or_default().push(*number);
+    }
+    let size_of = |number: &u64| runs.get(number).map_or(0, |run| run.size);
+    for mut alike in classes.into_values() {
+        // The smallest first: a few large ones don't keep the others from it.
+        alike.sort_by_key(size_of);
+        let mut size = 0;
+        let together = alike.into_iter().take(MERGE_MAX).take_while(|number| {
+            size += size_of(number);
+            size <= MERGED_SIZE_MAX
+        });
+        let together: Vec<u64> = together.collect();
+        if together.len() >= MERGE_MIN {
+            return together;
+        }
+    }
+    Vec::new()
+}
 
 /// A merge under way.
 pub(crate) struct Merge {
@@ -49,6 +89,11 @@ impl Merge {
     /// The runs that it replaces.
     pub(crate) fn sources(&self) -> Vec<u64> {
         self.sources.iter().map(|source| source.run).collect()
+    }
+
+    /// Bytes that it has written, about.
+    pub(crate) fn length(&self) -> u64 {
+        self.writer.length()
     }
 
     /// A message of a source doesn't count any longer.

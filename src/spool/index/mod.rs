@@ -158,6 +158,19 @@ pub trait Index: Send {
     fn remove(&mut self, id: QueueId) -> Result<(), IndexError>;
     /// One message and its due time.
     fn get(&self, id: QueueId) -> Result<Option<(Stored, Timestamp)>, IndexError>;
+    /// Those of these that are here, with their due times, in any order: much faster than one by one.
+    fn get_all(&self, ids: &BTreeSet<QueueId>, visit: &mut dyn FnMut(Stored, Timestamp)) -> Result<(), IndexError> {
+        for id in ids {
+            if let Some((stored, due)) = self.get(*id)? {
+                visit(stored, due);
+            }
+        }
+        Ok(())
+    }
+    /// Bytes that it takes on disk, about.
+    fn disk_size(&self) -> u64 {
+        0
+    }
     /// At most `count_max` messages with due times from `from` to `to` inclusive, the earliest first; never those that are taken.
     fn due(&self, from: Timestamp, to: Timestamp, count_max: usize) -> Result<Vec<(Timestamp, QueueId)>, IndexError>;
     /// The same of those that it has in memory: to fetch them takes no more of it.
@@ -299,6 +312,15 @@ mod tests {
         }
         for id in 0..41 {
             assert_eq!(one.get(QueueId(id)).unwrap(), other.get(QueueId(id)).unwrap());
+        }
+        for step in 1..4 {
+            let ids = (0..41).step_by(step).map(QueueId).collect();
+            let all = |index: &dyn Index| {
+                let mut all = BTreeMap::new();
+                index.get_all(&ids, &mut |stored, due| assert!(all.insert(stored.message.id, (stored, due)).is_none())).unwrap();
+                all
+            };
+            assert_eq!(all(one), all(other));
         }
         for filter in filters() {
             assert_eq!(everything(one, &filter, 3), everything(other, &filter, 2), "{filter:?}");

@@ -94,6 +94,32 @@ impl Run {
         Ok(living.then(|| FoundIn { ordinal, value: value.to_vec(), taken: self.taken.contains(ordinal) }))
     }
 
+    /// The living messages among these, which are in their order; everything between them is passed over.
+    pub(crate) fn find_all(
+        &self,
+        ids: &[QueueId],
+        mut found: impl FnMut(QueueId, FoundIn) -> Result<(), IndexError>,
+    ) -> Result<(), IndexError> {
+        let from = ids.partition_point(|id| *id < self.first);
+        let to = ids.partition_point(|id| *id <= self.last);
+        let Some(ids) = ids.get(from..to).filter(|ids| !ids.is_empty()) else { return Ok(()) };
+        let mut cursor = Cursor::near(&self.table, &entry::message_key(ids[0]))?;
+        for id in ids {
+            let key = entry::message_key(*id);
+            if !cursor.forward(&key)? {
+                break;
+            }
+            if cursor.key() != key {
+                continue;
+            }
+            let (ordinal, value) = entry::split_ordinal(cursor.value())?;
+            if !self.dead.contains(ordinal) {
+                found(*id, FoundIn { ordinal, value: value.to_vec(), taken: self.taken.contains(ordinal) })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Living messages behind a key prefix, from an id on.
     pub(crate) fn ids(&self, prefix: &[u8], from: QueueId) -> Result<Ids<'_>, IndexError> {
         let start = [prefix, &from.0.to_be_bytes()].concat();
@@ -283,6 +309,11 @@ impl RunWriter {
             self.end_summary();
         }
         Ok(ordinal)
+    }
+
+    /// Bytes on disk so far, about.
+    pub(crate) fn length(&self) -> u64 {
+        self.table.length()
     }
 
     fn end_summary(&mut self) {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::cache::Cache;
 use super::catalogue::{Ledger, PairChange, dead_key, run_key};
 use super::entry::{MESSAGE, prefix};
-use super::merge::Merge;
+use super::merge::{Merge, mergeable};
 use super::recent::{self, Recent};
 use super::run::{Due, FoundIn, Ids, Run, RunWriter, write};
 use super::source::Source;
@@ -22,12 +22,6 @@ use crate::spool::stats::Count;
 use crate::spool::{Filter, Stats};
 use crate::system::Disk;
 
-/// So many runs of about the same size become one,
-const MERGE_MIN: usize = 8;
-/// and at the most so many at once,
-const MERGE_MAX: usize = 16;
-/// unless they are larger than this together; bytes.
-const MERGED_SIZE_MAX: u64 = 256 << 20;
 /// So many runs are merged at once, before there are more: each is an open file, and one more place to look.
 const RUNS_MAX: usize = 64;
 /// After a merge the disk must have so much room left; bytes.
@@ -52,8 +46,10 @@ pub struct RunIndex {
     runs: BTreeMap<u64, Run>,
     merge: Option<Merge>,
     last_number: u64,
-    /// Runs that no longer count, but that the catalogue on disk may still name.
+    /// Runs that no longer count, but that the catalogue on disk may still name,
     obsolete: Vec<u64>,
+    /// and the bytes that they take until then.
+    obsolete_size: u64,
 }
 
 /// What an index consists of when it is opened.
@@ -72,11 +68,6 @@ pub(super) fn name(number: u64) -> String {
     format!("{number:08}.run")
 }
 
-/// Runs of about the same size have the same class: a class for each factor of eight.
-fn class(living: u32) -> u32 {
-    living.max(1).ilog2() / 3
-}
-
 impl RunIndex {
     pub(super) fn new(parts: Parts, recent_size_max: usize) -> Self {
         let Parts { disk, folder, cache, ledger, runs, last_number } = parts;
@@ -92,6 +83,7 @@ impl RunIndex {
             merge: None,
             last_number,
             obsolete: Vec::new(),
+            obsolete_size: 0,
         }
     }
 
@@ -127,7 +119,7 @@ impl RunIndex {
     }
 
     fn drop_run(&mut self, number: u64) {
-        self.runs.remove(&number);
+        self.obsolete_size += self.runs.remove(&number).map_or(0, |run| run.table.length());
         self.cache.forget(number);
         self.obsolete.push(number);
     }
@@ -171,34 +163,8 @@ impl RunIndex {
         }
     }
 
-    /// Runs that should become one.
-    fn mergeable(&self) -> Vec<u64> {
-        let mut classes: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
-        for (number, run) in &self.runs {
-            if run.living() * 2 < run.messages {
-                return vec![*number];
-            }
-            classes.entry(class(run.living())).or_default().push(*number);
-        }
-        let size_of = |number: &u64| self.runs.get(number).map_or(0, |run| run.size);
-        for mut runs in classes.into_values() {
-            // The smallest first: a few large ones don't keep the others from it.
-            runs.sort_by_key(size_of);
-            let mut size = 0;
-            let together = runs.into_iter().take(MERGE_MAX).take_while(|number| {
-                size += size_of(number);
-                size <= MERGED_SIZE_MAX
-            });
-            let together: Vec<u64> = together.collect();
-            if together.len() >= MERGE_MIN {
-                return together;
-            }
-        }
-        Vec::new()
-    }
-
     fn begin_merge(&mut self) -> Result<bool, IndexError> {
-        let numbers = self.mergeable();
+        let numbers = mergeable(&self.runs);
         if numbers.is_empty() {
             return Ok(false);
         }
@@ -282,6 +248,7 @@ impl Index for RunIndex {
         self.disk.sync_dir(&self.folder).map_err(|error| IndexError::Unwritable(format!("can't sync {folder}: {error}")))?;
         self.ledger.save(self.changes(), mark)?;
         self.runs.values_mut().for_each(|run| run.dead.saved());
+        self.obsolete_size = 0;
         for number in std::mem::take(&mut self.obsolete) {
             // If it stays, it is removed when the index is opened the next time.
             let _ = self.disk.unlink(&self.path(number));
@@ -355,6 +322,29 @@ impl Index for RunIndex {
             return Ok(Some((stored.clone(), due)));
         }
         Ok(self.find(id)?.map(|(_, found)| found.stored(id)).transpose()?)
+    }
+
+    fn get_all(&self, ids: &BTreeSet<QueueId>, visit: &mut dyn FnMut(Stored, Timestamp)) -> Result<(), IndexError> {
+        let mut elsewhere = Vec::new();
+        for id in ids {
+            match self.recent.get(*id) {
+                Some((stored, due)) => visit(stored.clone(), due),
+                None => elsewhere.push(*id),
+            }
+        }
+        for run in self.runs.values() {
+            run.find_all(&elsewhere, |id, found| {
+                let (stored, due) = found.stored(id)?;
+                visit(stored, due);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn disk_size(&self) -> u64 {
+        let runs: u64 = self.runs.values().map(|run| run.table.length()).sum();
+        runs + self.obsolete_size + self.merge.as_ref().map_or(0, Merge::length)
     }
 
     fn due(&self, from: Timestamp, to: Timestamp, count_max: usize) -> Result<Vec<(Timestamp, QueueId)>, IndexError> {

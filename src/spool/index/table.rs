@@ -109,6 +109,11 @@ impl TableWriter {
         self.file.sync_data().map_err(unwritable("can't sync", &self.path))
     }
 
+    /// Bytes so far.
+    pub(crate) fn length(&self) -> u64 {
+        self.offset + (self.pending.len() + self.block.len()) as u64
+    }
+
     /// Ends the table; it isn't durable before its file is synced. `extra` is for the caller.
     pub(crate) fn finish(mut self, extra: &[u8]) -> Result<(), IndexError> {
         self.end_block()?;
@@ -163,6 +168,7 @@ pub(crate) struct Table {
     directory: Vec<BlockAt>,
     extra: Vec<u8>,
     fingerprint: u32,
+    length: u64,
     cache: Arc<Cache>,
 }
 
@@ -171,8 +177,8 @@ impl Table {
     pub(crate) fn open(disk: &dyn Disk, path: &Path, number: u64, cache: Arc<Cache>) -> Result<Self, IndexError> {
         let file = disk.open(path, OpenMode::Read).map_err(failed("can't read", path))?;
         let length = file.len().map_err(failed("can't read", path))?;
-        let mut table =
-            Self { number, path: path.to_owned(), file, directory: Vec::new(), extra: Vec::new(), fingerprint: 0, cache };
+        let (path, directory, extra) = (path.to_owned(), Vec::new(), Vec::new());
+        let mut table = Self { number, path, file, directory, extra, fingerprint: 0, length, cache };
         let trailer_at = length.checked_sub(TRAILER_SIZE as u64).ok_or_else(|| table.damaged("trailer"))?;
         let trailer = table.bytes(trailer_at, TRAILER_SIZE)?;
         let (fields, crc) = trailer.split_at(TRAILER_SIZE - 4);
@@ -218,6 +224,11 @@ impl Table {
     /// CRC-32 of the directory: tells it from every other table.
     pub(crate) fn fingerprint(&self) -> u32 {
         self.fingerprint
+    }
+
+    /// Bytes of its file.
+    pub(crate) fn length(&self) -> u64 {
+        self.length
     }
 
     fn damaged(&self, what: &str) -> IndexError {
@@ -339,6 +350,19 @@ impl Cursor {
         }
     }
 
+    /// Goes on to the first pair whose key isn't less than `to`, and isn't before the one it is at; `false` at the end. Reads nothing between.
+    pub(crate) fn forward(&mut self, to: &[u8]) -> Result<bool, IndexError> {
+        if self.table.directory.partition_point(|block| &*block.first <= to).saturating_sub(1) > self.number {
+            *self = Self::block(&self.table.clone(), to, self.keep)?;
+        }
+        while self.key.is_empty() || self.key() < to {
+            if !self.next()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The key of the pair that `next` went to.
     pub(crate) fn key(&self) -> &[u8] {
         &self.key
@@ -409,6 +433,20 @@ mod tests {
             disk.flip_bit(Path::new("t"), at.index(length as usize * 8) as u64).unwrap();
             let found = open(&disk).and_then(|table| read(&table, b""));
             prop_assert!(found.is_err(), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_goes_forward_to_any_key() {
+        let pairs = (0..3000_u32).map(|number| ((number * 3).to_be_bytes().to_vec(), vec![1; 40])).collect();
+        let table = open(&written(&pairs)).unwrap();
+        for step in [1, 2, 3, 7, 1000, 4001] {
+            let mut cursor = Cursor::scan(&table, &0_u32.to_be_bytes()).unwrap();
+            for to in (0..9100_u32).step_by(step) {
+                let expected = pairs.range(to.to_be_bytes().to_vec()..).next().map(|(key, _)| key.clone());
+                let found = cursor.forward(&to.to_be_bytes()).unwrap().then(|| cursor.key().to_vec());
+                assert_eq!(found, expected, "{to} in steps of {step}");
+            }
         }
     }
 

@@ -5,6 +5,7 @@ mod drafts;
 mod ends;
 mod lost;
 mod overtaken;
+mod policy;
 mod start;
 mod transfer;
 mod unread;

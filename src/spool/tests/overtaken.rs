@@ -201,8 +201,14 @@ impl House {
 }
 
 async fn take(spool: &Spool) -> QueueId {
+    take_of(spool, 0).await
+}
+
+/// One with so many octets of body.
+async fn take_of(spool: &Spool, size: usize) -> QueueId {
     let mut draft = spool.begin().unwrap();
     draft.write(b"Subject: short\r\n\r\n").await.unwrap();
+    draft.write(&vec![b'x'; size]).await.unwrap();
     draft.commit(envelope()).await.unwrap().id
 }
 
@@ -231,6 +237,34 @@ fn a_message_that_moves_while_it_is_copied_is_found_where_it_lies_then() {
         drop(copying);
         house.until(|state| state.segments.of(first).used == 0).await;
         house.after_a_kill().await;
+    });
+}
+
+#[test]
+fn content_files_go_also_while_a_release_waits_for_the_index() {
+    threads(async {
+        let house = House::new().await;
+        let large = take_of(&house.spool, 3000).await;
+        let file = house.spool.0.shared.layout.content_file(large);
+        let first = house.segment_of_kept(&house.spool.0.shared.lock());
+        let mut others = Vec::new();
+        while house.spool.0.shared.lock().end.segment == first {
+            others.push(take(&house.spool).await);
+        }
+        // The index knows all of them, so it need not be asked when they are done with.
+        house.copy_active();
+        house.spool.0.shared.barrier().await.unwrap();
+        house.spool.update(Update { delays_noticed: Some(1), ..Update::new(house.kept) });
+        house.spool.flush().await.unwrap();
+        let copying = house.copying().await;
+        others.into_iter().for_each(|id| house.spool.done(id));
+        // Its last survivors have gone: now the index is to be marked.
+        house.until(|state| state.segments.of(first).live == 0).await;
+        assert!(house.disk.exists(&file));
+        house.spool.done(large);
+        house.until(|_| !house.disk.exists(&file)).await;
+        drop(copying);
+        house.spool.close().await.unwrap();
     });
 }
 
