@@ -193,6 +193,8 @@ impl Index for Open {
         self.index.change()?;
         self.index.marks.fetch_add(1, Ordering::Relaxed);
         self.inner.set_mark(mark)?;
+        // What a cut within this kept is the index before it.
+        self.index.changes.fetch_add(1, Ordering::Relaxed);
         self.index.unmarked.store(0, Ordering::Relaxed);
         Ok(())
     }
