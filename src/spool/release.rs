@@ -165,7 +165,10 @@ async fn set_aside(shared: &Arc<Shared>, number: u64, mut copier: Copier<'_>) ->
 async fn remove(shared: &Arc<Shared>, number: u64) -> Result<(), SpoolError> {
     let began = shared.clock.monotonic();
     // Only who is dead before the mark: the index must not name a segment that isn't there.
-    let dead = shared.lock().segments.dead_from(number);
+    let dead = {
+        let state = shared.lock();
+        state.segments.dead_from(number, state.end.segment)
+    };
     // Nor must it have to begin its replay there.
     let mark = shared.checkpoint().await?;
     if mark.position.segment <= number {

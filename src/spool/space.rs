@@ -139,10 +139,11 @@ impl Segments {
         (segment.live == 0 || sparse || bloated()).then_some(*oldest)
     }
 
-    /// The oldest segment, which goes, and those behind it up to the first in which something lives.
-    pub(crate) fn dead_from(&self, going: u64) -> Vec<u64> {
+    /// The oldest segment, which goes, and those behind it up to the first in which something lives. Not the open one: what is in it may
+    /// live a moment later.
+    pub(crate) fn dead_from(&self, going: u64, open: u64) -> Vec<u64> {
         let goes = |(number, segment): &(&u64, &Use)| **number == going || segment.live == 0;
-        self.by_number.range(going..).take_while(goes).map(|(number, _)| *number).collect()
+        self.by_number.range(going..open).take_while(goes).map(|(number, _)| *number).collect()
     }
 
     /// So many bytes may be used before segments are copied that are mostly alive.
@@ -263,6 +264,13 @@ mod tests {
         assert_eq!(go(&[(900, 900), (900, 0), (200, 0)]), None);
         // Full of what lives: copying would win nothing.
         assert_eq!(go(&[(900, 900); 50]), None);
+    }
+
+    #[test]
+    fn those_that_are_dead_behind_the_oldest_go_with_it_but_never_the_open_one() {
+        let dead = |uses: &[(u64, u64)]| segments(uses).dead_from(1, uses.len() as u64);
+        assert_eq!(dead(&[(900, 0), (900, 0), (900, 100), (900, 0), (0, 0)]), [1, 2]);
+        assert_eq!(dead(&[(900, 0), (900, 0), (500, 0)]), [1, 2]);
     }
 
     #[test]
