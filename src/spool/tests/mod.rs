@@ -6,6 +6,7 @@ mod ends;
 mod lost;
 mod overtaken;
 mod policy;
+mod room;
 mod start;
 mod transfer;
 mod unread;

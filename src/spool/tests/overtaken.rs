@@ -161,6 +161,21 @@ impl House {
         state.visible(self.kept).unwrap().stored.place.segment
     }
 
+    /// Fills the segment where the message lies with others, and changes it behind them: the number, and the others.
+    async fn fill_first(&self) -> (u64, Vec<QueueId>) {
+        let first = self.segment_of_kept(&self.spool.0.shared.lock());
+        let mut others = Vec::new();
+        while self.spool.0.shared.lock().end.segment == first {
+            others.push(take(&self.spool).await);
+        }
+        // The index knows all of them, so it need not be asked when they are done with.
+        self.copy_active();
+        self.spool.0.shared.barrier().await.unwrap();
+        self.spool.update(Update { delays_noticed: Some(1), ..Update::new(self.kept) });
+        self.spool.flush().await.unwrap();
+        (first, others)
+    }
+
     async fn until(&self, there: impl Fn(&State) -> bool) {
         let shared = &self.spool.0.shared;
         let wait = async {
@@ -220,16 +235,7 @@ fn threads<T>(story: impl Future<Output = T>) -> T {
 fn a_message_that_moves_while_it_is_copied_is_found_where_it_lies_then() {
     threads(async {
         let house = House::new().await;
-        let first = house.segment_of_kept(&house.spool.0.shared.lock());
-        let mut others = Vec::new();
-        while house.spool.0.shared.lock().end.segment == first {
-            others.push(take(&house.spool).await);
-        }
-        // The index knows all of them, so it need not be asked when they are done with.
-        house.copy_active();
-        house.spool.0.shared.barrier().await.unwrap();
-        house.spool.update(Update { delays_noticed: Some(1), ..Update::new(house.kept) });
-        house.spool.flush().await.unwrap();
+        let (first, others) = house.fill_first().await;
         let copying = house.copying().await;
         // Little lives in the first segment then: what does is accepted again.
         others.into_iter().for_each(|id| house.spool.done(id));
@@ -246,16 +252,7 @@ fn content_files_go_also_while_a_release_waits_for_the_index() {
         let house = House::new().await;
         let large = take_of(&house.spool, 3000).await;
         let file = house.spool.0.shared.layout.content_file(large);
-        let first = house.segment_of_kept(&house.spool.0.shared.lock());
-        let mut others = Vec::new();
-        while house.spool.0.shared.lock().end.segment == first {
-            others.push(take(&house.spool).await);
-        }
-        // The index knows all of them, so it need not be asked when they are done with.
-        house.copy_active();
-        house.spool.0.shared.barrier().await.unwrap();
-        house.spool.update(Update { delays_noticed: Some(1), ..Update::new(house.kept) });
-        house.spool.flush().await.unwrap();
+        let (first, others) = house.fill_first().await;
         let copying = house.copying().await;
         others.into_iter().for_each(|id| house.spool.done(id));
         // Its last survivors have gone: now the index is to be marked.
