@@ -148,11 +148,18 @@ impl Connection {
                 Err(problem) => return self.refuse(&problem).await,
             };
             let retry = self.admin.config().retry.clone();
+            let mut lines = Vec::new();
             // What has nothing open left is as good as gone: an attempt in flight keeps it for a moment.
             for message in messages.iter().filter(|message| !message.is_done()) {
-                self.send(&Response::Message(MessageView::listed(message, &retry))).await?;
+                lines.extend(to_line(&Response::Message(MessageView::listed(message, &retry)))?);
                 left -= 1;
+                // A write for each would cost more than all else.
+                if lines.len() >= PIECE_SIZE {
+                    self.write(&lines).await?;
+                    lines.clear();
+                }
             }
+            self.write(&lines).await?;
             match messages.last() {
                 Some(last) if messages.len() >= page => filter.after = Some(last.id),
                 _ => break,
