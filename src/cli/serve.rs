@@ -18,7 +18,7 @@ use crate::directory::users;
 use crate::event::{Event, Events, log};
 use crate::spool::SpoolError;
 use crate::spool::index::RunIndexFactory;
-use crate::system::{Listener, System, SystemDisk, try_threads};
+use crate::system::{Listener, System, SystemDisk, show_sync, try_threads};
 use crate::web;
 
 pub(super) fn serve(context: &Context<'_>) -> Result<(), Failure> {
@@ -42,7 +42,7 @@ pub(super) fn serve(context: &Context<'_>) -> Result<(), Failure> {
     let steps = if wanted { hint::first_steps(&config, &directory, &mailboxes, &program) } else { None };
     let system = system(&config)?;
     check_threads()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().on_thread_start(show_sync).build();
     let runtime = runtime.map_err(|error| Failure::new(failure::UNAVAILABLE, format!("can't start threads: {error}")))?;
     let source = reader(context.arguments.config.clone(), events.clone());
     let done = runtime.block_on(run(config, system, events, source, steps));

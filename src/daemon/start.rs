@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,7 +21,7 @@ use crate::listen::{Gate, Reception, TakeUp, handover};
 use crate::queue;
 use crate::spool::index::IndexFactory;
 use crate::spool::{Note, Options, Progress, Recovery, Spool, SpoolError, Watcher};
-use crate::system::{Crew, System, TlsError, Workers};
+use crate::system::{Crew, System, TlsError};
 
 /// Orders on their way to the delivery loop.
 const COMMANDS_MAX: usize = 64;
@@ -97,22 +96,6 @@ impl Posthouse {
     }
 }
 
-/// Makes one sync in each thread of sessions, for whoever watches syncs with `strace --seccomp-bpf`: that stops a thread at every call until the
-/// first that it looks for, and these threads, which leave syncs to others, would be ten times slower for ever.
-async fn show_syncs(crew: &Crew, system: &System, spool: &Path) {
-    if system.workers == Workers::Inline {
-        return;
-    }
-    let threads = crew.on_each(|| {
-        let (disk, spool) = (Arc::clone(&system.disk), spool.to_owned());
-        // It proves nothing, so it may fail.
-        async move { drop(disk.sync_dir(&spool)) }
-    });
-    for thread in threads {
-        let _ = thread.await;
-    }
-}
-
 impl Bound {
     /// Somebody looks on while the spool is recovered; otherwise lines in the mail log tell how far it has come.
     pub fn watched_by(self, watcher: Watcher) -> Self {
@@ -144,7 +127,6 @@ impl Bound {
         let gate = Arc::new(Gate::new(connections_max));
         let crew = Crew::start(system.workers, "reception");
         let crew = crew.map_err(|error| StartError::System(format!("can't start the threads of sessions: {error}")))?;
-        show_syncs(&crew, &system, &config.spool.path).await;
         let reception = Reception {
             rules,
             spool: spool.clone(),
@@ -302,8 +284,7 @@ fn report_note(events: &Events, note: &Note) {
 mod tests {
     use super::*;
     use crate::spool::Phase;
-    use crate::system::Disk;
-    use crate::system::sim::{OperationKind, SimDisk, World, run};
+    use crate::system::sim::{SimDisk, World, run};
 
     #[test]
     fn a_long_recovery_tells_the_log_every_few_seconds_and_a_short_one_nothing() {
@@ -322,22 +303,5 @@ mod tests {
             };
             assert_eq!(told.iter().map(of).collect::<Vec<_>>(), [("log", 11, 25), ("log", 22, 25)]);
         });
-    }
-
-    #[tokio::test]
-    async fn each_thread_of_sessions_makes_a_sync() {
-        let (disk, seen) = (SimDisk::new(), Arc::new(Mutex::new(Vec::new())));
-        disk.create_dir_all(Path::new("/spool")).unwrap();
-        let threads = Arc::clone(&seen);
-        disk.watch(move |operation| {
-            assert_eq!(operation.kind, OperationKind::SyncFolder);
-            threads.lock().unwrap().push(std::thread::current().name().map(str::to_owned));
-        });
-        let real = System::real(&["127.0.0.1:53".parse().unwrap()], Duration::from_secs(1)).unwrap();
-        let system = System { disk: Arc::new(disk), ..real };
-        let crew = Crew::start(Workers::Threads, "crew").unwrap();
-        show_syncs(&crew, &system, Path::new("/spool")).await;
-        let seen = seen.lock().unwrap();
-        assert!(!seen.is_empty() && seen.iter().all(|thread| thread.as_deref() == Some("crew")), "{seen:?}");
     }
 }

@@ -80,15 +80,28 @@ pub fn try_threads(count: usize) -> io::Result<()> {
     })
 }
 
+/// For every thread as it starts: one sync call, which reaches no disk. `strace --seccomp-bpf`, with which syncs are watched, stops a thread at
+/// every call until the first that it looks for: without this, threads that leave syncs to others would be slow as long as they live, and the
+/// tracer too busy with them for the one that makes them.
+pub fn show_sync() {
+    // Nothing is to be synced there, and that is said at once.
+    let _ = std::fs::File::open("/dev/null").and_then(|nothing| nothing.sync_data());
+    #[cfg(test)]
+    tests::SHOWN.set(true);
+}
+
 /// A thread with a runtime of its own, which is made in there: one that is dropped within another, for want of a thread, would panic.
 pub(super) fn thread(name: &str, builder: &mut Builder, run: impl FnOnce(Runtime) + Send + 'static) -> io::Result<Handle> {
     let mut builder = std::mem::replace(builder, Builder::new_current_thread());
     let (made, handle) = mpsc::sync_channel(1);
-    let run = move || match builder.build() {
-        // Whoever asked for it waits below.
-        Ok(runtime) if made.send(Ok(runtime.handle().clone())).is_ok() => run(runtime),
-        Ok(_) => {}
-        Err(error) => _ = made.send(Err(error)),
+    let run = move || {
+        show_sync();
+        match builder.build() {
+            // Whoever asked for it waits below.
+            Ok(runtime) if made.send(Ok(runtime.handle().clone())).is_ok() => run(runtime),
+            Ok(_) => {}
+            Err(error) => _ = made.send(Err(error)),
+        }
     };
     std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
     handle.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")))
@@ -96,7 +109,22 @@ pub(super) fn thread(name: &str, builder: &mut Builder, run: impl FnOnce(Runtime
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    thread_local! {
+        /// Whether this thread has shown its sync.
+        pub(super) static SHOWN: Cell<bool> = const { Cell::new(false) };
+    }
+
+    #[test]
+    fn each_thread_with_a_runtime_shows_a_sync() {
+        let (tell, told) = mpsc::channel();
+        thread("shows", Builder::new_current_thread().enable_time(), move |_| tell.send(SHOWN.get()).unwrap()).unwrap();
+        assert!(told.recv().unwrap());
+        assert!(!SHOWN.get(), "of its own");
+    }
 
     #[test]
     fn what_is_made_is_taken_in_order_until_somebody_has_enough() {
