@@ -93,8 +93,11 @@ class Server:
         return int(status.split("RssAnon:")[1].split()[0])
 
     def written(self):
-        """Bytes written to files so far."""
-        return int(pathlib.Path(f"/proc/{self.process.pid}/io").read_text().split("write_bytes: ")[1].split()[0])
+        """Bytes that the disk of its folder was given so far, by whomever: what a process is charged for grows with the pages' size."""
+        disk = os.stat(self.config).st_dev
+        stat = pathlib.Path(f"/sys/dev/block/{os.major(disk)}:{os.minor(disk)}/stat")
+        # The seventh number counts sectors; none in a file system without a disk.
+        return int(stat.read_text().split()[6]) * 512 if stat.exists() else 0
 
     def cpu(self):
         """Processor time so far, in seconds."""

@@ -7,8 +7,8 @@
     benches/space.py PROGRAM OTHER --rounds 2 --stays 430 ...     # in turns: the rate and latency of reception beside copying
 
 Looks once a second at what the spool's files take (blocks, as `du`), and at what lives in it by `queue stats`: the bound is twice that and
-two segments (docs/spool.md). Prints the largest share of the bound, and a line every --every seconds; what the server writes for a byte of
-mail tells how much it copies. Client, next hop and server share the machine.
+two segments (docs/spool.md). Prints the largest share of the bound, and a line every --every seconds; what is written for a byte of
+mail tells how much it copies (as the disk counts it, others' writing included). Client, next hop and server share the machine.
 """
 
 import argparse
