@@ -152,9 +152,14 @@ impl Segments {
         self.share().max(self.total.live_bytes / 4 * 5) + segment_size / 2
     }
 
-    /// What the log may take of twice what lives: a quarter of what lives is left for the index, or as much as it has.
+    /// What the log may take of twice what lives: a quarter of what lives is left for the index, or as much as it needs.
     fn share(&self) -> u64 {
-        (2 * self.total.live_bytes).saturating_sub(self.index.max(self.total.live_bytes / 4))
+        (2 * self.total.live_bytes).saturating_sub(self.merged().max(self.total.live_bytes / 4))
+    }
+
+    /// What the index takes while it is merged: it stands beside what replaces it.
+    fn merged(&self) -> u64 {
+        2 * self.index
     }
 
     /// Whether the log passes its bound before what is dead has come back, if all that lives in front of it is copied from now on, while
@@ -164,7 +169,7 @@ impl Segments {
         if used < live_bytes + live_bytes / 4 + segment_size / 2 {
             return false;
         }
-        let index = (self.index + self.index / 4).max(live_bytes / 8);
+        let index = self.merged().max(live_bytes / 8);
         let bound = (2 * live_bytes + 2 * segment_size).saturating_sub(index + segment_size / 4);
         let (mut time, mut freed) = (Duration::ZERO, 0);
         for (_, segment) in self.by_number.range(..open) {
@@ -301,13 +306,13 @@ mod tests {
     fn the_room_that_the_index_takes_is_none_for_the_log() {
         let mut all = segments(&[(1000, 1000), (1000, 1000), (1000, 0), (700, 0), (0, 0)]);
         assert_eq!((all.candidate(1000, 5), all.room_for_spares(1000, 5, None)), (None, 1));
-        all.set_index(500);
+        all.set_index(250);
         assert_eq!(
             (all.candidate(1000, 5), all.room_for_spares(1000, 5, None)),
             (None, 1),
-            "a quarter of what lives was left for it"
+            "a quarter of what lives was left for it and what replaces it"
         );
-        all.set_index(900);
+        all.set_index(450);
         assert_eq!((all.candidate(1000, 5), all.room_for_spares(1000, 5, None)), (Some(1), 0));
         // Copying what lives makes no room beside an index that is too large.
         let mut full = segments(&[(1000, 1000), (1000, 1000), (900, 0), (0, 0)]);
