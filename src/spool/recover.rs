@@ -3,6 +3,7 @@
 //! No record of an old segment is changed: what doesn't count of the last one is said in the header of the new one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -43,20 +44,30 @@ pub(crate) struct Start {
     pub(crate) random: u64,
 }
 
-/// Makes the folders that aren't there, and their names durable.
+/// Makes the folders that aren't there, and all names on the way to them durable. Also of those that were made before: perhaps whoever made
+/// them was killed before the sync.
 pub(crate) fn make_folders(disk: &dyn Disk, layout: &Layout) -> Result<(), SpoolError> {
-    let folders = [&layout.log, &layout.content, &layout.quarantine];
-    // What is missing of the path to the spool is made with it.
-    let missing = layout.root.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !disk.exists(folder));
-    let parents =
-        missing.filter_map(Path::parent).map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
-    let mut changed: BTreeSet<&Path> = parents.collect();
-    // Also if they were made before: perhaps whoever made them was killed before the sync.
-    changed.insert(&layout.root);
-    for folder in folders {
-        disk.create_dir_all(folder).map_err(|error| SpoolError::io("can't make", folder, &error))?;
+    let cant = |what: &'static str, folder: &Path, error: &io::Error| SpoolError::io(what, folder, error);
+    let on_the_way = layout.root.ancestors().filter(|folder| !folder.as_os_str().is_empty());
+    let above: Vec<(&Path, bool)> = on_the_way.filter_map(|folder| Some((folder.parent()?, disk.exists(folder)))).collect();
+    for folder in [&layout.log, &layout.content, &layout.quarantine] {
+        disk.create_dir_all(folder).map_err(|error| cant("can't make", folder, &error))?;
     }
-    changed.into_iter().try_for_each(|folder| disk.sync_dir(folder).map_err(|error| SpoolError::io("can't sync", folder, &error)))
+    for (parent, had_it) in above {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match disk.sync_dir(parent) {
+            // Not ours to write to, so not ours to have been made in.
+            Err(error) if had_it && is_not_ours(&error) => {}
+            synced => synced.map_err(|error| cant("can't sync", parent, &error))?,
+        }
+    }
+    disk.sync_dir(&layout.root).map_err(|error| cant("can't sync", &layout.root, &error))
+}
+
+/// Whether a folder can't be synced because we may not, or because nobody can make anything in it.
+fn is_not_ours(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem};
+    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | InvalidInput)
 }
 
 /// Recovers. Blocking; the folders exist and the lock is held.

@@ -104,3 +104,20 @@ fn a_start_sees_which_content_files_are_there_and_opens_none() {
         spool.close().await.unwrap();
     });
 }
+
+#[test]
+fn a_start_makes_durable_what_one_that_was_killed_before_it_only_made() {
+    run(async {
+        let root = "/srv/mail/spool";
+        let log = Path::new(root).join("log");
+        let disk = SimDisk::new();
+        disk.create_dir_all(&log).unwrap();
+        let spool = open(&disk, root, &MemoryIndex::default()).await;
+        let mut draft = spool.begin().unwrap();
+        draft.write(b"Subject: short\r\n\r\n").await.unwrap();
+        draft.commit(envelope()).await.unwrap();
+        for seed in 0..20 {
+            assert!(disk.crashed(seed).exists(&log.join(name(1))), "{seed}");
+        }
+    });
+}
