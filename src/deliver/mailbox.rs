@@ -13,7 +13,7 @@ use super::listings::{Listings, is_named};
 use crate::config::Quota;
 use crate::directory::quota::{Full, Quotas, Usage};
 use crate::mail::{Domain, QueueId, Timestamp};
-use crate::system::{Clock, Disk, DiskFile, Entropy, OpenMode, System};
+use crate::system::{Clock, Disk, DiskFile, Entropy, OpenMode, System, is_not_ours};
 
 /// Folders remembered; beyond that all are forgotten, which only costs another look.
 const KNOWN_MAX: usize = 16 * 1024;
@@ -138,22 +138,21 @@ impl Mailboxes {
         Ok(())
     }
 
+    /// Only once all of them are durable are they known: others, and a retry, go no further up than to one that is.
     fn sync_up(&self, folder: &Path, now: Timestamp) -> io::Result<()> {
         self.disk.sync_dir(folder)?;
+        let mut synced = Vec::new();
         for parent in folder.ancestors().skip(1) {
             // One that is known has its own name durable, but perhaps not yet that of what was made in it now.
             let known = self.known().contains_key(parent);
             let path = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             match self.disk.sync_dir(path) {
-                Ok(()) if known => break,
-                Ok(()) => {
-                    self.known().insert(parent.to_owned(), now);
-                }
-                // A folder that we may not read is one that we can't have made.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
-                Err(error) => return Err(error),
+                Err(error) if !is_not_ours(&error) => return Err(error),
+                _ if known => break,
+                _ => synced.push((parent.to_owned(), now)),
             }
         }
+        self.known().extend(synced);
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::mail::QueueId;
-use crate::system::Disk;
+use crate::system::{Disk, is_not_ours};
 
 pub use file::{Dropped, OpenError};
 pub use writer::{DropError, Writer};
@@ -77,10 +77,15 @@ impl Layout {
             disk.create_dir_all(folder)?;
         }
         disk.sync_dir(&self.folder)?;
-        match self.folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            Some(parent) => disk.sync_dir(parent),
-            None => disk.sync_dir(Path::new(".")),
+        // All of them each time: a server that made one may have died before it could sync it.
+        for parent in self.folder.ancestors().skip(1) {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            match disk.sync_dir(parent) {
+                Err(error) if !is_not_ours(&error) => return Err(error),
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     /// Lets every user of the machine put mail into the folder. Where it lies in the spool, they must get through that.
@@ -121,6 +126,21 @@ pub fn taken_name(file: &str) -> Option<(QueueId, &str, End)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::system::sim::SimDisk;
+
+    #[test]
+    fn a_new_folder_survives_a_power_cut_and_so_do_those_above_it() {
+        for failing in 0..8 {
+            let disk = SimDisk::new();
+            let layout = Layout::new(Path::new("/srv/posthouse/drop"));
+            disk.fail_naming(failing);
+            let made = layout.make(&disk).or_else(|_| layout.make(&disk));
+            made.unwrap_or_else(|error| panic!("two operations failed: {error}"));
+            for seed in 0..10 {
+                assert!(disk.crashed(seed).exists(&layout.taken), "after failure {failing}");
+            }
+        }
+    }
 
     #[test]
     fn only_plain_names_are_ours() {

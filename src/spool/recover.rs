@@ -19,7 +19,7 @@ use super::tail::Tail;
 use super::unreadable::{self, Unreadable};
 use super::{Filter, Note, Options, Recovery, SpoolError, aside, orphaned};
 use crate::mail::{QueueId, Timestamp};
-use crate::system::{Disk, Workers};
+use crate::system::{Disk, Workers, is_not_ours};
 
 /// What start-up hands to the loops.
 pub(crate) struct Recovered {
@@ -62,12 +62,6 @@ pub(crate) fn make_folders(disk: &dyn Disk, layout: &Layout) -> Result<(), Spool
         }
     }
     disk.sync_dir(&layout.root).map_err(|error| cant("can't sync", &layout.root, &error))
-}
-
-/// Whether a folder can't be synced because we may not, or because nobody can make anything in it.
-fn is_not_ours(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem};
-    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | InvalidInput)
 }
 
 /// Recovers. Blocking; the folders exist and the lock is held.

@@ -30,6 +30,12 @@ pub struct Origin {
     pub modified: Timestamp,
 }
 
+/// Whether a folder can't be synced because we may not open it, or because nobody can make anything in it: then nothing in it is ours.
+pub fn is_not_ours(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem};
+    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | InvalidInput)
+}
+
 /// Blocking file operations. A path's parent folder must exist. After a crash only what was synced is certain: a file's bytes
 /// by `sync_data`, a name (created, renamed, linked, unlinked) by `sync_dir` on its folder.
 pub trait Disk: Send + Sync {

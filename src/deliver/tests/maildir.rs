@@ -1,6 +1,11 @@
 //! Attempts at Maildirs in fresh folders.
 
 use super::*;
+use crate::config::Quota;
+use crate::deliver::mailbox::{Mailboxes, Room};
+use crate::directory::quota::Usage;
+use crate::mail::QueueId;
+use crate::system::sim::SimDisk;
 
 #[test]
 fn a_maildir_gets_the_message_byte_for_byte_below_two_fields() {
@@ -308,6 +313,32 @@ fn a_second_try_finds_what_a_reader_has_moved_meanwhile() {
             assert_eq!(scene.attempt(again(b"y\r\n")).await, ["delivered 2.0.0"]);
             assert!(scene.read("ann").ends_with(b"y\r\n"));
             std::fs::remove_dir_all(folder).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_delivered_message_survives_a_power_cut_whichever_change_of_a_folder_failed_before() {
+    run(async {
+        for failing in 0..12 {
+            let disk = SimDisk::new();
+            let system = World::new(1).system(Arc::new(disk.clone()));
+            let mailboxes = Arc::new(Mailboxes::new(&Domain::parse("mail.example.test").unwrap(), &system));
+            let folder = Path::new("/var/mail/example.test/ann");
+            let room = Room { quota: Quota::default(), coming: Usage::default() };
+            let deliver = |id| {
+                let names = mailboxes.names(QueueId(id), 0, 5, true);
+                let mut draft = mailboxes.begin(folder.to_owned(), names, room)?;
+                draft.write(b"hello")?;
+                draft.finish()
+            };
+            disk.fail_naming(failing);
+            let delivered = (1..4).filter(|id| deliver(*id).is_ok()).count();
+            assert!(delivered >= 2, "one operation fails, and with it one message");
+            for seed in 0..10 {
+                let kept = disk.crashed(seed).list(&folder.join("new")).unwrap_or_default();
+                assert!(kept.len() >= delivered, "{kept:?} after failure {failing}");
+            }
         }
     });
 }
