@@ -163,7 +163,10 @@ impl Connection<'_> {
     async fn run(&mut self, transaction: &mut Transaction<'_>) -> Result<(), Lost> {
         loop {
             match self.session.next() {
-                Step::Send(bytes) => self.send(&bytes).await?,
+                Step::Send(bytes) => {
+                    self.reception.let_others_go_on().await;
+                    self.send(&bytes).await?;
+                }
                 Step::Ask(question) => {
                     let answer = transaction.answer(question).await;
                     self.session.answer(self.now(), answer);

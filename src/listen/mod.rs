@@ -197,6 +197,14 @@ impl Reception {
         space
     }
 
+    /// Before a reply where syncs are slow: then sessions go on in groups, all whom one sync told. A reply wakes a client, which takes turns
+    /// with us from then on; so the others of the group go first.
+    async fn let_others_go_on(&self) {
+        if self.spool.is_slow() {
+            tokio::task::yield_now().await;
+        }
+    }
+
     async fn session(self, configured: ListenAddress, mut stream: BoxStream, mut peer: SocketAddr, stop: watch::Receiver<bool>) {
         let rules = self.rules.borrow().clone();
         // The rules may already be without a listener that is about to be stopped.

@@ -300,6 +300,7 @@ impl Committer {
         let appended = appended.and_then(|start| if waiting { self.log.sync(last_id, now).map(|()| start) } else { Ok(start) });
         if waiting {
             self.patience.synced(self.shared.clock.monotonic().saturating_sub(begun));
+            self.shared.gathering.note_sync(self.patience.is_quick());
         }
         self.settle_failures();
         match appended {

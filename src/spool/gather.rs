@@ -8,7 +8,7 @@
 //! What nobody waits for (states, ends) lingers a moment, unless a message comes: to be woken and to write for each costs more than it is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// The longest wait for a batch.
@@ -34,6 +34,8 @@ pub(crate) struct Gathering {
     goal: AtomicUsize,
     /// The same while something is queued that nobody waits for.
     goal_of_others: AtomicUsize,
+    /// Whether the last sync wasn't quick.
+    slow: AtomicBool,
 }
 
 /// Held by a message from its beginning until it is queued or given up.
@@ -48,6 +50,16 @@ impl Gathering {
     /// Who sends, as far as they are seen.
     pub(crate) fn clients(&self, queued: usize, untold: usize, answered: usize) -> Clients {
         Clients { queued, under_way: Arc::strong_count(&self.under_way) - 1, untold, answered }
+    }
+
+    /// How the last sync was.
+    pub(crate) fn note_sync(&self, quick: bool) {
+        self.slow.store(!quick, Ordering::Relaxed);
+    }
+
+    /// Whether syncs are slow: those who wait for one are told together.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Relaxed)
     }
 
     /// The committer wants a batch of these.

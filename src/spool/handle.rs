@@ -299,6 +299,11 @@ impl Spool {
         Ok(stats)
     }
 
+    /// Whether syncs are slow of late: then those who commit come in groups, all whom one sync tells.
+    pub fn is_slow(&self) -> bool {
+        self.0.shared.gathering.is_slow()
+    }
+
     /// Why nothing can be recorded at the moment; none if it can. What is delivered meanwhile would be delivered again after a restart.
     pub fn standstill(&self) -> Option<String> {
         let now = self.0.shared.clock.monotonic();

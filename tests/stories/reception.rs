@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use posthouse::mail::{Address, BodyType, Recipient, ReversePath, Timestamp};
 use posthouse::spool::Accept;
+use posthouse::system::sim::OperationKind;
 
+use crate::client::Client;
 use crate::world::*;
 
 #[test]
@@ -249,5 +251,36 @@ fn while_too_much_waits_in_memory_for_an_index_that_is_gone_mail_is_refused() {
         server.relay("ann@example.test", &["r@far.test"], "Subject: hi\r\n\r\nhello\r\n").await;
         assert_eq!((server.count("index-behind"), server.count("index-caught-up")), (1, 1));
         assert_eq!(server.queue().await.len(), taken + 1);
+    });
+}
+
+/// Whether a client is answered sooner than a task runs that was there after the command.
+async fn is_answered_at_once(client: &mut Client) -> bool {
+    client.send(b"NOOP\r\n").await.unwrap();
+    tokio::spawn(async {}).await.unwrap();
+    let mut reply = pin!(client.reply());
+    let at_once = reply.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+    if !at_once {
+        reply.await.unwrap();
+    }
+    at_once
+}
+
+#[test]
+fn where_syncs_are_slow_all_who_can_go_on_do_before_the_first_is_answered() {
+    story(async {
+        let server = Setup::new().start().await;
+        let mut client = server.client(TRUSTED).await;
+        server.send("eve@far.test", &["ann@example.test"], "\r\none\r\n").await;
+        assert!(is_answered_at_once(&mut client).await);
+        let clock = server.world.clock.clone();
+        server.disk.watch(move |operation| {
+            if operation.kind == OperationKind::Sync {
+                clock.take(Duration::from_millis(2));
+            }
+        });
+        server.send("eve@far.test", &["ann@example.test"], "\r\none\r\n").await;
+        assert!(!is_answered_at_once(&mut client).await);
+        server.empty().await;
     });
 }
