@@ -342,3 +342,34 @@ fn a_delivered_message_survives_a_power_cut_whichever_change_of_a_folder_failed_
         }
     });
 }
+
+/// Content whose last piece says that it is damaged, to whoever read it from the first octet on.
+#[derive(Default)]
+struct Damaged(Mutex<u64>);
+
+impl Content for Damaged {
+    fn size(&self) -> u64 {
+        600 << 10
+    }
+
+    fn read_at(&self, offset: u64, size_max: usize) -> BoxFuture<'_, std::io::Result<Vec<u8>>> {
+        let piece = vec![b'x'; (self.size() - offset).min(size_max as u64) as usize];
+        let mut read = self.0.lock().unwrap();
+        let is_gapless = offset == 0 || offset == *read;
+        if is_gapless {
+            *read = offset + piece.len() as u64;
+        }
+        let is_seen = is_gapless && *read == self.size();
+        Box::pin(async move { if is_seen { Err(std::io::ErrorKind::InvalidData.into()) } else { Ok(piece) } })
+    }
+}
+
+#[test]
+fn damaged_content_is_delivered_to_none_of_its_recipients() {
+    run(async {
+        let scene = scene();
+        let outcomes = scene.send_as(1, local(), &["ann@us.test", "bob@us.test"], Arc::new(Damaged::default())).await;
+        assert_eq!(outcomes, ["deferred 4.3.0", "deferred 4.3.0"]);
+        assert!(["ann", "bob"].iter().all(|user| scene.files(user, "new").is_empty() && scene.files(user, "tmp").is_empty()));
+    });
+}
