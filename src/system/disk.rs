@@ -122,6 +122,10 @@ pub trait DiskLock: Send + Sync {}
 pub trait DiskSyncer: Send + Sync {
     /// After an error nothing about what was written since the syncer was made is certain.
     fn sync(&self) -> io::Result<()>;
+    /// Which disk that is: what `Disk::device` says of all that is on it.
+    fn device(&self) -> io::Result<u64> {
+        Ok(0)
+    }
 }
 
 /// An open file.
@@ -370,6 +374,10 @@ struct SystemSyncer(File);
 impl DiskSyncer for SystemSyncer {
     fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::syncfs(&self.0)?)
+    }
+
+    fn device(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.dev())
     }
 }
 
