@@ -317,30 +317,86 @@ fn a_second_try_finds_what_a_reader_has_moved_meanwhile() {
     });
 }
 
+/// Mailboxes without anything around them.
+struct MailboxesOn<D> {
+    disk: Arc<D>,
+    world: World,
+    mailboxes: Arc<Mailboxes>,
+}
+
+impl<D: Disk + 'static> MailboxesOn<D> {
+    fn new(disk: Arc<D>) -> Self {
+        let world = World::new(1);
+        let hostname = Domain::parse("mail.example.test").unwrap();
+        let mailboxes = Arc::new(Mailboxes::new(&hostname, &world.system(disk.clone())));
+        Self { disk, world, mailboxes }
+    }
+}
+
+impl MailboxesOn<SimDisk> {
+    fn simulated() -> Self {
+        Self::new(Arc::new(SimDisk::new()))
+    }
+
+    fn deliver(&self, id: u64, folder: &Path) -> std::io::Result<()> {
+        let names = self.mailboxes.names(QueueId(id), 0, 5, true);
+        let room = Room { quota: Quota::default(), coming: Usage::default() };
+        let mut draft = self.mailboxes.begin(folder.to_owned(), names, room)?;
+        draft.write(b"hello")?;
+        draft.finish()
+    }
+
+    /// There are at least so many messages in new/, whenever the power goes.
+    fn has_for_good(&self, folder: &Path, count: usize, when: &str) {
+        for seed in 0..10 {
+            let kept = self.disk.crashed(seed).list(&folder.join("new")).unwrap_or_default();
+            assert!(kept.len() >= count, "{kept:?} of {count} in {folder:?} {when}, with seed {seed}");
+        }
+    }
+}
+
 #[test]
 fn a_delivered_message_survives_a_power_cut_whichever_change_of_a_folder_failed_before() {
     run(async {
         for failing in 0..12 {
-            let disk = SimDisk::new();
-            let system = World::new(1).system(Arc::new(disk.clone()));
-            let mailboxes = Arc::new(Mailboxes::new(&Domain::parse("mail.example.test").unwrap(), &system));
+            let scene = MailboxesOn::simulated();
             let folder = Path::new("/var/mail/example.test/ann");
-            let room = Room { quota: Quota::default(), coming: Usage::default() };
-            let deliver = |id| {
-                let names = mailboxes.names(QueueId(id), 0, 5, true);
-                let mut draft = mailboxes.begin(folder.to_owned(), names, room)?;
-                draft.write(b"hello")?;
-                draft.finish()
-            };
-            disk.fail_naming(failing);
-            let delivered = (1..4).filter(|id| deliver(*id).is_ok()).count();
+            scene.disk.fail_naming(failing);
+            let delivered = (1..4).filter(|id| scene.deliver(*id, folder).is_ok()).count();
             assert!(delivered >= 2, "one operation fails, and with it one message");
-            for seed in 0..10 {
-                let kept = disk.crashed(seed).list(&folder.join("new")).unwrap_or_default();
-                assert!(kept.len() >= delivered, "{kept:?} after failure {failing}");
-            }
+            scene.has_for_good(folder, delivered, &format!("after failure {failing}"));
         }
     });
+}
+
+/// Delivers to one mailbox, and hours later to another, perhaps once a folder has gone; what came second is there for good.
+fn first_and_hours_later(first: &str, gone: Option<&str>, second: &str) {
+    for hours in [0, 37] {
+        let scene = MailboxesOn::simulated();
+        scene.deliver(1, Path::new(first)).unwrap();
+        scene.world.clock.set(scene.world.clock.now().plus(Duration::from_secs(hours * 3600)));
+        gone.inspect(|gone| scene.disk.remove_folder(Path::new(gone)));
+        scene.deliver(2, Path::new(second)).unwrap();
+        scene.has_for_good(Path::new(second), 1, &format!("{hours} hours later"));
+    }
+}
+
+#[test]
+fn a_delivered_message_survives_a_power_cut_where_its_mailbox_was_removed() {
+    run(async { first_and_hours_later("/mail/d/ann", Some("/mail/d/ann"), "/mail/d/ann") });
+}
+
+#[test]
+fn a_delivered_message_survives_a_power_cut_where_its_domain_was_removed() {
+    run(async {
+        first_and_hours_later("/mail/d/ann", Some("/mail/d"), "/mail/d/ann");
+        first_and_hours_later("/mail/d/ann", Some("/mail/d"), "/mail/d/bob");
+    });
+}
+
+#[test]
+fn a_delivered_message_survives_a_power_cut_where_its_mailbox_is_above_another() {
+    run(async { first_and_hours_later("/mail/d/ann", None, "/mail/d") });
 }
 
 /// Content whose last piece says that it is damaged, to whoever read it from the first octet on.
