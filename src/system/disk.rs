@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::syncfs;
 use super::watch::{FolderWatch, Inotify};
 use crate::mail::Timestamp;
 
@@ -92,7 +93,7 @@ pub trait Disk: Send + Sync {
     /// Makes the names in a folder durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// What makes everything durable that is written from now on to the disk that holds a folder, names and all: much cheaper for
-    /// many files than a sync of each.
+    /// many files than a sync of each. `Unsupported` where nobody can tell whether it does.
     fn syncer(&self, path: &Path) -> io::Result<Box<dyn DiskSyncer>>;
     /// Whether the path exists.
     fn exists(&self, path: &Path) -> bool;
@@ -324,7 +325,12 @@ impl Disk for SystemDisk {
 
     fn syncer(&self, path: &Path) -> io::Result<Box<dyn DiskSyncer>> {
         // Opened now: the system reports errors that came after that.
-        Ok(Box::new(SystemSyncer(File::open(path)?)))
+        let folder = File::open(path)?;
+        let file_system = rustix::fs::fstatfs(&folder)?.f_type as u32;
+        if !syncfs::is_believed(file_system, &rustix::system::uname().release().to_string_lossy()) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "what syncfs says here is not to be believed"));
+        }
+        Ok(Box::new(SystemSyncer(folder)))
     }
 
     fn exists(&self, path: &Path) -> bool {

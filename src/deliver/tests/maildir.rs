@@ -163,8 +163,8 @@ impl Disk for FullDisk {
     fn sync_dir(&self, path: &Path) -> std::io::Result<()> {
         self.0.count_sync().and_then(|()| SystemDisk.sync_dir(path))
     }
-    fn syncer(&self, path: &Path) -> std::io::Result<Box<dyn crate::system::DiskSyncer>> {
-        Ok(Box::new(FullSyncer(self.0.clone(), SystemDisk.syncer(path)?)))
+    fn syncer(&self, _: &Path) -> std::io::Result<Box<dyn crate::system::DiskSyncer>> {
+        Ok(Box::new(FullSyncer(self.0.clone())))
     }
     fn exists(&self, path: &Path) -> bool {
         SystemDisk.exists(path)
@@ -177,11 +177,12 @@ impl Disk for FullDisk {
     }
 }
 
-struct FullSyncer(Arc<Full>, Box<dyn crate::system::DiskSyncer>);
+/// Counts only: whatever the file system is that the tests run on, it needs no syncer of its own.
+struct FullSyncer(Arc<Full>);
 
 impl crate::system::DiskSyncer for FullSyncer {
     fn sync(&self) -> std::io::Result<()> {
-        self.0.count_sync().and_then(|()| self.1.sync())
+        self.0.count_sync()
     }
 }
 

@@ -423,6 +423,9 @@ impl Disk for SimDisk {
         if !world.folders.contains_key(path) {
             return Err(missing(path));
         }
+        if world.faults.no_syncer {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         Ok(Box::new(SimSyncer { disk: self.clone(), folder: path.into() }))
     }
 
