@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::Quota;
-use crate::deliver::mailbox::{Mailboxes, Room};
+use crate::deliver::mailbox::{Draft, Mailboxes, Room};
 use crate::directory::quota::Usage;
 use crate::mail::QueueId;
 use crate::system::sim::SimDisk;
@@ -288,6 +288,32 @@ fn deliveries_at_a_time_share_their_syncs() {
         scene.send_as(21, local(), &["bob@us.test"], Arc::new(vec![b'x'; 100])).await;
         assert_eq!(full.syncs(), 2);
     });
+}
+
+#[test]
+fn a_pipe_in_a_mailbox_stops_no_delivery() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let folder = tempfile::tempdir().unwrap();
+    let mailbox = folder.path().to_owned();
+    std::fs::create_dir(mailbox.join("cur")).unwrap();
+    for name in ["maildirsize", "cur/1.host"] {
+        mknodat(CWD, mailbox.join(name), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    }
+    let (told, tells) = std::sync::mpsc::channel();
+    // On a thread that may wait for ever.
+    std::thread::spawn(move || {
+        let mailboxes = MailboxesOn::new(Arc::new(SystemDisk)).mailboxes;
+        for (id, octets) in [(1, None), (2, Some(1000))] {
+            told.send(SystemDisk.append(&mailbox.join("maildirsize"), b"1 1\n").map_err(|error| error.raw_os_error())).unwrap();
+            let room = Room { quota: Quota { octets, bounce: true }, coming: Usage::of(5) };
+            let draft = mailboxes.begin(mailbox.clone(), mailboxes.names(QueueId(id), 0, 5, true), room);
+            told.send(draft.and_then(Draft::finish).map_err(|error| error.raw_os_error())).unwrap();
+        }
+    });
+    let told: Vec<_> = (0..4).map(|_| tells.recv_timeout(Duration::from_secs(20))).collect();
+    let nobody_reads = Err(Some(rustix::io::Errno::NXIO.raw_os_error()));
+    assert_eq!(told, [Ok(nobody_reads), Ok(Ok(())), Ok(nobody_reads), Ok(Ok(()))]);
+    assert_eq!(std::fs::read_dir(folder.path().join("new")).unwrap().count(), 2);
 }
 
 #[test]
