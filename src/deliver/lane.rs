@@ -22,7 +22,7 @@ use crate::system::{DiskSyncer, Workers};
 const ROUND_MAX: usize = 64;
 /// From so many messages on a sync of the whole disk is cheaper than a sync of each.
 const TOGETHER_MIN: usize = 4;
-/// A sync of the whole disk that takes longer than this also writes what isn't mail:
+/// A sync of the whole disk that takes longer than this also writes what isn't mail, and one that fails may have failed at that:
 const TOGETHER_PATIENCE: Duration = Duration::from_millis(500);
 /// then each message is synced alone for so long.
 const TOGETHER_PAUSE: Duration = Duration::from_secs(30);
@@ -213,7 +213,7 @@ impl Lane {
         let began = self.now();
         let synced = syncer.sync();
         let now = self.now();
-        if now.saturating_sub(began) > TOGETHER_PATIENCE {
+        if synced.is_err() || now.saturating_sub(began) > TOGETHER_PATIENCE {
             self.alone_until = now + TOGETHER_PAUSE;
         }
         match synced {

@@ -113,6 +113,8 @@ struct Full {
     bug: std::sync::atomic::AtomicBool,
     /// Syncs of files, folders and the whole disk.
     syncs: std::sync::atomic::AtomicU64,
+    /// Those of the whole disk fail.
+    whole_fails: std::sync::atomic::AtomicBool,
 }
 
 impl Full {
@@ -182,7 +184,8 @@ struct FullSyncer(Arc<Full>);
 
 impl crate::system::DiskSyncer for FullSyncer {
     fn sync(&self) -> std::io::Result<()> {
-        self.0.count_sync()
+        let fails = self.0.whole_fails.load(std::sync::atomic::Ordering::Relaxed);
+        self.0.count_sync().and_then(|()| if fails { Err(std::io::Error::from_raw_os_error(5)) } else { Ok(()) })
     }
 }
 
@@ -287,6 +290,19 @@ fn deliveries_at_a_time_share_their_syncs() {
         // One alone waits for no other: its own bytes and its own name.
         scene.send_as(21, local(), &["bob@us.test"], Arc::new(vec![b'x'; 100])).await;
         assert_eq!(full.syncs(), 2);
+    });
+}
+
+#[test]
+fn where_a_sync_of_the_whole_disk_fails_each_message_is_synced_by_itself_for_a_while() {
+    run(async {
+        let full = Arc::new(Full::default());
+        full.reset(u64::MAX);
+        full.whole_fails.store(true, std::sync::atomic::Ordering::Relaxed);
+        let scene = scene_on(|world| world.system(Arc::new(FullDisk(full.clone()))));
+        let recipients = ["ann@us.test", "bob@us.test", "eve@us.test", "ida@us.test"];
+        assert_eq!(scene.send(local(), &recipients, b"x\r\n").await, ["deferred 4.3.0"; 4]);
+        assert_eq!(scene.send(local(), &recipients, b"x\r\n").await, ["delivered 2.0.0"; 4]);
     });
 }
 
