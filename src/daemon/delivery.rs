@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::awaken::Awakening;
+use super::clocks::Clocks;
 use super::command::Command;
 use super::confirm::confirmable;
 use super::current::Current;
@@ -20,25 +21,20 @@ use super::report;
 use crate::deliver::{self, Attempted};
 use crate::event::{Event, Events};
 use crate::listen::Taker;
-use crate::mail::{
-    Cause, Destination, Diagnosis, EnhancedCode, Forward, Message, Outcome, QueueId, Recipient, RecipientStatus, Timestamp,
-    Update,
-};
+use crate::mail::{Cause, Destination, Diagnosis, EnhancedCode, Forward, Outcome, QueueId, Recipient, Timestamp};
 use crate::notice::Digest;
-use crate::queue::{self, Attempt, AttemptId, Down, Report, Scheduler, Step};
-use crate::spool::{Filter, Spool, SpoolError};
+use crate::queue::{Attempt, AttemptId, Down, Report, Scheduler, Step};
+use crate::spool::{Spool, SpoolError};
 use crate::system::System;
 
 /// Attempts whose ends are taken in one go.
 const ENDED_MAX: usize = 64;
 /// Messages looked at in the index in one go.
-const BATCH_MAX: usize = 256;
+pub(super) const BATCH_MAX: usize = 256;
 /// The loop looks at the wall clock at least this often, because that can jump.
 pub(super) const LOOK_MAX: Duration = Duration::from_secs(60);
 /// Whether rates were forgotten is asked so often.
 const RATES_EVERY: Duration = Duration::from_secs(60);
-/// A clock that goes back by more than this was set back.
-const CLOCK_SLACK: Duration = Duration::from_secs(2);
 /// A message whose bounce could not be spooled is tried again after this time.
 const TROUBLE_WAIT: Duration = Duration::from_secs(300);
 
@@ -58,8 +54,8 @@ pub(super) struct Delivery {
     /// When the index next has something; none: nothing is known.
     pub(super) next_due: Option<Timestamp>,
     pub(super) spool_path: PathBuf,
-    /// Wall clock and monotonic clock when they were last compared.
-    clocks: (Timestamp, Duration),
+    /// Wall clock and monotonic clock.
+    pub(super) clocks: Clocks,
     /// When it was last asked whether rates were forgotten, by the monotonic clock.
     rates_asked: Duration,
     /// Destinations that are back, whose parked mail is being fetched.
@@ -109,7 +105,7 @@ impl Delivery {
         }
         let spool_path = current.config.spool.path.clone();
         let next_due = Some(Timestamp::ZERO);
-        let clocks = (now, system.clock.monotonic());
+        let clocks = Clocks::new(&spool, &*system.clock);
         Self {
             spool,
             events,
@@ -122,8 +118,8 @@ impl Delivery {
             running: HashMap::new(),
             next_due,
             spool_path,
+            rates_asked: clocks.looked_at(),
             clocks,
-            rates_asked: clocks.1,
             awakening: Awakening::new(),
             notices: Notices::default(),
             digest: Digest::new(now),
@@ -218,9 +214,7 @@ impl Delivery {
     /// Carries out what the scheduler wants, and fetches from the index what has become due.
     async fn plan(&mut self) {
         self.watch_log();
-        if self.clock_went_back() {
-            self.clamp_parked().await;
-        }
+        self.watch_clocks().await;
         self.tell_forgotten();
         self.awaken().await;
         self.tell_digest().await;
@@ -233,7 +227,7 @@ impl Delivery {
     }
 
     fn tell_forgotten(&mut self) {
-        let now = self.clocks.1;
+        let now = self.clocks.looked_at();
         if now < self.rates_asked + RATES_EVERY {
             return;
         }
@@ -244,51 +238,11 @@ impl Delivery {
         }
     }
 
-    /// Whether the wall clock was set back since the last look.
-    fn clock_went_back(&mut self) -> bool {
-        let looked = (self.now(), self.system.clock.monotonic());
-        let (wall, monotonic) = std::mem::replace(&mut self.clocks, looked);
-        let expected = wall.plus(self.clocks.1.saturating_sub(monotonic));
-        self.clocks.0.plus(CLOCK_SLACK) < expected
-    }
-
-    /// Parked messages were planned under the old time: those that would now wait longer than one backoff are planned anew.
-    async fn clamp_parked(&mut self) {
-        let latest = self.now().plus(queue::wait_max(&self.current.config.retry));
-        let mut filter = Filter { limit: Some(BATCH_MAX), ..Filter::default() };
-        loop {
-            let page = match self.spool.list(&filter).await {
-                Ok(page) => page,
-                Err(error) => return self.trouble(None, "index", &error),
-            };
-            let Some(last) = page.last() else { return };
-            filter.after = Some(last.id);
-            for message in
-                page.iter().filter(|message| !message.held && message.next_attempt() > latest.max(message.held_until()))
-            {
-                match self.spool.take(message.id).await {
-                    Ok(Some(mut message)) => {
-                        // Into the spool, too: what comes back from it would else still name the old time.
-                        let update = clamped(&message, latest);
-                        message.apply(&update);
-                        self.spool.update(update);
-                        self.admit(message);
-                    }
-                    Ok(None) => {}
-                    Err(error) => return self.trouble(Some(message.id), "index", &error),
-                }
-            }
-            while let Some(step) = self.scheduler.next(self.now()) {
-                self.carry_out(step).await;
-            }
-        }
-    }
-
     pub(super) fn trouble(&self, id: Option<QueueId>, operation: &'static str, error: &SpoolError) {
         self.events.report(Event::SpoolTrouble { id, operation, reason: error.to_string() });
     }
 
-    async fn carry_out(&mut self, step: Step) {
+    pub(super) async fn carry_out(&mut self, step: Step) {
         match step {
             Step::Attempt(attempt) => self.start(attempt),
             Step::Expire { id, recipients, update } => {
@@ -428,18 +382,6 @@ impl Delivery {
             self.bounce(&message, update, &verdict.failed).await;
         }
     }
-}
-
-/// Nobody is attempted later than `latest`, except where the sender wants to wait longer.
-fn clamped(message: &Message, latest: Timestamp) -> Update {
-    let latest = latest.max(message.held_until());
-    let mut update = Update::new(message.id);
-    for (index, recipient) in (0u32..).zip(&message.recipients) {
-        if recipient.is_open() && recipient.status.next_attempt > latest {
-            update.statuses.push((index, RecipientStatus { next_attempt: latest, ..recipient.status.clone() }));
-        }
-    }
-    update
 }
 
 /// Waits for the stop. The guard that `wait_for` returns must not live on.

@@ -5,6 +5,7 @@
 mod awaken;
 mod bounce;
 mod certificates;
+mod clocks;
 mod command;
 mod confirm;
 mod current;

@@ -17,12 +17,12 @@ impl Delivery {
         match (self.spool.standstill(), self.stalled) {
             (Some(reason), None) => {
                 self.stalled = Some(now);
-                self.scheduler.stall(true);
+                self.scheduler.stall(self.now(), true);
                 self.events.report(Event::DeliveryStopped { reason });
             }
             (None, Some(since)) => {
                 self.stalled = None;
-                self.scheduler.stall(false);
+                self.scheduler.stall(self.now(), false);
                 self.next_due = Some(Timestamp::ZERO);
                 self.events.report(Event::DeliveryResumed { duration: now.saturating_sub(since) });
             }

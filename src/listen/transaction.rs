@@ -92,13 +92,17 @@ impl Incoming {
     }
 }
 
+/// The bounds on what is in flight, for this client. Behind an LMTP client are all those whose mail it delivers.
+fn load_of(reception: &Reception, rules: &Rules, client: &Client) -> Load {
+    let bounded = (!matches!(client.service, Service::Lmtp | Service::Local)).then_some(client.address);
+    reception.gate.in_flight.session(client.service, bounded, &rules.config.limits, rules.reserve)
+}
+
 impl<'a> Transaction<'a> {
     pub(super) fn new(reception: &'a Reception, rules: &'a Arc<Rules>, service: Service, address: IpAddr) -> Self {
         let client = Client { service, address, helo: String::new(), extended: false, login: None, tls: None };
         let envelope = Envelope::new(Timestamp::ZERO);
-        // Behind an LMTP client are all those whose mail it delivers.
-        let bounded = (!matches!(service, Service::Lmtp | Service::Local)).then_some(address);
-        let load = reception.gate.in_flight.session(service, bounded, &rules.config.limits, rules.reserve);
+        let load = load_of(reception, rules, &client);
         Self { reception, rules, client, login: None, envelope, known: BTreeSet::new(), content: None, load, messages: 0 }
     }
 
@@ -117,6 +121,8 @@ impl<'a> Transaction<'a> {
         self.client.address = address.unwrap_or(by);
         self.client.login = login.unwrap_or(self.client.login.take());
         (self.client.helo, self.client.extended) = (String::new(), false);
+        // No transaction is open: there is nothing to be counted for the one before.
+        self.load = load_of(self.reception, self.rules, &self.client);
         let (client, login) = (self.client.address, self.client.login.clone());
         self.reception.events.report(Event::Presented { client, by, means: "XCLIENT", login });
     }
@@ -289,6 +295,10 @@ impl<'a> Transaction<'a> {
     /// Takes the next piece of content. What can't be kept is told at the end, when the client listens again.
     pub(super) async fn body(&mut self, chunk: &[u8]) {
         let Some(content) = &mut self.content else { return };
+        if content.draft.is_none() {
+            // Refused already: not even its header, which no bound counts, is kept in memory.
+            return;
+        }
         content.header.receive(chunk);
         let chunk = match &mut content.submitted {
             Some(submitted) => submitted.receive(chunk),
@@ -329,6 +339,9 @@ impl<'a> Transaction<'a> {
         let Some(mut content) = self.content.take() else {
             return Err(Reply::new(451, EnhancedCode(4, 3, 0), "No message to keep"));
         };
+        if let Some(failure) = content.failure.take() {
+            return Err(failure);
+        }
         self.rules.policy.message(&self.client, &content.header)?;
         // Where it was here only for some, each of them is looked at when its mail is about to leave (`deliver::returned`).
         let recipients = self.envelope.recipients.iter().map(|recipient| &recipient.address);

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::away::Wait;
-use super::due::{due_at, expires_at, next_notice_at};
-use super::entry::Entry;
+use super::due::{due_at, expires_at, next_notice_at, returned_at};
+use super::entry::{Entry, LAST_CHANCE};
 use super::lines::CROWD_MIN;
 use super::scheduler::Scheduler;
 use crate::mail::{Destination, Message, Origin, Priority, QueueId, Recipient, Site, Timestamp};
@@ -33,7 +33,10 @@ impl Scheduler {
     /// When a message should come back, unless it is called before, because there is no room for it in any of the lines that it would join.
     pub(super) fn crowded_until(&mut self, now: Timestamp, entry: &mut Entry) -> Option<Timestamp> {
         let retry = &self.settings.retry;
-        let other = next_notice_at(&entry.message, retry).min(expires_at(&entry.message, retry));
+        let expires = expires_at(&entry.message, retry);
+        // Who is due then is still attempted.
+        let expires = if expires <= now { now.plus(LAST_CHANCE).min(returned_at(&entry.message)) } else { expires };
+        let other = next_notice_at(&entry.message, retry).min(expires);
         if entry.stays() || other <= now || due_at(&entry.message, retry) > now {
             return None;
         }
@@ -80,9 +83,11 @@ impl Scheduler {
             _ => r.status.next_attempt,
         });
         let attempt = attempt.min().unwrap_or(Timestamp::NEVER);
-        let attempt = if attempt <= now { now.plus(IDLE_WAIT) } else { attempt };
         let retry = &self.settings.retry;
-        attempt.min(next_notice_at(message, retry)).min(expires_at(message, retry))
+        let attempt = if attempt <= now { now.plus(IDLE_WAIT) } else { attempt };
+        let due = attempt.min(next_notice_at(message, retry)).min(expires_at(message, retry));
+        // While all is paused, also for a notice or its end.
+        if due <= now { now.plus(IDLE_WAIT) } else { due }
     }
 
     /// Whether only a pause keeps a recipient from being attempted.

@@ -9,10 +9,14 @@ use crate::mail::{DeliverByMode, Message, Timestamp};
 /// reverse-path; or when the sender wants it back (RFC 2852).
 pub fn expires_at(message: &Message, retry: &Retry) -> Timestamp {
     let lifetime = if message.reverse_path.is_null() { retry.bounce_lifetime } else { retry.lifetime };
-    let expires = message.released_at().plus(lifetime);
+    message.released_at().plus(lifetime).min(returned_at(message))
+}
+
+/// When the sender wants it back; `NEVER` if he doesn't.
+pub(super) fn returned_at(message: &Message) -> Timestamp {
     match message.deadline() {
-        Some((deadline, by)) if by.mode == DeliverByMode::Return => expires.min(deadline),
-        _ => expires,
+        Some((deadline, by)) if by.mode == DeliverByMode::Return => deadline,
+        _ => Timestamp::NEVER,
     }
 }
 

@@ -1,13 +1,18 @@
 //! A message in the scheduler: its parts, what keeps it there, and the steps that time alone brings about.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use super::due::{expires_at, next_notice_at};
+use super::due::{expires_at, next_notice_at, returned_at};
 use super::line::Place;
 use super::step::Step;
 use super::verdict::expire;
 use crate::config::Retry;
 use crate::mail::{Address, Destination, Domain, Message, Origin, Site, Timestamp, Update};
+
+/// Who is due when the lifetime ends, and couldn't be tried before, is left so long for an attempt: mail isn't given up untried after a
+/// hold, a pause or an outage.
+pub const LAST_CHANCE: Duration = Duration::from_secs(3600);
 
 /// A message that the scheduler holds.
 #[derive(Debug)]
@@ -21,6 +26,10 @@ pub(super) struct Entry {
     pub(super) attempts: usize,
     /// Notices asked for and not yet confirmed.
     pub(super) notices: u32,
+    /// Since when it could be attempted, as far as that is ours.
+    pub(super) since: Timestamp,
+    /// Its lifetime is over, but some who are due wait for their last attempt until then.
+    chance: Option<Timestamp>,
     /// Its entry among the alarms; `NEVER`: none.
     pub(super) alarm: Timestamp,
     /// Sent away from crowded lines until then.
@@ -58,9 +67,11 @@ pub(super) enum Stage {
 }
 
 impl Entry {
-    pub(super) fn new(message: Message) -> Self {
+    pub(super) fn new(message: Message, since: Timestamp) -> Self {
         Self {
             message,
+            since,
+            chance: None,
             parts: BTreeMap::new(),
             waiting: 0,
             attempts: 0,
@@ -120,10 +131,16 @@ impl Entry {
         self.parts.values().flat_map(|part| part.in_flight.iter().copied())
     }
 
-    /// The lifetime is over: all open recipients, except those in flight, whose outcome decides.
-    pub(super) fn expire(&mut self) -> Option<Step> {
-        let in_flight: BTreeSet<u32> = self.in_flight().collect();
-        let recipients: Vec<u32> = self.open().filter(|index| !in_flight.contains(index)).collect();
+    /// The lifetime is over: all open recipients, except those in flight, whose outcome decides, and those who are due and may still get
+    /// their attempt.
+    pub(super) fn expire(&mut self, now: Timestamp, paused: &BTreeSet<Domain>) -> Option<Step> {
+        let mut kept: BTreeSet<u32> = self.in_flight().collect();
+        let chance = self.since.plus(LAST_CHANCE).min(returned_at(&self.message));
+        let due = self.parts.values().filter(|_| now < chance).flat_map(|part| part.ready_now(&self.message, paused, now));
+        let due: Vec<u32> = due.collect();
+        self.chance = (!due.is_empty()).then_some(chance);
+        kept.extend(due);
+        let recipients: Vec<u32> = self.open().filter(|index| !kept.contains(index)).collect();
         if recipients.is_empty() {
             return None;
         }
@@ -161,7 +178,8 @@ impl Entry {
     /// `NEVER` when nobody is left whom expiry would concern: an attempt in flight looks at the time itself.
     fn expiry_at(&self, retry: &Retry) -> Timestamp {
         let idle = self.parts.values().any(|part| part.recipients.len() > part.in_flight.len());
-        if idle { expires_at(&self.message, retry) } else { Timestamp::NEVER }
+        let expires = expires_at(&self.message, retry);
+        if idle { self.chance.map_or(expires, |chance| chance.max(expires)) } else { Timestamp::NEVER }
     }
 
     fn open(&self) -> impl Iterator<Item = u32> {

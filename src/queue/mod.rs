@@ -30,6 +30,7 @@ mod verdict;
 
 pub use backoff::{backoff, wait_max};
 pub use due::{due_at, expires_at};
+pub use entry::LAST_CHANCE;
 pub use health::Down;
 pub use pools::Pools;
 pub use postpone::waits_for_site;

@@ -166,7 +166,7 @@ impl Scheduler {
     /// When to call `next` again if nothing else happens.
     pub fn deadline(&self) -> Option<Timestamp> {
         let alarm = self.alarms.first().map(|(at, _)| *at);
-        alarm.into_iter().chain(self.lines.deadline().filter(|_| !self.is_still())).min()
+        alarm.into_iter().chain(self.lines.deadline()).min().filter(|_| !self.is_still())
     }
 
     /// Takes a message over. `destinations` has one for each open recipient, by index; an open recipient without one isn't
@@ -174,7 +174,7 @@ impl Scheduler {
     pub fn admit(&mut self, now: Timestamp, message: Message, destinations: Vec<(u32, Destination)>) {
         self.watch_clock(now);
         let id = message.id;
-        let mut entry = Entry::new(message);
+        let mut entry = Entry::new(message, now);
         if let Some(old) = self.take_out(id) {
             entry.inherit(old);
         }
@@ -203,7 +203,7 @@ impl Scheduler {
                     None => continue,
                 }
             }
-            match self.alarms.first() {
+            match self.alarms.first().filter(|_| !self.is_still()) {
                 Some((at, id)) if *at <= now => {
                     let id = *id;
                     self.refresh(now, id);
@@ -300,7 +300,11 @@ impl Scheduler {
     pub fn change(&mut self, now: Timestamp, update: &Update) -> bool {
         self.watch_clock(now);
         let Some(entry) = self.entries.get_mut(&update.id) else { return false };
+        let held = entry.message.held;
         entry.message.apply(update);
+        if held && !entry.message.held {
+            entry.since = now;
+        }
         self.refresh(now, update.id);
         true
     }
@@ -316,7 +320,7 @@ impl Scheduler {
         in_flight
     }
 
-    /// Stops new attempts, all or those for recipients of one domain; notices and expiry go on.
+    /// Stops new attempts, all or those for recipients of one domain. With all of them, notices and expiry wait, too.
     pub fn pause(&mut self, now: Timestamp, domain: Option<Domain>) {
         match domain {
             None => self.paused = true,
@@ -339,7 +343,7 @@ impl Scheduler {
                 self.paused_domains.remove(&domain);
             }
         }
-        self.refresh_all(now);
+        self.go_on(now);
     }
 
     /// Whether everything is paused, and which domains are.
@@ -401,12 +405,14 @@ impl Scheduler {
     /// Brings a message up to date with the time and its own state.
     pub(super) fn refresh(&mut self, now: Timestamp, id: QueueId) {
         self.postpone(now, id, None);
+        let still = self.is_still();
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.forgotten) else { return };
         entry.away = None;
-        if !entry.message.held {
+        // While all is still, time brings nothing about: what is due then happens when it goes on.
+        if !entry.message.held && !still {
             let retry = &self.settings.retry;
             if expires_at(&entry.message, retry) <= now {
-                self.steps.extend(entry.expire());
+                self.steps.extend(entry.expire(now, &self.paused_domains));
             }
             if next_notice_at(&entry.message, retry) <= now {
                 let deadline_over = deadline_notice_at(&entry.message) <= now;

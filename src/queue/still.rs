@@ -2,12 +2,23 @@
 
 use super::scheduler::Scheduler;
 use super::state::Why;
+use crate::mail::Timestamp;
 
 impl Scheduler {
     /// What attempts come to can't be recorded, or can again: until then none begins, and nothing is called from disk. Those in flight
     /// come to their ends.
-    pub fn stall(&mut self, stalled: bool) {
+    pub fn stall(&mut self, now: Timestamp, stalled: bool) {
+        let ends = self.stalled && !stalled;
         self.stalled = stalled;
+        if ends {
+            self.go_on(now);
+        }
+    }
+
+    /// Nothing could be attempted for a while, of which the scheduler knows nothing else: who outlived his lifetime meanwhile has a last chance.
+    pub fn go_on(&mut self, now: Timestamp) {
+        self.entries.values_mut().for_each(|entry| entry.since = now);
+        self.refresh_all(now);
     }
 
     /// Whether no attempt begins anywhere: all is paused, or stalled.

@@ -269,6 +269,11 @@ impl Spool {
         Ok(stored.map(|stored| Located::new(&stored, &self.0.shared.unreadable)))
     }
 
+    /// The highest id that was given so far: its time was the wall clock's, or one that was ahead of it.
+    pub fn newest(&self) -> QueueId {
+        self.0.shared.lock().last_id
+    }
+
     /// Whether a message may have been here before the spool was opened: what became of it last, nobody may have had the time to write
     /// down.
     pub fn may_be_from_before(&self, id: QueueId) -> bool {

@@ -212,3 +212,49 @@ fn a_server_that_cant_accept_says_so_once_a_second_and_goes_on_when_it_can() {
         server.send("eve@far.test", &["ann@example.test"], "\r\nhello\r\n").await;
     });
 }
+
+#[test]
+fn clients_behind_a_go_between_do_not_share_what_may_be_in_flight_from_one_network() {
+    story(async {
+        let trusted = format!("{TRUSTED}/32").parse().unwrap();
+        let bounds = |config: &mut posthouse::config::Config| {
+            config.limits.in_flight_per_network = 600_000;
+            config.listeners[0].xclient = vec![trusted];
+        };
+        let server = Setup::new().config(bounds).start().await;
+        let mut clients = Vec::new();
+        for address in ["192.0.2.1", "198.51.100.1", "192.0.2.2"] {
+            let mut client = server.client(TRUSTED).await;
+            let greeting = client.command(&format!("XCLIENT ADDR={address}")).await.unwrap();
+            assert!(greeting.starts_with("220"), "{greeting}");
+            client.command("EHLO client.test").await.unwrap();
+            clients.push(client);
+        }
+        let [one, two, neighbour] = clients.as_mut_slice() else { unreachable!() };
+        for line in ["MAIL FROM:<eve@far.test>", "RCPT TO:<ann@example.test>", "DATA"] {
+            one.command(line).await.unwrap();
+        }
+        one.send("0123456789abcde\r\n".repeat(32_000).as_bytes()).await.unwrap();
+        server.pass(Duration::from_millis(10)).await;
+        let declared = "MAIL FROM:<eve@far.test> SIZE=200000";
+        assert!(two.command(declared).await.unwrap().starts_with("250"));
+        assert!(neighbour.command(declared).await.unwrap().starts_with("452 4.3.1"), "one network's bound holds");
+        assert!(end(one).await.starts_with("250 2.0.0"));
+        server.empty().await;
+    });
+}
+
+#[test]
+fn content_that_there_was_no_room_for_is_put_off_whatever_else_is_wrong_with_it() {
+    story(async {
+        let server = Setup::new().config(|config| config.limits.in_flight_per_network = 100_000).start().await;
+        let mut client = server.client(STRANGER).await;
+        for line in ["MAIL FROM:<eve@far.test>", "RCPT TO:<ann@example.test>", "DATA"] {
+            client.command(line).await.unwrap();
+        }
+        // More hops than any message makes, and then too much.
+        client.send("Received: from a by b\r\n".repeat(1000).as_bytes()).await.unwrap();
+        client.send("0123456789abcde\r\n".repeat(10_000).as_bytes()).await.unwrap();
+        assert!(end(&mut client).await.starts_with("452 4.3.1"));
+    });
+}

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use posthouse::event::{Event, NoticeKind};
 use posthouse::mail::Timestamp;
+use posthouse::queue::Verb;
 use posthouse::system::sim::{Act, Script, Stage};
 
 use crate::world::*;
@@ -144,5 +145,64 @@ fn a_clock_set_back_makes_nobody_wait_longer_than_one_wait() {
         far.script(|script| *script = Script::default());
         server.pass(9 * HOUR).await;
         assert_eq!(far.taken().len(), 1);
+    });
+}
+
+#[test]
+fn a_clock_set_right_while_the_server_was_down_makes_nobody_wait_longer_than_one_wait() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", busy()).await;
+        // It runs a year ahead.
+        let right = server.now();
+        server.world.clock.set(right.plus(365 * DAY));
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.pass(MINUTE).await;
+        server.handle.pause(None).await.unwrap();
+        server.relay("ann@example.test", &["joe@far.test"], CONTENT).await;
+        server.stop().await;
+        server.world.clock.set(right.plus(MINUTE));
+        far.script(|script| *script = Script::default());
+        let server = server.restart().await;
+        server.handle.resume(None).await.unwrap();
+        server.pass(MINUTE).await;
+        assert_eq!(far.taken().len(), 1, "what was never tried needn't wait");
+        server.pass(9 * HOUR).await;
+        assert_eq!(far.taken().len(), 2);
+    });
+}
+
+#[test]
+fn mail_is_not_given_up_untried_after_a_hold_an_outage_or_a_leap_of_the_clock() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", busy()).await;
+        let id = server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.pass(MINUTE).await;
+        server.verb(Verb::Hold, id).await;
+        server.pass(6 * DAY).await;
+        far.script(|script| *script = Script::default());
+        server.verb(Verb::Release, id).await;
+        server.pass(MINUTE).await;
+        assert_eq!((far.taken().len(), server.count("expired")), (1, 0), "released");
+
+        server.handle.pause(None).await.unwrap();
+        let told = server.count("notified");
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.pass(6 * DAY).await;
+        assert_eq!((server.count("expired"), server.count("notified")), (0, told), "nothing happens in a pause");
+        server.stop().await;
+        let server = server.restart().await;
+        server.handle.resume(None).await.unwrap();
+        server.pass(MINUTE).await;
+        assert_eq!((far.taken().len(), server.count("expired")), (2, 0), "after an outage");
+
+        far.script(|script| *script = busy());
+        server.relay("ann@example.test", &["eve@far.test"], CONTENT).await;
+        server.pass(MINUTE).await;
+        far.script(|script| *script = Script::default());
+        server.world.clock.set(server.now().plus(6 * DAY));
+        server.pass(2 * MINUTE).await;
+        assert_eq!((far.taken().len(), server.count("expired")), (3, 0), "after a leap");
     });
 }

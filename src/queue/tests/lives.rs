@@ -105,7 +105,11 @@ fn what_outlives_its_lifetime_expires_once() {
     admit(&mut scheduler, START, &late);
     let (one, two) = (attempt(&mut scheduler, START), attempt(&mut scheduler, START));
     report(&mut scheduler, START, &one, Outcome::Deferred);
+    // The last wait ends behind the lifetime.
     let expiry = START.plus(retry().lifetime);
+    let last =
+        Update { statuses: vec![(0, put_off(&scheduler, expiry.plus(Duration::from_secs(1))))], ..Update::new(QueueId(1)) };
+    scheduler.change(START, &last);
     let Some(Step::Expire { recipients, update, .. }) = next(&mut scheduler, expiry) else { panic!("not expired") };
     assert_eq!(recipients, [0], "the other one is in flight");
     let status = &update.statuses[0].1;
@@ -118,9 +122,86 @@ fn what_outlives_its_lifetime_expires_once() {
     assert_eq!(verdict.update.statuses[0].1.last_cause, Some(Cause::Expired));
     scheduler.noticed(QueueId(1));
     assert!(is_done(next(&mut scheduler, expiry)));
-    let notice = message(2, "", &["a@one.test"]);
+    let mut notice = message(2, "", &["a@one.test"]);
+    notice.recipients[0].status.next_attempt = START.plus(retry().lifetime);
     admit(&mut scheduler, START.plus(retry().bounce_lifetime), &notice);
     assert!(matches!(next(&mut scheduler, START.plus(retry().bounce_lifetime)), Some(Step::Expire { .. })), "its own lifetime");
+}
+
+/// The first recipient's status, with its next attempt at another time.
+fn put_off(scheduler: &Scheduler, next_attempt: Timestamp) -> RecipientStatus {
+    let message = scheduler.message(QueueId(1)).unwrap();
+    RecipientStatus { next_attempt, ..message.recipients[0].status.clone() }
+}
+
+/// A message that comes when its lifetime is over: from a hold, or after an outage.
+fn outlived() -> (Message, Timestamp) {
+    let mut message = message(1, "s@x.test", &["a@one.test", "b@two.test"]);
+    message.delays_noticed = 1;
+    message.recipients[1].status.next_attempt = at(7 * 86400);
+    (message, at(6 * 86400))
+}
+
+#[test]
+fn who_is_due_when_his_lifetime_is_over_gets_his_attempt_first() {
+    let mut scheduler = Scheduler::new(settings());
+    let (message, now) = outlived();
+    admit(&mut scheduler, now, &message);
+    let Some(Step::Expire { recipients, .. }) = next(&mut scheduler, now) else { panic!("not expired") };
+    assert_eq!(recipients, [1], "whose time hasn't come");
+    scheduler.noticed(QueueId(1));
+    let last = attempt(&mut scheduler, now);
+    assert_eq!(indexes(&last), [0]);
+    let verdict = report(&mut scheduler, now, &last, Outcome::Deferred);
+    assert_eq!((verdict.failed, verdict.update.statuses[0].1.last_cause), (vec![0], Some(Cause::Expired)));
+}
+
+#[test]
+fn the_last_chance_is_no_longer_than_an_hour_and_none_behind_the_senders_deadline() {
+    let mut settings = settings();
+    settings.attempts_max = 1;
+    let mut scheduler = Scheduler::new(settings);
+    let (mut message, now) = outlived();
+    message.recipients.truncate(1);
+    let other = Message { id: QueueId(3), arrived: now, ..message.clone() };
+    admit(&mut scheduler, now, &other);
+    attempt(&mut scheduler, now);
+    admit(&mut scheduler, now, &message);
+    assert_eq!(next(&mut scheduler, now), None, "it stands in line");
+    assert_eq!(scheduler.deadline(), Some(now.plus(LAST_CHANCE)));
+    let Some(Step::Expire { recipients, .. }) = next(&mut scheduler, now.plus(LAST_CHANCE)) else { panic!("not expired") };
+    assert_eq!(recipients, [0]);
+    let by = DeliverBy { seconds: 60, mode: DeliverByMode::Return, trace: false, told: false };
+    message.request = Request { deliver_by: Some(by), ..Request::default() }.boxed();
+    message.id = QueueId(2);
+    admit(&mut scheduler, now, &message);
+    assert!(matches!(next(&mut scheduler, now), Some(Step::Expire { id: QueueId(2), .. })));
+}
+
+#[test]
+fn after_a_pause_or_a_stall_nobody_is_given_up_untried() {
+    type Switch = fn(&mut Scheduler, Timestamp);
+    let ways: [(Switch, Switch); 2] = [
+        (|scheduler, now| scheduler.pause(now, None), |scheduler, now| scheduler.resume(now, None)),
+        (|scheduler, now| scheduler.stall(now, true), |scheduler, now| scheduler.stall(now, false)),
+    ];
+    for (stop, go_on) in ways {
+        let mut scheduler = Scheduler::new(settings());
+        stop(&mut scheduler, START);
+        admit(&mut scheduler, START, &message(1, "s@x.test", &["a@one.test"]));
+        let later = at(6 * 86400);
+        assert_eq!((next(&mut scheduler, later), scheduler.deadline()), (None, None), "nobody is told anything meanwhile");
+        go_on(&mut scheduler, later);
+        assert!(matches!(next(&mut scheduler, later), Some(Step::Notify { .. })));
+        scheduler.noticed(QueueId(1));
+        report_delivered(&mut scheduler, later);
+    }
+}
+
+fn report_delivered(scheduler: &mut Scheduler, now: Timestamp) {
+    let last = attempt(scheduler, now);
+    report(scheduler, now, &last, Outcome::Delivered);
+    assert!(is_done(next(scheduler, now)));
 }
 
 #[test]
@@ -215,15 +296,16 @@ fn a_forgotten_message_leaves_no_step_but_its_outcomes_do_count() {
 }
 
 #[test]
-fn pauses_stop_attempts_only() {
+fn pauses_stop_attempts_and_that_of_all_whatever_time_brings() {
     let mut scheduler = Scheduler::new(settings());
     scheduler.pause(START, None);
     admit(&mut scheduler, START, &message(1, "s@x.test", &["a@one.test", "b@local.test"]));
     assert_eq!(next(&mut scheduler, START), None);
-    assert!(matches!(next(&mut scheduler, at(4 * 3600)), Some(Step::Notify { .. })));
-    scheduler.noticed(QueueId(1));
+    assert_eq!(next(&mut scheduler, at(4 * 3600)), None);
     let one = Domain::parse("one.test").unwrap();
     scheduler.resume(at(4 * 3600), None);
+    assert!(matches!(next(&mut scheduler, at(4 * 3600)), Some(Step::Notify { .. })));
+    scheduler.noticed(QueueId(1));
     scheduler.pause(at(4 * 3600), Some(one.clone()));
     let local = attempt(&mut scheduler, at(4 * 3600));
     assert_eq!(indexes(&local), [1]);

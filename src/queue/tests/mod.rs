@@ -16,7 +16,7 @@ use super::*;
 use crate::config::{DestinationRule, DomainPattern, Outgoing, Retry};
 use crate::mail::{
     Address, Cause, DeliverBy, DeliverByMode, Destination, Diagnosis, Domain, EnhancedCode, Message, Origin, Outcome, QueueId,
-    Rate, RecipientState, Request, ReversePath, Site, Timestamp, Update,
+    Rate, RecipientState, RecipientStatus, Request, ReversePath, Site, Timestamp, Update,
 };
 
 const START: Timestamp = Timestamp::from_millis(1_795_312_800_000);

@@ -96,7 +96,9 @@ impl Session {
             && reply.code != 421
         {
             let refusal = Refusal { reply: reply.to_wire(), bad: false };
-            self.refuse_chunk(size, last, Stage::Open(recipients), refusal);
+            // What follows of the content must not pass for all of it, should there be room by then (RFC 3030 section 2).
+            let after = if last { Stage::Open(recipients) } else { Stage::Ready };
+            self.refuse_chunk(size, last, after, refusal);
             return;
         }
         let replies = if matches!(pending, Pending::Commit) { self.replies() } else { 1 };
@@ -202,6 +204,39 @@ mod tests {
         let mut session = Session::new(Duration::ZERO, Arc::new(settings));
         talk(&mut session, b"");
         session
+    }
+
+    #[test]
+    fn chunks_behind_a_first_one_that_was_refused_are_no_message() {
+        let mut settings = Settings::new(Service::Mx, Domain::parse("mail.example.test").unwrap());
+        settings.parameters.binary = true;
+        settings.errors_max = 3;
+        let mut session = Session::new(Duration::ZERO, Arc::new(settings));
+        talk(&mut session, b"");
+        let chunks = "BDAT 3\r\nabc".repeat(5);
+        let all = format!("EHLO a\r\nMAIL FROM:<>\r\nRCPT TO:<postmaster>\r\n{chunks}BDAT 3 LAST\r\nd\r\nNOOP\r\n");
+        session.receive(Duration::ZERO, all.as_bytes());
+        let (mut said, mut asked) = (Vec::new(), 0);
+        loop {
+            match session.next() {
+                Step::Send(octets) => said.extend_from_slice(&octets),
+                // There is no room for the first, and then there is.
+                Step::Ask(super::super::Question::Begin) if asked == 0 => {
+                    asked += 1;
+                    let full = Reply::new(452, crate::mail::EnhancedCode(4, 3, 1), "No room");
+                    session.answer(Duration::ZERO, Answer::Refuse(full));
+                }
+                Step::Ask(super::super::Question::Begin | super::super::Question::Commit) => {
+                    panic!("a part passes for a message")
+                }
+                Step::Ask(_) => session.answer(Duration::ZERO, Answer::Accept),
+                Step::NeedInput => break,
+                step => panic!("{step:?}"),
+            }
+        }
+        let said = String::from_utf8(said).unwrap();
+        let codes: Vec<&str> = said.lines().filter(|line| line.as_bytes()[3] == b' ').map(|line| &line[..3]).collect();
+        assert_eq!(codes, ["250", "250", "250", "452", "503", "503", "503", "503", "503", "250"], "{said}");
     }
 
     #[test]

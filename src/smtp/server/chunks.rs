@@ -56,6 +56,7 @@ impl Session {
         let refusal = match stage {
             _ if !self.settings.parameters.binary => Refusal::bad(replies::NOT_OFFERED),
             Stage::Strange => Refusal::bad(self.hello_first()),
+            Stage::Ready if self.chunks_lost => Refusal::just(replies::MAIL_FIRST),
             Stage::Ready => Refusal::bad(replies::MAIL_FIRST),
             Stage::Open(Recipients { accepted: 0, refused: true, .. }) => Refusal::just(self.no_valid_recipients()),
             Stage::Open(Recipients { accepted: 0, refused: false, .. }) => Refusal::bad(replies::RECIPIENT_FIRST),
@@ -125,6 +126,7 @@ impl Session {
             if last {
                 self.message_over();
             }
+            self.chunks_lost = !last && matches!(stage, Stage::Ready) && !refusal.bad;
             if !refusal.bad || !self.count_error() {
                 let replies = if last { self.replies() } else { 1 };
                 self.output.extend_from_slice(&refusal.reply.repeat(replies));

@@ -43,6 +43,9 @@ impl Session {
                 return None;
             }
         };
+        if !matches!(command, Command::Bdat { .. }) {
+            self.chunks_lost = false;
+        }
         match command {
             Command::Hello { .. } if self.is_lmtp() => self.bad(replies::LMTP_HERE),
             Command::Lhlo { .. } if !self.is_lmtp() => self.wrong(CommandError::Unknown),

@@ -225,6 +225,8 @@ pub struct Session {
     failed_logins: u32,
     /// Content that comes in chunks, while it does.
     chunks: Option<Box<Chunks>>,
+    /// A transaction ended before its last chunk: those that follow are refused, which is no fault of the client's.
+    chunks_lost: bool,
     /// What the wall clock showed, and when that was.
     wall: Option<(Duration, Timestamp)>,
 }
@@ -253,6 +255,7 @@ impl Session {
             logged_in: false,
             failed_logins: 0,
             chunks: None,
+            chunks_lost: false,
             wall: None,
         }
     }
