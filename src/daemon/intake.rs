@@ -8,6 +8,7 @@ use super::report;
 use crate::listen::Taker;
 use crate::mail::{Message, QueueId};
 use crate::notice::Success;
+use crate::queue;
 use crate::route::Plan;
 use crate::spool::SpoolError;
 
@@ -49,7 +50,11 @@ impl Delivery {
     /// Admits a message that was just accepted, as the spool has it by now: an order may have changed it, parked it or ended it while
     /// it was on its way here.
     pub(super) fn admit_new(&mut self, id: QueueId) {
-        if let Some(message) = self.spool.active(id) {
+        let Some(message) = self.spool.active(id) else { return };
+        if self.scheduler.is_still() {
+            // Nothing is attempted: it takes no room here, and comes from the index when that goes on.
+            self.spool.park(id, queue::due_at(&message, &self.current.config.retry));
+        } else {
             self.admit(Arc::unwrap_or_clone(message));
         }
     }

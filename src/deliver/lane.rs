@@ -2,7 +2,8 @@
 //! the messages that have their name and aren't yet durable under it.
 //!
 //! A round writes what has come, under tmp/; syncs that, together with the names of the round before; tells those that they are
-//! delivered; and gives its own messages their names. So each message waits for two syncs, and a sync serves two rounds.
+//! delivered; and gives its own messages their names. So each message waits for two syncs, and a sync serves two rounds. What turns out to
+//! lie on another disk is synced by itself.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,7 +22,7 @@ use crate::system::{DiskSyncer, Workers};
 const ROUND_MAX: usize = 64;
 /// From so many messages on a sync of the whole disk is cheaper than a sync of each.
 const TOGETHER_MIN: usize = 4;
-/// A sync of the whole disk that takes longer than this also writes what isn't mail:
+/// A sync of the whole disk that takes longer than this also writes what isn't mail, and one that fails may have failed at that:
 const TOGETHER_PATIENCE: Duration = Duration::from_millis(500);
 /// then each message is synced alone for so long.
 const TOGETHER_PAUSE: Duration = Duration::from_secs(30);
@@ -85,11 +86,11 @@ impl Lanes {
     fn lane(&self, device: u64) -> io::Result<mpsc::Sender<Job>> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         // One that a bug ended is begun anew.
-        if let Some(lane) = lanes.get(&device).filter(|lane| !lane.is_closed()) {
+        lanes.retain(|_, lane| !lane.is_closed());
+        if let Some(lane) = lanes.get(&device) {
             return Ok(lane.clone());
         }
         if lanes.len() >= LANES_MAX
-            && !lanes.contains_key(&device)
             && let Some((_, last)) = lanes.last_key_value()
         {
             return Ok(last.clone());
@@ -102,15 +103,40 @@ impl Lanes {
     }
 }
 
-/// Whoever waits for a delivery.
-type Reply = oneshot::Sender<io::Result<()>>;
+/// What has to be made durable for a message, the disk that it is on, and whoever waits for its delivery.
+struct Waiting<T> {
+    what: T,
+    device: Option<u64>,
+    reply: oneshot::Sender<io::Result<()>>,
+}
+
+/// What a round has to make durable.
+struct Unsynced {
+    /// The folders that have the names of the round before.
+    named: Vec<Waiting<PathBuf>>,
+    written: Vec<Waiting<Draft>>,
+}
+
+impl Unsynced {
+    /// What one sync of this disk is for, and what is synced by itself: what lies on another, for lanes only guess, and all where it
+    /// isn't worth it.
+    fn split(self, device: Option<u64>) -> (Self, Self) {
+        let places = self.named.iter().map(|name| name.device).chain(self.written.iter().map(|draft| draft.device));
+        let device = device.filter(|device| places.filter(|place| *place == Some(*device)).count() >= TOGETHER_MIN);
+        let is_on_it = |place: Option<u64>| place.is_some() && place == device;
+        let (named, other_named) = self.named.into_iter().partition(|name| is_on_it(name.device));
+        let (written, other_written) = self.written.into_iter().partition(|draft| is_on_it(draft.device));
+        (Self { named, written }, Self { named: other_named, written: other_written })
+    }
+}
 
 struct Lane {
     mailboxes: Arc<Mailboxes>,
     /// The folders whose sync makes the last round's names durable.
-    named: Vec<(PathBuf, Reply)>,
-    /// Held from the first round of a busy time to the last: it reports the errors of all that was written meanwhile.
-    syncer: Option<Box<dyn DiskSyncer>>,
+    named: Vec<Waiting<PathBuf>>,
+    /// Held, with its disk's number, from the first round of a busy time to the last: it reports the errors of all that was written
+    /// meanwhile.
+    syncer: Option<(u64, Box<dyn DiskSyncer>)>,
     /// Until then no sync of the whole disk.
     alone_until: Duration,
 }
@@ -137,14 +163,27 @@ impl Lane {
     }
 
     fn round(&mut self, jobs: Vec<Job>) {
-        let folder = jobs.first().map(|job| &job.folder).or(self.named.first().map(|(folder, _)| folder));
-        let together = jobs.len() + self.named.len() >= TOGETHER_MIN && self.alone_until <= self.now();
-        let mut written = Vec::with_capacity(jobs.len());
         if self.syncer.is_none() && self.named.is_empty() {
-            let place = folder.and_then(|folder| folder.ancestors().find(|path| self.mailboxes.disk.exists(path)));
-            let place = place.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            self.syncer = self.mailboxes.disk.syncer(place).ok();
+            self.syncer = jobs.first().and_then(|job| self.syncer(&job.folder).ok());
         }
+        let written = self.write_all(jobs);
+        let unsynced = Unsynced { named: std::mem::take(&mut self.named), written };
+        let device = self.syncer.as_ref().filter(|_| self.alone_until <= self.now()).map(|(device, _)| *device);
+        let (together, alone) = unsynced.split(device);
+        self.sync_together(together);
+        self.sync_alone(alone);
+    }
+
+    /// What syncs the disk of a folder, with its number.
+    fn syncer(&self, folder: &Path) -> io::Result<(u64, Box<dyn DiskSyncer>)> {
+        let there = folder.ancestors().find(|path| self.mailboxes.disk.exists(path));
+        let syncer = self.mailboxes.disk.syncer(there.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+        Ok((syncer.device()?, syncer))
+    }
+
+    /// Tells those whose message can't be written.
+    fn write_all(&self, jobs: Vec<Job>) -> Vec<Waiting<Draft>> {
+        let mut written = Vec::with_capacity(jobs.len());
         // What this round brings to each mailbox counts there only once it has its name.
         let mut coming: BTreeMap<PathBuf, Usage> = BTreeMap::new();
         for Job { folder, names, fields, content, quota, reply } in jobs {
@@ -152,19 +191,13 @@ impl Lane {
             let room = Room { quota, coming: before.plus(Usage::of((fields.len() + content.len()) as u64)) };
             match self.write(folder.clone(), names, room, &fields, &content) {
                 Ok(draft) => {
+                    written.push(Waiting { what: draft, device: self.device(&folder.join("tmp")), reply });
                     coming.insert(folder, room.coming);
-                    written.push((draft, reply));
                 }
                 Err(error) => _ = reply.send(Err(error)),
             }
         }
-        match self.syncer.take() {
-            Some(syncer) if together => self.sync_together(syncer, written),
-            syncer => {
-                self.syncer = syncer;
-                self.sync_alone(written);
-            }
-        }
+        written
     }
 
     fn write(&self, folder: PathBuf, names: Names, room: Room, fields: &[u8], content: &[u8]) -> io::Result<Draft> {
@@ -174,46 +207,56 @@ impl Lane {
     }
 
     /// One sync for all.
-    fn sync_together(&mut self, syncer: Box<dyn DiskSyncer>, written: Vec<(Draft, Reply)>) {
+    fn sync_together(&mut self, Unsynced { named, written }: Unsynced) {
+        let work = !named.is_empty() || !written.is_empty();
+        let Some((device, syncer)) = self.syncer.take_if(|_| work) else { return };
         let began = self.now();
         let synced = syncer.sync();
         let now = self.now();
-        if now.saturating_sub(began) > TOGETHER_PATIENCE {
+        if synced.is_err() || now.saturating_sub(began) > TOGETHER_PATIENCE {
             self.alone_until = now + TOGETHER_PAUSE;
         }
         match synced {
             Ok(()) => {
-                self.syncer = Some(syncer);
-                self.named.drain(..).for_each(|(_, reply)| _ = reply.send(Ok(())));
-                written.into_iter().for_each(|(draft, reply)| self.publish(draft, reply));
+                self.syncer = Some((device, syncer));
+                named.into_iter().for_each(|name| _ = name.reply.send(Ok(())));
+                written.into_iter().for_each(|draft| self.publish(draft));
             }
             Err(error) => {
-                let replies = self.named.drain(..).map(|(_, reply)| reply).chain(written.into_iter().map(|(_, reply)| reply));
+                let replies = named.into_iter().map(|name| name.reply).chain(written.into_iter().map(|draft| draft.reply));
                 replies.for_each(|reply| _ = reply.send(Err(again(&error))));
             }
         }
     }
 
     /// A sync for each message, and one for each folder with new names.
-    fn sync_alone(&mut self, written: Vec<(Draft, Reply)>) {
+    fn sync_alone(&mut self, Unsynced { named, written }: Unsynced) {
         let mut folders: BTreeMap<PathBuf, io::Result<()>> = BTreeMap::new();
-        for (folder, reply) in std::mem::take(&mut self.named) {
+        for Waiting { what: folder, reply, .. } in named {
             let synced = folders.entry(folder).or_insert_with_key(|folder| self.mailboxes.disk.sync_dir(folder));
             let _ = reply.send(synced.as_ref().map_or_else(|error| Err(again(error)), |()| Ok(())));
         }
-        for (draft, reply) in written {
-            match draft.sync() {
-                Ok(()) => self.publish(draft, reply),
-                Err(error) => _ = reply.send(Err(error)),
+        for draft in written {
+            match draft.what.sync() {
+                Ok(()) => self.publish(draft),
+                Err(error) => _ = draft.reply.send(Err(error)),
             }
         }
     }
 
-    fn publish(&mut self, draft: Draft, reply: Reply) {
+    fn publish(&mut self, Waiting { what: draft, reply, .. }: Waiting<Draft>) {
         match draft.publish() {
-            Ok(folder) => self.named.push((folder, reply)),
+            Ok(folder) => {
+                let device = self.device(&folder);
+                self.named.push(Waiting { what: folder, device, reply });
+            }
             Err(error) => _ = reply.send(Err(error)),
         }
+    }
+
+    /// None where it can't be told.
+    fn device(&self, folder: &Path) -> Option<u64> {
+        self.mailboxes.disk.device(folder).ok()
     }
 
     fn now(&self) -> Duration {

@@ -123,10 +123,15 @@ impl Mailboxes {
         if swept.is_some_and(|swept| now.since(swept) < LEFTOVER_AGE) {
             return Ok(());
         }
-        for name in ["tmp", "new", "cur"] {
-            self.disk.create_dir_all(&folder.join(name))?;
+        let parts = ["tmp", "new", "cur"].map(|part| folder.join(part));
+        if !parts.iter().all(|part| self.disk.exists(part)) {
+            self.forget_missing(folder);
         }
-        if swept.is_none() {
+        for part in &parts {
+            self.disk.create_dir_all(part)?;
+        }
+        let is_durable = self.known().contains_key(folder);
+        if !is_durable {
             self.sync_up(folder, now)?;
         }
         self.sweep(&folder.join("tmp"), now);
@@ -136,6 +141,13 @@ impl Mailboxes {
         }
         known.insert(folder.to_owned(), now);
         Ok(())
+    }
+
+    /// What is about to be made is known no longer, though it was there before: nor is the mailbox, if a part of it is missing.
+    fn forget_missing(&self, folder: &Path) {
+        let missing: Vec<&Path> = folder.ancestors().take_while(|path| !self.disk.exists(path)).collect();
+        let mut known = self.known();
+        missing.into_iter().chain([folder]).for_each(|path| _ = known.remove(path));
     }
 
     /// Only once all of them are durable are they known: others, and a retry, go no further up than to one that is.

@@ -94,8 +94,7 @@ async fn start(
     let names = deliverer.mailboxes.names(attempt.id, index, size, attempt.again);
     let quota = deliverer.quota(address);
     if attempt.content.size() > first.len() as u64 {
-        let stored =
-            store(deliverer, attempt, folder.clone(), names, Room { quota, coming: Usage::of(size) }, fields, first).await;
+        let stored = store(deliverer, attempt, folder.clone(), names, Room { quota, coming: Usage::of(size) }, fields).await;
         return Delivery::Ended(outcome(&folder, stored));
     }
     let (reply, answer) = oneshot::channel();
@@ -106,7 +105,8 @@ async fn start(
     }
 }
 
-/// Writes piece by piece, each off the runtime.
+/// Writes piece by piece, each off the runtime. All are read anew for each recipient: only who reads from the first octet to the last
+/// learns whether the content is damaged.
 async fn store(
     deliverer: &Deliverer,
     attempt: &Attempt,
@@ -114,17 +114,15 @@ async fn store(
     names: Names,
     room: Room,
     fields: Vec<u8>,
-    first: Arc<Vec<u8>>,
 ) -> Result<(), Outcome> {
     let (workers, mailboxes) = (deliverer.system.workers, deliverer.mailboxes.clone());
     let size = attempt.content.size();
-    let mut read = first.len() as u64;
+    let mut read = 0;
     let path = folder.clone();
     let failed = |error: io::Error| unwritable(&error, &path);
     let begin = move || {
         let mut draft = mailboxes.begin(folder, names, room)?;
         draft.write(&fields)?;
-        draft.write(&first)?;
         Ok(Some(draft))
     };
     let mut draft: Option<Draft> = workers.blocking(begin).await.map_err(failed)?;

@@ -37,9 +37,12 @@ pub fn export(
     make_folder(&**disk, to)?;
     let mut meter = Meter::new(watcher, Phase::Export, messages);
     let failed = |error| SpoolError::io("can't sync", to, &error);
-    // One sync of the disk at the end, not one for each file: that would take hours for a million messages.
-    let syncer = disk.syncer(to).map_err(failed)?;
-    let writer = Writer { disk, to };
+    // One sync of the disk at the end, where there is such a thing, not one for each file: that would take hours for a million messages.
+    let syncer = match disk.syncer(to) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => None,
+        syncer => Some(syncer.map_err(failed)?),
+    };
+    let writer = Writer { disk, to, syncs_each: syncer.is_none() };
     let mut stopped = None;
     let visited = log.visit(&mut |stored, _| {
         if stopped.is_some() {
@@ -58,7 +61,7 @@ pub fn export(
     visited.map_err(|error| SpoolError::Index(error.to_string()))?;
     stopped.map_or(Ok(()), Err)?;
     meter.end();
-    syncer.sync().map_err(failed)?;
+    syncer.map_or_else(|| disk.sync_dir(to), |syncer| syncer.sync()).map_err(failed)?;
     Ok(done)
 }
 
@@ -92,6 +95,7 @@ fn read_log(opened: &Opened, index: &mut dyn Index, watcher: &Watcher) -> Result
 struct Writer<'a> {
     disk: &'a Arc<dyn Disk>,
     to: &'a Path,
+    syncs_each: bool,
 }
 
 impl Writer<'_> {
@@ -126,10 +130,17 @@ impl Writer<'_> {
             self.disk.unlink(&path).map_err(|error| SpoolError::io("can't remove", &path, &error))?;
             return Ok(Some(error.to_string()));
         }
+        self.written(&*file, &path)?;
         let path = self.to.join(format!("{id}{ENVELOPE}"));
         let file = self.create(&path)?;
         file.write_at(0, &envelope::write(&stored.message)).map_err(|error| SpoolError::io("can't write", &path, &error))?;
+        self.written(&*file, &path)?;
         Ok(None)
+    }
+
+    fn written(&self, file: &dyn DiskFile, path: &Path) -> Result<(), SpoolError> {
+        let synced = if self.syncs_each { file.sync_data() } else { Ok(()) };
+        synced.map_err(|error| SpoolError::io("can't sync", path, &error))
     }
 
     fn create(&self, path: &Path) -> Result<Box<dyn DiskFile>, SpoolError> {

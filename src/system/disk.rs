@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::syncfs;
 use super::watch::{FolderWatch, Inotify};
 use crate::mail::Timestamp;
 
@@ -93,7 +94,7 @@ pub trait Disk: Send + Sync {
     /// Makes the names in a folder durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// What makes everything durable that is written from now on to the disk that holds a folder, names and all: much cheaper for
-    /// many files than a sync of each.
+    /// many files than a sync of each. `Unsupported` where nobody can tell whether it does.
     fn syncer(&self, path: &Path) -> io::Result<Box<dyn DiskSyncer>>;
     /// Whether the path exists.
     fn exists(&self, path: &Path) -> bool;
@@ -123,6 +124,10 @@ pub trait DiskLock: Send + Sync {}
 pub trait DiskSyncer: Send + Sync {
     /// After an error nothing about what was written since the syncer was made is certain.
     fn sync(&self) -> io::Result<()>;
+    /// Which disk that is: what `Disk::device` says of all that is on it.
+    fn device(&self) -> io::Result<u64> {
+        Ok(0)
+    }
 }
 
 /// An open file.
@@ -200,13 +205,21 @@ fn set_mode(path: &Path, wanted: impl Fn(u32) -> u32) -> io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(wanted(mode)))
 }
 
+/// Opens without waiting for anybody: others may put a pipe where we look for a file, with nobody at its other end. Such a one is empty
+/// for who reads, and can't be opened by who writes.
+fn unwaiting() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    options
+}
+
 /// The machine's file system.
 #[derive(Debug, Default)]
 pub struct SystemDisk;
 
 impl Disk for SystemDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
-        let mut options = OpenOptions::new();
+        let mut options = unwaiting();
         options.read(true).mode(0o600);
         match mode {
             OpenMode::Read => {}
@@ -222,7 +235,7 @@ impl Disk for SystemDisk {
 
     fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         // In one call, so that the system puts it behind what others add at the same time.
-        io::Write::write_all(&mut OpenOptions::new().append(true).open(path)?, bytes)
+        io::Write::write_all(&mut unwaiting().append(true).open(path)?, bytes)
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -307,12 +320,17 @@ impl Disk for SystemDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+        unwaiting().read(true).open(path)?.sync_all()
     }
 
     fn syncer(&self, path: &Path) -> io::Result<Box<dyn DiskSyncer>> {
         // Opened now: the system reports errors that came after that.
-        Ok(Box::new(SystemSyncer(File::open(path)?)))
+        let folder = unwaiting().read(true).open(path)?;
+        let file_system = rustix::fs::fstatfs(&folder)?.f_type as u32;
+        if !syncfs::is_believed(file_system, &rustix::system::uname().release().to_string_lossy()) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "what syncfs says here is not to be believed"));
+        }
+        Ok(Box::new(SystemSyncer(folder)))
     }
 
     fn exists(&self, path: &Path) -> bool {
@@ -362,6 +380,10 @@ struct SystemSyncer(File);
 impl DiskSyncer for SystemSyncer {
     fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::syncfs(&self.0)?)
+    }
+
+    fn device(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.dev())
     }
 }
 

@@ -13,6 +13,7 @@ mod net;
 mod scratch;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod syncfs;
 pub mod tls;
 mod unix;
 mod user;

@@ -562,3 +562,19 @@ fn what_is_delivered_while_the_server_stops_is_done_with() {
         assert_eq!((content(), far.taken().len(), server.count("finished")), (0, 1, 1));
     });
 }
+
+#[test]
+fn what_comes_in_a_pause_waits_in_the_index_and_goes_when_it_ends() {
+    story(async {
+        let server = Setup::new().start().await;
+        let far = server.domain("far.test", Script::default()).await;
+        server.handle.pause(None).await.unwrap();
+        let id = server.relay("ann@example.test", &["eve@far.test", "bob@example.test"], CONTENT).await;
+        server.pass(Duration::from_secs(1)).await;
+        assert!(server.handle.spool().active(id).is_none(), "it takes no room in memory");
+        assert_eq!(server.queue().await.len(), 1);
+        server.handle.resume(None).await.unwrap();
+        server.empty().await;
+        assert_eq!((far.taken().len(), server.mailbox("bob").len()), (1, 1));
+    });
+}

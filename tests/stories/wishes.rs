@@ -2,7 +2,7 @@
 
 use posthouse::config::{LmtpAddress, MailStore};
 use posthouse::event::{Event, NoticeKind};
-use posthouse::mail::QueueId;
+use posthouse::mail::{Domain, QueueId};
 use posthouse::queue::Verb;
 use posthouse::system::sim::{Act, Peer, Script, Stage};
 
@@ -301,7 +301,9 @@ fn an_order_is_about_a_message_as_its_aliases_leave_it() {
     story(async {
         let server = Setup::new().aliases("list: eve@far.test, joe@far.test\n").start().await;
         let far = server.domain("far.test", Script::default()).await;
-        server.handle.pause(None).await.unwrap();
+        for domain in ["far.test", "example.test"] {
+            server.handle.pause(Some(Domain::parse(domain).unwrap())).await.unwrap();
+        }
         let to = ["<list@example.test> NOTIFY=SUCCESS", "<bob@example.test> NOTIFY=SUCCESS"];
         let id = ask(&server, "<ann@example.test>", &to).await;
         // While its first alias is told of, its other recipient becomes an alias, and it is removed.

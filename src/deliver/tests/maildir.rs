@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::Quota;
-use crate::deliver::mailbox::{Mailboxes, Room};
+use crate::deliver::mailbox::{Draft, Mailboxes, Room};
 use crate::directory::quota::Usage;
 use crate::mail::QueueId;
 use crate::system::sim::SimDisk;
@@ -113,6 +113,8 @@ struct Full {
     bug: std::sync::atomic::AtomicBool,
     /// Syncs of files, folders and the whole disk.
     syncs: std::sync::atomic::AtomicU64,
+    /// Those of the whole disk fail.
+    whole_fails: std::sync::atomic::AtomicBool,
 }
 
 impl Full {
@@ -163,8 +165,8 @@ impl Disk for FullDisk {
     fn sync_dir(&self, path: &Path) -> std::io::Result<()> {
         self.0.count_sync().and_then(|()| SystemDisk.sync_dir(path))
     }
-    fn syncer(&self, path: &Path) -> std::io::Result<Box<dyn crate::system::DiskSyncer>> {
-        Ok(Box::new(FullSyncer(self.0.clone(), SystemDisk.syncer(path)?)))
+    fn syncer(&self, _: &Path) -> std::io::Result<Box<dyn crate::system::DiskSyncer>> {
+        Ok(Box::new(FullSyncer(self.0.clone())))
     }
     fn exists(&self, path: &Path) -> bool {
         SystemDisk.exists(path)
@@ -177,11 +179,13 @@ impl Disk for FullDisk {
     }
 }
 
-struct FullSyncer(Arc<Full>, Box<dyn crate::system::DiskSyncer>);
+/// Counts only: whatever the file system is that the tests run on, it needs no syncer of its own.
+struct FullSyncer(Arc<Full>);
 
 impl crate::system::DiskSyncer for FullSyncer {
     fn sync(&self) -> std::io::Result<()> {
-        self.0.count_sync().and_then(|()| self.1.sync())
+        let fails = self.0.whole_fails.load(std::sync::atomic::Ordering::Relaxed);
+        self.0.count_sync().and_then(|()| if fails { Err(std::io::Error::from_raw_os_error(5)) } else { Ok(()) })
     }
 }
 
@@ -290,6 +294,45 @@ fn deliveries_at_a_time_share_their_syncs() {
 }
 
 #[test]
+fn where_a_sync_of_the_whole_disk_fails_each_message_is_synced_by_itself_for_a_while() {
+    run(async {
+        let full = Arc::new(Full::default());
+        full.reset(u64::MAX);
+        full.whole_fails.store(true, std::sync::atomic::Ordering::Relaxed);
+        let scene = scene_on(|world| world.system(Arc::new(FullDisk(full.clone()))));
+        let recipients = ["ann@us.test", "bob@us.test", "eve@us.test", "ida@us.test"];
+        assert_eq!(scene.send(local(), &recipients, b"x\r\n").await, ["deferred 4.3.0"; 4]);
+        assert_eq!(scene.send(local(), &recipients, b"x\r\n").await, ["delivered 2.0.0"; 4]);
+    });
+}
+
+#[test]
+fn a_pipe_in_a_mailbox_stops_no_delivery() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let folder = tempfile::tempdir().unwrap();
+    let mailbox = folder.path().to_owned();
+    std::fs::create_dir(mailbox.join("cur")).unwrap();
+    for name in ["maildirsize", "cur/1.host"] {
+        mknodat(CWD, mailbox.join(name), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    }
+    let (told, tells) = std::sync::mpsc::channel();
+    // On a thread that may wait for ever.
+    std::thread::spawn(move || {
+        let mailboxes = MailboxesOn::new(Arc::new(SystemDisk)).mailboxes;
+        for (id, octets) in [(1, None), (2, Some(1000))] {
+            told.send(SystemDisk.append(&mailbox.join("maildirsize"), b"1 1\n").map_err(|error| error.raw_os_error())).unwrap();
+            let room = Room { quota: Quota { octets, bounce: true }, coming: Usage::of(5) };
+            let draft = mailboxes.begin(mailbox.clone(), mailboxes.names(QueueId(id), 0, 5, true), room);
+            told.send(draft.and_then(Draft::finish).map_err(|error| error.raw_os_error())).unwrap();
+        }
+    });
+    let told: Vec<_> = (0..4).map(|_| tells.recv_timeout(Duration::from_secs(20))).collect();
+    let nobody_reads = Err(Some(rustix::io::Errno::NXIO.raw_os_error()));
+    assert_eq!(told, [Ok(nobody_reads), Ok(Ok(())), Ok(nobody_reads), Ok(Ok(()))]);
+    assert_eq!(std::fs::read_dir(folder.path().join("new")).unwrap().count(), 2);
+}
+
+#[test]
 fn a_second_try_finds_what_a_reader_has_moved_meanwhile() {
     run(async {
         let scene = scene();
@@ -317,28 +360,115 @@ fn a_second_try_finds_what_a_reader_has_moved_meanwhile() {
     });
 }
 
+/// Mailboxes without anything around them.
+struct MailboxesOn<D> {
+    disk: Arc<D>,
+    world: World,
+    mailboxes: Arc<Mailboxes>,
+}
+
+impl<D: Disk + 'static> MailboxesOn<D> {
+    fn new(disk: Arc<D>) -> Self {
+        let world = World::new(1);
+        let hostname = Domain::parse("mail.example.test").unwrap();
+        let mailboxes = Arc::new(Mailboxes::new(&hostname, &world.system(disk.clone())));
+        Self { disk, world, mailboxes }
+    }
+}
+
+impl MailboxesOn<SimDisk> {
+    fn simulated() -> Self {
+        Self::new(Arc::new(SimDisk::new()))
+    }
+
+    fn deliver(&self, id: u64, folder: &Path) -> std::io::Result<()> {
+        let names = self.mailboxes.names(QueueId(id), 0, 5, true);
+        let room = Room { quota: Quota::default(), coming: Usage::default() };
+        let mut draft = self.mailboxes.begin(folder.to_owned(), names, room)?;
+        draft.write(b"hello")?;
+        draft.finish()
+    }
+
+    /// There are at least so many messages in new/, whenever the power goes.
+    fn has_for_good(&self, folder: &Path, count: usize, when: &str) {
+        for seed in 0..10 {
+            let kept = self.disk.crashed(seed).list(&folder.join("new")).unwrap_or_default();
+            assert!(kept.len() >= count, "{kept:?} of {count} in {folder:?} {when}, with seed {seed}");
+        }
+    }
+}
+
 #[test]
 fn a_delivered_message_survives_a_power_cut_whichever_change_of_a_folder_failed_before() {
     run(async {
         for failing in 0..12 {
-            let disk = SimDisk::new();
-            let system = World::new(1).system(Arc::new(disk.clone()));
-            let mailboxes = Arc::new(Mailboxes::new(&Domain::parse("mail.example.test").unwrap(), &system));
+            let scene = MailboxesOn::simulated();
             let folder = Path::new("/var/mail/example.test/ann");
-            let room = Room { quota: Quota::default(), coming: Usage::default() };
-            let deliver = |id| {
-                let names = mailboxes.names(QueueId(id), 0, 5, true);
-                let mut draft = mailboxes.begin(folder.to_owned(), names, room)?;
-                draft.write(b"hello")?;
-                draft.finish()
-            };
-            disk.fail_naming(failing);
-            let delivered = (1..4).filter(|id| deliver(*id).is_ok()).count();
+            scene.disk.fail_naming(failing);
+            let delivered = (1..4).filter(|id| scene.deliver(*id, folder).is_ok()).count();
             assert!(delivered >= 2, "one operation fails, and with it one message");
-            for seed in 0..10 {
-                let kept = disk.crashed(seed).list(&folder.join("new")).unwrap_or_default();
-                assert!(kept.len() >= delivered, "{kept:?} after failure {failing}");
-            }
+            scene.has_for_good(folder, delivered, &format!("after failure {failing}"));
         }
+    });
+}
+
+/// Delivers to one mailbox, and hours later to another, perhaps once a folder has gone; what came second is there for good.
+fn first_and_hours_later(first: &str, gone: Option<&str>, second: &str) {
+    for hours in [0, 37] {
+        let scene = MailboxesOn::simulated();
+        scene.deliver(1, Path::new(first)).unwrap();
+        scene.world.clock.set(scene.world.clock.now().plus(Duration::from_secs(hours * 3600)));
+        gone.inspect(|gone| scene.disk.remove_folder(Path::new(gone)));
+        scene.deliver(2, Path::new(second)).unwrap();
+        scene.has_for_good(Path::new(second), 1, &format!("{hours} hours later"));
+    }
+}
+
+#[test]
+fn a_delivered_message_survives_a_power_cut_where_its_mailbox_was_removed() {
+    run(async { first_and_hours_later("/mail/d/ann", Some("/mail/d/ann"), "/mail/d/ann") });
+}
+
+#[test]
+fn a_delivered_message_survives_a_power_cut_where_its_domain_was_removed() {
+    run(async {
+        first_and_hours_later("/mail/d/ann", Some("/mail/d"), "/mail/d/ann");
+        first_and_hours_later("/mail/d/ann", Some("/mail/d"), "/mail/d/bob");
+    });
+}
+
+#[test]
+fn a_delivered_message_survives_a_power_cut_where_its_mailbox_is_above_another() {
+    run(async { first_and_hours_later("/mail/d/ann", None, "/mail/d") });
+}
+
+/// Content whose last piece says that it is damaged, to whoever read it from the first octet on.
+#[derive(Default)]
+struct Damaged(Mutex<u64>);
+
+impl Content for Damaged {
+    fn size(&self) -> u64 {
+        600 << 10
+    }
+
+    fn read_at(&self, offset: u64, size_max: usize) -> BoxFuture<'_, std::io::Result<Vec<u8>>> {
+        let piece = vec![b'x'; (self.size() - offset).min(size_max as u64) as usize];
+        let mut read = self.0.lock().unwrap();
+        let is_gapless = offset == 0 || offset == *read;
+        if is_gapless {
+            *read = offset + piece.len() as u64;
+        }
+        let is_seen = is_gapless && *read == self.size();
+        Box::pin(async move { if is_seen { Err(std::io::ErrorKind::InvalidData.into()) } else { Ok(piece) } })
+    }
+}
+
+#[test]
+fn damaged_content_is_delivered_to_none_of_its_recipients() {
+    run(async {
+        let scene = scene();
+        let outcomes = scene.send_as(1, local(), &["ann@us.test", "bob@us.test"], Arc::new(Damaged::default())).await;
+        assert_eq!(outcomes, ["deferred 4.3.0", "deferred 4.3.0"]);
+        assert!(["ann", "bob"].iter().all(|user| scene.files(user, "new").is_empty() && scene.files(user, "tmp").is_empty()));
     });
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 mod connections;
 mod fitting;
+mod lanes;
 mod maildir;
 mod remote;
 mod tls;

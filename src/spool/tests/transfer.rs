@@ -118,6 +118,38 @@ fn an_export_whose_sync_fails_is_none() {
 }
 
 #[test]
+fn an_export_is_durable_also_where_a_sync_of_the_whole_disk_is_not_to_be_had() {
+    run(async {
+        let spooled = Spooled::new().await;
+        spooled.disk.refuse_syncers();
+        let disk: Arc<dyn Disk> = Arc::new(spooled.disk.clone());
+        let bench = Bench(spooled.index.clone());
+        let export_to = |to: &str| export(Path::new(ROOT), Path::new(to), &disk, &bench, &progress::unwatched(), &mut |_| {});
+        let done = export_to("/srv/out").unwrap();
+        assert_eq!((done.messages, done.failed), (spooled.messages.len() as u64, 0));
+        let content = |disk: &dyn Disk| {
+            let names = disk.list(Path::new("/srv/out")).unwrap_or_default();
+            names
+                .into_iter()
+                .map(|name| (disk.read(&Path::new("/srv/out").join(&name), 1 << 20).unwrap(), name))
+                .collect::<Vec<_>>()
+        };
+        let exported = content(&*disk);
+        for seed in 0..10 {
+            assert!(content(&spooled.disk.crashed(seed)) == exported, "with seed {seed}");
+        }
+        for failing in 0..2 * done.messages {
+            spooled.disk.fail_sync(failing);
+            let to = format!("/srv/{failing}");
+            assert!(
+                matches!(export_to(&to), Err(SpoolError::Io(what)) if what.starts_with("can't sync /srv/")),
+                "sync {failing}"
+            );
+        }
+    });
+}
+
+#[test]
 fn an_export_overwrites_nothing_and_leaves_out_what_is_damaged() {
     run(async {
         let spooled = Spooled::new().await;

@@ -117,6 +117,13 @@ impl SimDisk {
         Ok(())
     }
 
+    /// Removes a folder with all below it, for good, as an operator does who syncs it, too.
+    pub fn remove_folder(&self, path: &Path) {
+        let mut world = self.world();
+        world.folders.retain(|folder, _| !folder.starts_with(path));
+        world.forget_nameless();
+    }
+
     /// The disk as it comes back after the power went: without faults, nothing locked, everything on it certain.
     pub fn crashed(&self, seed: u64) -> SimDisk {
         let world = self.world();
@@ -415,6 +422,9 @@ impl Disk for SimDisk {
         world.check()?;
         if !world.folders.contains_key(path) {
             return Err(missing(path));
+        }
+        if world.faults.no_syncer {
+            return Err(io::ErrorKind::Unsupported.into());
         }
         Ok(Box::new(SimSyncer { disk: self.clone(), folder: path.into() }))
     }

@@ -14,6 +14,7 @@ pub(super) struct Faults {
     /// Which bytes of files the medium doesn't give.
     pub(super) unreadable: BTreeMap<usize, Range<u64>>,
     pub(super) unchangeable: Option<i32>,
+    pub(super) no_syncer: bool,
     pub(super) capacity: Option<u64>,
     pub(super) quota: Option<u64>,
 }
@@ -69,6 +70,11 @@ impl SimDisk {
     /// Every change and every sync fails with this error number of the system (30 is EROFS, 5 EIO) and does nothing; none: no longer.
     pub fn fail_changes(&self, error: Option<i32>) {
         self.world().faults.unchangeable = error;
+    }
+
+    /// It can't be told whether a sync of the whole disk makes it durable.
+    pub fn refuse_syncers(&self) {
+        self.world().faults.no_syncer = true;
     }
 
     /// The disk holds this many bytes, then it is full; none: it is endless.
