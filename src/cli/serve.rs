@@ -265,6 +265,7 @@ impl From<StartError> for Failure {
             StartError::Bind(..) => failure::CANT_CREATE,
             StartError::Spool(SpoolError::Locked(_)) => failure::UNAVAILABLE,
             StartError::Spool(_) => failure::CANT_CREATE,
+            StartError::Drop(..) => failure::IO,
             StartError::System(_) => failure::UNAVAILABLE,
         };
         let remedy = match &error {

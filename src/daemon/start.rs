@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -40,6 +41,9 @@ pub enum StartError {
     Bind(ListenAddress, io::Error),
     /// The spool can't be opened.
     Spool(SpoolError),
+    /// What a crash left in this drop folder can't be cleared up. Without that nothing may be delivered; and who starts the server hears
+    /// of it, tries again and can mend it, which a server that waits in silence would keep from him.
+    Drop(PathBuf, io::Error),
     /// A certificate or key can't be used.
     Tls(TlsError),
     /// Something else that the system refused; says what.
@@ -60,6 +64,10 @@ impl fmt::Display for StartError {
                 write!(f, "listener.address: can't listen on {address}: {error}; {remedy}")
             }
             Self::Spool(error) => write!(f, "spool.path: {error}"),
+            Self::Drop(folder, error) => {
+                let remedy = "make it, taken/ and refused/ readable and writable for the server, or move taken/ away";
+                write!(f, "sendmail.drop: can't clear up {}: {error}; {remedy} (docs/sendmail.md)", folder.display())
+            }
             Self::Tls(error) => write!(f, "[tls]: {error}"),
             Self::System(what) => f.write_str(what),
         }
@@ -140,10 +148,7 @@ impl Bound {
             crew,
         };
         // Before anything is delivered: what a crash left in the drop folder is told by what is still in the spool.
-        let take_up = match &config.sendmail.drop {
-            Some(folder) => TakeUp::prepare(reception.clone(), folder).await,
-            None => None,
-        };
+        let take_up = prepare_drops(&config, &reception).await?;
         let mut listeners = Listeners::new(reception, events.clone(), take_up);
         listeners.replace(&config, sockets);
         let delivery = Delivery::new(spool.clone(), events.clone(), system.clone(), current, pauses);
@@ -233,6 +238,12 @@ fn recovery_lines(events: &Events, system: &System) -> Watcher {
             events.report(Event::Recovering { phase: phase.as_str(), done, total, duration: now.saturating_sub(began) });
         }
     })
+}
+
+async fn prepare_drops(config: &Config, reception: &Reception) -> Result<Option<TakeUp>, StartError> {
+    let Some(folder) = &config.sendmail.drop else { return Ok(None) };
+    let prepared = TakeUp::prepare(reception.clone(), folder).await;
+    prepared.map_err(|error| StartError::Drop(folder.clone(), error))
 }
 
 async fn open_spool(

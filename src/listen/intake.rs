@@ -137,9 +137,9 @@ impl<'a> Intake<'a> {
         })
     }
 
-    /// Hands the message on to be delivered.
-    pub(super) fn committed(&mut self, message: &Message) {
-        self.transaction.committed(message);
+    /// Tells the mail log of the durable message.
+    pub(super) fn accepted(&mut self, message: &Message) {
+        self.transaction.accepted(message);
     }
 
     fn now(&self) -> std::time::Duration {

@@ -328,7 +328,7 @@ impl<'a> Transaction<'a> {
         self.content.as_ref()?.draft.as_ref().map(Draft::id)
     }
 
-    /// Makes the message durable. The rest of the server doesn't know of it before [`Transaction::committed`].
+    /// Makes the message durable. The rest of the server doesn't know of it before it is handed on.
     pub(super) async fn commit(&mut self) -> Result<Arc<Message>, Reply> {
         let kept = self.keep().await;
         self.load.clear();
@@ -390,7 +390,13 @@ impl<'a> Transaction<'a> {
     }
 
     /// Logs the message and hands it on to be delivered.
-    pub(super) fn committed(&mut self, message: &Message) {
+    fn committed(&mut self, message: &Message) {
+        self.accepted(message);
+        self.reception.hand_on(message);
+    }
+
+    /// Logs the message.
+    pub(super) fn accepted(&mut self, message: &Message) {
         self.messages += 1;
         self.reception.events.report(Event::Accepted {
             id: message.id,
@@ -405,7 +411,6 @@ impl<'a> Transaction<'a> {
             tls: self.client.tls.as_ref().map(|tls| tls.version),
             cipher: self.client.tls.as_ref().map(|tls| tls.cipher),
         });
-        self.reception.hand_on(message);
     }
 }
 

@@ -63,7 +63,8 @@ impl<'a> Writer<'a> {
             io::ErrorKind::NotFound => DropError::NoFolder(folder.to_owned()),
             _ => DropError::Io(path.to_owned(), error),
         };
-        let names = disk.list_some(folder, files_max.saturating_add(1)).map_err(|error| trouble(folder, error))?;
+        let names = disk.files(folder).and_then(|names| names.take(files_max.saturating_add(1)).collect::<io::Result<Vec<_>>>());
+        let names = names.map_err(|error| trouble(folder, error))?;
         if names.iter().filter(|name| named(name) != Named::Foreign).count() >= files_max {
             return Err(DropError::TooMany(files_max));
         }
@@ -144,7 +145,7 @@ mod tests {
     }
 
     fn names(folder: &Path) -> Vec<String> {
-        SystemDisk.list_some(folder, 100).unwrap()
+        SystemDisk.files(folder).unwrap().map(Result::unwrap).collect()
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Files as a seam: the few operations that durable mail needs, each one countable and failable in simulation.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirEntry, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -31,6 +31,9 @@ pub struct Origin {
     pub modified: Timestamp,
 }
 
+/// Names of files, read from the disk as they are asked for.
+pub type FileNames = Box<dyn Iterator<Item = io::Result<String>> + Send + Sync>;
+
 /// Whether a folder can't be synced because we may not open it, or because nobody can make anything in it: then nothing in it is ours.
 pub fn is_not_ours(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem};
@@ -46,11 +49,9 @@ pub trait Disk: Send + Sync {
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
     /// Names in a folder, sorted.
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
-    /// Names of files in a folder that others may fill: no subfolders, at most `count_max` of them, sorted.
-    fn list_some(&self, path: &Path, count_max: usize) -> io::Result<Vec<String>> {
-        let mut names = self.list(path)?;
-        names.truncate(count_max);
-        Ok(names)
+    /// Names of files in a folder that others may fill, one by one and in no order; no subfolders.
+    fn files(&self, path: &Path) -> io::Result<FileNames> {
+        Ok(Box::new(self.list(path)?.into_iter().map(Ok)))
     }
     /// Opens a file that somebody else made, for reading, and tells whose it is. Follows no link and waits for nothing: `InvalidInput`
     /// for what is a link or a socket.
@@ -250,19 +251,10 @@ impl Disk for SystemDisk {
         Ok(names)
     }
 
-    fn list_some(&self, path: &Path, count_max: usize) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in std::fs::read_dir(path)? {
-            let entry = entry?;
-            if !entry.file_type()?.is_dir() {
-                names.push(entry.file_name().to_string_lossy().into_owned());
-            }
-            if names.len() >= count_max {
-                break;
-            }
-        }
-        names.sort();
-        Ok(names)
+    fn files(&self, path: &Path) -> io::Result<FileNames> {
+        let is_folder = |entry: &DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let files = std::fs::read_dir(path)?.filter(move |entry| !entry.as_ref().is_ok_and(is_folder));
+        Ok(Box::new(files.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))))
     }
 
     fn open_strange(&self, path: &Path) -> io::Result<(Box<dyn DiskFile>, Origin)> {

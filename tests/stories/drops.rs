@@ -1,22 +1,29 @@
 //! The drop folder: what can't be taken from there comes back to whoever left it, once.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use posthouse::event::Event;
 use posthouse::mail::Origin;
 use posthouse::maildrop::Writer;
+use posthouse::system::sim::OperationKind;
 use posthouse::system::{Disk, OpenMode};
 
 use crate::world::*;
 
 const DROP: &str = "/spool/drop";
+const TAKEN: &str = "/spool/drop/taken";
+const REFUSED: &str = "/spool/drop/refused";
+/// To bob; good, and with content that no server takes.
+const GOOD: &str = "Subject: y\r\n\r\n";
+const BAD: &str = "Subject: y\r\n\r\n\r";
+const TO_BOB: [&str; 2] = ["MAIL FROM:<ann@example.test>", "RCPT TO:<bob@example.test>"];
 
 /// Leaves a message there as `posthouse sendmail` does; the file's name.
 pub(crate) fn leave(server: &Server, content: &str, commands: &[&str]) -> String {
     let system = server.world.system(Arc::clone(&server.disk) as Arc<dyn Disk>);
     let commands: Vec<String> = commands.iter().map(|command| (*command).to_owned()).collect();
-    let mut writer = Writer::begin(&*server.disk, &*system.entropy, server.now(), Path::new(DROP), 1000).unwrap();
+    let mut writer = Writer::begin(&*server.disk, &*system.entropy, server.now(), Path::new(DROP), 10_000).unwrap();
     writer.write(content.as_bytes()).unwrap();
     writer.finish(&commands).unwrap()
 }
@@ -137,4 +144,161 @@ fn a_file_that_cannot_be_read_for_a_while_is_in_nobodys_way_and_is_sent_when_it_
 
 fn disk_has(server: &Server, name: &str) -> bool {
     server.disk.exists(&Path::new("/spool/drop/refused").join(name))
+}
+
+/// Makes an empty file there, durably.
+fn touch(server: &Server, path: &str) {
+    let disk: &dyn Disk = &*server.disk;
+    disk.open(Path::new(path), OpenMode::CreateNew).unwrap();
+}
+
+/// Leaves a message and lets this change of a name or sync of a folder fail with EIO, so often, on its way; the last of those there are.
+async fn leave_failing(server: &Server, content: &str, times: u64, fails: impl Fn(OperationKind, &Path) -> bool) {
+    let elsewhere = Setup::new().start().await;
+    let namings = Arc::new(Mutex::new(Vec::<(OperationKind, PathBuf)>::new()));
+    let told = Arc::clone(&namings);
+    leave(&elsewhere, content, &TO_BOB);
+    elsewhere.disk.watch(move |operation| {
+        use OperationKind::{Create, Rename, SyncFolder, Unlink};
+        if matches!(operation.kind, Create | Rename | SyncFolder | Unlink) {
+            told.lock().unwrap().push((operation.kind, operation.path.to_owned()));
+        }
+    });
+    elsewhere.until("the message", || elsewhere.mailbox("ann").len() + elsewhere.mailbox("bob").len() > 0).await;
+    elsewhere.stop().await;
+    let first = namings.lock().unwrap().iter().rposition(|(kind, path)| fails(*kind, path)).expect("there is such a change");
+    leave(server, content, &TO_BOB);
+    (0..times).for_each(|time| server.disk.fail_naming(first as u64 + time));
+}
+
+/// How a file's way out of `taken/` can fail: the message that it comes to, whose that is, and at what.
+type Way = (&'static str, &'static str, fn(OperationKind, &Path) -> bool);
+const WAYS: [Way; 5] = [
+    (GOOD, "bob", |kind, path| kind == OperationKind::Unlink && path.starts_with(TAKEN)),
+    (GOOD, "bob", |kind, path| kind == OperationKind::SyncFolder && path == Path::new(TAKEN)),
+    (BAD, "ann", |kind, path| kind == OperationKind::Rename && path.starts_with(REFUSED)),
+    (BAD, "ann", |kind, path| kind == OperationKind::Unlink && path.starts_with(TAKEN)),
+    (BAD, "ann", |kind, path| kind == OperationKind::SyncFolder && path == Path::new(REFUSED)),
+];
+
+#[test]
+fn what_was_committed_for_a_file_that_cannot_go_waits_until_it_can_and_comes_once() {
+    for (content, whose, fails) in WAYS {
+        story(async {
+            let server = Setup::new().start().await;
+            leave_failing(&server, content, 5, fails).await;
+            server.until("trouble", || server.count("drop-trouble") == 1).await;
+            server.pass(MINUTE).await;
+            assert_eq!((server.mailbox(whose).len(), server.queue().await.len()), (0, 1), "to {whose}");
+            server.until("the message", || server.mailbox(whose).len() == 1).await;
+            assert_eq!((names(&server, TAKEN).len(), server.count("drop-trouble")), (0, 1));
+            assert_eq!(server.count("taken-up") + server.count("drop-refused"), 1);
+            let server = server.restart().await;
+            server.pass(HOUR).await;
+            assert_eq!(server.mailbox(whose).len(), 1, "to {whose}");
+        });
+    }
+}
+
+#[test]
+fn what_waits_for_its_file_when_the_server_stops_or_the_power_goes_comes_once() {
+    for (content, whose, fails) in WAYS {
+        for seed in 0..6 {
+            let wreck = story(async {
+                let server = Setup::new().start().await;
+                leave_failing(&server, content, 1, fails).await;
+                server.until("trouble", || server.count("drop-trouble") == 1).await;
+                if seed % 2 == 0 {
+                    let server = server.restart_with_its_index().await;
+                    server.until("the message", || server.mailbox(whose).len() == 1).await;
+                    return server.wreck();
+                }
+                server.wreck()
+            });
+            story(async {
+                let server = wreck.recover(seed).await;
+                server.until("the message", || server.mailbox(whose).len() == 1).await;
+                let server = server.restart().await;
+                server.pass(HOUR).await;
+                assert_eq!((server.mailbox(whose).len(), names(&server, TAKEN).len()), (1, 0), "to {whose}, {seed}");
+            });
+        }
+    }
+}
+
+#[test]
+fn only_so_many_wait_for_their_files() {
+    story(async {
+        let server = Setup::new().start().await;
+        (0..102).for_each(|_| drop(leave(&server, GOOD, &TO_BOB)));
+        // Of each file: a rename, which is two changes, the syncs of two folders, the end. And the same again for what waits.
+        (0..100).for_each(|n| server.disk.fail_naming(5 * n + 4));
+        (0..100).for_each(|n| server.disk.fail_naming(500 + n));
+        server.pass(MINUTE * 3 / 4).await;
+        assert_eq!((names(&server, DROP).len(), names(&server, TAKEN).len(), server.mailbox("bob").len()), (2, 100, 0));
+        assert_eq!(server.count("drop-trouble"), 101);
+        server.pass(HOUR).await;
+        assert_eq!((names(&server, DROP).len(), names(&server, TAKEN).len(), server.mailbox("bob").len()), (0, 0, 102));
+    });
+}
+
+/// Starts a stopped server, if need be again, and why it was needed; nothing comes before it has started.
+async fn start_in_the_end(server: Server) -> (Server, Option<String>) {
+    let before = server.mailbox("bob").len();
+    match server.start_again().await {
+        Ok(server) => (server, None),
+        Err((server, why)) => {
+            server.pass(HOUR).await;
+            assert_eq!(server.mailbox("bob").len(), before, "{why}");
+            (server.restart().await, Some(why.to_string()))
+        }
+    }
+}
+
+#[test]
+fn a_start_that_cannot_clear_up_what_was_taken_delivers_nothing() {
+    let mut refused = 0;
+    for failing in 0..60 {
+        story(async {
+            let server = Setup::new().config(|config| config.queue.paused = true).start().await;
+            leave_failing(&server, GOOD, 1, WAYS[0].2).await;
+            server.event("a message", |event| matches!(event, Event::Accepted { .. }).then_some(())).await;
+            server.configure(|config| config.queue.paused = false);
+            server.stop().await;
+            server.disk.fail_naming(failing);
+            let (server, why) = start_in_the_end(server).await;
+            refused += usize::from(why.is_some_and(|why| why.starts_with("sendmail.drop: can't clear up /spool/drop: ")));
+            server.until("the message", || server.mailbox("bob").len() == 1).await;
+            server.stop().await;
+            let (server, _) = start_in_the_end(server).await;
+            server.pass(HOUR).await;
+            assert_eq!((server.mailbox("bob").len(), names(&server, TAKEN).len()), (1, 0), "{failing}");
+        });
+    }
+    assert!(refused > 0);
+}
+
+#[test]
+fn names_that_are_none_of_ours_are_in_nobodys_way_however_many() {
+    story(async {
+        let server = Setup::new().start().await;
+        // The folder gives names in their order.
+        (0..11_000).for_each(|n| touch(&server, &format!("{DROP}/core-{n:05}")));
+        leave(&server, GOOD, &TO_BOB);
+        server.pass(MINUTE).await;
+        assert_eq!((server.mailbox("bob").len(), names(&server, DROP).len(), server.count("drop-trouble")), (1, 11_000, 0));
+    });
+}
+
+#[test]
+fn files_that_stay_where_they_are_are_in_nobodys_way_either() {
+    story(async {
+        let server = Setup::new().start().await;
+        (0..1000).for_each(|n| touch(&server, &format!("{REFUSED}/old-{n}")));
+        (0..1000).for_each(|n| touch(&server, &format!("{DROP}/mail-{n:05}")));
+        server.pass(MINUTE).await;
+        leave(&server, GOOD, &TO_BOB);
+        server.pass(MINUTE).await;
+        assert_eq!((server.mailbox("bob").len(), names(&server, DROP).len(), server.count("drop-refused")), (1, 1000, 1000));
+    });
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use posthouse::config::{self, Config};
-use posthouse::daemon::{Handle, Posthouse};
+use posthouse::daemon::{Handle, Posthouse, StartError};
 use posthouse::event::{Event, Events};
 use posthouse::mail::{Message, QueueId, Timestamp};
 use posthouse::queue::Verb;
@@ -175,22 +175,46 @@ pub(crate) fn write(disk: &Arc<SimDisk>, path: &str, text: &str) {
 
 impl Server {
     pub(crate) async fn start(world: World, disk: Arc<SimDisk>, config: Arc<Mutex<Config>>, events: Events, hosts: u8) -> Self {
+        let index = Failing::default();
+        Self::start_with(world, disk, config, events, hosts, index).await.expect("the story's server starts")
+    }
+
+    async fn start_with(
+        world: World,
+        disk: Arc<SimDisk>,
+        config: Arc<Mutex<Config>>,
+        events: Events,
+        hosts: u8,
+        index: Failing,
+    ) -> Result<Self, StartError> {
         let system = world.system(disk.clone());
         let source = {
             let config = config.clone();
             Arc::new(move || Ok(config.lock().unwrap().clone()))
         };
         let now = config.lock().unwrap().clone();
-        let bound = Posthouse::bind(now, system, events.clone(), source).await.expect("the story's server starts");
-        let index = Failing::default();
-        let handle = bound.start(Box::new(index.clone())).await.expect("the story's server starts");
-        Self { world, disk, handle, events, config, hosts: Cell::new(hosts), index }
+        let bound = Posthouse::bind(now, system, events.clone(), source).await?;
+        let handle = bound.start(Box::new(index.clone())).await?;
+        Ok(Self { world, disk, handle, events, config, hosts: Cell::new(hosts), index })
     }
 
     /// Stops the server and starts it again on the same disk, with an index that knows nothing.
     pub(crate) async fn restart(self) -> Self {
         self.stop().await;
         Self::start(self.world, self.disk, self.config, self.events, self.hosts.get()).await
+    }
+
+    /// Starts a stopped server again, which may fail: then what was before, and why.
+    pub(crate) async fn start_again(self) -> Result<Self, (Self, StartError)> {
+        let (world, disk, config, events) = (self.world.clone(), self.disk.clone(), self.config.clone(), self.events.clone());
+        Self::start_with(world, disk, config, events, self.hosts.get(), Failing::default()).await.map_err(|error| (self, error))
+    }
+
+    /// Stops the server and starts it again on the same disk, with the index as it was.
+    pub(crate) async fn restart_with_its_index(self) -> Self {
+        self.stop().await;
+        let started = Self::start_with(self.world, self.disk, self.config, self.events, self.hosts.get(), self.index).await;
+        started.expect("the story's server starts")
     }
 
     /// Stops the server and waits until it has.
@@ -210,9 +234,14 @@ impl Server {
         }
     }
 
+    /// Changes the configuration file.
+    pub(crate) fn configure(&self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config.lock().unwrap());
+    }
+
     /// Changes the configuration file and reloads.
     pub(crate) async fn reload(&self, change: impl FnOnce(&mut Config)) -> Result<(), Vec<String>> {
-        change(&mut self.config.lock().unwrap());
+        self.configure(change);
         self.handle.reload().await
     }
 

@@ -6,7 +6,11 @@
 //! file there whose message is in the spool is done with, and any other one isn't in the spool. With a file that is refused it is the same: the
 //! message is the notice of that, and the file goes to `refused/`.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod leaving;
+mod resting;
+mod settle;
+mod walk;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +18,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use self::leaving::{Committed, Leaving, Taken};
+use self::resting::Resting;
+use self::walk::{Place, Walk};
 use super::intake::{Intake, Refusal};
 use super::refused::Refused;
 use super::{Reception, stopped};
@@ -26,12 +33,12 @@ use crate::system::FolderWatch;
 
 /// The folder is looked into at least so often.
 const RESCAN: Duration = Duration::from_secs(30);
-/// Files that are looked at in one go.
-const SCAN_MAX: usize = 1000;
+/// Steps of the walk through it that are made in one go,
+const STEPS_MAX: usize = 10;
+/// and how soon it goes on: who fills the folder isn't to keep a processor busy.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Refused files that are kept; more stay where they are, and nobody is told of them.
 const REFUSED_MAX: usize = 1000;
-/// Names that are remembered as told of.
-const TOLD_MAX: usize = 10_000;
 /// As much of a refused message's header is read for the notice; octets.
 const HEADER_SIZE_MAX: usize = 64 * 1024;
 /// A file that was begun so long ago, and not ended, never will be.
@@ -41,10 +48,10 @@ const GIVEN_UP: Duration = Duration::from_secs(2 * 86_400);
 pub struct TakeUp {
     reception: Reception,
     layout: Layout,
-    /// Files that are left where they lie; each is told of once.
-    told: BTreeSet<String>,
-    /// Files that couldn't be read, each told of once too, and when each is tried again.
-    unread: BTreeMap<String, Duration>,
+    resting: Resting,
+    leaving: Leaving,
+    /// Where the last scan stopped, if it isn't through.
+    walk: Option<Walk>,
     /// Why mail has to wait, if it has: told when it changes.
     waits: Option<String>,
 }
@@ -58,27 +65,24 @@ struct Found {
 }
 
 impl TakeUp {
-    /// Makes the folder ready and clears up what a crash left, before anything is delivered. None if the folder can't be had; the
-    /// mail log says why.
-    pub async fn prepare(reception: Reception, folder: &Path) -> Option<Self> {
-        let mut take_up =
-            Self { reception, layout: Layout::new(folder), told: BTreeSet::new(), unread: BTreeMap::new(), waits: None };
-        let (layout, disk) = (take_up.layout.clone(), Arc::clone(&take_up.reception.system.disk));
-        if let Err(error) = take_up.reception.system.workers.blocking(move || layout.make(&*disk)).await {
+    /// Makes the folder ready and clears up what a crash left, before anything is delivered; an error if it can't, for then mail would be
+    /// delivered twice. None if the folder can't be had; the mail log says why.
+    pub async fn prepare(reception: Reception, folder: &Path) -> io::Result<Option<Self>> {
+        let layout = Layout::new(folder);
+        let (resting, leaving) = Default::default();
+        let take_up = Self { reception, layout: layout.clone(), resting, leaving, walk: None, waits: None };
+        let disk = Arc::clone(&take_up.reception.system.disk);
+        let made = take_up.reception.system.workers.blocking(move || layout.make(&*disk)).await;
+        settle::settle(&*take_up.reception.system.disk, &take_up.layout, &take_up.reception.spool).await?;
+        if let Err(error) = made {
             take_up.trouble("can't be made", &error);
-            return None;
+            return Ok(None);
         }
         let spool = take_up.reception.rules.borrow().config.spool.path.clone();
         if let Err(error) = take_up.layout.share(&*take_up.reception.system.disk, &spool) {
             take_up.trouble("can't be opened to this machine's users (docs/sendmail.md)", &error);
         }
-        match take_up.settle().await {
-            Ok(()) => Some(take_up),
-            Err(error) => {
-                take_up.trouble("can't be read", &error);
-                None
-            }
-        }
+        Ok(Some(take_up))
     }
 
     /// Takes up whatever is there and whatever comes, until `stop`.
@@ -94,97 +98,81 @@ impl TakeUp {
             if let Err(error) = self.scan(&stop).await {
                 self.trouble("can't be read", &error);
             }
+            let is_through = self.walk.is_none();
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => return,
-                () = changed(&mut watch) => {}
-                () = tokio::time::sleep(RESCAN) => {}
+                // What came meanwhile may lie behind the walk: it is for the next one.
+                () = changed(&mut watch), if is_through => {}
+                () = tokio::time::sleep(if is_through { RESCAN } else { PAUSE }) => {}
             }
         }
     }
 
-    /// Clears up behind a crash: of each file one name is left, and none in `taken/` if what was committed for it is in the spool.
-    async fn settle(&mut self) -> io::Result<()> {
-        let disk = Arc::clone(&self.reception.system.disk);
-        let mut files: BTreeMap<String, Vec<(QueueId, End)>> = BTreeMap::new();
-        for file in disk.list(&self.layout.taken)? {
-            if let Some((id, name, end)) = taken_name(&file) {
-                files.entry(name.to_owned()).or_default().push((id, end));
-            }
-        }
-        for (name, takings) in files {
-            let mut ended = None;
-            for (id, end) in &takings {
-                match self.reception.spool.message(*id).await {
-                    Ok(Some(_)) => ended = Some(*end),
-                    Ok(None) => {}
-                    // Better late than twice.
-                    Err(error) => return Err(io::Error::other(error.to_string())),
-                }
-            }
-            let mut takings = takings.into_iter().map(|(id, end)| self.layout.taken_file(id, &name, end));
-            match (ended, takings.next()) {
-                (Some(End::Kept), Some(file)) => disk.unlink(&file)?,
-                (Some(End::Refused), Some(file)) => disk.rename(&file, &self.layout.refused.join(&name))?,
-                (None, _) | (_, None) => {}
-            }
-            takings.try_for_each(|file| disk.unlink(&file))?;
-            // A crash may have left both names of one file.
-            let first = self.layout.folder.join(&name);
-            if disk.exists(&first) {
-                disk.unlink(&first)?;
-            }
-        }
-        disk.sync_dir(&self.layout.refused)?;
-        disk.sync_dir(&self.layout.taken)?;
-        disk.sync_dir(&self.layout.folder)
-    }
-
-    /// Takes up all that is there now. What has to wait ends it: the next one comes soon enough.
+    /// Takes up what is there, or a part of it: the next scan goes on where this one ends. What has to wait ends it, too, and the next
+    /// one, which comes soon enough, begins anew.
     async fn scan(&mut self, stop: &watch::Receiver<bool>) -> io::Result<()> {
-        for file in self.reception.system.disk.list_some(&self.layout.taken, SCAN_MAX)? {
-            if let Some((_, name, _)) = taken_name(&file) {
-                let found = Found { name: name.to_owned(), path: self.layout.taken.join(&file) };
-                if !self.rests(&found.name) && (*stop.borrow() || !self.take(found).await?) {
+        self.leaving.retry(&self.layout, &self.reception).await;
+        let mut walk = match self.walk.take() {
+            Some(walk) => walk,
+            None => Walk::begin(&*self.reception.system.disk, &self.layout)?,
+        };
+        for _ in 0..STEPS_MAX {
+            let (names, rest) = walk.step(self.reception.system.workers).await?;
+            for (place, file) in names {
+                if *stop.borrow() || !self.look_at(place, file).await? {
                     return Ok(());
                 }
             }
+            match rest {
+                Some(rest) => walk = rest,
+                None => return Ok(()),
+            }
         }
-        loop {
-            let names = self.reception.system.disk.list_some(&self.layout.folder, SCAN_MAX)?;
-            let is_all = names.len() < SCAN_MAX;
-            let mut taken = false;
-            for name in names {
-                match named(&name) {
-                    Named::Whole if !self.rests(&name) => {
-                        let path = self.layout.folder.join(&name);
-                        if *stop.borrow() || !self.take(Found { name, path }).await? {
-                            return Ok(());
-                        }
-                        taken = true;
-                    }
-                    Named::Unfinished => self.sweep(&self.layout.folder.join(&name)),
-                    Named::Whole | Named::Foreign => {}
+        self.walk = Some(walk);
+        Ok(())
+    }
+
+    /// Does what is to be done with a file, if anything. False: it has to wait, and so have the others.
+    async fn look_at(&mut self, place: Place, file: String) -> io::Result<bool> {
+        let now = self.reception.system.clock.monotonic();
+        let found = match place {
+            Place::Taken => match taken_name(&file) {
+                Some((id, name, _)) if !self.leaving.has(id) => {
+                    Found { name: name.to_owned(), path: self.layout.taken.join(&file) }
+                }
+                _ => return Ok(true),
+            },
+            Place::Folder => {
+                let path = self.layout.folder.join(&file);
+                match named(&file) {
+                    Named::Whole => Found { name: file, path },
+                    Named::Unfinished => return self.sweep(path).await.map(|()| true),
+                    Named::Foreign => return Ok(true),
                 }
             }
-            if is_all || !taken {
-                return Ok(());
-            }
-        }
+        };
+        if self.resting.has(&found.name, now) { Ok(true) } else { self.take(found).await }
     }
 
     /// Removes a file that was begun and given up.
-    fn sweep(&self, path: &Path) {
-        let system = &self.reception.system;
-        let Ok((_, origin)) = system.disk.open_strange(path) else { return };
-        if system.clock.now().since(origin.modified) > GIVEN_UP {
-            // It stays, then, and takes its place.
-            let _ = system.disk.unlink(path);
-        }
+    async fn sweep(&self, path: PathBuf) -> io::Result<()> {
+        let (disk, now) = (Arc::clone(&self.reception.system.disk), self.reception.system.clock.now());
+        let sweep = move || {
+            if disk.open_strange(&path).is_ok_and(|(_, origin)| now.since(origin.modified) > GIVEN_UP) {
+                // It stays, then, and takes its place.
+                let _ = disk.unlink(&path);
+            }
+            Ok(())
+        };
+        self.reception.system.workers.blocking(sweep).await
     }
 
     /// Takes one file up, or sets it aside. False: it has to wait, and so have the others.
     async fn take(&mut self, found: Found) -> io::Result<bool> {
+        if self.leaving.is_full() {
+            return Ok(self.goes_on(Err("too many files can't be removed from taken/".to_owned())));
+        }
         let (disk, path) = (Arc::clone(&self.reception.system.disk), found.path.clone());
         let opened = self.reception.system.workers.blocking(move || Ok(Dropped::open(&*disk, &path))).await?;
         let (dropped, said) = match opened {
@@ -207,13 +195,18 @@ impl TakeUp {
                 Ok(())
             }
         };
+        Ok(self.goes_on(said))
+    }
+
+    /// False, and a line in the mail log if it is news, if mail has to wait.
+    fn goes_on(&mut self, said: Result<(), String>) -> bool {
         if let Err(why) = &said
             && self.waits.as_ref() != Some(why)
         {
             self.trouble("has mail that can't be taken up now", &io::Error::other(why.clone()));
         }
         self.waits = said.err();
-        Ok(self.waits.is_none())
+        self.waits.is_none()
     }
 
     /// Makes a file's message durable and hands it on; the exact order is what the module's text promises. If that isn't to be, why, and where the
@@ -227,23 +220,21 @@ impl TakeUp {
         let moved = self.rename(&found.path, &taken, [&self.layout.taken, &self.layout.folder]).await;
         moved.map_err(|error| (Refusal::Later(error.to_string()), found.path.clone()))?;
         let message = intake.commit().await.map_err(|refusal| (refusal, taken.clone()))?;
-        self.unread.remove(&found.name);
-        let (disk, path, folder) = (Arc::clone(&reception.system.disk), taken.clone(), self.layout.taken.clone());
-        let removed = reception.system.workers.blocking(move || disk.unlink(&path).and_then(|()| disk.sync_dir(&folder))).await;
-        self.ended(&found.name, &taken, removed);
-        let user = dropped.origin().user.to_string();
-        self.reception.events.report(Event::TakenUp { id, user, path: found.name.clone() });
-        intake.committed(&message);
+        intake.accepted(&message);
+        self.resting.was_read(&found.name);
+        let (name, user) = (found.name.clone(), dropped.origin().user.to_string());
+        let event = Event::TakenUp { id, user, path: name.clone() };
+        self.finish(Committed { taken: Taken { id, name, end: End::Kept }, message, event }).await;
         Ok(())
     }
 
     /// Moves a file out of the way and has those told whom it concerns, in the same order. Err: that has to wait.
     async fn refuse(&mut self, found: &Found, dropped: Option<Arc<Dropped>>, why: &str) -> Result<(), String> {
         let reception = self.reception.clone();
-        let refused = reception.system.disk.list_some(&self.layout.refused, REFUSED_MAX).map_err(|error| error.to_string())?;
+        let refused = reception.system.disk.files(&self.layout.refused).map_err(|error| error.to_string())?;
         let reason = why.to_owned();
-        if refused.len() >= REFUSED_MAX {
-            self.leave(&found.name);
+        if refused.take(REFUSED_MAX).count() >= REFUSED_MAX {
+            self.resting.leave(&found.name);
             reception.events.report(Event::DropRefused { path: found.path.display().to_string(), reason });
             return Ok(());
         }
@@ -262,13 +253,20 @@ impl TakeUp {
         moved.map_err(|error| error.to_string())?;
         let told = notice.to.clone();
         let message = commit(draft, notice, reception.system.clock.now()).await.map_err(|error| error.to_string())?;
-        let moved = self.rename(&taken, &to, [&self.layout.refused, &self.layout.taken]).await;
-        self.ended(&found.name, &taken, moved);
-        reception.events.report(Event::DropRefused { path, reason });
         let kind = if told == reception.rules.borrow().config.postmaster { NoticeKind::DoubleBounce } else { NoticeKind::Bounce };
         reception.events.report(Event::Notified { id, notice: id, kind, to: told, recipients: message.recipients.len() });
-        reception.hand_on(&message);
+        let (name, event) = (found.name.clone(), Event::DropRefused { path, reason });
+        self.finish(Committed { taken: Taken { id, name, end: End::Refused }, message, event }).await;
         Ok(())
+    }
+
+    /// Has a file go and its message delivered, as soon as both can be.
+    async fn finish(&mut self, committed: Committed) {
+        let Taken { id, name, end } = committed.taken.clone();
+        if let Err(error) = self.leaving.finish(committed, &self.layout, &self.reception).await {
+            let file = self.layout.taken_file(id, &name, end);
+            self.trouble(&format!("{} can't be removed, and {id} waits until it can", file.display()), &error);
+        }
     }
 
     /// What is to be told of a refused file.
@@ -311,37 +309,12 @@ impl TakeUp {
         self.reception.system.workers.blocking(moved).await
     }
 
-    /// What was to be committed for a file in `taken/` is, and the file is out of there, or should be.
-    fn ended(&mut self, name: &str, taken: &Path, removed: io::Result<()>) {
-        if let Err(error) = removed {
-            self.trouble(&format!("{} is done with, but can't be removed; remove it by hand", taken.display()), &error);
-            self.leave(name);
-        }
-    }
-
-    /// Remembers a file that stays where it is.
-    fn leave(&mut self, name: &str) {
-        if self.told.len() >= TOLD_MAX {
-            self.told.clear();
-        }
-        self.told.insert(name.to_owned());
-    }
-
-    /// Has a file that can't be read tried again in a while: it may be no fault of its own.
+    /// Has a file that can't be read tried again in a while.
     fn put_off(&mut self, name: &str, why: String) {
-        if self.unread.len() >= TOLD_MAX {
-            self.unread.clear();
-        }
         let again = self.reception.system.clock.monotonic() + RESCAN;
-        if self.unread.insert(name.to_owned(), again).is_none() {
+        if self.resting.put_off(name, again) {
             self.trouble(&format!("{name} can't be read"), &io::Error::other(why));
         }
-    }
-
-    /// Whether a file isn't to be looked at now.
-    fn rests(&self, name: &str) -> bool {
-        let now = self.reception.system.clock.monotonic();
-        self.told.contains(name) || self.unread.get(name).is_some_and(|again| now < *again)
     }
 
     fn trouble(&self, what: &str, error: &io::Error) {
