@@ -8,7 +8,7 @@ use super::notices::{NOTICES_MAX, Order, Saying};
 use crate::event::{Event, NoticeKind};
 use crate::mail::{Message, QueueId, Update};
 use crate::notice::{self, Addressee, Topic};
-use crate::queue::{Verb, expires_at};
+use crate::queue::{LAST_CHANCE, Verb, expires_at};
 use crate::spool::SpoolError;
 
 /// A message that an order is about.
@@ -69,7 +69,8 @@ impl Delivery {
             self.spool.update(update);
             return self.scheduler.noticed(message.id);
         }
-        let expires = expires_at(message, &self.current.config.retry);
+        // Who outlived his lifetime while nobody could try it is told of the time that is left.
+        let expires = expires_at(message, &self.current.config.retry).max(self.now().plus(LAST_CHANCE));
         self.order(Order { message: message.clone(), saying: Saying::Late { expires }, told, update }).await;
     }
 

@@ -34,8 +34,9 @@ impl Scheduler {
     pub(super) fn crowded_until(&mut self, now: Timestamp, entry: &mut Entry) -> Option<Timestamp> {
         let retry = &self.settings.retry;
         let expires = expires_at(&entry.message, retry);
-        // Who is due then is still attempted.
-        let expires = if expires <= now { now.plus(LAST_CHANCE).min(returned_at(&entry.message)) } else { expires };
+        // Who is due then is still attempted. But it doesn't go away and come back for ever.
+        let may_wait = now < expires.max(self.since).plus(LAST_CHANCE);
+        let expires = if expires <= now && may_wait { now.plus(LAST_CHANCE).min(returned_at(&entry.message)) } else { expires };
         let other = next_notice_at(&entry.message, retry).min(expires);
         if entry.stays() || other <= now || due_at(&entry.message, retry) > now {
             return None;

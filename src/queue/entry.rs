@@ -120,6 +120,12 @@ impl Entry {
         }
     }
 
+    /// Nothing waits longer than under the new time; the next look sees who has a last chance.
+    pub(super) fn clock_went_back(&mut self, now: Timestamp, latest: Timestamp) {
+        self.clamp(latest);
+        (self.since, self.chance) = (self.since.min(now), None);
+    }
+
     /// Where each recipient's mail goes, as far as that is known.
     pub(super) fn destinations(&self) -> BTreeMap<u32, &Destination> {
         let parts = self.parts.iter();

@@ -82,6 +82,8 @@ pub struct Scheduler {
     pub(super) paused_domains: BTreeSet<Domain>,
     /// The latest `now`.
     pub(super) clock: Timestamp,
+    /// Since when attempts can be made: the start, or the end of a time in which none could be.
+    pub(super) since: Timestamp,
 }
 
 /// An attempt under way.
@@ -114,6 +116,7 @@ impl Scheduler {
             unfetched: false,
             paused_domains: BTreeSet::new(),
             clock: Timestamp::ZERO,
+            since: Timestamp::ZERO,
         }
     }
 
@@ -383,10 +386,14 @@ impl Scheduler {
 
     /// A clock that was set back: whoever waits for a time planned before waits no longer than one backoff.
     fn watch_clock(&mut self, now: Timestamp) {
+        if self.clock == Timestamp::ZERO {
+            self.since = now;
+        }
         if now.plus(CLOCK_SLACK) < self.clock {
             self.clock = now;
             let latest = now.plus(wait_max(&self.settings.retry));
-            self.entries.values_mut().for_each(|entry| entry.clamp(latest));
+            self.since = self.since.min(now);
+            self.entries.values_mut().for_each(|entry| entry.clock_went_back(now, latest));
             self.lines.clamp(now, latest);
             self.sites.clamp(now);
             self.refresh_all(now);

@@ -17,6 +17,7 @@ impl Scheduler {
 
     /// Nothing could be attempted for a while, of which the scheduler knows nothing else: who outlived his lifetime meanwhile has a last chance.
     pub fn go_on(&mut self, now: Timestamp) {
+        self.since = now;
         self.entries.values_mut().for_each(|entry| entry.since = now);
         self.refresh_all(now);
     }

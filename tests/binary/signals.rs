@@ -1,7 +1,6 @@
 //! What the signals do: SIGTERM finishes what is in flight, SIGHUP reads the configuration again.
 
 use std::fs;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -130,10 +129,9 @@ fn a_client_that_is_cut_off_in_the_middle_leaves_nothing_behind() {
 fn a_signal_stops_a_server_that_has_long_to_start() {
     let home = Home::new("");
     assert_eq!(Server::start(&home).stop().code(), Some(0));
-    // A log that can't be read to its end: nobody writes into this pipe.
+    // A log that can't be read to its end in any time: behind the records a file without blocks goes on and on.
     let segment = fs::read_dir(home.at("spool/log")).unwrap().next().unwrap().unwrap().path();
-    fs::remove_file(&segment).unwrap();
-    assert!(Command::new("mkfifo").arg(&segment).status().unwrap().success());
+    fs::OpenOptions::new().write(true).open(&segment).unwrap().set_len(4 << 40).unwrap();
     let lock = home.at("spool/lock");
     fs::remove_file(&lock).unwrap();
     let mut server = Server::launch(&home);

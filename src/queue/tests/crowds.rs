@@ -381,3 +381,23 @@ fn nobody_more_is_called_while_some_cannot_be_fetched() {
     scheduler.fetched(true);
     assert_eq!(next(&mut scheduler, START), Some(Step::Recall { ids: vec![QueueId(2)] }));
 }
+
+#[test]
+fn who_outlived_his_lifetime_does_not_go_away_from_a_crowd_and_come_back_for_ever() {
+    let mut scheduler = Scheduler::new(Settings { active_max: 200, ..settings() });
+    let now = at(6 * 86400);
+    for id in 1..=300 {
+        let fresh = Message { arrived: now, ..message(id, &format!("s@x{id}.test"), &["a@slow.test"]) };
+        admit(&mut scheduler, now, &fresh);
+        while next(&mut scheduler, now).is_some() {}
+    }
+    let outlived = Message { delays_noticed: 1, ..message(999, "s@x.test", &["a@slow.test"]) };
+    admit(&mut scheduler, now, &outlived);
+    let Some(Step::Park { id: QueueId(999), due }) = next(&mut scheduler, now) else { panic!("not sent away") };
+    assert!(due <= now.plus(LAST_CHANCE));
+    let later = now.plus(LAST_CHANCE);
+    admit(&mut scheduler, later, &outlived);
+    assert_eq!(next(&mut scheduler, later), None, "it waits for its turn here");
+    let end = later.plus(LAST_CHANCE);
+    assert!(matches!(next(&mut scheduler, end), Some(Step::Expire { id: QueueId(999), .. })));
+}
