@@ -323,37 +323,6 @@ impl Scheduler {
         in_flight
     }
 
-    /// Stops new attempts, all or those for recipients of one domain. With all of them, notices and expiry wait, too.
-    pub fn pause(&mut self, now: Timestamp, domain: Option<Domain>) {
-        match domain {
-            None => self.paused = true,
-            Some(domain) => {
-                self.paused_domains.insert(domain);
-                self.refresh_all(now);
-            }
-        }
-    }
-
-    /// Ends one domain's pause, or every pause. Mail that was parked meanwhile is called back.
-    pub fn resume(&mut self, now: Timestamp, domain: Option<Domain>) {
-        self.lines.away.resume(domain.as_ref());
-        match domain {
-            None => {
-                self.paused = false;
-                self.paused_domains.clear();
-            }
-            Some(domain) => {
-                self.paused_domains.remove(&domain);
-            }
-        }
-        self.go_on(now);
-    }
-
-    /// Whether everything is paused, and which domains are.
-    pub fn paused(&self) -> (bool, &BTreeSet<Domain>) {
-        (self.paused, &self.paused_domains)
-    }
-
     /// Goes by other settings from now on; what is in flight stays.
     pub fn reconfigure(&mut self, now: Timestamp, settings: Settings) {
         self.lines.reconfigure(settings.attempts_max, settings.concurrency, settings.shares.clone());
