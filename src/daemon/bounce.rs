@@ -70,7 +70,8 @@ impl Delivery {
             return self.scheduler.noticed(message.id);
         }
         // Who outlived his lifetime while nobody could try it is told of the time that is left.
-        let expires = expires_at(message, &self.current.config.retry).max(self.now().plus(LAST_CHANCE));
+        let (now, expires) = (self.now(), expires_at(message, &self.current.config.retry));
+        let expires = if expires <= now { now.plus(LAST_CHANCE) } else { expires };
         self.order(Order { message: message.clone(), saying: Saying::Late { expires }, told, update }).await;
     }
 

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::mailbox::{Draft, Mailboxes, Names, Room};
 use crate::config::Quota;
 use crate::directory::quota::Usage;
-use crate::system::{DiskSyncer, Workers};
+use crate::system::{Disk, DiskSyncer, Workers, or_here};
 
 /// Messages in a round, and messages waiting for the next.
 const ROUND_MAX: usize = 64;
@@ -70,10 +70,7 @@ impl Lanes {
             return Ok(device);
         }
         let (disk, path) = (self.mailboxes.disk.clone(), folder.to_owned());
-        let look = move || {
-            let there = path.ancestors().find(|path| disk.exists(path));
-            disk.device(there.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new(".")))
-        };
+        let look = move || disk.device(there(&*disk, &path));
         let device = self.workers.blocking(look).await?;
         let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
         if devices.len() >= DEVICES_MAX {
@@ -101,6 +98,11 @@ impl Lanes {
         lanes.insert(device, sender.clone());
         Ok(sender)
     }
+}
+
+/// What there is of the way to a folder: that is on its disk.
+fn there<'a>(disk: &dyn Disk, folder: &'a Path) -> &'a Path {
+    or_here(folder.ancestors().find(|path| disk.exists(path)).unwrap_or(Path::new("")))
 }
 
 /// What has to be made durable for a message, the disk that it is on, and whoever waits for its delivery.
@@ -176,8 +178,8 @@ impl Lane {
 
     /// What syncs the disk of a folder, with its number.
     fn syncer(&self, folder: &Path) -> io::Result<(u64, Box<dyn DiskSyncer>)> {
-        let there = folder.ancestors().find(|path| self.mailboxes.disk.exists(path));
-        let syncer = self.mailboxes.disk.syncer(there.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+        let disk = &*self.mailboxes.disk;
+        let syncer = disk.syncer(there(disk, folder))?;
         Ok((syncer.device()?, syncer))
     }
 

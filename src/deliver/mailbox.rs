@@ -13,7 +13,7 @@ use super::listings::{Listings, is_named};
 use crate::config::Quota;
 use crate::directory::quota::{Full, Quotas, Usage};
 use crate::mail::{Domain, QueueId, Timestamp};
-use crate::system::{Clock, Disk, DiskFile, Entropy, OpenMode, System, is_not_ours};
+use crate::system::{Clock, Disk, DiskFile, Entropy, OpenMode, System, is_not_ours, or_here};
 
 /// Folders remembered; beyond that all are forgotten, which only costs another look.
 const KNOWN_MAX: usize = 16 * 1024;
@@ -157,8 +157,7 @@ impl Mailboxes {
         for parent in folder.ancestors().skip(1) {
             // One that is known has its own name durable, but perhaps not yet that of what was made in it now.
             let known = self.known().contains_key(parent);
-            let path = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-            match self.disk.sync_dir(path) {
+            match self.disk.sync_dir(or_here(parent)) {
                 Err(error) if !is_not_ours(&error) => return Err(error),
                 _ if known => break,
                 _ => synced.push((parent.to_owned(), now)),

@@ -15,7 +15,7 @@ use super::mailbox::check_name;
 use super::scram::ScramKeys;
 use crate::config::{Problem, ProblemClass, parse_size};
 use crate::mail::{Address, Domain};
-use crate::system::{Disk, Entropy};
+use crate::system::{Disk, Entropy, or_here};
 
 /// Larger files aren't read: room for more than a million users.
 const FILE_SIZE_MAX: u64 = 256 << 20;
@@ -342,7 +342,7 @@ fn read(disk: &dyn Disk, path: &Path) -> Result<Users, UsersError> {
 /// Reads, changes and replaces the file, alone among those who change it.
 fn change(disk: &dyn Disk, path: &Path, make: impl FnOnce(&mut Users) -> Result<(), UsersError>) -> Result<(), UsersError> {
     let io = |error| UsersError::Io(path.to_owned(), error);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = or_here(path.parent().unwrap_or(path));
     let lock = disk.lock_dir(folder).map_err(io)?;
     let mut users = read(disk, path)?;
     make(&mut users)?;

@@ -18,7 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::mail::QueueId;
-use crate::system::{Disk, is_not_ours};
+use crate::system::{Disk, sync_above};
 
 pub use file::{Dropped, OpenError};
 pub use writer::{DropError, Writer};
@@ -77,15 +77,7 @@ impl Layout {
             disk.create_dir_all(folder)?;
         }
         disk.sync_dir(&self.folder)?;
-        // All of them each time: a server that made one may have died before it could sync it.
-        for parent in self.folder.ancestors().skip(1) {
-            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-            match disk.sync_dir(parent) {
-                Err(error) if !is_not_ours(&error) => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+        sync_above(disk, &self.folder)
     }
 
     /// Lets every user of the machine put mail into the folder. Where it lies in the spool, they must get through that.

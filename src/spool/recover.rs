@@ -19,7 +19,7 @@ use super::tail::Tail;
 use super::unreadable::{self, Unreadable};
 use super::{Filter, Note, Options, Recovery, SpoolError, aside, orphaned};
 use crate::mail::{QueueId, Timestamp};
-use crate::system::{Disk, Workers, is_not_ours};
+use crate::system::{Disk, Workers, is_not_ours, or_here};
 
 /// What start-up hands to the loops.
 pub(crate) struct Recovered {
@@ -54,7 +54,7 @@ pub(crate) fn make_folders(disk: &dyn Disk, layout: &Layout) -> Result<(), Spool
         disk.create_dir_all(folder).map_err(|error| cant("can't make", folder, &error))?;
     }
     for (parent, had_it) in above {
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        let parent = or_here(parent);
         match disk.sync_dir(parent) {
             // Not ours to write to, so not ours to have been made in.
             Err(error) if had_it && is_not_ours(&error) => {}

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::SpoolError;
 use crate::mail::QueueId;
-use crate::system::Disk;
+use crate::system::{Disk, sync_above};
 
 /// Ends the name of a file with content.
 pub(super) const CONTENT: &str = ".eml";
@@ -68,12 +68,6 @@ impl Transfer {
 
 /// Makes a folder and what is missing of the path to it, durably.
 pub(super) fn make_folder(disk: &dyn Disk, path: &Path) -> Result<(), SpoolError> {
-    let missing: Vec<&Path> =
-        path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !disk.exists(folder)).collect();
     disk.create_dir_all(path).map_err(|error| SpoolError::io("can't make", path, &error))?;
-    for parent in missing.iter().filter_map(|folder| folder.parent()) {
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        disk.sync_dir(parent).map_err(|error| SpoolError::io("can't sync", parent, &error))?;
-    }
-    Ok(())
+    sync_above(disk, path).map_err(|error| SpoolError::io("can't sync the folders above", path, &error))
 }

@@ -40,6 +40,20 @@ pub fn is_not_ours(error: &io::Error) -> bool {
     matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | InvalidInput)
 }
 
+/// A folder's path as it can be opened: what is above a relative path is where we are.
+pub fn or_here(folder: &Path) -> &Path {
+    if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
+}
+
+/// Makes durable the names of a folder and of those above it, also of those that were there before: whoever made one may have been
+/// killed before the sync.
+pub fn sync_above(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
+    folder.ancestors().skip(1).try_for_each(|above| match disk.sync_dir(or_here(above)) {
+        Err(error) if is_not_ours(&error) => Ok(()),
+        synced => synced,
+    })
+}
+
 /// Blocking file operations. A path's parent folder must exist. After a crash only what was synced is certain: a file's bytes
 /// by `sync_data`, a name (created, renamed, linked, unlinked) by `sync_dir` on its folder.
 pub trait Disk: Send + Sync {
@@ -186,10 +200,7 @@ impl dyn Disk + '_ {
         }
         file.sync_data()?;
         self.rename(&beside, path)?;
-        match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            Some(folder) => self.sync_dir(folder),
-            None => self.sync_dir(Path::new(".")),
-        }
+        self.sync_dir(or_here(path.parent().unwrap_or(path)))
     }
 }
 

@@ -28,7 +28,7 @@ pub use clock::{Clock, SystemClock};
 pub use content::Content;
 pub(crate) use content::piece_at;
 pub use crew::Crew;
-pub use disk::{Disk, DiskFile, DiskLock, DiskSyncer, FileNames, OpenMode, Origin, SystemDisk, is_not_ours};
+pub use disk::{Disk, DiskFile, DiskLock, DiskSyncer, FileNames, OpenMode, Origin, SystemDisk, is_not_ours, or_here, sync_above};
 pub use dns::{Dns, DnsError, MxRecord, SystemDns};
 pub use entropy::{Entropy, SystemEntropy};
 pub use net::{BoxStream, Endpoint, Listener, Net, Stream, SystemNet};
