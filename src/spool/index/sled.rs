@@ -1,7 +1,8 @@
 //! The catalogue in sled.
 //!
-//! sled's own flush is not safe against power loss, and a damaged database may panic: every call is fenced, its file is synced by us,
-//! and whoever gets an error builds the index anew.
+//! sled's own flush is not safe against power loss, a damaged database may panic, and what a kill leaves half-written it takes for
+//! damage: every call is fenced, its files are synced by us, unfinished ones are cleared before it looks at them, and whoever still
+//! gets an error builds the index anew.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -42,6 +43,9 @@ impl From<::sled::Error> for IndexError {
     }
 }
 
+/// sled's settings, a checksum behind them. Written once, at the first start.
+const SETTINGS: &str = "conf";
+
 fn config(path: &Path) -> Config {
     Config::new().path(path).cache_capacity(CACHE).flush_every_ms(None)
 }
@@ -58,10 +62,10 @@ fn fenced<T>(work: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexErr
 impl CatalogueFactory for SledCatalogueFactory {
     fn open(&self) -> Result<Box<dyn Catalogue>, IndexError> {
         fenced(|| {
-            let db = open_when_free(&config(&self.path))?;
-            // The names of what sled has made; it syncs none.
-            for folder in [Some(&*self.path), self.path.parent()].into_iter().flatten() {
-                File::open(folder).and_then(|folder| folder.sync_all()).map_err(io(folder))?;
+            let db = open(&self.path)?;
+            // What sled has made and doesn't sync: its settings, and names.
+            for made in [Some(&*self.path.join(SETTINGS)), Some(&*self.path), self.path.parent()].into_iter().flatten() {
+                File::open(made).and_then(|made| made.sync_all()).map_err(io(made))?;
             }
             Ok(Box::new(SledCatalogue { db: Some(db), path: self.path.clone() }) as Box<dyn Catalogue>)
         })
@@ -79,6 +83,36 @@ impl CatalogueFactory for SledCatalogueFactory {
     }
 }
 
+fn open(path: &Path) -> Result<Db, IndexError> {
+    clear_unfinished(path).map_err(io(path))?;
+    Ok(open_when_free(&config(path))?)
+}
+
+/// Removes what sled was killed over. It takes its newest snapshot for damaged though it had never given it its final name, and
+/// settings without their checksum for others.
+fn clear_unfinished(folder: &Path) -> std::io::Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with("snap.") && name.ends_with(".generating")) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    let settings = folder.join(SETTINGS);
+    match std::fs::read(&settings) {
+        Ok(bytes) if !is_finished(&bytes) => std::fs::remove_file(settings),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn is_finished(settings: &[u8]) -> bool {
+    settings.split_last_chunk().is_some_and(|(text, checksum)| crc32fast::hash(text) == u32::from_le_bytes(*checksum))
+}
+
 /// sled's own threads let go of its lock a moment after the last handle was dropped: one that reopens must wait for that.
 fn open_when_free(config: &Config) -> Result<Db, ::sled::Error> {
     for _ in 0..LOCK_TRIES {
@@ -94,7 +128,7 @@ impl SledCatalogue {
     fn db(&self) -> Result<Db, IndexError> {
         match &self.db {
             Some(db) => Ok(db.clone()),
-            None => Ok(open_when_free(&config(&self.path))?),
+            None => open(&self.path),
         }
     }
 
@@ -131,5 +165,45 @@ impl Catalogue for SledCatalogue {
             // What was saved before is still there, or else the next who opens it will see.
             IndexError::Unwritable(error.to_string())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saved(factory: &SledCatalogueFactory) {
+        factory.open().unwrap().save(&[(b"key".to_vec(), Some(b"value".to_vec()))]).unwrap();
+    }
+
+    fn loaded(factory: &SledCatalogueFactory) -> usize {
+        factory.open().unwrap().load().unwrap().len()
+    }
+
+    #[test]
+    fn a_snapshot_that_sled_was_killed_over_does_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let factory = SledCatalogueFactory { path: folder.path().join("catalogue") };
+        saved(&factory);
+        for unfinished in [&b""[..], b"half of a snapshot"] {
+            let path = factory.path.join("snap.00000000FFFFFFFF.generating");
+            std::fs::write(&path, unfinished).unwrap();
+            assert_eq!(loaded(&factory), 1);
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn settings_that_sled_was_killed_over_are_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let factory = SledCatalogueFactory { path: folder.path().join("catalogue") };
+        saved(&factory);
+        let settings = factory.path.join(SETTINGS);
+        let whole = std::fs::read(&settings).unwrap();
+        for length in 0..whole.len() {
+            std::fs::write(&settings, &whole[..length]).unwrap();
+            assert_eq!(loaded(&factory), 1, "{length} bytes");
+            assert_eq!(std::fs::read(&settings).unwrap(), whole, "{length} bytes");
+        }
     }
 }
