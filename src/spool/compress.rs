@@ -10,10 +10,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use crc32fast::Hasher;
 
 use super::codec::{Malformed, Reader};
+use super::content::READS_MAX;
 use super::record::HEADER_SIZE;
 use super::segment::read_full;
 use crate::config;
-use crate::system::{BoxFuture, Content, DiskFile, Workers};
+use crate::system::{BoxFuture, Content, DiskFile, Turns};
 
 /// Octets of content in every chunk but the last.
 pub(crate) const CHUNK_SIZE: usize = 64 * 1024;
@@ -261,7 +262,7 @@ impl Source {
 /// Compressed content, read back.
 pub(crate) struct Packed {
     chunks: Arc<Chunks>,
-    workers: Workers,
+    turns: Turns,
 }
 
 struct Chunks {
@@ -286,9 +287,9 @@ struct Walk {
 
 impl Packed {
     /// Content of `size` octets, stored in `length` bytes.
-    pub(crate) fn new(source: Source, length: u64, size: u64, workers: Workers) -> Self {
+    pub(crate) fn new(source: Source, length: u64, size: u64, turns: Turns) -> Self {
         let walk = Walk { starts: vec![0], last: None, hashed: 0, hasher: Hasher::new() };
-        Self { chunks: Arc::new(Chunks { source, length, size, walk: Mutex::new(walk) }), workers }
+        Self { chunks: Arc::new(Chunks { source, length, size, walk: Mutex::new(walk) }), turns }
     }
 }
 
@@ -299,7 +300,7 @@ impl Content for Packed {
 
     fn read_at(&self, offset: u64, size_max: usize) -> BoxFuture<'_, io::Result<Vec<u8>>> {
         let chunks = self.chunks.clone();
-        Box::pin(async move { self.workers.blocking(move || chunks.read(offset, size_max)).await })
+        Box::pin(async move { self.turns.blocking(move || chunks.read(offset, size_max)).await })
     }
 }
 
@@ -394,7 +395,7 @@ fn expand(head: Head, stored: Cow<'_, [u8]>, octets: usize) -> io::Result<Vec<u8
     let mut expander = spare.map_or_else(zstd::bulk::Decompressor::new, Ok)?;
     let expanded = expander.decompress(&stored, octets).map_err(|_| damaged());
     let mut spares = EXPANDERS.lock().unwrap_or_else(PoisonError::into_inner);
-    if spares.len() < PRESSES_MAX {
+    if spares.len() < READS_MAX {
         spares.push(expander);
     }
     drop(spares);
@@ -448,7 +449,7 @@ mod tests {
         disk.open(Path::new("f"), OpenMode::CreateNew).unwrap().write_at(0, stored).unwrap();
         let file = Arc::from(disk.open(Path::new("f"), OpenMode::Read).unwrap());
         let sources = [Source::Memory(stored.to_vec()), Source::File(file, crc32fast::hash(stored))];
-        sources.map(|source| Packed::new(source, stored.len() as u64, size, Workers::Inline))
+        sources.map(|source| Packed::new(source, stored.len() as u64, size, Turns::inline()))
     }
 
     /// What is stored of content, in its form.
@@ -568,7 +569,7 @@ mod tests {
         disk.open(Path::new("f"), OpenMode::CreateNew).unwrap().write_at(0, &other).unwrap();
         let file: Arc<dyn DiskFile> = Arc::from(disk.open(Path::new("f"), OpenMode::Read).unwrap());
         let crc = crc32fast::hash(&stored);
-        let open = |length| Packed::new(Source::File(file.clone(), crc), length, content.len() as u64, Workers::Inline);
+        let open = |length| Packed::new(Source::File(file.clone(), crc), length, content.len() as u64, Turns::inline());
         let packed = open(stored.len() as u64);
         assert!(at_once(&packed, 0, CHUNK_SIZE).unwrap() == content[..CHUNK_SIZE]);
         assert!(at_once(&packed, CHUNK_SIZE as u64, 100).is_err());

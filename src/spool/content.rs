@@ -15,10 +15,13 @@ use super::segment::{Layout, read_full};
 use super::shared::Shared;
 use super::unreadable::Unreadable;
 use crate::mail::QueueId;
-use crate::system::{BoxFuture, Content, Disk, DiskFile, OpenMode, Workers};
+use crate::system::{BoxFuture, Content, Disk, DiskFile, OpenMode, Turns, Workers};
 
 /// A record is read so often before it counts as damaged: what went wrong on the way needn't be on the disk.
 const READS: usize = 2;
+
+/// So many pieces of content are read at a time.
+pub(crate) const READS_MAX: usize = 8;
 
 /// Large content is written in pieces of this size: those that it is compressed in.
 const PIECE: usize = CHUNK_SIZE;
@@ -217,7 +220,7 @@ struct FileContent {
     file: Arc<dyn DiskFile>,
     size: u64,
     crc: u32,
-    workers: Workers,
+    turns: Turns,
     /// Up to where the content was read without a gap, and the checksum so far.
     read: Mutex<(u64, Hasher)>,
 }
@@ -231,7 +234,7 @@ impl Content for FileContent {
         Box::pin(async move {
             let want = self.size.saturating_sub(offset).min(size_max as u64) as usize;
             let file = self.file.clone();
-            let piece = self.workers.blocking(move || read_piece(&*file, offset, want)).await?;
+            let piece = self.turns.blocking(move || read_piece(&*file, offset, want)).await?;
             self.check(offset, &piece)?;
             Ok(piece)
         })
@@ -306,7 +309,7 @@ pub(crate) fn open(
     layout: &Layout,
     identity: u64,
     located: Located,
-    workers: Workers,
+    turns: &Turns,
 ) -> Result<Option<Arc<dyn Content>>, SpoolError> {
     let Located { id, size, place, file, aside } = located;
     match file.filter(|_| aside.is_none()) {
@@ -314,10 +317,10 @@ pub(crate) fn open(
             let path = layout.content_file(id);
             match disk.open(&path, OpenMode::Read) {
                 Ok(file) => Ok(Some(match compressed {
-                    Some(length) => Arc::new(Packed::new(Source::File(Arc::from(file), crc), length, size, workers)),
+                    Some(length) => Arc::new(Packed::new(Source::File(Arc::from(file), crc), length, size, turns.clone())),
                     None => {
                         let read = Mutex::new((0, Hasher::new()));
-                        Arc::new(FileContent { file: Arc::from(file), size, crc, workers, read })
+                        Arc::new(FileContent { file: Arc::from(file), size, crc, turns: turns.clone(), read })
                     }
                 })),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -336,7 +339,7 @@ pub(crate) fn open(
                     Form::Chunks => {
                         let length = record.len() as u64;
                         // What lies in memory is expanded where it is read: that is short work.
-                        Arc::new(Packed::new(Source::Memory(record), length, size, Workers::Inline))
+                        Arc::new(Packed::new(Source::Memory(record), length, size, Turns::inline()))
                     }
                 }
             }))

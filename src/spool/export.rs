@@ -13,7 +13,7 @@ use super::segment::BLOCK_SIZE;
 use super::transfer::{CONTENT, ENVELOPE, Remark, Transfer, make_folder};
 use super::whole::each_piece;
 use super::{Note, SpoolError, aside, content, envelope, options, recover};
-use crate::system::{Disk, DiskFile, OpenMode, Workers};
+use crate::system::{Disk, DiskFile, OpenMode, Turns};
 
 /// Exports the spool below `path` to the folder `to`, which is made if it isn't there; what lies there is never overwritten. When
 /// this returns, everything that it counts is durable. A message whose content is damaged is left out and remarked on.
@@ -103,7 +103,7 @@ impl Writer<'_> {
     fn message(&self, opened: &Opened, stored: &Stored) -> Result<Option<String>, SpoolError> {
         let id = stored.message.id;
         let located = Located::new(stored, &opened.unreadable);
-        let content = match content::open(&**self.disk, &opened.layout, opened.identity, located, Workers::Inline) {
+        let content = match content::open(&**self.disk, &opened.layout, opened.identity, located, &Turns::inline()) {
             Ok(Some(content)) => content,
             Ok(None) => return Ok(Some("its content is missing".to_owned())),
             Err(SpoolError::Damaged(_)) => return Ok(Some("its content is damaged".to_owned())),

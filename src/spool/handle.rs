@@ -234,8 +234,8 @@ impl Spool {
         for _ in 0..TRIES {
             let Some(located) = self.locate(id).await? else { return Err(SpoolError::Unknown(id)) };
             let shared = self.0.shared.clone();
-            let open = move || Ok(content::open(&*shared.disk, &shared.layout, shared.identity, located, shared.workers));
-            let opened = self.0.shared.workers.blocking(open).await;
+            let open = move || Ok(content::open(&*shared.disk, &shared.layout, shared.identity, located, &shared.reads));
+            let opened = self.0.shared.reads.blocking(open).await;
             match opened.map_err(|error| SpoolError::Io(error.to_string()))? {
                 Ok(Some(content)) => return Ok(content),
                 Ok(None) => {}

@@ -11,7 +11,7 @@ use super::segment::{BLOCK_SIZE, Layout};
 use super::unreadable::Unreadable;
 use super::{Filter, Note, SpoolError, Stats};
 use crate::mail::{Message, QueueId};
-use crate::system::{Content, Disk, Workers};
+use crate::system::{Content, Disk, Turns};
 
 /// A listing is read in pages of this many messages.
 const PAGE: usize = 1000;
@@ -100,7 +100,7 @@ impl StoppedSpool {
     pub fn content(&self, id: QueueId) -> Result<Arc<dyn Content>, SpoolError> {
         let (stored, _) = self.index.get(id).ok().flatten().ok_or(SpoolError::Unknown(id))?;
         let located = Located::new(&stored, &self.unreadable);
-        let content = content::open(&*self.disk, &self.layout, self.identity, located, Workers::Inline)?;
+        let content = content::open(&*self.disk, &self.layout, self.identity, located, &Turns::inline())?;
         content.ok_or(SpoolError::Damaged(id))
     }
 

@@ -19,7 +19,7 @@ use super::transfer::CONTENT;
 use super::whole::each_piece;
 use super::{Options, Spool, SpoolError, content, envelope};
 use crate::mail::{Message, QueueId, Update};
-use crate::system::{Disk, OpenMode, System, Workers};
+use crate::system::{Disk, OpenMode, System, Turns};
 
 /// Content is copied in pieces of this many octets.
 const PIECE: usize = 64 * 1024;
@@ -190,7 +190,7 @@ fn known(index: Option<&dyn Index>, id: QueueId) -> Result<Option<Stored>, Spool
 fn keep_content(opened: &Opened, stored: &Stored) -> Result<(), SpoolError> {
     let id = stored.message.id;
     let Ok(Some(content)) =
-        content::open(&*opened.disk, &opened.layout, opened.identity, Located::new(stored, &opened.unreadable), Workers::Inline)
+        content::open(&*opened.disk, &opened.layout, opened.identity, Located::new(stored, &opened.unreadable), &Turns::inline())
     else {
         return Ok(());
     };

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::backlog::Backlog;
 use super::compress::Packer;
+use super::content::READS_MAX;
 use super::gather::{Gathering, Queued};
 use super::index::{Mark, Place, Position, Stored};
 use super::keeper::{Action, Command};
@@ -27,7 +28,7 @@ use super::standstill::Standstill;
 use super::unreadable::Unreadable;
 use super::{Note, Options, SpoolError};
 use crate::mail::{Message, QueueId, Timestamp, Update};
-use crate::system::{Clock, Disk, Entropy, System, Workers};
+use crate::system::{Clock, Disk, Entropy, System, Turns, Workers};
 
 /// A message in memory.
 #[derive(Debug)]
@@ -102,6 +103,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) workers: Workers,
+    /// Content is read in turns: a piece is short work, and each thread keeps memory for the next one.
+    pub(crate) reads: Turns,
     pub(crate) packer: Arc<Packer>,
     state: Mutex<State>,
     /// Wakes the committer.
@@ -266,6 +269,7 @@ impl Shared {
             clock: system.clock.clone(),
             entropy: system.entropy.clone(),
             workers: system.workers,
+            reads: Turns::new(system.workers, READS_MAX),
             packer,
             state: Mutex::new(state),
             wake: Notify::new(),

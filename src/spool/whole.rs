@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use super::content::Located;
 use super::segment::{self, Layout};
 use super::{SpoolError, content};
-use crate::system::{BoxFuture, Content, Disk, OpenMode, Workers};
+use crate::system::{BoxFuture, Content, Disk, OpenMode, Turns};
 
 /// Files are read and compared in pieces of this size.
 const PIECE: usize = 256 * 1024;
@@ -25,7 +25,7 @@ pub(super) enum Whole {
 
 /// Reads a message's content from the first octet to the last.
 pub(super) fn read_through(disk: &dyn Disk, layout: &Layout, identity: u64, located: Located) -> Result<Whole, SpoolError> {
-    let content = match content::open(disk, layout, identity, located, Workers::Inline) {
+    let content = match content::open(disk, layout, identity, located, &Turns::inline()) {
         Ok(Some(content)) => content,
         Ok(None) => return Ok(Whole::Missing),
         Err(error) if let Some(aside) = located.aside() => {
@@ -56,7 +56,7 @@ pub(super) fn each_piece(content: &dyn Content, each: &mut dyn FnMut(&[u8]) -> i
     Ok(())
 }
 
-/// The result of a future that has nothing to wait for: content that is opened with `Workers::Inline` is read in this thread.
+/// The result of a future that has nothing to wait for: content that is opened with `Turns::inline` is read in this thread.
 fn at_once<T>(future: BoxFuture<'_, io::Result<T>>) -> io::Result<T> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(done) => done,

@@ -39,7 +39,7 @@ pub use tls::{
 pub use unix::UnixDoor;
 pub use user::{OwnUser, own_user};
 pub use watch::FolderWatch;
-pub use workers::{BoxFuture, Workers, show_sync, try_threads};
+pub use workers::{BoxFuture, Turns, Workers, show_sync, try_threads};
 
 /// The world as Posthouse sees it: cheap to clone, handed down from `daemon`.
 #[derive(Clone)]

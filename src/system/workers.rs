@@ -3,9 +3,10 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::Semaphore;
 
 /// A future on the heap: what the object-safe seams return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -68,6 +69,41 @@ impl Workers {
     }
 }
 
+/// Blocking work of one kind, of which only so much goes on at a time; the rest waits for its turn, and costs no thread meanwhile.
+#[derive(Clone, Debug)]
+pub struct Turns {
+    /// None: all in the caller's thread, which has only one at a time.
+    places: Option<Arc<Semaphore>>,
+}
+
+impl Turns {
+    /// So many at a time, if there are threads for it.
+    pub fn new(workers: Workers, count_max: usize) -> Self {
+        Self { places: (workers == Workers::Threads).then(|| Arc::new(Semaphore::new(count_max))) }
+    }
+
+    /// All in the caller's thread: there is never anything to wait for.
+    pub fn inline() -> Self {
+        Self { places: None }
+    }
+
+    /// Runs a short blocking closure when its turn comes. Its place is free again when it has ended, also if nobody waits for it any more.
+    pub async fn blocking<T, F>(&self, work: F) -> io::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> io::Result<T> + Send + 'static,
+    {
+        let Some(places) = &self.places else { return work() };
+        let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let work = move || {
+            let done = work();
+            drop(place);
+            done
+        };
+        Workers::Threads.blocking(work).await
+    }
+}
+
 /// Whether so many threads can be had besides those that there are: starts them all, and ends them.
 pub fn try_threads(count: usize) -> io::Result<()> {
     let gate = Mutex::new(());
@@ -110,6 +146,7 @@ pub(super) fn thread(name: &str, builder: &mut Builder, run: impl FnOnce(Runtime
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::collections::BTreeSet;
 
     use super::*;
 
@@ -124,6 +161,45 @@ mod tests {
         thread("shows", Builder::new_current_thread().enable_time(), move |_| tell.send(SHOWN.get()).unwrap()).unwrap();
         assert!(told.recv().unwrap());
         assert!(!SHOWN.get(), "of its own");
+    }
+
+    #[tokio::test]
+    async fn only_so_many_have_their_turn_at_a_time_and_who_leaves_keeps_no_place() {
+        let turns = Turns::new(Workers::Threads, 2);
+        let places = turns.places.clone().unwrap();
+        let (begun, begins) = mpsc::channel();
+        let (go, gate) = mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        let turn = |name| {
+            let (turns, begun, gate) = (turns.clone(), begun.clone(), gate.clone());
+            tokio::spawn(async move {
+                let work = move || {
+                    begun.send(name).map_err(io::Error::other)?;
+                    gate.lock().map_err(|_| io::ErrorKind::Other)?.recv().map_err(io::Error::other)
+                };
+                turns.blocking(work).await
+            })
+        };
+        let hear = || begins.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+        let first = [turn("one"), turn("two")];
+        tokio::task::yield_now().await;
+        assert_eq!(BTreeSet::from([hear(), hear()]), BTreeSet::from(["one", "two"]));
+        let third = turn("three");
+        tokio::task::yield_now().await;
+        assert_eq!(places.available_permits(), 0);
+        assert!(begins.try_recv().is_err(), "there is no room for a third");
+        // Nobody waits for these any more, but they still take their places.
+        first.iter().for_each(tokio::task::JoinHandle::abort);
+        for task in first {
+            let _ = task.await;
+        }
+        assert_eq!(places.available_permits(), 0);
+        for _ in 0..3 {
+            go.send(()).unwrap();
+        }
+        third.await.unwrap().unwrap();
+        assert_eq!(hear(), "three");
+        drop(places.acquire_many(2).await.unwrap());
     }
 
     #[test]
