@@ -126,7 +126,10 @@ impl TakeUp {
             }
             match rest {
                 Some(rest) => walk = rest,
-                None => return Ok(()),
+                None => {
+                    self.resting.walked();
+                    return Ok(());
+                }
             }
         }
         self.walk = Some(walk);
@@ -234,8 +237,9 @@ impl TakeUp {
         let refused = reception.system.disk.files(&self.layout.refused).map_err(|error| error.to_string())?;
         let reason = why.to_owned();
         if refused.take(REFUSED_MAX).count() >= REFUSED_MAX {
-            self.resting.leave(&found.name);
-            reception.events.report(Event::DropRefused { path: found.path.display().to_string(), reason });
+            if self.resting.leave(&found.name) {
+                reception.events.report(Event::DropRefused { path: found.path.display().to_string(), reason });
+            }
             return Ok(());
         }
         let to = self.layout.refused.join(&found.name);
