@@ -3,7 +3,8 @@
 //! Families of keys, in the order in which they stand: the message by id; due times, domains and senders, whose values name the
 //! message by its ordinal in the run; summaries, some hundred messages in one value.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::io::Write;
 use std::sync::Arc;
 
 use super::{Place, Stored};
@@ -57,17 +58,27 @@ pub(crate) fn summary_ordinal(key: &[u8]) -> Result<u32, Malformed> {
     Ok(u32::from_be_bytes(*ordinal))
 }
 
-/// Keys of domains and senders: of open recipients, of the addresses that they came from, of the reverse-path.
-pub(crate) fn text_keys(message: &Message) -> BTreeSet<Vec<u8>> {
-    let id = message.id.0.to_be_bytes();
-    let key = |family: u8, text: &str| [&text_prefix(family, text)[..], &id].concat();
-    let mut keys = BTreeSet::from([key(SENDER, &message.reverse_path.to_string().to_ascii_lowercase())]);
+/// Appends the keys of domains and senders, which are of open recipients, of the addresses that they came from, of the reverse-path; says
+/// where each ends. One may come more than once.
+pub(crate) fn put_text_keys(keys: &mut Vec<u8>, message: &Message, mut ends: impl FnMut(usize)) {
+    let mut end = |keys: &mut Vec<u8>| {
+        keys.push(0);
+        keys.extend_from_slice(&message.id.0.to_be_bytes());
+        ends(keys.len());
+    };
+    keys.push(SENDER);
+    let from = keys.len();
+    // Memory takes all that it is given.
+    let _ = write!(keys, "{}", message.reverse_path);
+    keys[from..].make_ascii_lowercase();
+    end(keys);
     for recipient in message.recipients.iter().filter(|recipient| recipient.is_open()) {
         for address in [Some(&recipient.address), recipient.original.as_ref()].into_iter().flatten() {
-            keys.insert(key(DOMAIN, address.domain().as_str()));
+            keys.push(DOMAIN);
+            keys.extend_from_slice(address.domain().as_str().as_bytes());
+            end(keys);
         }
     }
-    keys
 }
 
 /// The narrowest family that has every message that a filter may match; ids stand behind.

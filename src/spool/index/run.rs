@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use super::cache::Cache;
 use super::entry::{self, DUE, MESSAGE, SUMMARY, Summary, SummaryWriter};
 use super::table::{Cursor, Table, TableWriter};
 use super::{IndexError, Stored};
-use crate::mail::{MessageState, QueueId, Timestamp};
+use crate::mail::{Message, MessageState, QueueId, Timestamp};
 use crate::spool::Filter;
 use crate::spool::codec::{self, Malformed, Reader};
 use crate::system::Disk;
@@ -353,19 +354,71 @@ pub(crate) fn write<'a>(
 ) -> Result<(), IndexError> {
     let mut writer = RunWriter::create(disk, path, false)?;
     let mut dues = Vec::new();
-    let mut texts = Vec::new();
+    let mut texts = Texts::default();
     for (stored, due) in messages {
         let ordinal = writer.message(stored, due)?;
         dues.push((due, stored.message.id, ordinal));
-        texts.extend(entry::text_keys(&stored.message).into_iter().map(|key| (key, ordinal)));
+        texts.add(&stored.message, ordinal);
     }
     dues.sort_unstable();
     for (due, id, ordinal) in dues {
         writer.other(&entry::due_key(due, id), ordinal)?;
     }
-    texts.sort_unstable();
-    for (key, ordinal) in texts {
-        writer.other(&key, ordinal)?;
-    }
+    texts.each(|key, ordinal| writer.other(key, ordinal))?;
     writer.finish()
+}
+
+/// Keys of domains and senders, and the ordinals that have them. All in one buffer: for a message or two of each key, an allocation a key would
+/// cost more than their order.
+#[derive(Default)]
+struct Texts {
+    bytes: Vec<u8>,
+    keys: Vec<(Range<usize>, u32)>,
+}
+
+impl Texts {
+    fn add(&mut self, message: &Message, ordinal: u32) {
+        let mut from = self.bytes.len();
+        entry::put_text_keys(&mut self.bytes, message, |end| {
+            self.keys.push((from..end, ordinal));
+            from = end;
+        });
+    }
+
+    /// Goes through the keys in their order, each once: those of several messages have their ids in them.
+    fn each(mut self, mut visit: impl FnMut(&[u8], u32) -> Result<(), IndexError>) -> Result<(), IndexError> {
+        let key = |range: &Range<usize>| &self.bytes[range.clone()];
+        self.keys.sort_unstable_by(|(one, _), (other, _)| key(one).cmp(key(other)));
+        self.keys.dedup_by(|(one, _), (other, _)| key(one) == key(other));
+        self.keys.iter().try_for_each(|(range, ordinal)| visit(key(range), *ordinal))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::index::entry::{DOMAIN, SENDER};
+
+    #[test]
+    fn keys_come_in_their_order_and_each_once() {
+        let message = |id, from, to: &[&str]| Message::sample(id, Timestamp::from_millis(1), from, to);
+        let mut texts = Texts::default();
+        texts.add(&message(7, "Ann@Example.org", &["b@two.test", "a@one.test", "c@two.test"]), 0);
+        texts.add(&message(8, "", &["d@one.test"]), 1);
+        let mut told = Vec::new();
+        let told_each = |key: &[u8], ordinal: u32| {
+            told.push((key.to_vec(), ordinal));
+            Ok(())
+        };
+        texts.each(told_each).unwrap();
+        let key = |family: u8, text: &str, id: u64| [&[family], text.as_bytes(), &[0], &id.to_be_bytes()].concat();
+        let expected = [
+            (key(DOMAIN, "one.test", 7), 0),
+            (key(DOMAIN, "one.test", 8), 1),
+            (key(DOMAIN, "two.test", 7), 0),
+            (key(SENDER, "", 8), 1),
+            (key(SENDER, "ann@example.org", 7), 0),
+        ];
+        assert_eq!(told, expected);
+    }
 }
