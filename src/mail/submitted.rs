@@ -221,6 +221,7 @@ mod tests {
             (format!("{all}no field\r\nBcc: b\r\n"), format!("{all}\r\nno field\r\nBcc: b\r\n")),
             (format!("{all}a b: c\r\nFrom: b\r\n"), format!("{all}\r\na b: c\r\nFrom: b\r\n")),
             (format!("{all}: c\r\n"), format!("{all}\r\n: c\r\n")),
+            (format!("{all}From\r\n : c\r\n"), format!("{all}\r\nFrom\r\n : c\r\n")),
             (all.to_owned(), all.to_owned()),
             (format!("{all}Bcc: b\r\n"), all.to_owned()),
             (format!("{all}Bcc: b"), all.to_owned()),
@@ -255,7 +256,8 @@ mod tests {
             prop_assert_eq!(&whole, &pass(content.as_bytes(), size));
             let froms = |octets: &[u8]| super::super::fields(octets).filter(|field| field.is("From")).count();
             let header = whole.windows(4).position(|octets| octets == b"\r\n\r\n").map_or(&whole[..], |end| &whole[..end + 2]);
-            prop_assert_eq!(froms(header), froms(content.as_bytes()).max(1));
+            // Less than the check saw: a name that goes on in the next line is none here, and ends the header.
+            prop_assert!((1..=froms(content.as_bytes()).max(1)).contains(&froms(header)));
             prop_assert_eq!(super::super::fields(header).filter(|field| field.is("Bcc")).count(), 0);
         }
     }
