@@ -10,7 +10,6 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use crc32fast::Hasher;
 
 use super::codec::{Malformed, Reader};
-use super::content::READS_MAX;
 use super::record::HEADER_SIZE;
 use super::segment::read_full;
 use crate::config;
@@ -382,6 +381,9 @@ impl Chunks {
         if is_last && walk.hasher.clone().finalize() != crc { Err(damaged()) } else { Ok(()) }
     }
 }
+
+/// So many pieces of content are read at a time, and so many expanders kept for them.
+pub(crate) const READS_MAX: usize = 8;
 
 /// What expands, some 160 KiB each, waits here for the next chunk: made anew for each, it would be most of what a reader costs.
 static EXPANDERS: Mutex<Vec<zstd::bulk::Decompressor<'static>>> = Mutex::new(Vec::new());

@@ -20,9 +20,6 @@ use crate::system::{BoxFuture, Content, Disk, DiskFile, OpenMode, Turns, Workers
 /// A record is read so often before it counts as damaged: what went wrong on the way needn't be on the disk.
 const READS: usize = 2;
 
-/// So many pieces of content are read at a time.
-pub(crate) const READS_MAX: usize = 8;
-
 /// Large content is written in pieces of this size: those that it is compressed in.
 const PIECE: usize = CHUNK_SIZE;
 

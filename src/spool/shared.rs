@@ -10,8 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::backlog::Backlog;
-use super::compress::Packer;
-use super::content::READS_MAX;
+use super::compress::{Packer, READS_MAX};
 use super::gather::{Gathering, Queued};
 use super::index::{Mark, Place, Position, Stored};
 use super::keeper::{Action, Command};

@@ -42,9 +42,17 @@ pub(crate) fn key_id(key: &[u8]) -> Result<QueueId, Malformed> {
     Ok(QueueId(u64::from_be_bytes(*id)))
 }
 
-/// `3 domain 0` or `4 sender 0`; the id stands behind.
+/// Appends `3 domain 0` or `4 sender 0`; the id stands behind.
+fn put_text(key: &mut Vec<u8>, family: u8, put: impl FnOnce(&mut Vec<u8>)) {
+    key.push(family);
+    put(key);
+    key.push(0);
+}
+
 fn text_prefix(family: u8, text: &str) -> Vec<u8> {
-    [&[family][..], text.as_bytes(), &[0]].concat()
+    let mut prefix = Vec::new();
+    put_text(&mut prefix, family, |prefix| prefix.extend_from_slice(text.as_bytes()));
+    prefix
 }
 
 /// `5 ordinal of the first message`
@@ -62,20 +70,19 @@ pub(crate) fn summary_ordinal(key: &[u8]) -> Result<u32, Malformed> {
 /// where each ends. One may come more than once.
 pub(crate) fn put_text_keys(keys: &mut Vec<u8>, message: &Message, mut ends: impl FnMut(usize)) {
     let mut end = |keys: &mut Vec<u8>| {
-        keys.push(0);
         keys.extend_from_slice(&message.id.0.to_be_bytes());
         ends(keys.len());
     };
-    keys.push(SENDER);
-    let from = keys.len();
-    // Memory takes all that it is given.
-    let _ = write!(keys, "{}", message.reverse_path);
-    keys[from..].make_ascii_lowercase();
+    put_text(keys, SENDER, |keys| {
+        let from = keys.len();
+        // Memory takes all that it is given.
+        let _ = write!(keys, "{}", message.reverse_path);
+        keys[from..].make_ascii_lowercase();
+    });
     end(keys);
     for recipient in message.recipients.iter().filter(|recipient| recipient.is_open()) {
         for address in [Some(&recipient.address), recipient.original.as_ref()].into_iter().flatten() {
-            keys.push(DOMAIN);
-            keys.extend_from_slice(address.domain().as_str().as_bytes());
+            put_text(keys, DOMAIN, |keys| keys.extend_from_slice(address.domain().as_str().as_bytes()));
             end(keys);
         }
     }
